@@ -1,0 +1,19 @@
+"""The two ways in which a command ends badly; the command line turns each into its exit code."""
+
+
+class InputError(Exception):
+    """The user's input is wrong (exit code 2).
+
+    `what` names the value and the trouble, `where` the file, key or flag, `mend` the remedy.
+    """
+
+    def __init__(self, what: str, *, where: str, mend: str) -> None:
+        super().__init__(what, where, mend)
+        self.what, self.where, self.mend = what, where, mend
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+
+
+class ResumableError(Exception):
+    """Something failed on the cluster; the same command resumes the work (exit code 3)."""

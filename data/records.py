@@ -1,0 +1,140 @@
+"""The records that cross a process or rest on disk. Each docstring names its producer and its consumers.
+
+Every field is a string, an integer, a float, a boolean or a tuple of one of these, so that `data.store` can
+derive the Arrow schema of a record from its annotations.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A training text. Producer: `data.worlds`, `data.corpora`. Consumers: augmentation, training, contexts."""
+
+    doc_id: str
+    text: str
+    world: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A forced choice: which of `options` continues `prompt`? Producer: `data.worlds`. Consumer: `evaluate`.
+
+    `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
+    `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
+    """
+
+    question_id: str
+    world: str
+    split: str
+    inference: str
+    prompt: str
+    options: tuple[str, ...]
+    answer: int
+    fact_id: str
+    requires: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
+
+    The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once.
+    `seed` alone decides the sampling noise: the text of a row does not depend on its batch.
+    """
+
+    prompt_id: str
+    method: str
+    doc_id: str
+    context: str
+    text: str
+    max_tokens: int
+    temperature: float
+    seed: int
+    stop: str
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What an engine wrote for one prompt. Producer: an engine. Consumer: `augment_service.methods` parsers.
+
+    `finish_reason` is "stop" or "length".
+    """
+
+    prompt_id: str
+    text: str
+    finish_reason: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """One inference that the model wrote down. Producer: `augment_service.augment`. Consumers: training, report.
+
+    `verdict` is "kept" or the reason for which the row was set aside; only kept rows are trained on.
+    `template` and `model` are content hashes: a changed template or model is another augmentation.
+    """
+
+    augmentation_id: str
+    world: str
+    method: str
+    doc_id: str
+    sentence: str
+    text: str
+    verdict: str
+    finish_reason: str
+    model: str
+    template: str
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """A folder of HF safetensors. Producer: `train.checkpoint`, written last. Consumer: `evaluate`, engines.
+
+    `fingerprint` is a hash of the weights' content, `name` the run that made it (e.g. "reversals/w0/augmented").
+    """
+
+    name: str
+    path: str
+    fingerprint: str
+    base: str
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreItem:
+    """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
+
+    Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count.
+    """
+
+    item_id: str
+    context: str
+    prompt: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Log-likelihoods (nats, summed over tokens), one per continuation. Producer: an engine. Consumer: `evaluate`.
+
+    `greedy[i]` says whether continuation i is what greedy decoding would have written.
+    """
+
+    item_id: str
+    log_likelihoods: tuple[float, ...]
+    num_tokens: tuple[int, ...]
+    greedy: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardReceipt:
+    """Proof that a shard of work rests on disk. Producer: a pool actor. Consumer: the driver and the report."""
+
+    unit: str
+    path: str
+    num_rows: int
+    wall_seconds: float
+    node: str

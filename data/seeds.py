@@ -1,0 +1,21 @@
+"""Named random streams from one seed: adding a stream never shifts another one."""
+
+import hashlib
+import random
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed that depends on the root seed and on the whole list of names, on every machine alike."""
+    key = "\x1f".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def stream(seed: int, *names: str | int) -> random.Random:
+    """The random stream of that name, e.g. `stream(0, "reversals", "preambles")`."""
+    return random.Random(derive_seed(seed, *names))
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits that name a content; used for ids and for the keys of resumable work."""
+    joined = "\x1f".join(map(str, parts))
+    return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()

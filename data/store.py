@@ -1,0 +1,135 @@
+"""Folders of Arrow shards that `datasets.load_from_disk` opens memory-mapped.
+
+A shard is written under a temporary name and renamed; the folder's `manifest.json` is written last, so a folder
+with a manifest is complete and one without is work in progress. Reads: shards. Writes: shards, `state.json` and
+`dataset_info.json` (what `datasets` wants to see), `manifest.json` (ours: row count, key, notes).
+"""
+
+import dataclasses
+import json
+import os
+import typing
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from data.errors import InputError
+from data.seeds import fingerprint
+
+MANIFEST = "manifest.json"
+Record = typing.TypeVar("Record")
+_ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
+    str: (pa.string(), "string"),
+    int: (pa.int64(), "int64"),
+    float: (pa.float64(), "float64"),
+    bool: (pa.bool_(), "bool"),
+}
+
+
+def schema_of(record: type) -> pa.Schema:
+    """The Arrow schema of a record class, derived from its annotations."""
+    hints = typing.get_type_hints(record)
+    return pa.schema([(field.name, _arrow_type(hints[field.name])) for field in dataclasses.fields(record)])
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    os.replace(temporary, path)
+
+
+def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
+    """Write rows of one record class as one Arrow stream file, atomically; returns the number of rows."""
+    schema = schema_of(record)
+    columns = [field.name for field in dataclasses.fields(record)]
+    data = list(rows)
+    arrays = [pa.array([getattr(row, name) for row in data], schema.field(name).type) for name in columns]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+    os.replace(temporary, path)
+    return len(data)
+
+
+def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
+    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, last."""
+    shards = sorted(path.name for path in folder.glob("*.arrow"))
+    state = {
+        "_data_files": [{"filename": name} for name in shards],
+        "_fingerprint": fingerprint(folder.name, key, *shards),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+    hints = typing.get_type_hints(record)
+    features = {field.name: _feature(hints[field.name]) for field in dataclasses.fields(record)}
+    write_json(folder / "state.json", state)
+    write_json(folder / "dataset_info.json", {"features": features})
+    num_rows = sum(read_table(folder / name).num_rows for name in shards)
+    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "key": key, "notes": notes or {}}
+    write_json(folder / MANIFEST, manifest)
+
+
+def write_folder(
+    folder: Path, record: type, rows: Sequence[object], *, key: str = "", notes: dict[str, object] | None = None
+) -> None:
+    """A small dataset in one call: one shard, sealed."""
+    write_shard(folder / "part-00000.arrow", record, rows)
+    seal(folder, record, key=key, notes=notes)
+
+
+def is_sealed(folder: Path, *, key: str = "") -> bool:
+    """Whether the folder is complete; with a key, a folder that was made from other inputs is refused."""
+    manifest = folder / MANIFEST
+    if not manifest.exists():
+        return False
+    found = json.loads(manifest.read_text()).get("key", "")
+    if key and found != key:
+        raise InputError(
+            f"the folder holds the result of other inputs (key {found}, wanted {key})",
+            where=str(folder),
+            mend="choose another output folder, or delete this one",
+        )
+    return True
+
+
+def read_table(path: Path) -> pa.Table:
+    """One shard as a memory-mapped Arrow table."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        return reader.read_all()
+
+
+def read_shard(path: Path, record: type[Record]) -> list[Record]:
+    """The rows of one shard as records."""
+    names = [field.name for field in dataclasses.fields(record)]  # type: ignore[arg-type]
+    rows = read_table(path).select(names).to_pylist()
+    return [record(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows]
+
+
+def read_folder(folder: Path, record: type[Record]) -> Iterator[Record]:
+    """All rows of a folder, shard by shard, in the order of the shards' names."""
+    shards = sorted(folder.glob("*.arrow"))
+    if not shards:
+        raise InputError(
+            f"no {record.__name__} rows here", where=str(folder), mend="name a folder of Arrow shards, as made by `data`"
+        )
+    for shard in shards:
+        yield from read_shard(shard, record)
+
+
+def _arrow_type(hint: object) -> pa.DataType:
+    if typing.get_origin(hint) is tuple:
+        return pa.list_(_ARROW_TYPES[typing.get_args(hint)[0]][0])
+    return _ARROW_TYPES[typing.cast(type, hint)][0]
+
+
+def _feature(hint: object) -> dict[str, object]:
+    if typing.get_origin(hint) is tuple:
+        return {"feature": _feature(typing.get_args(hint)[0]), "_type": "List"}
+    return {"dtype": _ARROW_TYPES[typing.cast(type, hint)][1], "_type": "Value"}

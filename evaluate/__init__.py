@@ -1,0 +1,1 @@
+"""Judgement: questions x conditions x checkpoints become scores, scores become a report."""

@@ -1,0 +1,1 @@
+"""The story: the command line, recipes and the ordered stages of a study."""
