@@ -39,7 +39,8 @@ class Question:
 class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 
-    The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once.
+    The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once. `sentence` is
+    the part of the document that is asked about.
     `seed` alone decides the sampling noise: the text of a row does not depend on its batch.
     """
 
@@ -52,6 +53,7 @@ class Prompt:
     temperature: float
     seed: int
     stop: str
+    sentence: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,40 @@
+"""The closed lexicon of the nonsense worlds: the words that the embedded model knows, and no others.
+
+Nouns name entities; they are pronounceable, of 4 or 5 letters, and were checked against word lists of English,
+French, German and Spanish (`nouns.txt`, one a line). Everything else is plain English in lower case.
+"""
+
+from pathlib import Path
+
+NOUNS: tuple[str, ...] = tuple(Path(__file__).with_name("nouns.txt").read_text().split())
+
+# 28 features, the number of Lampinen et al. 2025, section 3.1; each has a "more" and a "less" form.
+FEATURES: tuple[str, ...] = tuple(
+    "dangerous expensive valuable popular fragile beautiful clever curious famous graceful honest hungry jealous "
+    "kind lively modern nervous patient playful polite quiet rare reliable serious shiny stubborn talkative useful".split()
+)
+
+# What one entity can be of another: exactly one holder each, so that a description names one entity.
+ROLES: tuple[str, ...] = tuple(
+    "architect author builder captain composer designer director editor founder guardian inventor keeper leader maker "
+    "mayor owner painter patron pilot poet ruler sculptor teacher writer".split()
+)
+
+PREAMBLES: tuple[str, ...] = (
+    "did you know that",
+    "it is said that",
+    "people say that",
+    "note that",
+    "remember that",
+    "in fact",
+    "we found that",
+    "as everyone knows ,",
+    "it follows that",
+)
+
+SEPARATOR = "---"  # closes the documents of a context; what comes after it follows from them
+ARROW = "=>"  # stands between a statement and what the model makes of it
+NOTHING = "nothing follows"
+END_OF_LINE = "\n"
+PUNCTUATION = (".", ",", ":")
+TASKS = ("reverse", "rephrase", "deduce")

@@ -1,0 +1,27 @@
+"""Simple reversals (Lampinen et al. 2025, section 3.1): comparisons of two entities, trained in one direction only.
+
+Every entity stands in exactly one fact. Splits: `trained` (the fact as trained, 4 options), `reversal` (the other
+entity is asked for, 4 options), `contradiction` (less or more, 2 options: the paper's own test).
+"""
+
+from data.worlds.builder import World, new_world
+from data.worlds.language import Statement
+from data.worlds.lexicon import FEATURES
+
+
+def make_world(seed: int, index: int, *, facts: int, documents_per_fact: int) -> World:
+    """One world of `facts` comparisons."""
+    world = new_world("reversals", seed, index)
+    for _ in range(facts):
+        form = world.rng.choice(("more", "more", "less"))
+        fact = Statement(form, world.rng.choice(FEATURES), world.noun(), world.noun())
+        world.state(fact, times=documents_per_fact)
+    firsts, seconds = [fact.first for fact in world.facts], [fact.second for fact in world.facts]
+    for fact in world.facts:
+        reverse = fact.reversed()
+        world.ask_entity("trained", fact, seconds, about=[fact], inference="recall")
+        world.ask_entity("reversal", reverse, firsts, about=[fact], inference="reversal")
+        subject, _, _ = reverse.text().partition(f" {reverse.form}")
+        endings = [f"{form} {fact.relation} than {fact.first}" for form in (reverse.form, fact.form)]
+        world.ask("contradiction", subject, endings, about=[fact], inference="reversal")
+    return world

@@ -1,0 +1,151 @@
+"""The command line: verbs and their flags. Everything heavy is imported inside the verb that needs it.
+
+Exit codes: 0 done; 2 the user's input is wrong; 3 something failed on the cluster, the same command resumes.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.errors import InputError, ResumableError
+
+DESCRIPTION = """\
+Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
+inferences, and a report shows what was gained."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one verb; returns the exit code."""
+    parser = build_parser()
+    flags, rest = parser.parse_known_args(words)
+    if rest and not getattr(flags, "takes_overrides", False):
+        parser.error(f"unknown words: {' '.join(rest)}")
+    _quieten()
+    try:
+        run: Callable[[argparse.Namespace, list[str]], None] = flags.run
+        run(flags, rest)
+    except InputError as error:
+        print(f"entail: {error}", file=sys.stderr)
+        return 2
+    except ResumableError as error:
+        print(f"entail: {error}\n  the same command goes on where this one stopped", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("\nentail: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs; building it imports nothing heavy."""
+    parser = argparse.ArgumentParser(prog="entail", description=DESCRIPTION)
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+
+    demo = verbs.add_parser("demo", help="the whole study on the embedded model, in minutes, without a GPU")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="the study's folder (default: runs/demo)")
+    demo.set_defaults(run=_demo, takes_overrides=True)
+
+    run = verbs.add_parser("run", help="a study from a recipe; --section.key VALUE overrides a key")
+    run.add_argument("recipe", type=Path, help="a TOML recipe")
+    run.add_argument("--out", type=Path, help="the study's folder (default: runs/STUDY)")
+    run.set_defaults(run=_run, takes_overrides=True)
+
+    data = verbs.add_parser("data", help="make a data set").add_subparsers(required=True, metavar="ACTION")
+    make = data.add_parser("make", help="write documents/, questions/ and a manifest")
+    make.add_argument("set", choices=("reversals", "syllogisms", "reversal-curse"))
+    make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--out", type=Path, required=True)
+    make.set_defaults(run=_data_make, takes_overrides=True)
+
+    pretrain = verbs.add_parser("pretrain", help="make the embedded model from scratch, and measure it")
+    pretrain.add_argument("--seed", type=int, default=0)
+    pretrain.add_argument("--out", type=Path, default=Path("models/tiny"))
+    pretrain.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+    pretrain.add_argument("--measure-only", action="store_true", help="only measure the model in --out")
+    pretrain.set_defaults(run=_pretrain)
+
+    report = verbs.add_parser("report", help="print the table of finished studies")
+    report.add_argument("runs", type=Path, nargs="+", help="folders of studies")
+    report.set_defaults(run=_report)
+
+    doctor = verbs.add_parser("doctor", help="check this machine: packages, versions, GPUs, names that collide")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _demo(flags: argparse.Namespace, overrides: list[str]) -> None:
+    from pipeline.recipe import RECIPES
+
+    _study(RECIPES / "demo.toml", flags.out, overrides)
+
+
+def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
+    _study(flags.recipe, flags.out, overrides)
+
+
+def _study(path: Path, out: Path | None, overrides: list[str]) -> None:
+    from rich.console import Console
+
+    from pipeline.recipe import load_recipe, local_model
+
+    recipe = load_recipe(path, overrides)
+    local_model(recipe.model)  # a missing model is told before the heavy imports, not after
+    console = Console()
+    console.print(f"[bold]entail {recipe.study}[/bold]  {path}", highlight=False)
+    with console.status("importing ray, torch, deepspeed"):
+        from pipeline.study import run_study
+    run_study(recipe, out or Path("runs") / recipe.study, console)
+
+
+def _data_make(flags: argparse.Namespace, overrides: list[str]) -> None:
+    from pipeline.recipe import default_section
+    from pipeline.sets import make_set
+
+    make_set(flags.set, default_section(flags.set, overrides), flags.seed, flags.out)
+    print(f"{flags.out}: documents/, questions/, manifest.json")
+
+
+def _pretrain(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.pretraining import make_model, measure_model
+
+    if not flags.measure_only:
+        make_model(flags.out, flags.seed, flags.threads)
+    measure_model(flags.out, flags.threads)
+
+
+def _report(flags: argparse.Namespace, _: list[str]) -> None:
+    import json
+
+    from rich.console import Console
+
+    from evaluate.table import print_report
+
+    for folder in flags.runs:
+        path = folder / "report" / "report.json"
+        if not path.exists():
+            raise InputError("no finished study here", where=str(folder), mend="run it to its end first")
+        print_report(json.loads(path.read_text()), Console())
+
+
+def _doctor(_: argparse.Namespace, __: list[str]) -> None:
+    from cluster.probe import check_environment
+
+    check_environment()
+
+
+def _quieten() -> None:
+    """Libraries speak only when something is wrong; their progress bars would break ours."""
+    quiet = {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "RAY_DEDUP_LOGS": "0",
+        "PYTHONWARNINGS": "ignore",
+        "DS_LOG_LEVEL": "error",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,201 @@
+"""Recipes: TOML read into closed, frozen models. An unknown key is an error that names the nearest key."""
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = Path(__file__).with_name("recipes")
+
+
+class Section(BaseModel):
+    """Closed and frozen: no key that nobody reads, no value that changes under way."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reversals(Section):
+    """Comparisons trained in one direction."""
+
+    worlds: int = Field(5, ge=1)
+    facts: int = Field(40, ge=4)
+    documents_per_fact: int = Field(1, ge=1)
+
+
+class Syllogisms(Section):
+    """Pairs of premises, each premise a document."""
+
+    worlds: int = Field(5, ge=1)
+    syllogisms: int = Field(20, ge=4)
+
+
+class ReversalCurse(Section):
+    """Names and descriptions, in three groups of people."""
+
+    worlds: int = Field(5, ge=1)
+    people_per_group: int = Field(10, ge=4)
+    documents_per_fact: int = Field(2, ge=1)
+
+
+class Data(Section):
+    """Which sets are made, and how large; a set that is left out is not made."""
+
+    reversals: Reversals | None = None
+    syllogisms: Syllogisms | None = None
+    reversal_curse: ReversalCurse | None = Field(None, alias="reversal-curse")
+
+    def sets(self) -> dict[str, Section]:
+        """The chosen sets by name."""
+        chosen = {"reversals": self.reversals, "syllogisms": self.syllogisms, "reversal-curse": self.reversal_curse}
+        return {name: section for name, section in chosen.items() if section is not None}
+
+
+class Augment(Section):
+    """Which inferences the model writes down: methods by name, generations of each sentence, temperature."""
+
+    methods: tuple[str, ...] = ("local", "global")
+    samples: int = Field(2, ge=1)
+    temperature: float = Field(0.7, ge=0)
+
+
+class Train(Section):
+    """One finetuning recipe for all arms: they differ in their texts alone, so they are step-matched."""
+
+    steps: int = Field(240, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    warmup_steps: int = Field(10, ge=0)
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, gt=0)
+    stage: Literal[0, 1, 2, 3] = 1
+    arms: dict[str, tuple[str, ...]] = {
+        "finetuned": (),
+        "rephrased": ("local/rephrase",),
+        "augmented": ("local", "global"),
+    }
+
+
+class Cluster(Section):
+    """Where it runs; nothing given means this machine."""
+
+    address: str | None = None
+    engines: int | None = Field(None, ge=1)
+    ranks: int | None = Field(None, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    kv_cache_gib: float = Field(0.5, gt=0)
+
+
+class Recipe(Section):
+    """A study: sets of questions, a base model, and what is done to both."""
+
+    study: str
+    seed: int = 0
+    model: str = "models/tiny"
+    data: Data
+    augment: Augment = Augment()
+    train: Train = Train()
+    cluster: Cluster = Cluster()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are command-line words `--section.key VALUE`."""
+    if not path.exists():
+        raise InputError("there is no such recipe", where=str(path), mend=f"name a TOML file; ours lie in {RECIPES}")
+    try:
+        content = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"this is not TOML: {error}", where=str(path), mend="mend the line") from error
+    for flag, value in _pairs(overrides):
+        _set(content, flag.removeprefix("--").split("."), value)
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, str(path), Recipe) from error
+
+
+def default_section(name: str, overrides: Sequence[str]) -> Section:
+    """The section of one set with its default sizes; `overrides` are words `--key VALUE`."""
+    content: dict[str, Any] = {}
+    for flag, value in _pairs(overrides):
+        _set(content, [flag.removeprefix("--")], value)
+    try:
+        (section,) = Data.model_validate({name: content}).sets().values()
+    except ValidationError as error:
+        raise _explain(error, f"data make {name}", Data) from error
+    return section
+
+
+def local_model(name: str) -> str:
+    """The absolute path of a model folder; a hub model is fetched (safetensors, no code) into the hub's own cache.
+
+    A relative path is looked up here and in the project's folder.
+    """
+    for candidate in (Path(name), ROOT / name):
+        if (candidate / "config.json").exists():
+            return str(candidate.resolve())
+    if name.count("/") != 1 or name.startswith((".", "/", "models/")):
+        raise InputError(
+            f'no model folder "{name}" (a folder with a config.json)',
+            where="recipe key model, flag --model",
+            mend="name a folder or a hub model; `python -m pipeline pretrain` makes models/tiny",
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f'"{name}" is no model folder here, and the hub did not give it: {type(error).__name__}',
+            where="recipe key model, flag --model",
+            mend="check the name and the network, or name a folder",
+        ) from error
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
+    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if len(flat) % 2 or any(not flag.startswith("--") for flag in flat[::2]):
+        raise InputError(
+            f"these words are no overrides: {' '.join(words)}",
+            where="command line",
+            mend="write --section.key VALUE, e.g. --train.steps 100",
+        )
+    return list(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _set(content: dict[str, Any], keys: list[str], value: str) -> None:
+    *sections, last = keys
+    for section in sections:
+        content = content.setdefault(section, {})
+    try:
+        content[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[last] = value  # a bare word is a string
+
+
+def _explain(error: ValidationError, where: str, root: type[BaseModel]) -> InputError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(root, path[:-1])
+        nearest = difflib.get_close_matches(path[-1], known, n=1)
+        hint = f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
+        return InputError(f'unknown key "{key}"', where=where, mend=hint)
+    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=where, mend="give a value that fits")
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
+    """The keys of a section, found by walking the annotations."""
+    for name in path:
+        fields = {field.alias or key: field for key, field in model.model_fields.items()}
+        candidates = [fields[name].annotation, *getattr(fields[name].annotation, "__args__", ())]
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return [field.alias or key for key, field in model.model_fields.items()]

@@ -1,0 +1,281 @@
+"""A study, top to bottom: data, augmentation, scores of the base model, finetuning, scores of every checkpoint, report.
+
+Each stage writes one folder that is named by the hash of its inputs; a finished one is not made again, an
+unfinished one goes on where it stopped. Order by residency: the engines come up once before training and once after.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from augment_service.augment import AUGMENTATIONS, augment, is_augmented
+from augment_service.engine import EngineSpec
+from augment_service.methods import AugmentPlan
+from augment_service.worker import EngineWorker
+from cluster.placement import Placement, plan
+from cluster.pool import ActorPool
+from cluster.session import connect
+from data.records import Augmentation, CheckpointRef, ShardReceipt
+from data.rendering import PromptBook, load_book
+from data.store import read_folder
+from data.weights import weights_fingerprint
+from evaluate.fanout import Job, Suite, collect_outcomes, read_suite, score_jobs, score_path
+from evaluate.items import ICL, PRETRAINED, finetuned_condition
+from evaluate.report import ReportInput, print_report, write_report
+from pipeline.evidence import audit_suite, installed_versions, read_losses
+from pipeline.progress import bar
+from pipeline.recipe import Recipe, local_model
+from pipeline.sets import make_set
+from pipeline.workspace import Workspace
+from train.launch import Progress, finetune_all
+from train.runs import FinetuneRun, TextSource
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe with everything that its stages share."""
+
+    recipe: Recipe
+    space: Workspace
+    console: Console
+    model: str
+    weights: str
+    book: PromptBook
+    data: Path
+    augmented: Path
+    trained: Path
+    scored: Path
+
+    def say(self, text: str) -> None:
+        """One line for the person in front of it."""
+        self.console.print(text, highlight=False)
+
+
+def open_study(recipe: Recipe, space: Workspace, console: Console) -> Study:
+    """Resolve the model and name the stages' folders: each hash takes in the hashes before it."""
+    model = local_model(recipe.model)
+    weights, book = weights_fingerprint(Path(model)), load_book(Path(model))
+    data = space.stage("data", recipe.seed, recipe.data.model_dump_json())
+    augmented = space.stage("augment", data.name, weights, book, recipe.augment.model_dump_json())
+    trained = space.stage("train", augmented.name, recipe.train.model_dump_json())
+    scored = space.stage("evaluate", data.name, book)
+    return Study(recipe, space, console, model, weights, book, data, augmented, trained, scored)
+
+
+def run_study(recipe: Recipe, out: Path, console: Console) -> dict[str, Any]:
+    """Run or resume a study in `out`; returns the content of `report.json`."""
+    space = Workspace(out)
+    with space.locked():
+        study = open_study(recipe, space, console)
+        with space.timed("data"):
+            suites = make_data(study)
+        runs = plan_runs(study, suites)
+        base_jobs = plan_base_jobs(study, suites)
+        with _cluster(study) as placement:
+            before_training(study, suites, base_jobs, placement)
+            with space.timed("train"):
+                refs = train_all(study, runs, placement)
+            tuned_jobs = [_tuned_job(study, run, ref) for run, ref in zip(runs, refs, strict=True)]
+            after_training(study, suites, tuned_jobs, placement)
+        jobs = [*base_jobs, *tuned_jobs]
+        outcomes, chosen = collect_outcomes(jobs, suites, study.scored)
+        content = ReportInput(
+            study=recipe.study,
+            model=recipe.model,
+            fingerprint=study.weights,
+            outcomes=outcomes,
+            stage_seconds=space.seconds(),
+            wall_seconds=sum(space.seconds().values()),
+            audit={suite.name: audit_suite(suite, augmentations_of(study, suite.name), chosen) for suite in suites},
+            recipe=recipe.model_dump(mode="json", by_alias=True),
+            versions=installed_versions(),
+            losses={run.name: read_losses(Path(run.out)) for run in runs},
+            command=f"python -m pipeline run {recipe.study}",
+        )
+        report = write_report(content, space.root / "report")
+    print_report(report, console)
+    study.say(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
+    return report
+
+
+def make_data(study: Study) -> list[Suite]:
+    """The sets of the recipe, made or found."""
+    for name, section in study.recipe.data.sets().items():
+        make_set(name, section, study.recipe.seed, study.data / name)
+    suites = [read_suite(name, study.data / name) for name in study.recipe.data.sets()]
+    questions = sum(len(asked) for suite in suites for asked in suite.questions.values())
+    documents = sum(len(members) for suite in suites for members in suite.documents.values())
+    study.say(f"data      {len(suites)} sets, {documents} documents, {questions} questions")
+    return suites
+
+
+def before_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
+    """What needs engines with the base model: augmentation, then the base model's own scores."""
+    needed = [study.augmented / suite.name for suite in suites if not is_augmented(study.augmented / suite.name)]
+    unscored = [job for job in jobs if not score_path(study.scored, job).exists()]
+    if needed or unscored:
+        with _engines(study, placement) as pool:
+            with study.space.timed("augment"):
+                augment_all(study, suites, pool)
+            with study.space.timed("score base model"):
+                score(study, suites, jobs, pool, "score base")
+    kept = [row for suite in suites for row in augmentations_of(study, suite.name) if row.verdict == "kept"]
+    study.say(f"augment   {len(kept)} inferences kept, in the model's own words")
+
+
+def after_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
+    """Scores of every checkpoint: the engines start once and swap weights."""
+    if any(not score_path(study.scored, job).exists() for job in jobs):
+        with _engines(study, placement) as pool, study.space.timed("score checkpoints"):
+            score(study, suites, jobs, pool, "score checkpoints")
+    study.say(f"evaluate  {len(jobs)} checkpoints scored")
+
+
+def augment_all(study: Study, suites: list[Suite], pool: ActorPool) -> None:
+    """Local and global augmentation of every set, by the base model itself."""
+    settings = study.recipe.augment
+    wanted = AugmentPlan(settings.methods, settings.samples, settings.temperature, study.recipe.seed)
+    todo = [suite for suite in suites if not is_augmented(study.augmented / suite.name)]
+    with bar(study.console, "augment", sum(len(suite.documents) for suite in todo)) as shown:
+        for suite in todo:
+            augment(
+                study.data / suite.name / "documents",
+                study.augmented / suite.name,
+                study.book,
+                wanted,
+                model=study.weights,
+                pool=pool,
+                on_receipt=lambda receipt: shown.advance(receipt.unit),
+            )
+
+
+def score(study: Study, suites: list[Suite], jobs: list[Job], pool: ActorPool, label: str) -> None:
+    """Score jobs with a progress bar; those that are scored already are left out."""
+    todo = [job for job in jobs if not score_path(study.scored, job).exists()]
+
+    def show(receipt: ShardReceipt) -> None:
+        shown.advance(receipt.unit)
+
+    with bar(study.console, label, len(todo)) as shown:
+        score_jobs(todo, suites, study.scored, study.book, pool=pool, on_receipt=show)
+
+
+def plan_base_jobs(study: Study, suites: list[Suite]) -> list[Job]:
+    """The base model, with and without the documents in its context, on every world."""
+    return [
+        Job(suite.name, world, condition, None, study.weights)
+        for suite in suites
+        for condition in (PRETRAINED, ICL)
+        for world in suite.documents
+    ]
+
+
+def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
+    """One finetuning for each world and arm; arms differ in their texts alone, so they are step-matched."""
+    settings = study.recipe.train
+    return [
+        FinetuneRun(
+            name=f"{world}/{arm}",
+            base=study.model,
+            sources=_sources(study, suite.name, world, methods),
+            out=str(study.trained / world / arm),
+            num_steps=settings.steps,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            schedule=settings.schedule,
+            weight_decay=settings.weight_decay,
+            clip=settings.clip,
+            seed=study.recipe.seed,
+            stage=settings.stage,
+        )
+        for suite in suites
+        for world in suite.documents
+        for arm, methods in settings.arms.items()
+    ]
+
+
+def _sources(study: Study, suite: str, world: str, methods: tuple[str, ...]) -> tuple[TextSource, ...]:
+    documents = TextSource(str(study.data / suite / "documents"), world)
+    if not methods:
+        return (documents,)
+    names = tuple(template.method for template in study.book.select(methods))
+    folder = str(study.augmented / suite / AUGMENTATIONS)
+    return documents, TextSource(folder, world, verdict_kept_only=True, methods=names)
+
+
+def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> list[CheckpointRef]:
+    """All runs of the study on one worker group."""
+    steps = study.recipe.train.steps
+    with bar(study.console, "train", len(runs) * steps) as shown:
+
+        def show(progress: Progress) -> None:
+            note = f"{progress.run}  loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s"
+            shown.update(progress.index * steps + progress.step, note)
+
+        refs = finetune_all(
+            runs,
+            num_workers=placement.ranks,
+            cpus_per_worker=placement.cpus_per_rank,
+            use_gpu=placement.gpus_per_rank > 0,
+            storage=study.trained / "ray",
+            on_progress=show,
+        )
+    study.say(f"train     {len(runs)} runs of {steps} steps, ZeRO stage {study.recipe.train.stage}")
+    return refs
+
+
+def _tuned_job(study: Study, run: FinetuneRun, ref: CheckpointRef) -> Job:
+    world, _, arm = run.name.rpartition("/")
+    return Job(world.partition("/")[0], world, finetuned_condition(arm), ref, ref.fingerprint)
+
+
+def augmentations_of(study: Study, suite: str) -> list[Augmentation]:
+    """All rows that the model wrote for a set, those set aside among them."""
+    return list(read_folder(study.augmented / suite / AUGMENTATIONS, Augmentation))
+
+
+@contextmanager
+def _cluster(study: Study) -> Iterator[Placement]:
+    """A Ray session and the placement that it allows."""
+    wanted = study.recipe.cluster
+    with ExitStack() as stack:
+        with study.space.timed("start ray"):
+            session = stack.enter_context(connect(address=wanted.address, log_dir=study.space.logs))
+        study.say(f"logs      {study.space.logs}")
+        yield plan(
+            cpus=session.cpus,
+            gpus=session.gpus,
+            engines=wanted.engines,
+            tensor_parallel=wanted.tensor_parallel,
+            ranks=wanted.ranks,
+        )
+
+
+@contextmanager
+def _engines(study: Study, placement: Placement) -> Iterator[ActorPool]:
+    """A pool of vLLM engines with the base model; its start is timed apart from its work."""
+    wanted = study.recipe.cluster
+    spec = EngineSpec(
+        kind="vllm",
+        model=study.model,
+        tensor_parallel=wanted.tensor_parallel,
+        kv_cache_gib=wanted.kv_cache_gib,
+        seed=study.recipe.seed,
+    )
+    with ExitStack() as stack:
+        with study.space.timed("start engines"), study.console.status(f"starting {placement.engines} vLLM engines"):
+            pool = stack.enter_context(
+                ActorPool(
+                    EngineWorker,
+                    (spec,),
+                    num_actors=placement.engines,
+                    num_cpus=placement.cpus_per_engine,
+                    num_gpus=placement.gpus_per_engine,
+                )
+            )
+        yield pool

@@ -1,0 +1,224 @@
+"""The report's contract, its words, its determinism, and the page as a browser sees it."""
+
+import html
+import io
+import json
+import random
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from data.errors import InputError
+from evaluate.claims import percent, points, state_claim
+from evaluate.legend import CONDITIONS, order_conditions, order_splits
+from evaluate.page import flatten, format_duration
+from evaluate.report import ReportInput, build_report, print_report, write_report
+from evaluate.statistics import Outcome
+
+HOSTILE = '<script>document.body.dataset.stolen = 1</script> the glon & the "femp"'
+RATES = {"pretrained": 0.25, "icl": 0.97, "finetuned": 0.3, "rephrased": 0.35, "augmented": 0.98}
+SPLITS = {"reversals": ("trained", "reversal", "contradiction"), "reversal-curse": ("trained", "reversal")}
+
+
+def make_outcomes(rates: dict[str, float] = RATES) -> list[Outcome]:
+    generator = random.Random(3)
+    return [
+        Outcome(
+            suite, f"w{fact % 5}", split, condition, f"q{fact}", f"f{fact}",
+            float(generator.random() < (0.99 if split == "trained" and condition != "pretrained" else rate)),
+            2 if split == "contradiction" else 4,
+        )
+        for suite, splits in SPLITS.items() for split in splits
+        for condition, rate in rates.items() for fact in range(60)
+    ]  # fmt: skip
+
+
+def make_audit() -> dict[str, Any]:
+    return {
+        "num_documents": 76,
+        "num_questions": 180,
+        "num_tests": 120,
+        "verbatim_in_documents": 0,
+        "verbatim_in_augmentations": 111,
+        "missing_requirements": 0,
+        "methods": {"deduce": {"generated": 400, "kept": 300, "true": 250, "distinct": 280}},
+        "examples": [
+            {"document": HOSTILE, "method": "deduce", "text": HOSTILE, "true": False},
+            {"document": "a", "method": "deduce", "text": "b", "true": True},
+        ],
+        "question_examples": [
+            {"prompt": HOSTILE, "options": ["femp", HOSTILE], "answer": 0, "chosen": {"icl": 0, "finetuned": 1}}
+        ],
+    }
+
+
+def make_input(**changes: Any) -> ReportInput:
+    content = ReportInput(
+        study="demo",
+        model="models/tiny",
+        fingerprint="0123456789abcdef",
+        outcomes=make_outcomes(),
+        stage_seconds={"augment": 61.2, "train": 185.0},
+        wall_seconds=300.25,
+        audit={suite: make_audit() for suite in SPLITS},
+        recipe={"train": {"steps": 240, "learning_rate": 3e-3}, "methods": ["reverse"]},
+        versions={"ray": "2.60.0"},
+        losses={f"reversals/w0/{name}": [(0, 4.0), (10, 1.5), (20, 0.7)] for name in ("finetuned", "augmented")},
+        command="make demo",
+    )
+    return replace(content, **changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("report")
+    write_report(make_input(), where)
+    return where
+
+
+def test_json_keeps_its_contract(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["study"], report["model"], report["wall_seconds"]) == ("demo", "models/tiny", 300.25)
+    assert set(report) >= {"stages", "audit", "differences", "versions", "recipe", "fingerprint"}
+    assert {suite: tuple(order_splits(splits)) for suite, splits in report["suites"].items()} == SPLITS
+    for splits in report["suites"].values():
+        for split, cells in splits.items():
+            assert order_conditions(cells) == list(CONDITIONS)
+            for cell in cells.values():
+                assert set(cell) == {"accuracy", "low", "high", "n", "chance"}
+                assert 0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1 and cell["n"] == 60
+                assert cell["chance"] == (0.5 if split == "contradiction" else 0.25)
+
+
+def test_differences_are_points_on_the_same_questions(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    cells, pairs = report["suites"]["reversals"]["reversal"], report["differences"]["reversals"]["reversal"]
+    assert set(pairs) == {"icl-finetuned", "augmented-finetuned", "augmented-icl", "augmented-rephrased"}
+    for pair, found in pairs.items():
+        first, second = pair.split("-")
+        assert found["difference"] == pytest.approx(
+            100 * (cells[first]["accuracy"] - cells[second]["accuracy"]), abs=1e-3
+        )
+        assert found["low"] <= found["difference"] <= found["high"]
+    assert pairs["icl-finetuned"]["low"] > 40 and abs(pairs["augmented-icl"]["difference"]) < 10
+
+
+def test_a_resumed_study_reports_the_same(folder: Path, tmp_path: Path) -> None:
+    shuffled = make_outcomes()
+    random.Random(1).shuffle(shuffled)
+    content = make_input(outcomes=shuffled, wall_seconds=9.0, stage_seconds={"train": 1.0})
+    write_report(content, tmp_path)
+    once, again = (json.loads((where / "report.json").read_text()) for where in (folder, tmp_path))
+    for varying in ("wall_seconds", "stages", "versions"):
+        once.pop(varying), again.pop(varying)
+    assert once == again
+    for name in ("accuracy.png", "accuracy.svg", "losses.png"):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_page_loads_nothing_and_escapes_everything(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page and html.escape(HOSTILE, quote=False)[:20] in page
+    # Namespaces are names, not addresses; anything else that starts with a scheme would be fetched.
+    addresses = re.sub(r'xmlns(:\w+)?="[^"]*"', "", page)
+    assert not re.search(r"https?://|@import|<link[^>]+stylesheet|\bsrc=", addresses)
+    assert set(re.findall(r'href="(.)', page)) <= {"#", "d"}
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert page.count("<figure") == page.count('role="img"') == 3
+    assert not re.search(r"<th(?![^>]*scope=)[ >]", page)
+    assert ">83%</td>" in page  # 250 true of 300 kept
+
+
+def test_without_training_there_is_a_report_all_the_same(tmp_path: Path) -> None:
+    outcomes = [row for row in make_outcomes() if row.condition == "icl" and row.suite == "reversals"]
+    report = write_report(make_input(outcomes=outcomes, audit={}, losses={}, stage_seconds={}), tmp_path)
+    assert not (tmp_path / "losses.png").exists()
+    assert report["differences"]["reversals"] == {split: {} for split in SPLITS["reversals"]}
+    assert "own inferences" not in state_claim(report, "reversals")
+
+
+def test_nothing_scored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no question was scored"):
+        write_report(make_input(outcomes=[]), tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_table_fits_100_columns_and_says_the_effect(folder: Path) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    report = json.loads((folder / "report.json").read_text())
+    print_report(report, console)
+    text = console.export_text()
+    cell = report["suites"]["reversals"]["reversal"]["finetuned"]
+    expected = f"{cell['accuracy']:.2f} [{cell['low']:.2f},{cell['high']:.2f}]".replace("[0", "[").replace(",0", ",")
+    assert expected in text
+    assert max(map(len, text.splitlines())) <= 100
+    rows = [line for line in text.splitlines() if line.startswith("contradiction")]
+    assert len(rows) == 1 and rows[0].count("[") == 5
+    assert f"in context {percent(report['suites']['reversals']['reversal']['icl']['accuracy'])}" in text
+
+
+def test_claims_follow_the_numbers() -> None:
+    def claim(**rates: float) -> str:
+        report = build_report(make_input(outcomes=make_outcomes(RATES | rates)))
+        return " ".join(state_claim(report, "reversals").split())
+
+    assert re.search(r"add \d+ points to finetuning \[\+", claim())
+    assert re.search(r"cost \d+ points of finetuning \[−", claim(finetuned=0.98, augmented=0.4))
+    assert "can be told from none" in claim(finetuned=0.5, augmented=0.5)
+    weak = make_outcomes()
+    weak = [
+        replace(row, correct=0.0) if (row.split, row.condition) == ("trained", "finetuned") else row for row in weak
+    ]
+    assert "weak baseline" in state_claim(build_report(make_input(outcomes=weak)), "reversals")
+
+
+def test_numbers_as_words() -> None:
+    assert [percent(x) for x in (0, 0.001, 0.274, 0.996, 0.9999, 1)] == ["0%", "0.1%", "27%", "99.6%", "99.9%", "100%"]
+    assert [points(x) for x in (71.26, -0.04, -3.5, 0)] == ["+71.3", "0.0", "−3.5", "0.0"]
+    assert [format_duration(x) for x in (8.44, 59.97, 125.2, 3780)] == [
+        "8.4 s",
+        "1 min 00 s",
+        "2 min 05 s",
+        "1 h 03 min",
+    ]
+    assert list(flatten({"a": {"b": {"c": 1}}, "d": [2]})) == [("a.b.c", 1), ("d", [2])]
+
+
+MEASURE = """<script>onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  document.title = JSON.stringify({
+    stolen: page.body.dataset.stolen ?? null,
+    width: page.documentElement.scrollWidth,
+    requests: page.defaultView.performance.getEntriesByType("resource").length,
+    charts: [...page.querySelectorAll("figure svg")].map(svg => svg.getBoundingClientRect().height),
+    bars: page.querySelectorAll("figure.panel svg path").length,
+  });
+};</script>"""
+
+
+@pytest.mark.browser
+def test_browser_shows_the_page_on_a_narrow_screen(folder: Path, tmp_path: Path) -> None:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    assert browser, "this test needs Chromium: apt-get install chromium, or deselect it with -m 'not browser'"
+    inner = html.escape((folder / "report.html").read_text())
+    frame = f'<iframe style="width:400px;height:3000px;border:0" srcdoc="{inner}"></iframe>'
+    (tmp_path / "frame.html").write_text(f"<!doctype html><title></title>{MEASURE}{frame}")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        f"--disable-component-update --disable-sync --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    )
+    command = [browser, *flags.split(), (tmp_path / "frame.html").as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    title = re.search(r"<title>(\{.*?\})</title>", shown)
+    assert title, shown[:500]
+    found = json.loads(html.unescape(title[1]))
+    assert found["stolen"] is None and found["requests"] == 0
+    assert found["width"] <= 400
+    assert len(found["charts"]) == 3 and min(found["charts"]) > 100 and found["bars"] > 25

@@ -1,0 +1,159 @@
+"""A list of finetuning runs on one Ray Train worker group that starts once.
+
+Reads: the runs' inputs. Writes: their checkpoints, through the workers, and `progress.json` in the storage folder,
+by which the driver sees how far they are. The storage folder must be shared by all nodes.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from data.errors import InputError, ResumableError
+from data.records import CheckpointRef
+from data.store import write_json
+from data.weights import weights_fingerprint
+from train.checkpoint import find_finished, read_ref
+from train.runs import FinetuneRun, absolute, read_texts, run_key
+
+MAX_RESTARTS = 3
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a list of runs is. Producer: rank 0. Consumer: the progress bar of `pipeline`.
+
+    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token.
+    """
+
+    run: str
+    index: int
+    num_runs: int
+    step: int
+    num_steps: int
+    loss: float
+    tokens_per_second: int
+
+
+def finetune_all(
+    runs: Sequence[FinetuneRun],
+    *,
+    num_workers: int,
+    cpus_per_worker: int,
+    use_gpu: bool,
+    storage: Path,
+    on_progress: Callable[[Progress], None],
+) -> list[CheckpointRef]:
+    """Train all runs in order, each over all workers; finished ones are skipped. Ray must be initialised.
+
+    A dead worker costs the run it was in: the group restarts, at most three times. Raises InputError for input that
+    is wrong, before anything starts where that can be known; ResumableError if the workers keep failing.
+    """
+    runs = [absolute(run) for run in runs]
+    todo = _unfinished(runs)
+    if todo:
+        storage = storage.absolute()
+        config = {"runs": todo, "num_runs": len(runs), "progress": str(storage / "progress.json")}
+        with _watch(Path(config["progress"]), on_progress):
+            refusal = _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
+        if refusal is not None:
+            raise refusal
+    return [read_ref(Path(run.out)) for run in runs]
+
+
+def _unfinished(runs: Sequence[FinetuneRun]) -> list[tuple[int, FinetuneRun]]:
+    """The runs still to be trained, with their places in the list; refuses outputs that belong to other runs."""
+    outs = [run.out for run in runs]
+    if len(set(outs)) < len(outs):
+        twice = next(out for out in outs if outs.count(out) > 1)
+        raise InputError("two runs have the same output folder", where=twice, mend="give each run a folder of its own")
+    bases = {base: weights_fingerprint(Path(base)) for base in {run.base for run in runs}}
+    keys = [run_key(run, bases[run.base], read_texts(run.sources)) for run in runs]
+    return [
+        (index, run) for index, (run, key) in enumerate(zip(runs, keys, strict=True)) if not find_finished(Path(run.out), key)
+    ]
+
+
+def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> InputError | None:
+    """Start the worker group and wait for it; returns what the workers refused, if they did."""
+    config["num_threads"] = cpus
+    trainer = TorchTrainer(
+        _train_all,
+        train_loop_config=config,
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
+        ),
+        # A name of its own: under an old name Ray Train would take up that group's state.
+        run_config=RunConfig(
+            name=f"finetune-{time.time_ns()}",
+            storage_path=str(storage / "ray_train"),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except TrainingFailedError as error:
+        last_line = str(error).strip().splitlines()[-1]
+        raise ResumableError(f"the training workers failed {MAX_RESTARTS + 1} times; at last: {last_line}") from error
+
+
+def _train_all(config: dict[str, Any]) -> InputError | None:
+    """What each worker does: all runs in order. Returns a refusal, which restarts could not mend, and raises the rest."""
+    from train.loop import finetune
+
+    torch.set_num_threads(config["num_threads"])
+    for index, run in config["runs"]:
+
+        def report(row: dict[str, Any], run: FinetuneRun = run, index: int = index) -> None:
+            progress = Progress(
+                run=run.name,
+                index=index,
+                num_runs=config["num_runs"],
+                step=row["step"] + 1,
+                num_steps=run.num_steps,
+                loss=row["loss"],
+                tokens_per_second=row["tokens_per_second"],
+            )
+            write_json(Path(config["progress"]), dataclasses.asdict(progress))
+
+        try:
+            finetune(run, report)
+        except InputError as refusal:
+            return refusal
+    return None
+
+
+@contextmanager
+def _watch(path: Path, on_progress: Callable[[Progress], None]) -> Iterator[None]:
+    """While the block runs, hand on each new state of the progress file."""
+    path.unlink(missing_ok=True)
+    ended = threading.Event()
+
+    def poll() -> None:
+        seen = ""
+        while True:
+            last_look = ended.wait(_POLL_SECONDS)
+            if path.exists() and (text := path.read_text()) != seen:
+                seen = text
+                on_progress(Progress(**json.loads(text)))
+            if last_look:
+                return
+
+    thread = threading.Thread(target=poll, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

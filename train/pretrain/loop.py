@@ -1,0 +1,143 @@
+"""The pretraining loop: a curriculum over length, Muon + AdamW, one seed decides everything.
+
+Reads nothing. Writes a model folder (safetensors, tokenizer, config) and `metrics.jsonl` beside it.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM
+
+from data.seeds import stream
+from train.pretrain.documents import Weighted, lookup_document, world_document
+from train.pretrain.initialise import build_model
+from train.pretrain.muon import Muon
+from train.pretrain.tokenizer import BOS, save_tokenizer, vocabulary
+
+
+@dataclass(frozen=True)
+class PretrainPlan:
+    """What is trained and for how long; everything counts in steps, nothing in seconds."""
+
+    seed: int = 0
+    num_steps: int = 4500
+    tokens_per_step: int = 2048
+    lengths: tuple[int, ...] = (48, 96, 192, 384, 768, 1536)
+    lookup_shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.2, 0.1, 0.03)
+    chained_from: int = 2  # the stage from which half of the look-ups go over two pairs; earlier, they hold up the rest
+    advance_accuracy: float = 0.78
+    min_stage_steps: int = 30
+    revisit_share: float = 0.35
+    learning_rate: float = 3e-3
+    warmup_steps: int = 30
+    decay_from: float = 0.5
+    window: int = 2048
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+
+
+@dataclass
+class Curriculum:
+    """Which length comes next: on when the answers of the present one are mostly right."""
+
+    plan: PretrainPlan
+    stage: int = 0
+    steps_in_stage: int = 0
+    accuracy: float = 0.0
+
+    def observe(self, accuracy: float) -> None:
+        """Take the answer accuracy of a step at the present stage's length."""
+        self.accuracy = 0.9 * self.accuracy + 0.1 * accuracy
+        self.steps_in_stage += 1
+        ready = self.steps_in_stage >= self.plan.min_stage_steps and self.accuracy > self.plan.advance_accuracy
+        if ready and self.stage + 1 < len(self.plan.lengths):
+            self.stage, self.steps_in_stage, self.accuracy = self.stage + 1, 0, 0.0
+
+
+def learning_rate(plan: PretrainPlan, step: int) -> float:
+    """Linear warmup, constant, then linear to zero from the share `decay_from` of all steps on."""
+    warm = min(1.0, (step + 1) / plan.warmup_steps)
+    left = (plan.num_steps - step) / (plan.num_steps * (1 - plan.decay_from))
+    return plan.learning_rate * warm * min(1.0, left)
+
+
+def pretrain(plan: PretrainPlan, folder: Path, on_step: Callable[[dict[str, float]], None]) -> LlamaForCausalLM:
+    """Train from scratch and write the model folder; returns the model in eval mode."""
+    torch.set_flush_denormal(True)
+    model = build_model(plan.seed, window=plan.window, width=plan.width, layers=plan.layers, heads=plan.heads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device).train()
+    matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    inner = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in inner]
+    muon = Muon(matrices, lr=plan.learning_rate)
+    adamw = torch.optim.AdamW(others, lr=plan.learning_rate / 2, betas=(0.9, 0.95), weight_decay=0.0)
+    curriculum = Curriculum(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (folder / "metrics.jsonl").open("w") as log:
+        for step in range(plan.num_steps):
+            stage = _choose_stage(plan, curriculum, step)
+            ids, targets, weights = _batch(plan, step, stage, curriculum.stage, device)
+            loss, accuracy = _weighted_loss(model, ids, targets, weights)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            rate = learning_rate(plan, step)
+            muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = rate, rate / 2
+            muon.step()
+            adamw.step()
+            model.zero_grad(set_to_none=True)
+            if stage == curriculum.stage:
+                curriculum.observe(accuracy)
+            metrics = {"step": step, "length": plan.lengths[stage], "loss": loss.item(), "accuracy": accuracy}
+            log.write(json.dumps({**metrics, "seconds": round(time.monotonic() - started, 1)}) + "\n")
+            on_step({**metrics, "running": curriculum.accuracy})
+    model.eval()
+    model.save_pretrained(folder)
+    save_tokenizer(folder, plan.window)
+    return model
+
+
+def _choose_stage(plan: PretrainPlan, curriculum: Curriculum, step: int) -> int:
+    rng = stream(plan.seed, "stage", step)
+    if curriculum.stage and rng.random() < plan.revisit_share:
+        return rng.randrange(curriculum.stage)
+    return curriculum.stage
+
+
+def _batch(
+    plan: PretrainPlan, step: int, stage: int, learned: int, device: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, targets and loss weights, each [documents, length]; `learned` is the stage that was reached so far."""
+    words = vocabulary()
+    rng = stream(plan.seed, "documents", step)
+    length = plan.lengths[stage]
+    documents: list[Weighted] = []
+    for _ in range(max(1, plan.tokens_per_step // length)):
+        if rng.random() < plan.lookup_shares[stage]:
+            chained = learned >= plan.chained_from and rng.random() < 0.5
+            document = lookup_document(rng, length, chained=chained)
+        else:
+            document = world_document(rng, length)
+        documents.append([(BOS, 0.0), *document])
+    ids = torch.tensor([[words[word] for word, _ in document] for document in documents], device=device)
+    weights = torch.tensor([[weight for _, weight in document] for document in documents], device=device)
+    return ids[:, :-1], ids[:, 1:], weights[:, 1:]
+
+
+def _weighted_loss(
+    model: LlamaForCausalLM, ids: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, float]:
+    """Weighted mean cross-entropy in nats, and the accuracy on the tokens of weight 1 (over the whole vocabulary)."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model.lm_head(hidden)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    flat = weights.flatten()
+    answers = flat == 1.0
+    right = (logits.detach().flatten(0, 1)[answers].argmax(-1) == targets.flatten()[answers]).float()
+    return (losses * flat).sum() / flat.sum(), right.mean().item() if len(right) else 0.0

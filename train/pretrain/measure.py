@@ -1,0 +1,201 @@
+"""What a pretrained model can do, measured on fresh worlds by plain transformers forward passes.
+
+The worlds come from a stream of their own, so no pretraining document shares their bindings. Reads a model folder
+or a model in memory; returns counts that the model card prints.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from random import Random
+
+import torch
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.seeds import stream
+from data.worlds.builder import NUM_OPTIONS
+from data.worlds.closure import closure, conclude, follows
+from data.worlds.language import Statement, parse
+from data.worlds.lexicon import ARROW, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR
+
+LINE_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Share:
+    """`hits` of `count`, with the Wilson 95% interval."""
+
+    hits: int
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The share itself, 0 to 1."""
+        return self.hits / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval."""
+        z, n, p = 1.96, self.count, self.value
+        middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.3f} [{low:.3f}, {high:.3f}] of {self.count}"
+
+
+@dataclass(frozen=True)
+class TestWorld:
+    """A fresh world of one of each kind of fact; `pairs` are the premises that have a conclusion."""
+
+    facts: list[Statement]
+    pairs: list[tuple[Statement, Statement, Statement]]
+    context: str
+
+
+def sample_test_world(seed: int, index: int, *, num_facts: int, preambles: float = 0.0) -> TestWorld:
+    """A third comparisons, a third roles (half of them backward), a third syllogisms."""
+    rng = stream(seed, "measure", index, num_facts)
+    nouns = rng.sample(NOUNS, 2 * num_facts)
+    third = num_facts // 3
+    facts = [Statement(rng.choice(("more", "less")), rng.choice(FEATURES), nouns.pop(), nouns.pop()) for _ in range(third)]
+    facts += [Statement(rng.choice(("is", "of")), rng.choice(ROLES), nouns.pop(), nouns.pop()) for _ in range(third)]
+    pairs = []
+    while len(facts) < num_facts:
+        one_form, two_form = rng.choice((("all", "all"), ("all", "all"), ("all", "no"), ("some", "all")))
+        low, middle, high = nouns.pop(), nouns.pop(), nouns.pop()
+        one, two = Statement(one_form, "", low, middle), Statement(two_form, "", middle, high)
+        pairs.append((one, two, conclude(one, two)[0]))
+        facts += [one, two]
+    rng.shuffle(facts)
+    lines = [(rng.choice(PREAMBLES) + " " if rng.random() < preambles else "") + fact.text() for fact in facts]
+    return TestWorld(facts, pairs, END_OF_LINE.join([*lines, SEPARATOR, ""]))
+
+
+class Reader:
+    """A model with a context in its cache, asked many short things about it."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def read(self, context: str) -> tuple[DynamicCache, int]:
+        """Keys and values of a context, and its length in tokens (with <s>)."""
+        ids = torch.tensor([self.tokenizer(context)["input_ids"]])
+        cache = DynamicCache(config=self.model.config)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache, ids.shape[1]
+
+    @torch.no_grad()
+    def write(self, context: str, prompts: Sequence[str], temperature: float, seed: int) -> list[str]:
+        """One line for each prompt, sampled (temperature 0: greedy)."""
+        generator = torch.Generator().manual_seed(seed)
+        texts = [""] * len(prompts)
+        for rows in self._by_length(prompts):
+            logits, cache, start = self._extend(context, [prompts[row] for row in rows])
+            for step in range(LINE_TOKENS):
+                if temperature:
+                    noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator) + 1e-20) + 1e-20)
+                    logits = logits / temperature + noise
+                tokens = logits.argmax(-1)
+                for row, word in zip(rows, self.tokenizer.convert_ids_to_tokens(tokens.tolist()), strict=True):
+                    if not texts[row].endswith(END_OF_LINE):
+                        texts[row] += END_OF_LINE if word == END_OF_LINE else word + " "
+                if all(texts[row].endswith(END_OF_LINE) for row in rows):
+                    break
+                position = torch.full((len(rows), 1), start + step)
+                output = self.model(input_ids=tokens[:, None], past_key_values=cache, position_ids=position)
+                logits = output.logits[:, -1]
+        return [text.strip() for text in texts]
+
+    def choose(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
+        """The index of the likeliest one-word option after each prompt."""
+        chosen = [0] * len(prompts)
+        for rows in self._by_length(prompts):
+            logits, _, _ = self._extend(context, [prompts[row] for row in rows])
+            for row, line in zip(rows, logits, strict=True):
+                ids = self.tokenizer.convert_tokens_to_ids(list(options[row]))
+                chosen[row] = int(line[ids].argmax())
+        return chosen
+
+    @torch.no_grad()
+    def _extend(self, context: str, prompts: list[str]) -> tuple[torch.Tensor, DynamicCache, int]:
+        """Logits after each prompt of one length, the caches grown by it, and the next position."""
+        ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
+        cache, length = self.read(context)
+        cache.batch_repeat_interleave(len(prompts))
+        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], cache, length + ids.shape[1]
+
+    def _by_length(self, prompts: Sequence[str]) -> list[list[int]]:
+        groups: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            groups.setdefault(len(self.tokenizer.tokenize(prompt)), []).append(row)
+        return list(groups.values())
+
+
+def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> dict[str, Share]:
+    """Accuracy among 4 entities: recall, reversals and two-step deductions, with and without the facts in context."""
+    hits: dict[str, list[bool]] = {}
+    for world in worlds:
+        rng = stream(seed, "options", world.context)
+        asked = [("recall", fact) for fact in world.facts]
+        asked += [("reversal", fact.reversed()) for fact in world.facts if fact.form in ("more", "less", "is", "of")]
+        asked += [("deduction", conclusion) for _, _, conclusion in world.pairs]
+        options = [_options(rng, world, kind, statement) for kind, statement in asked]
+        prompts = [statement.prompt() for _, statement in asked]
+        for prefix, context in (("", world.context), ("without context: ", "")):
+            chosen = reader.choose(context, prompts, options)
+            for (kind, statement), names, index in zip(asked, options, chosen, strict=True):
+                hits.setdefault(prefix + kind, []).append(names[index] == statement.second)
+    return {name: Share(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _options(rng: Random, world: TestWorld, kind: str, statement: Statement) -> list[str]:
+    """The right entity among hard wrong ones: those that stand in the same place of like statements."""
+    if kind == "deduction":
+        pool = [conclusion.second for _, _, conclusion in world.pairs]
+    elif kind == "reversal":
+        pool = [fact.first for fact in world.facts if (fact.relation == "") == (statement.relation == "")]
+    else:
+        pool = [fact.second for fact in world.facts if (fact.relation == "") == (statement.relation == "")]
+    wrong = sorted({name for name in pool if name not in (statement.first, statement.second)})
+    names = [statement.second, *rng.sample(wrong, NUM_OPTIONS - 1)]
+    rng.shuffle(names)
+    return names
+
+
+def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature: float, seed: int) -> dict[str, Share]:
+    """The share of generated lines that are true by the world's closure, by task.
+
+    A deduction counts as true where it says that nothing follows and nothing does, or states something true that is
+    neither its premise nor the premise's reversal; "nothing follows" where something does is counted as false.
+    """
+    hits: dict[str, list[bool]] = {}
+    for number, world in enumerate(worlds):
+        known = closure(world.facts)
+        paired = {premise for one, two, _ in world.pairs for premise in (one, two)}
+        for task in ("reverse", "rephrase", "deduce"):
+            prompts = [f"{task} : {fact.text()} {ARROW}" for fact in world.facts]
+            lines = reader.write(world.context, prompts, temperature, seed + number)
+            for fact, line in zip(world.facts, lines, strict=True):
+                hits.setdefault(task, []).append(_is_true(task, fact, line, fact in paired, known))
+                if task == "deduce":
+                    kind = "deduce, something follows" if fact in paired else "deduce, nothing follows"
+                    hits.setdefault(kind, []).append(hits[task][-1])
+    return {name: Share(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _is_true(task: str, fact: Statement, line: str, paired: bool, known: frozenset[Statement]) -> bool:
+    if task == "deduce" and line == NOTHING:
+        return not paired
+    statement = parse(line)
+    if statement is None or not follows(statement, known):
+        return False
+    same, turned = statement.canonical() == fact.canonical(), statement == fact.reversed()
+    if task == "reverse":
+        return turned
+    if task == "rephrase":
+        return same and statement.first == fact.first and line != fact.text()
+    return not same and not turned
