@@ -37,14 +37,7 @@ from transformers.utils.logging import disable_progress_bar
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from augment_service.engine import (
-    EngineSpec,
-    ParityError,
-    TokenPair,
-    model_window,
-    prompt_tokens,
-    score_tokens,
-)
+from augment_service.engine import EngineSpec, ParityError, TokenPair, model_window, prompt_tokens, score_tokens
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Score, ScoreItem
 from data.seeds import derive_seed
@@ -90,6 +83,7 @@ class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
     """
 
     def is_argmax_invariant(self) -> bool:
+        """No: a forced or noisy row picks another token than the bare logits would."""
         return False
 
     def new_req_logits_processor(self, params: SamplingParams) -> Callable[[list[int]], tuple[object, ...]] | None:
@@ -196,7 +190,9 @@ class VllmEngine:
         folder = Path(ref.path)
         if not any(folder.glob("*.safetensors")):
             raise InputError(
-                f"checkpoint {ref.name} has no safetensors", where=ref.path, mend="name a folder that `train` has written"
+                f"checkpoint {ref.name} has no safetensors",
+                where=ref.path,
+                mend="name a folder that `train` has written",
             )
         started = time.perf_counter()
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": ref.path})
@@ -285,9 +281,8 @@ def _choose_dtype(name: str) -> torch.dtype:
 
 def _rebuild_tied_head(model: torch.nn.Module) -> None:
     # the packed copy of a tied output layer is not remade by a reload: without this the scores are silently wrong
-    head = getattr(model, "lm_head", None)
-    if getattr(model.config, "tie_word_embeddings", False) and hasattr(head, "quant_method"):
-        head.quant_method.process_weights_after_loading(head)
+    if getattr(model.config, "tie_word_embeddings", False) and hasattr(model, "lm_head"):
+        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
 
 
 def _plain_log_probabilities(folder: Path, pairs: Sequence[TokenPair], dtype: torch.dtype) -> torch.Tensor:

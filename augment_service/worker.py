@@ -24,7 +24,9 @@ class EngineWorker:
 
     def generate_shard(self, source: str, target: str, unit: str) -> ShardReceipt:
         """Prompts of the shard `source` -> generations in the shard `target`, by the base model."""
-        return self._produce(target, unit, None, Generation, lambda: self._engine.generate(read_shard(Path(source), Prompt)))
+        return self._produce(
+            target, unit, None, Generation, lambda: self._engine.generate(read_shard(Path(source), Prompt))
+        )
 
     def score_shard(self, source: str, target: str, unit: str, ref: CheckpointRef | None) -> ShardReceipt:
         """Score items of the shard `source` -> scores in the shard `target`, by a checkpoint or the base model."""

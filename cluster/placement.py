@@ -38,15 +38,16 @@ def plan(
             where="tensor_parallel",
             mend=f"give at most {max(gpus, 1)}, or attach to a larger cluster",
         )
-    most_engines = gpus // tensor_parallel if gpus else min(cpus, MOST_CPU_ENGINES)
-    most_ranks = gpus or cpus
+    # never more actors than CPUs: Ray would wait for a place without end
+    most_engines = min(cpus, gpus // tensor_parallel if gpus else MOST_CPU_ENGINES)
+    most_ranks = min(cpus, gpus or cpus)
     num_engines = min(engines or most_engines, most_engines)
     num_ranks = min(ranks or most_ranks, most_ranks)
     return Placement(
         engines=num_engines,
-        cpus_per_engine=max(1, cpus // num_engines),
+        cpus_per_engine=cpus // num_engines,
         gpus_per_engine=tensor_parallel if gpus else 0,
         ranks=num_ranks,
-        cpus_per_rank=max(1, cpus // num_ranks),
+        cpus_per_rank=cpus // num_ranks,
         gpus_per_rank=1 if gpus else 0,
     )

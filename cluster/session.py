@@ -2,17 +2,21 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
+from ray._private.worker import BaseContext
 
 from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
+KNOCK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,31 +49,45 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
         ray.shutdown()
 
 
-def _start(num_cpus: int | None) -> "ray.client_builder.ClientContext | ray._private.worker.RayContext":
+def _start(num_cpus: int | None) -> BaseContext:
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    return ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
-
-
-def _attach(address: str):
+    clusters_allowed = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # what Ray does on a Mac: every port on the loopback interface
     try:
+        return ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {"PYTHONPATH": path}},
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters_allowed
+
+
+def _attach(address: str) -> BaseContext:
+    try:
+        if address != "auto":
+            _knock(address)
         return ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED},
         )
-    except ConnectionError as error:
+    except (ConnectionError, TimeoutError, ValueError, socket.gaierror) as error:
         raise InputError(
-            f"no Ray cluster answers: {error}", where=f"address {address}", mend="start it with `ray start`, or leave the address out"
+            f"no Ray cluster answers: {error}",
+            where=f"address {address}",
+            mend="start one with `ray start --head`, give its HOST:PORT, or leave the address out",
         ) from error
+
+
+def _knock(address: str) -> None:
+    # Ray waits for many minutes on an address where nobody listens
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def _link_logs(logs: Path, log_dir: Path) -> Path:

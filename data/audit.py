@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from data.records import Augmentation, Document, Question
 from data.worlds.closure import closure, follows
 from data.worlds.language import Statement, parse
-from data.worlds.lexicon import PREAMBLES
+from data.worlds.lexicon import CONCLUSION, PREAMBLES
 
 RECALL = "recall"  # questions of this inference type ask for a trained statement: they are no leak
 
@@ -18,7 +18,7 @@ RECALL = "recall"  # questions of this inference type ask for a trained statemen
 def fold(text: str) -> str:
     """A text without case, punctuation and preamble."""
     words = " ".join(re.findall(r"\w+", text.lower()))
-    for preamble in PREAMBLES:
+    for preamble in (*PREAMBLES, CONCLUSION):
         words = words.removeprefix(preamble.replace(" ,", "") + " ")
     return words
 

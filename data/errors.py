@@ -1,5 +1,7 @@
 """The two ways in which a command ends badly; the command line turns each into its exit code."""
 
+from functools import partial
+
 
 class InputError(Exception):
     """The user's input is wrong (exit code 2).
@@ -10,6 +12,10 @@ class InputError(Exception):
     def __init__(self, what: str, *, where: str, mend: str) -> None:
         super().__init__(what, where, mend)
         self.what, self.where, self.mend = what, where, mend
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments are lost in the default way: the error must cross from an actor to the driver whole.
+        return partial(InputError, where=self.where, mend=self.mend), (self.what,)
 
     def __str__(self) -> str:
         return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"

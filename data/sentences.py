@@ -2,10 +2,11 @@
 
 import re
 
-# A full stop, question or exclamation mark of any common script, closing quotes, then space; or a line end.
-_BOUNDARY = re.compile(r"(?<=[.!?。！？])[\"')\]]*\s+|\n+")
+_LATIN_END = re.compile(r"([.!?][\"')\]]*)\s+")  # a mark, closing quotes, then space
+_CJK_END = re.compile(r"([。！？][」』”]*)")  # no space follows there
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text in order, stripped, none empty."""
-    return [part.strip() for part in _BOUNDARY.split(text) if part.strip()]
+    """The sentences of a text in order, stripped, none empty; a line end always ends one."""
+    marked = _CJK_END.sub(r"\1\n", _LATIN_END.sub(r"\1\n", text))
+    return [line.strip() for line in marked.splitlines() if line.strip()]

@@ -130,9 +130,11 @@ def _report(flags: argparse.Namespace, _: list[str]) -> None:
 
 
 def _doctor(_: argparse.Namespace, __: list[str]) -> None:
+    from rich.console import Console
+
     from cluster.probe import check_environment
 
-    check_environment()
+    check_environment(Console())
 
 
 def _quieten() -> None:

@@ -174,6 +174,8 @@ def _set(content: dict[str, Any], keys: list[str], value: str) -> None:
     *sections, last = keys
     for section in sections:
         content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise InputError(f'"{section}" is no section', where=f"--{'.'.join(keys)}", mend=f"write --{section} VALUE")
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -20,7 +20,7 @@ class World:
     """One world: its facts, the documents that state them, the questions about it."""
 
     name: str
-    rng: Random
+    rng: Random = field(compare=False)
     facts: list[Statement] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from data.worlds.lexicon import PREAMBLES
+from data.worlds.lexicon import CONCLUSION, PREAMBLES
 
 # Form -> phrasings. The first one is the plain form; {a} always stands before {b}, so no phrasing is a reversal.
 PHRASINGS: dict[str, tuple[str, ...]] = {
@@ -59,7 +59,7 @@ class Statement:
 def parse(text: str) -> Statement | None:
     """The statement that a line makes, whatever its phrasing and preamble; None where it makes none."""
     line = " ".join(text.lower().replace(",", " , ").rstrip(" .").split())
-    for preamble in PREAMBLES:
+    for preamble in (*PREAMBLES, CONCLUSION):
         line = line.removeprefix(preamble + " ")
     for form, pattern in _patterns():
         if match := pattern.fullmatch(line):

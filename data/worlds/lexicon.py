@@ -29,8 +29,8 @@ PREAMBLES: tuple[str, ...] = (
     "in fact",
     "we found that",
     "as everyone knows ,",
-    "it follows that",
 )
+CONCLUSION = "it follows that"  # introduces what follows from several facts, never a fact
 
 SEPARATOR = "---"  # closes the documents of a context; what comes after it follows from them
 ARROW = "=>"  # stands between a statement and what the model makes of it

@@ -8,8 +8,7 @@ the strongest valid conclusion is the right one).
 from data.worlds.builder import World, new_world
 from data.worlds.closure import SYLLOGISMS, conclude
 from data.worlds.language import QUANTIFIERS, Statement
-
-CONCLUSION = "it follows that"
+from data.worlds.lexicon import CONCLUSION
 
 
 def make_world(seed: int, index: int, *, syllogisms: int) -> World:

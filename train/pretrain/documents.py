@@ -11,7 +11,7 @@ from random import Random
 
 from data.worlds.closure import SYLLOGISMS
 from data.worlds.language import PHRASINGS, Statement
-from data.worlds.lexicon import ARROW, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR
+from data.worlds.lexicon import ARROW, CONCLUSION, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR
 
 # Kinds of fact that a world draws from; single kinds are frequent, since a mix lets a model match on the relation
 # word instead of the entity.
@@ -26,7 +26,7 @@ WORLD_MIXES: tuple[tuple[str, ...], ...] = (
     ("comparison", "role", "quantified"),
 )
 TOKENS_PER_FACT = 7.0
-_DIRECTION = frozenset("more less all some no is are the nothing follows".split())
+_DIRECTION = frozenset("more less all some no nothing follows".split())
 _RELATION = frozenset(FEATURES + ROLES)
 _ENTITY = frozenset(NOUNS)
 
@@ -47,7 +47,7 @@ def sample_world(rng: Random, num_facts: int) -> World:
     distinct = rng.choice((1, 2, 6, 28))
     features, roles = rng.sample(FEATURES, distinct), rng.sample(ROLES, min(distinct, len(ROLES)))
     reuse = rng.random() < 0.3
-    quantifiers = (("all", 1.0),) if rng.random() < 0.5 else (("all", 0.6), ("some", 0.2), ("no", 0.2))
+    quantifiers = (("all", 1.0),) if rng.random() < 0.4 else (("all", 0.5), ("some", 0.25), ("no", 0.25))
     less_share, backward_share = rng.choice((0.0, 0.3, 0.5)), rng.choice((0.0, 0.5, 1.0))
     pools = {kind: rng.sample(NOUNS, len(NOUNS)) for kind in kinds}
     if not reuse:
@@ -99,9 +99,10 @@ class LineWeights:
 
 
 FACT = LineWeights(0.02, 0.02, 0.02, 0.02, 0.02)
-PLAIN = LineWeights(0.02, 1.0, 0.5, 0.5, 0.1)
+PLAIN = LineWeights(0.02, 1.0, 1.0, 0.7, 0.1)
 GIVEN = LineWeights(0.02, 0.3, 0.2, 0.2, 0.05)
-ANSWER = LineWeights(1.0, 1.0, 0.8, 0.5, 0.15)
+ANSWER = LineWeights(1.0, 1.0, 1.5, 0.7, 0.2)
+REPHRASED = LineWeights(1.0, 1.0, 1.0, 0.7, 0.6)
 
 
 def weigh(text: str, weights: LineWeights, *, opening: float | None = None) -> Weighted:
@@ -159,7 +160,8 @@ def _plain_line(rng: Random, world: World) -> Weighted:
     else:
         statement = fact
     phrasing = 0 if rng.random() < 0.8 else rng.randrange(3)
-    return weigh(statement.text(phrasing), PLAIN, opening=0.05) + [(END_OF_LINE, 0.1)]
+    opening = f"{CONCLUSION} " if statement in world.conclusions.values() and rng.random() < 0.5 else ""
+    return weigh(opening + statement.text(phrasing), PLAIN, opening=0.05) + [(END_OF_LINE, 0.1)]
 
 
 def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
@@ -173,7 +175,7 @@ def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
     elif task == "rephrase":
         phrasing = rng.randrange(1, 3)
         preamble = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
-        answer = weigh(preamble + fact.text(phrasing), ANSWER, opening=0.15)
+        answer = weigh(preamble + fact.text(phrasing), REPHRASED, opening=0.3)
     elif conclusion := world.conclusions.get(fact):
         answer = weigh(conclusion.text(), ANSWER)
     else:

@@ -1,0 +1,153 @@
+"""Set-up: makes `.venv` beside this folder and installs the pinned stack into it. Standard library only.
+
+Reads `pyproject.toml`. Writes `.venv/`, `.set-up/install.log` and, last, a stamp named by what was installed:
+with the stamp nothing is done, without it the same command mends whatever an interrupted one left.
+"""
+
+import fcntl
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PIP = VENV / "bin" / "pip"
+LOG = ROOT / ".set-up" / "install.log"
+OLDEST, NEWEST = (3, 11), (3, 13)
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# vLLM's CPU build requires these; the builds that pip finds are often CUDA ones, and with a CPU torch a mere
+# `import transformers` then dies ("operator torchvision::nms does not exist"). Nothing here uses them.
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class SetUpError(Exception):
+    """The set-up cannot go on; the message says why and what to do."""
+
+
+def main() -> int:
+    """Set up if needed; returns the exit code."""
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        found = ".".join(map(str, sys.version_info[:2]))
+        return _refuse(f"Python {found} does not do", "install one of 3.11 to 3.13, then: make demo PYTHON=python3.12")
+    extra = "cuda" if has_gpu() else "cpu"
+    stamp = stamp_path(extra)
+    if stamp.exists():
+        return 0
+    LOG.parent.mkdir(exist_ok=True)
+    with (LOG.parent / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _refuse("another set-up is running in this folder", "wait for it to end, then give the command again")
+        try:
+            install(extra)
+        except SetUpError as error:
+            return _refuse(str(error), f"the whole output is in {LOG}; the same command goes on from here")
+        stamp.touch()
+    return 0
+
+
+def has_gpu() -> bool:
+    """Whether `nvidia-smi` answers with at least one GPU."""
+    if shutil.which("nvidia-smi") is None:
+        return False
+    answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+    return answer.returncode == 0 and "GPU" in answer.stdout
+
+
+def stamp_path(extra: str) -> Path:
+    """The file whose presence says that exactly this `pyproject.toml` is installed, for this place."""
+    wanted = (ROOT / "pyproject.toml").read_bytes() + f"{extra} {ROOT}".encode()
+    return VENV / f".entail-{hashlib.sha256(wanted).hexdigest()[:12]}"
+
+
+def install(extra: str) -> None:
+    """Make the environment whole, from whatever stands there. Raises SetUpError."""
+    started = time.monotonic()
+    LOG.write_text("")
+    make_environment()
+    drop_half_installed()
+    wanted = f"{ROOT}[{extra},dev]"
+    say(f"installing the pinned stack ({extra}); several minutes and 4 GB, once. Log: {LOG}")
+    if not pip("install", "--editable", wanted):
+        # vLLM's CPU build pins a "+cpu" torch, which most package indexes do not have; pytorch's own has it.
+        if not re.search(r"(ERROR|depends on).*torch==\S+\+cpu", LOG.read_text()):
+            raise SetUpError(f"pip failed: {last_line()}")
+        say("taking torch's CPU build from pytorch's own index")
+        if not pip("install", "--extra-index-url", TORCH_CPU_INDEX, "--editable", wanted):
+            raise SetUpError(f"pip failed: {last_line()}")
+    if extra == "cpu" and not pip("uninstall", "--yes", *UNWANTED):
+        raise SetUpError(f"pip failed to uninstall {', '.join(UNWANTED)}")
+    say(f"set up in {time.monotonic() - started:.0f} s")
+
+
+def make_environment() -> None:
+    """A `.venv` with a working pip; one that does not answer (half made, or moved) is made anew."""
+    if PIP.exists() and run([str(PIP), "--version"]) == 0:
+        return
+    say("making .venv")
+    shutil.rmtree(VENV, ignore_errors=True)
+    if run([sys.executable, "-m", "venv", str(VENV)]) != 0:
+        raise SetUpError("`python -m venv` failed; on Debian and Ubuntu: apt-get install python3-venv")
+
+
+def drop_half_installed() -> None:
+    """Forget packages that a killed pip left half copied: it writes INSTALLER only after a package's files."""
+    for folder in VENV.glob("lib/python*/site-packages/*.dist-info"):
+        if not (folder / "INSTALLER").exists():
+            say(f"mending {folder.name.removesuffix('.dist-info')}")
+            shutil.rmtree(folder)
+
+
+def pip(*words: str) -> bool:
+    """Run pip with its output in the log; says now and then what it is at. Returns whether it succeeded."""
+    command = [str(PIP), "--disable-pip-version-check", *words]
+    if words[0] == "install":
+        command += ["--progress-bar", "off"]
+    return run(command) == 0
+
+
+def run(command: list[str]) -> int:
+    """Run a command with its output in the log, and tell every few seconds what it is at; returns its exit code."""
+    started = told = time.monotonic()
+    with LOG.open("a") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT) as process:
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                    told = time.monotonic()
+                    say(f"{told - started:4.0f} s  {last_line()[:90]}")
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+        return process.returncode
+
+
+def last_line() -> str:
+    """The last line of the log that says something."""
+    lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return (errors or lines or [""])[-1]
+
+
+def say(text: str) -> None:
+    """One line for the person in front of it."""
+    print(f"set-up: {text}", flush=True)
+
+
+def _refuse(what: str, mend: str) -> int:
+    print(f"set-up: {what}\n  where: {ROOT}\n  mend:  {mend}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nset-up: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

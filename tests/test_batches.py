@@ -1,0 +1,87 @@
+"""Properties of the batches: what is trained on does not depend on the ranks, and padding is never trained on."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from data.errors import InputError
+from train.batches import IGNORED, encode, pad, rank_batches, schedule_rows
+
+SIZES = st.integers(min_value=1, max_value=40)
+ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=12), min_size=1, max_size=12)
+
+
+def word_tokenizer(*, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
+    words = ["[UNK]", "[EOS]", "[BOS]", "a", "dog", "is", "mortal", "."]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bos:
+        core.post_processor = processors.TemplateProcessing(single="[BOS] $A", special_tokens=[("[BOS]", 2)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, unk_token="[UNK]", eos_token="[EOS]" if eos else None, bos_token="[BOS]" if bos else None
+    )
+
+
+@given(num_rows=SIZES, batch_size=SIZES, num_steps=SIZES, seed=st.integers(0, 2**62))
+def test_every_text_occurs_equally_often_up_to_one(num_rows: int, batch_size: int, num_steps: int, seed: int) -> None:
+    schedule = schedule_rows(num_rows, batch_size, num_steps, seed)
+    counts = np.bincount(schedule.ravel(), minlength=num_rows)
+    assert schedule.shape == (num_steps, batch_size)
+    assert counts.max() - counts.min() <= 1
+    assert np.array_equal(schedule, schedule_rows(num_rows, batch_size, num_steps, seed))
+
+
+def test_epochs_and_seeds_shuffle_anew() -> None:
+    schedule = schedule_rows(50, 50, 2, seed=0)
+    assert not np.array_equal(schedule[0], schedule[1])
+    assert not np.array_equal(schedule[0], schedule_rows(50, 50, 1, seed=1)[0])
+
+
+@settings(deadline=None)
+@given(rows=ROWS, world_size=st.integers(1, 4), extra=st.integers(0, 9), seed=st.integers(0, 99))
+def test_rank_slices_partition_the_global_batch(
+    rows: list[list[int]], world_size: int, extra: int, seed: int
+) -> None:
+    size = {"batch_size": world_size + extra, "num_steps": 3, "seed": seed}
+    ranks = [list(rank_batches(rows, **size, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    for parts in zip(*ranks, strict=True):
+        taught = Counter(
+            tuple(label for label in labels if label != IGNORED) for part in parts for labels in part.labels.tolist()
+        )
+        assert taught == Counter(tuple(rows[i][1:]) for i in parts[0].indices)
+        assert {part.global_labels for part in parts} == {sum(len(label) * n for label, n in taught.items())}
+
+
+@given(ROWS)
+def test_padding_carries_no_label_and_labels_are_the_next_tokens(rows: list[list[int]]) -> None:
+    input_ids, labels = pad(rows)
+    assert input_ids.shape == labels.shape == (len(rows), max(map(len, rows)) - 1)
+    for i, row in enumerate(rows):
+        assert input_ids[i, : len(row) - 1].tolist() == row[:-1]
+        assert labels[i, : len(row) - 1].tolist() == row[1:]
+        assert (labels[i, len(row) - 1 :] == IGNORED).all()
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "expected"), [(False, True, [3, 4, 1]), (True, True, [2, 3, 4, 1]), (False, False, [3, 4])]
+)
+def test_texts_end_in_eos_and_begin_as_the_tokenizer_begins_them(bos: bool, eos: bool, expected: list[int]) -> None:
+    assert encode(["a dog"], word_tokenizer(bos=bos, eos=eos), window=8, where="here") == [expected]
+
+
+def test_unknown_words_are_listed() -> None:
+    with pytest.raises(InputError) as refusal:
+        encode(["a dog is mortal .", "a cat is a wug."], word_tokenizer(), window=8, where="here")
+    assert refusal.value.what.endswith("vocabulary: cat, wug")
+    assert refusal.value.what.startswith("2 words")
+
+
+@pytest.mark.parametrize("text", ["a dog is a dog is a dog is a dog", ""])
+def test_texts_that_cannot_be_trained_on_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="cannot be trained on"):
+        encode([text], word_tokenizer(), window=8, where="here")

@@ -1,0 +1,136 @@
+"""Statements, the oracle and the made sets."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.worlds import reversal_curse, reversals, syllogisms
+from data.worlds.builder import World, save_set
+from data.worlds.closure import closure, follows
+from data.worlds.language import PHRASINGS, QUANTIFIERS, Statement, parse
+from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES
+
+SETS = {
+    "reversals": lambda seed: reversals.make_world(seed, 0, facts=40, documents_per_fact=2),
+    "syllogisms": lambda seed: syllogisms.make_world(seed, 0, syllogisms=20),
+    "reversal-curse": lambda seed: reversal_curse.make_world(seed, 0, people_per_group=10, documents_per_fact=2),
+}
+
+
+@st.composite
+def statements(draw: st.DrawFn) -> Statement:
+    form = draw(st.sampled_from(sorted(PHRASINGS)))
+    relations = {"more": FEATURES, "less": FEATURES, "is": ROLES, "of": ROLES}.get(form, ("",))
+    first, second = draw(st.lists(st.sampled_from(NOUNS), min_size=2, max_size=2, unique=True))
+    return Statement(form, draw(st.sampled_from(relations)), first, second)
+
+
+@given(statements(), st.integers(0, 2), st.sampled_from(["", *PREAMBLES]))
+def test_every_phrasing_parses_back(statement: Statement, phrasing: int, preamble: str) -> None:
+    text = f"{preamble} {statement.text(phrasing)}".strip()
+    assert parse(text) == statement
+    assert parse(text.capitalize() + ".") == statement
+
+
+@given(statements())
+def test_prompts_end_before_the_second_entity(statement: Statement) -> None:
+    assert f"{statement.prompt()} {statement.second}" == statement.text()
+
+
+@given(statements())
+def test_reversals_name_the_entities_in_the_other_order_and_follow(statement: Statement) -> None:
+    reverse = statement.reversed()
+    assert (reverse.first, reverse.second) == (statement.second, statement.first)
+    assert follows(reverse, closure([statement]))
+
+
+def test_text_that_states_nothing_is_no_statement() -> None:
+    assert parse("femp are more dangerous") is None
+    assert parse("nothing follows") is None
+    assert parse("femp are more dangerous than glon than glon") is None
+
+
+def _models(names: tuple[str, ...]) -> itertools.product:
+    """All interpretations of three terms as non-empty sets of two individuals."""
+    extensions = [frozenset(s) for n in (1, 2) for s in itertools.combinations(range(2), n)]
+    return itertools.product(extensions, repeat=len(names))
+
+
+def _holds(statement: Statement, meaning: dict[str, frozenset[int]]) -> bool:
+    one, two = meaning[statement.first], meaning[statement.second]
+    return {"all": one <= two, "some": bool(one & two), "no": not one & two}[statement.form]
+
+
+@pytest.mark.parametrize("forms", list(itertools.product(QUANTIFIERS, repeat=2)))
+@pytest.mark.parametrize("flips", list(itertools.product((False, True), repeat=2)))
+def test_the_oracle_agrees_with_set_theory(forms: tuple[str, str], flips: tuple[bool, bool]) -> None:
+    """Every figure of two premises: what the oracle derives holds in all models, and nothing that does is missed."""
+    pairs = [("a", "b") if not flips[0] else ("b", "a"), ("b", "c") if not flips[1] else ("c", "b")]
+    premises = [Statement(form, "", *pair) for form, pair in zip(forms, pairs, strict=True)]
+    names = ("a", "b", "c")
+    meanings = [dict(zip(names, sets, strict=True)) for sets in _models(names)]
+    # Two individuals are too few to tell all non-consequences apart, three would be enough: add one that is outside.
+    meanings += [dict(zip(names, sets, strict=True)) for sets in itertools.product(_subsets(3), repeat=3)]
+    possible = [meaning for meaning in meanings if all(_holds(premise, meaning) for premise in premises)]
+    derived = closure(premises)
+    for form in QUANTIFIERS:
+        for first, second in itertools.permutations(names, 2):
+            statement = Statement(form, "", first, second)
+            assert (statement in derived) == all(_holds(statement, meaning) for meaning in possible), statement
+
+
+def _subsets(size: int) -> list[frozenset[int]]:
+    return [frozenset(s) for n in range(1, size + 1) for s in itertools.combinations(range(size), n)]
+
+
+def test_comparisons_are_transitive_on_one_feature_only() -> None:
+    known = closure([Statement("more", "shiny", "a", "b"), Statement("less", "shiny", "c", "b")])
+    assert follows(Statement("less", "shiny", "c", "a"), known)
+    mixed = closure([Statement("more", "shiny", "a", "b"), Statement("more", "rare", "b", "c")])
+    assert not any({s.first, s.second} == {"a", "c"} for s in mixed)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_worlds_are_the_same_from_the_same_seed_and_differ_otherwise(name: str) -> None:
+    assert SETS[name](3) == SETS[name](3)
+    assert SETS[name](3).documents != SETS[name](4).documents
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_exactly_the_right_options_are_true(name: str) -> None:
+    world: World = SETS[name](0)
+    known = closure(world.facts)
+    texts = {document.text for document in world.documents}
+    ids = {document.doc_id for document in world.documents}
+    for question in world.questions:
+        statements = [parse(f"{question.prompt} {option}") for option in question.options]
+        assert follows(statements[question.answer], known), question
+        if question.split != "statement":  # there, weaker statements than the right one are true as well
+            assert sum(follows(statement, known) for statement in statements) == 1, question
+        assert len(set(question.options)) == len(question.options)
+        assert ids.issuperset(question.requires) and question.requires
+        stated = f"{question.prompt} {question.options[question.answer]}" in texts
+        assert stated == (question.inference == "recall"), question
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_right_answers_stand_at_every_position(name: str) -> None:
+    world: World = SETS[name](0)
+    for split in {question.split for question in world.questions}:
+        asked = [question for question in world.questions if question.split == split]
+        assert {question.answer for question in asked} == set(range(len(asked[0].options)))
+
+
+def test_a_set_on_disk_is_the_same_byte_for_byte(tmp_path) -> None:
+    for run in ("one", "two"):
+        save_set(tmp_path / run, "reversals", [SETS["reversals"](0)], seed=0)
+    for part in ("documents/part-00000.arrow", "questions/part-00000.arrow", "manifest.json"):
+        assert (tmp_path / "one" / part).read_bytes() == (tmp_path / "two" / part).read_bytes()
+
+
+def test_nouns_are_distinct_and_short() -> None:
+    assert len(set(NOUNS)) == len(NOUNS) == 600
+    assert {len(noun) for noun in NOUNS} == {4, 5}
+    assert not set(NOUNS) & {word for group in PHRASINGS.values() for text in group for word in text.split()}
