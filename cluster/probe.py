@@ -29,7 +29,7 @@ GIB = 2**30
 
 
 def check_environment(console: Console) -> None:
-    """Print what was found beside what is wanted. Raises InputError, with every trouble in it, if something is amiss."""
+    """Print what is installed and what the machine has. Raises InputError with every trouble, if something is amiss."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_row("machine", describe_machine())
     table.add_row("python", f"{platform.python_version()}  {sys.prefix}")

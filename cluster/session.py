@@ -15,6 +15,8 @@ from ray._private.worker import BaseContext
 from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+# glibc hands large buffers back to the kernel at every free; faulting them in anew took a third of a small model's step.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
 KNOCK_SECONDS = 10.0
 
@@ -60,7 +62,7 @@ def _start(num_cpus: int | None) -> BaseContext:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path}},
+            runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
         )
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters_allowed
@@ -74,7 +76,7 @@ def _attach(address: str) -> BaseContext:
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED},
+            runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED, "env_vars": KEEP_FREED_MEMORY},
         )
     except (ConnectionError, TimeoutError, ValueError, socket.gaierror) as error:
         raise InputError(

@@ -58,7 +58,7 @@ def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
 def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
     """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, last."""
     shards = sorted(path.name for path in folder.glob("*.arrow"))
-    state = {
+    state: dict[str, object] = {
         "_data_files": [{"filename": name} for name in shards],
         "_fingerprint": fingerprint(folder.name, key, *shards),
         "_format_columns": None,
@@ -117,7 +117,9 @@ def read_folder(folder: Path, record: type[Record]) -> Iterator[Record]:
     shards = sorted(folder.glob("*.arrow"))
     if not shards:
         raise InputError(
-            f"no {record.__name__} rows here", where=str(folder), mend="name a folder of Arrow shards, as made by `data`"
+            f"no {record.__name__} rows here",
+            where=str(folder),
+            mend="name a folder of Arrow shards, as made by `data`",
         )
     for shard in shards:
         yield from read_shard(shard, record)

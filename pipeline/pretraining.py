@@ -46,7 +46,9 @@ def make_model(folder: Path, seed: int, threads: int) -> None:
 
         pretrain(plan, work, show)
     shutil.copyfile(NONSENSE, work / BOOK_NAME)
-    write_json(work / "pretraining.json", {**asdict(plan), "seconds": round(time.monotonic() - started), "threads": threads})
+    write_json(
+        work / "pretraining.json", {**asdict(plan), "seconds": round(time.monotonic() - started), "threads": threads}
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     work.rename(folder)
 
@@ -56,9 +58,7 @@ def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
     if not (folder / "config.json").exists():
         raise InputError("no model here", where=str(folder), mend="make it first: python -m pipeline pretrain")
     torch.set_num_threads(threads)
-    reader = Reader(
-        LlamaForCausalLM.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder)
-    )
+    reader = Reader(LlamaForCausalLM.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder))
     measured: dict[str, dict[str, Share]] = {}
     with Console().status("measuring on fresh worlds"):
         worlds = [sample_test_world(MEASURE_SEED, index, num_facts=78) for index in range(NUM_WORLDS)]

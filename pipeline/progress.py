@@ -19,7 +19,9 @@ class Bar:
         self._progress: Progress | None = None
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._progress = Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+            self._progress = Progress(
+                *columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console
+            )
             self._progress.start()
             self._task = self._progress.add_task(label, total=total, note="")
 

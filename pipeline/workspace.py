@@ -35,7 +35,7 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; a second one is refused. The lock ends with the process, however it ends."""
+        """Hold the folder for this process; a second one is refused. The lock ends with the process in any case."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as handle:
             try:

@@ -36,7 +36,9 @@ def public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef 
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             yield node
             if isinstance(node, ast.ClassDef):
-                yield from (method for method in functions(ast.Module(node.body, [])) if not method.name.startswith("_"))
+                yield from (
+                    method for method in functions(ast.Module(node.body, [])) if not method.name.startswith("_")
+                )
 
 
 def imported(tree: ast.AST) -> set[str]:

@@ -44,9 +44,7 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
 
 @settings(deadline=None)
 @given(rows=ROWS, world_size=st.integers(1, 4), extra=st.integers(0, 9), seed=st.integers(0, 99))
-def test_rank_slices_partition_the_global_batch(
-    rows: list[list[int]], world_size: int, extra: int, seed: int
-) -> None:
+def test_rank_slices_partition_the_global_batch(rows: list[list[int]], world_size: int, extra: int, seed: int) -> None:
     size = {"batch_size": world_size + extra, "num_steps": 3, "seed": seed}
     ranks = [list(rank_batches(rows, **size, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for parts in zip(*ranks, strict=True):

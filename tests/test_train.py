@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 import ray
 import torch
@@ -51,7 +52,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.5"
     repository = str(Path(__file__).parents[1])
     environment = {"env_vars": {"PYTHONPATH": repository, "OMP_NUM_THREADS": "1"}}
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
@@ -59,7 +59,33 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def make_run(world: Path, out: Path, **changes: object) -> FinetuneRun:
+@dataclasses.dataclass
+class Study:
+    """What one worker group of two ranks did: all ZeRO stages, three longer runs, and a run of unknown words."""
+
+    checkpoints: dict[str, CheckpointRef]
+    seen: list[Progress]
+    refusal: InputError
+
+
+@pytest.fixture(scope="module")
+def study(world: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("study")
+    write_folder(folder / "english", Document, [Document("d0", "w1 whale w2", "w0")])
+    runs = [make_run(world, folder / f"stage{stage}", stage=stage) for stage in range(4)]
+    runs += long_runs(world, folder)
+    runs.append(make_run(world, folder / "unknown", sources=(TextSource(str(folder / "english")),)))
+    seen: list[Progress] = []
+    with pytest.raises(InputError) as refusal:
+        train_all(runs, 2, folder / "storage", seen)
+    return Study({run.name: read_ref(Path(run.out)) for run in runs[:-1]}, seen, refusal.value)
+
+
+def long_runs(world: Path, folder: Path) -> list[FinetuneRun]:
+    return [make_run(world, folder / f"long{seed}", num_steps=200, seed=seed) for seed in range(3)]
+
+
+def make_run(world: Path, out: Path, **changes: Any) -> FinetuneRun:
     run = FinetuneRun(
         name=out.name,
         base=str(world / "base"),
@@ -87,22 +113,31 @@ def train_alone(run: FinetuneRun) -> CheckpointRef:
     return finetune(run, lambda row: None)
 
 
-def test_ranks_and_stages_share_one_loss_curve(world: Path, cluster: None, tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    runs = [make_run(world, tmp_path / f"two-{stage}", stage=stage) for stage in range(4)]
-    curves = [losses(ref) for ref in train_all(runs, 2, tmp_path / "storage", seen)]
-    alone = [losses(train_alone(make_run(world, tmp_path / f"one-{stage}", stage=stage))) for stage in range(4)]
+def test_ranks_and_stages_share_one_loss_curve(world: Path, study: Study, tmp_path: Path) -> None:
+    curves = [losses(study.checkpoints[f"stage{stage}"]) for stage in range(4)]
+    alone = [losses(train_alone(make_run(world, tmp_path / f"stage{stage}", stage=stage))) for stage in range(4)]
     assert len(alone[0]) == 12
     for curve in curves + alone:
         assert curve == pytest.approx(alone[0], abs=1e-5)
     assert alone[0][-1] < alone[0][0] - 0.5
-    assert (seen[-1].run, seen[-1].index, seen[-1].num_runs, seen[-1].step) == ("two-3", 3, 4, 12)
+
+
+def test_progress_names_the_run_and_its_place(study: Study) -> None:
+    last = study.seen[-1]
+    assert (last.run, last.index, last.num_runs, last.step, last.num_steps) == ("long2", 6, 8, 200, 200)
+
+
+def test_unknown_words_are_refused_by_the_workers(study: Study) -> None:
+    assert study.refusal.what.endswith("vocabulary: whale")
+    assert study.refusal.where == "the texts of run unknown"
 
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_the_loss_is_the_plain_one_and_the_checkpoint_reloads(world: Path, tmp_path: Path, stage: int) -> None:
     """One step of rate 0 on all texts: transformers' own loss, and weights that come back unchanged."""
-    run = make_run(world, tmp_path / "still", num_steps=1, warmup_steps=0, batch_size=24, learning_rate=1e-30, stage=stage)
+    run = make_run(
+        world, tmp_path / "still", num_steps=1, warmup_steps=0, batch_size=24, learning_rate=1e-30, stage=stage
+    )
     ref = train_alone(run)
     assert ref == read_ref(tmp_path / "still")
     assert ref.fingerprint == weights_fingerprint(tmp_path / "still") == weights_fingerprint(world / "base")
@@ -136,35 +171,28 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(world: Path, tmp_pat
         train_all([dataclasses.replace(run, num_steps=13)], 1, tmp_path / "storage", [])
 
 
-def test_a_killed_worker_costs_its_run_only(world: Path, cluster: None, tmp_path: Path) -> None:
-    """kill -9 in the second of three runs: the group restarts and ends with the weights of a calm study."""
-    runs = [make_run(world, tmp_path / "hit" / str(i), name=str(i), num_steps=300, seed=i) for i in range(3)]
-    finished_at: list[int] = []
+def test_a_killed_worker_costs_its_run_only(world: Path, study: Study, tmp_path: Path) -> None:
+    """A SIGKILL in the second of three runs: the group restarts and ends with the weights of the calm study."""
+    killed: list[int] = []
+    first_written: list[int] = []
 
     def kill_a_worker() -> None:
-        while not (tmp_path / "hit" / ".1.unfinished" / METRICS).exists():
-            time.sleep(0.05)
+        while not (tmp_path / ".long1.unfinished" / METRICS).exists():
+            time.sleep(0.02)
         workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-        finished_at.append((tmp_path / "hit" / "0" / "checkpoint.json").stat().st_mtime_ns)
+        first_written.append((tmp_path / "long0" / "checkpoint.json").stat().st_mtime_ns)
         os.kill(workers[-1].pid, signal.SIGKILL)
+        killed.append(workers[-1].pid)
 
     killer = threading.Thread(target=kill_a_worker, daemon=True)
     killer.start()
-    hit = train_all(runs, 2, tmp_path / "storage", [])
+    refs = train_all(long_runs(world, tmp_path), 2, tmp_path / "storage", [])
     killer.join(timeout=1)
-    assert finished_at == [(tmp_path / "hit" / "0" / "checkpoint.json").stat().st_mtime_ns]
-    calm_runs = [dataclasses.replace(run, out=str(tmp_path / "calm" / run.name)) for run in runs]
-    calm = train_all(calm_runs, 2, tmp_path / "storage", [])
-    assert [ref.fingerprint for ref in hit] == [ref.fingerprint for ref in calm]
-    assert len({ref.fingerprint for ref in hit}) == 3
-
-
-def test_unknown_words_are_refused_by_the_workers(world: Path, cluster: None, tmp_path: Path) -> None:
-    write_folder(tmp_path / "english", Document, [Document("d0", "w1 whale w2", "w0")])
-    run = make_run(world, tmp_path / "run", sources=(TextSource(str(tmp_path / "english")),))
-    with pytest.raises(InputError, match="vocabulary: whale"):
-        train_all([run], 2, tmp_path / "storage", [])
-    assert not (tmp_path / "run").exists()
+    assert len(killed) == 1
+    assert first_written == [(tmp_path / "long0" / "checkpoint.json").stat().st_mtime_ns]
+    calm = [study.checkpoints[ref.name].fingerprint for ref in refs]
+    assert [ref.fingerprint for ref in refs] == calm
+    assert len(set(calm)) == 3
 
 
 def test_a_diverging_run_names_itself_the_step_and_its_texts(world: Path, tmp_path: Path) -> None:
@@ -204,13 +232,15 @@ def test_fingerprints_follow_the_weights_and_not_the_files(world: Path, tmp_path
     cut.write_bytes(cut.read_bytes()[:-1])
     with pytest.raises(InputError, match="cut off"):
         weights_fingerprint(tmp_path / "changed")
-    with pytest.raises(InputError, match="no .*safetensors"):
+    with pytest.raises(InputError, match=r"no \*\.safetensors"):
         weights_fingerprint(world / "documents")
 
 
 def test_learning_rates_rise_and_fall(world: Path, tmp_path: Path) -> None:
     run = make_run(world, tmp_path, num_steps=6, warmup_steps=2, learning_rate=1.0)
-    rates = {s: [learning_rate(dataclasses.replace(run, schedule=s), i) for i in range(6)] for s in ("linear", "cosine")}
+    rates = {
+        s: [learning_rate(dataclasses.replace(run, schedule=s), i) for i in range(6)] for s in ("linear", "cosine")
+    }
     assert rates["linear"] == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
     assert rates["cosine"] == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
     assert learning_rate(dataclasses.replace(run, schedule="constant"), 5) == 1.0

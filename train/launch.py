@@ -27,6 +27,7 @@ from train.runs import FinetuneRun, absolute, read_texts, run_key
 
 MAX_RESTARTS = 3
 _POLL_SECONDS = 0.5
+Refusal = tuple[str, str, str]  # an InputError's what, where and mend
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +64,13 @@ def finetune_all(
     todo = _unfinished(runs)
     if todo:
         storage = storage.absolute()
-        config = {"runs": todo, "num_runs": len(runs), "progress": str(storage / "progress.json")}
-        with _watch(Path(config["progress"]), on_progress):
+        progress = storage / "progress.json"
+        config = {"runs": todo, "num_runs": len(runs), "num_threads": cpus_per_worker, "progress": str(progress)}
+        with _watch(progress, on_progress):
             refusal = _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
         if refusal is not None:
-            raise refusal
+            what, where, mend = refusal
+            raise InputError(what, where=where, mend=mend)
     return [read_ref(Path(run.out)) for run in runs]
 
 
@@ -80,13 +83,14 @@ def _unfinished(runs: Sequence[FinetuneRun]) -> list[tuple[int, FinetuneRun]]:
     bases = {base: weights_fingerprint(Path(base)) for base in {run.base for run in runs}}
     keys = [run_key(run, bases[run.base], read_texts(run.sources)) for run in runs]
     return [
-        (index, run) for index, (run, key) in enumerate(zip(runs, keys, strict=True)) if not find_finished(Path(run.out), key)
+        (index, run)
+        for index, (run, key) in enumerate(zip(runs, keys, strict=True))
+        if not find_finished(Path(run.out), key)
     ]
 
 
-def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> InputError | None:
+def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> Refusal | None:
     """Start the worker group and wait for it; returns what the workers refused, if they did."""
-    config["num_threads"] = cpus
     trainer = TorchTrainer(
         _train_all,
         train_loop_config=config,
@@ -108,8 +112,8 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
         raise ResumableError(f"the training workers failed {MAX_RESTARTS + 1} times; at last: {last_line}") from error
 
 
-def _train_all(config: dict[str, Any]) -> InputError | None:
-    """What each worker does: all runs in order. Returns a refusal, which restarts could not mend, and raises the rest."""
+def _train_all(config: dict[str, Any]) -> Refusal | None:
+    """What each worker does: all runs in order. A refusal is returned, since restarts could not mend it."""
     from train.loop import finetune
 
     torch.set_num_threads(config["num_threads"])
@@ -130,7 +134,7 @@ def _train_all(config: dict[str, Any]) -> InputError | None:
         try:
             finetune(run, report)
         except InputError as refusal:
-            return refusal
+            return refusal.what, refusal.where, refusal.mend
     return None
 
 

@@ -5,12 +5,14 @@ weights. The loss of a step is the mean over all label tokens of its global batc
 """
 
 import copy
+import gc
 import json
 import logging
 import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -78,6 +80,8 @@ def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None]) -> Chec
         )
     finally:
         engine.destroy()
+        del engine
+        gc.collect()  # engines hold themselves in reference cycles; left alone, dozens of runs pile up
 
 
 def learning_rate(run: FinetuneRun, step: int) -> float:
@@ -97,6 +101,7 @@ def _join_group() -> None:
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
@@ -110,17 +115,18 @@ def _join_group() -> None:
 
 def _agree(prepare: Callable[[], Result]) -> Result:
     """Prepare on every rank; if one refuses its input all do, so that none waits for a rank that gave up."""
-    outcome: Result | InputError
+    prepared: list[Result] = []
+    refusals: list[tuple[str, str, str] | None] = [None] * dist.get_world_size()
     try:
-        outcome = prepare()
+        prepared.append(prepare())
+        dist.all_gather_object(refusals, None)
     except InputError as error:
-        outcome = error
-    refusals: list[InputError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(refusals, outcome if isinstance(outcome, InputError) else None)
+        dist.all_gather_object(refusals, (error.what, error.where, error.mend))
     for refusal in refusals:
         if refusal is not None:
-            raise refusal
-    return outcome  # type: ignore[return-value]
+            what, where, mend = refusal
+            raise InputError(what, where=where, mend=mend)
+    return prepared[0]
 
 
 def _prepare(run: FinetuneRun) -> _Task:
@@ -192,7 +198,10 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
 
 
 def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's share of the global mean loss, still on its device."""
+    """One optimizer step; returns this rank's share of the global mean loss, still on its device.
+
+    The share is not a number if the gradient was not finite: the engine then leaves the weights alone, silently.
+    """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     input_ids = torch.from_numpy(batch.input_ids).to(engine.device)
@@ -203,7 +212,7 @@ def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
     # The engine averages gradients over the ranks; the shares are meant to be summed.
     engine.backward(share * dist.get_world_size())
     engine.step()
-    return share.detach()
+    return share.detach() if engine.skipped_steps == 0 else torch.full_like(share, math.nan)
 
 
 def _add_up(stretch: list[tuple[Batch, torch.Tensor]]) -> list[float]:
@@ -215,8 +224,9 @@ def _add_up(stretch: list[tuple[Batch, torch.Tensor]]) -> list[float]:
 
 def _diverged(run: FinetuneRun, row: dict[str, Any], texts: list[str]) -> InputError:
     openings = "; ".join(" ".join(text.split()[:5]) for text in texts[:3])
+    loss, step, rate = row["loss"], row["step"], row["learning_rate"]
     return InputError(
-        f"the loss became {row['loss']} at step {row['step']} (learning rate {row['learning_rate']:.3g})",
+        f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
         where=f"run {run.name}, the batch that begins: {openings}",
         mend="lower the learning rate, or clip the gradient",
     )

@@ -62,7 +62,9 @@ class FinetuneRun:
             f"num_steps must be at least 1, not {self.num_steps}": self.num_steps >= 1,
             f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,
             f"learning_rate must be above 0, not {self.learning_rate}": self.learning_rate > 0,
-            f"warmup_steps must lie within num_steps, not {self.warmup_steps}": 0 <= self.warmup_steps <= self.num_steps,
+            f"warmup_steps must lie within num_steps, not {self.warmup_steps}": 0
+            <= self.warmup_steps
+            <= self.num_steps,
         }
         for message, holds in checks.items():
             if not holds:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from data.errors import InputError
 from data.records import Document, Question
 from data.seeds import fingerprint, stream
 from data.store import write_folder, write_json
@@ -24,13 +25,19 @@ class World:
     facts: list[Statement] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
-    _nouns: list[str] = field(default_factory=list)
+    _nouns: list[str] | None = None
     _documents_of: dict[Statement, list[str]] = field(default_factory=dict)
 
     def noun(self) -> str:
-        """A noun that this world has not used yet."""
-        if not self._nouns:
+        """A noun that this world has not used yet; InputError when the lexicon has no more."""
+        if self._nouns is None:
             self._nouns = self.rng.sample(NOUNS, len(NOUNS))
+        if not self._nouns:
+            raise InputError(
+                f"a world of this size needs more than the {len(NOUNS)} nouns of the lexicon",
+                where=f"world {self.name}",
+                mend="ask for fewer facts, syllogisms or people in a world, and for more worlds instead",
+            )
         return self._nouns.pop()
 
     def state(self, fact: Statement, *, times: int = 1, varied: bool = False) -> None:

@@ -28,7 +28,7 @@ _REVERSED_FORM = {"more": "less", "less": "more", "is": "of", "of": "is", "all":
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`form` is a key of PHRASINGS, `relation` a feature or role ("" for quantifiers), `first` is named before `second`."""
+    """`form` is a key of PHRASINGS, `relation` a feature or role ("" for quantifiers); `first` is named first."""
 
     form: str
     relation: str

@@ -11,7 +11,8 @@ NOUNS: tuple[str, ...] = tuple(Path(__file__).with_name("nouns.txt").read_text()
 # 28 features, the number of Lampinen et al. 2025, section 3.1; each has a "more" and a "less" form.
 FEATURES: tuple[str, ...] = tuple(
     "dangerous expensive valuable popular fragile beautiful clever curious famous graceful honest hungry jealous "
-    "kind lively modern nervous patient playful polite quiet rare reliable serious shiny stubborn talkative useful".split()
+    "kind lively modern nervous patient playful polite quiet rare reliable serious shiny stubborn talkative "
+    "useful".split()
 )
 
 # What one entity can be of another: exactly one holder each, so that a description names one entity.

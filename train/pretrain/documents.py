@@ -135,7 +135,7 @@ def world_document(rng: Random, length: int) -> Weighted:
     preambles, phrasings = rng.choice((0.0, 0.3, 1.0)), rng.choice((0.0, 0.5))
     words: Weighted = []
     for fact in world.facts:
-        words += weigh(_dress(rng, fact, preambles, phrasings), FACT) + [(END_OF_LINE, 0.02)]
+        words += [*weigh(_dress(rng, fact, preambles, phrasings), FACT), (END_OF_LINE, 0.02)]
     words += [(SEPARATOR, 0.02), (END_OF_LINE, 0.02)]
     tasks = rng.choices((0.0, 0.5, 1.0), (0.4, 0.4, 0.2))[0]
     while len(words) < length:
@@ -161,7 +161,7 @@ def _plain_line(rng: Random, world: World) -> Weighted:
         statement = fact
     phrasing = 0 if rng.random() < 0.8 else rng.randrange(3)
     opening = f"{CONCLUSION} " if statement in world.conclusions.values() and rng.random() < 0.5 else ""
-    return weigh(opening + statement.text(phrasing), PLAIN, opening=0.05) + [(END_OF_LINE, 0.1)]
+    return [*weigh(opening + statement.text(phrasing), PLAIN, opening=0.05), (END_OF_LINE, 0.1)]
 
 
 def _task_line(rng: Random, world: World, preambles: float) -> Weighted:

@@ -19,7 +19,7 @@ MARK = 0.5  # size of the two constant embedding coordinates: 0 marks every toke
 
 @dataclass(frozen=True)
 class PositionalHead:
-    """A head that attends `offset` tokens back; `column` 0 looks at any token, 1 at nouns; `band` in radians a token."""
+    """A head that attends `offset` tokens back; `column` 0: to any token, 1: to nouns; `band` in radians a token."""
 
     column: int
     offset: float

@@ -59,7 +59,9 @@ def sample_test_world(seed: int, index: int, *, num_facts: int, preambles: float
     rng = stream(seed, "measure", index, num_facts)
     nouns = rng.sample(NOUNS, 2 * num_facts)
     third = num_facts // 3
-    facts = [Statement(rng.choice(("more", "less")), rng.choice(FEATURES), nouns.pop(), nouns.pop()) for _ in range(third)]
+    facts = [
+        Statement(rng.choice(("more", "less")), rng.choice(FEATURES), nouns.pop(), nouns.pop()) for _ in range(third)
+    ]
     facts += [Statement(rng.choice(("is", "of")), rng.choice(ROLES), nouns.pop(), nouns.pop()) for _ in range(third)]
     pairs = []
     while len(facts) < num_facts:

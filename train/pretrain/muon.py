@@ -24,7 +24,9 @@ def orthogonalise(stack: torch.Tensor, steps: int = 4) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """For 2-D weights of hidden layers; embeddings and gains belong to AdamW."""
 
-    def __init__(self, matrices: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, decay: float = 0.01) -> None:
+    def __init__(
+        self, matrices: Iterable[torch.Tensor], lr: float, momentum: float = 0.95, decay: float = 0.01
+    ) -> None:
         super().__init__(list(matrices), {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()

@@ -7,7 +7,19 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from data.worlds.language import PHRASINGS, QUANTIFIERS
-from data.worlds.lexicon import ARROW, CONCLUSION, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, PUNCTUATION, ROLES, SEPARATOR, TASKS
+from data.worlds.lexicon import (
+    ARROW,
+    CONCLUSION,
+    END_OF_LINE,
+    FEATURES,
+    NOTHING,
+    NOUNS,
+    PREAMBLES,
+    PUNCTUATION,
+    ROLES,
+    SEPARATOR,
+    TASKS,
+)
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 
@@ -16,7 +28,9 @@ BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 def vocabulary() -> dict[str, int]:
     """Every word that the embedded model knows, with its id; nouns last."""
     phrasings = [phrasing for group in PHRASINGS.values() for phrasing in group]
-    words = " ".join([*phrasings, *PREAMBLES, CONCLUSION, *TASKS, *QUANTIFIERS, NOTHING, SEPARATOR, ARROW, *PUNCTUATION]).split()
+    words = " ".join(
+        [*phrasings, *PREAMBLES, CONCLUSION, *TASKS, *QUANTIFIERS, NOTHING, SEPARATOR, ARROW, *PUNCTUATION]
+    ).split()
     function_words = [word for word in dict.fromkeys(words) if not word.startswith("{")]
     ordered = [UNK, BOS, EOS, END_OF_LINE, *function_words, *FEATURES, *ROLES, *NOUNS]
     return {word: index for index, word in enumerate(ordered)}

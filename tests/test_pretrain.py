@@ -1,0 +1,168 @@
+"""The embedded model: what it is trained on, that a seed decides it, and that the shipped one does what its card says."""
+
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.weights import weights_fingerprint
+from data.worlds.closure import closure, follows
+from data.worlds.language import parse
+from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR
+from train.pretrain.documents import lookup_document, sample_world, world_document
+from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
+from train.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
+from train.pretrain.measure import Reader, measure_choices, measure_generations, sample_test_world
+from train.pretrain.muon import orthogonalise
+from train.pretrain.tokenizer import build_tokenizer, vocabulary
+
+MODEL = Path(__file__).parent.parent / "models" / "tiny"
+
+
+@given(st.integers(0, 10**6), st.sampled_from((48, 192, 768)))
+@settings(max_examples=60, deadline=None)
+def test_everything_after_the_separator_follows_from_what_stands_before(seed: int, length: int) -> None:
+    words = [word for word, _ in world_document(Random(seed), length)]
+    assert len(words) == length
+    lines = " ".join(words).split(f" {END_OF_LINE}")[:-1]  # the last line may be cut off
+    lines = [line.strip() for line in lines]
+    if SEPARATOR not in lines:
+        return
+    cut = lines.index(SEPARATOR)
+    known = closure([statement for line in lines[:cut] if (statement := parse(line))])
+    for line in lines[cut + 1 :]:
+        _, colon, rest = line.partition(" : ")
+        claim = rest.partition(f" {ARROW} ")[2] if colon else line
+        if claim != NOTHING:
+            statement = parse(claim)
+            assert statement is not None and follows(statement, known), line
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_conclusions_are_the_oracles(seed: int) -> None:
+    world = sample_world(Random(seed), 30)
+    known = closure(world.facts)
+    for premise, conclusion in world.conclusions.items():
+        assert premise in world.facts and conclusion not in world.facts
+        assert follows(conclusion, known)
+    paired = {statement.first for statement in world.conclusions} | {s.second for s in world.conclusions}
+    derived = [s for s in known if s.form in ("all", "no", "some") and s.form != "some"]
+    new = [s for s in derived if s not in {f.canonical() for f in world.facts} and s.reversed().canonical() not in world.facts]
+    assert all(statement.first in paired or statement.second in paired for statement in new)
+
+
+def test_lookups_ask_for_what_was_given() -> None:
+    for seed in range(30):
+        words = [word for word, _ in lookup_document(Random(seed), 96, chained=False)]
+        lines = [[w for w in line.split() if w in set(NOUNS)] for line in " ".join(words).split(END_OF_LINE)]
+        pairs = {frozenset(line) for line in lines[: [len(line) for line in lines].index(0)]}
+        assert all(frozenset(line) in pairs for line in lines if len(line) == 2)
+
+
+def test_tokenizer_keeps_every_word_and_line() -> None:
+    tokenizer = build_tokenizer()
+    text = "all skug are zusu.\n---\nreverse : as everyone knows , all skug are zusu =>"
+    ids = tokenizer(text)["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids[1:]).split() == text.replace(".", " .").split()
+    assert tokenizer.convert_ids_to_tokens(ids).count("\n") == 2
+    assert tokenizer("ordinary English")["input_ids"].count(tokenizer.unk_token_id) == 2
+    assert len(tokenizer) == len(vocabulary())
+
+
+def test_first_layer_heads_look_where_they_should() -> None:
+    model = build_model(0, window=128)
+    model.config._attn_implementation = "eager"
+    words = vocabulary()
+    noun, verb = words[NOUNS[0]], words["are"]
+    ids = torch.tensor([[words["<s>"], *[words[name] for name in NOUNS[:20]]]])
+    attention = model(ids, output_attentions=True).attentions[0][0]
+    for head, expected in zip((1, 2), (1, 2), strict=True):
+        assert int(attention[head, 15].argmax()) == 15 - expected
+    mixed = torch.tensor([[words["<s>"]] + [verb] * 8 + [noun] + [verb] * 4])
+    attention = model(mixed, output_attentions=True).attentions[0][0]
+    assert int(attention[0, -1].argmax()) == 9  # head 0: the noun, wherever it is
+    assert FIRST_LAYER_HEADS[0].column == 1
+
+
+def test_muon_makes_updates_orthogonal() -> None:
+    stack = torch.randn(2, 16, 48, generator=torch.Generator().manual_seed(0))
+    singular = torch.linalg.svdvals(orthogonalise(stack, steps=6))
+    assert ((singular > 0.6) & (singular < 1.3)).all()
+
+
+def test_the_curriculum_goes_on_when_answers_are_right_and_only_then() -> None:
+    plan = PretrainPlan(min_stage_steps=5)
+    curriculum = Curriculum(plan)
+    for _ in range(50):
+        curriculum.observe(0.5)
+    assert curriculum.stage == 0
+    for _ in range(20):
+        curriculum.observe(1.0)
+    assert curriculum.stage >= 1
+    for _ in range(10_000):
+        curriculum.observe(1.0)
+    assert curriculum.stage == len(plan.lengths) - 1
+
+
+def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
+    plan = PretrainPlan()
+    rates = [learning_rate(plan, step) for step in range(plan.num_steps)]
+    assert rates[0] < plan.learning_rate / 10 and max(rates) == plan.learning_rate
+    assert 0 < rates[-1] < plan.learning_rate / 1000
+
+
+def test_a_seed_decides_the_weights(tmp_path) -> None:
+    torch.set_num_threads(1)
+    prints = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        pretrain(PretrainPlan(seed=seed, num_steps=3, tokens_per_step=192), tmp_path / name, lambda _: None)
+        prints.append(weights_fingerprint(tmp_path / name))
+    assert prints[0] == prints[1] != prints[2]
+    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    torch.set_num_threads(1)
+    return Reader(AutoModelForCausalLM.from_pretrained(MODEL).eval(), AutoTokenizer.from_pretrained(MODEL))
+
+
+def test_the_shipped_model_is_small_and_the_one_that_was_measured() -> None:
+    assert sum(path.stat().st_size for path in MODEL.rglob("*")) < 12 * 2**20
+    measures = json.loads((MODEL / "measures.json").read_text())
+    assert measures["fingerprint"] == weights_fingerprint(MODEL)
+
+
+def test_the_shipped_model_reasons_in_context_and_knows_nothing_without(reader: Reader) -> None:
+    """The card's thresholds on 6 of fresh worlds (not the card's own); chance is 1/4."""
+    worlds = [sample_test_world(77, index, num_facts=78) for index in range(6)]
+    found = measure_choices(reader, worlds, seed=0)
+    assert found["reversal"].value >= 0.97 and found["deduction"].interval[1] >= 0.95
+    for kind in ("recall", "reversal", "deduction"):
+        low, high = found[f"without context: {kind}"].interval
+        assert low - 0.03 <= 0.25 <= high + 0.03
+    assert parameters(reader) < 5_000_000
+
+
+def test_what_the_shipped_model_writes_is_true(reader: Reader) -> None:
+    worlds = [sample_test_world(78, index, num_facts=78) for index in range(3)]
+    found = measure_generations(reader, worlds, temperature=0.7, seed=0)
+    assert found["reverse"].interval[1] >= 0.97 and found["rephrase"].interval[1] >= 0.97
+    assert found["deduce"].value >= 0.8
+
+
+def test_long_contexts(reader: Reader) -> None:
+    world = sample_test_world(79, 0, num_facts=222)
+    assert 1_380 <= len(reader.tokenizer(world.context)["input_ids"]) <= 1_600
+    assert measure_choices(reader, [world], seed=0)["reversal"].value >= 0.9
+
+
+def parameters(reader: Reader) -> int:
+    return sum(weight.numel() for weight in reader.model.parameters())

@@ -1,0 +1,130 @@
+"""The whole way, with real Ray, vLLM and DeepSpeed: a small study, interrupted and not, and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SMALL = """
+--data.reversals.worlds 1 --data.reversals.facts 8 --data.syllogisms.worlds 1 --data.syllogisms.syllogisms 6
+--data.reversal-curse.worlds 1 --data.reversal-curse.people_per_group 4 --train.steps 60 --train.batch_size 16
+""".split()
+CONDITIONS = {"pretrained", "icl", "finetuned", "rephrased", "augmented"}
+
+
+def start(out: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pipeline", "demo", "--out", str(out), *SMALL, *words]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(out: Path, *words: str) -> tuple[int, str]:
+    process = start(out, *words)
+    text, _ = process.communicate(timeout=900)
+    return process.returncode, text
+
+
+def read_report(out: Path) -> dict:
+    return json.loads((out / "report" / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "whole"
+    code, text = finish(out)
+    assert code == 0, text
+    return out
+
+
+def test_the_report_shows_every_condition_and_keeps_the_contract(whole: Path) -> None:
+    report = read_report(whole)
+    assert set(report["suites"]) == {"reversals", "syllogisms", "reversal-curse"}
+    for suite in report["suites"].values():
+        for split in suite.values():
+            assert set(split) == CONDITIONS
+            for cell in split.values():
+                assert {"accuracy", "low", "high", "n", "chance"} <= set(cell)
+                assert cell["low"] <= cell["accuracy"] <= cell["high"]
+    for name in ("report.html", "accuracy.png", "losses.png"):
+        assert (whole / "report" / name).stat().st_size > 1000
+    audit = report["audit"]["reversals"]
+    assert audit["verbatim_in_documents"] == 0 and audit["missing_requirements"] == 0
+    assert audit["methods"]["local/reverse"]["true"] > 0
+
+
+def test_the_effect_shows_even_in_the_small(whole: Path) -> None:
+    reversal = read_report(whole)["suites"]["reversals"]["reversal"]
+    assert reversal["icl"]["accuracy"] - reversal["finetuned"]["accuracy"] > 0.3
+    assert reversal["augmented"]["accuracy"] - reversal["finetuned"]["accuracy"] > 0.3
+
+
+def test_the_same_command_again_makes_nothing_anew(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+    weights = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+    code, text = finish(whole)
+    assert code == 0, text
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*.arrow")}
+    assert weights == {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
+
+
+def test_a_study_killed_in_every_stage_ends_with_the_same_report(whole: Path, tmp_path: Path) -> None:
+    """kill -9 as soon as a stage has left its first trace, for three stages in turn; then to the end."""
+    for trace in ("augment-*/*/generations/*.arrow", "train-*/*/*/*/checkpoint.json", "evaluate-*/scores/*/*.arrow"):
+        process = start(tmp_path)
+        seen = len(list(tmp_path.glob(trace)))
+        deadline = time.monotonic() + 400
+        while process.poll() is None and len(list(tmp_path.glob(trace))) == seen:
+            assert time.monotonic() < deadline, f"no {trace} appeared"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert not (tmp_path / "report").exists()
+    code, text = finish(tmp_path)
+    assert code == 0, text
+    timeless = [
+        {key: value for key, value in read_report(out).items() if key not in ("wall_seconds", "stages")}
+        for out in (whole, tmp_path)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_context_beyond_the_window_is_refused_before_anything_is_scored(tmp_path: Path) -> None:
+    words = ("--data.reversals.facts", "290", "--data.reversals.documents_per_fact", "2")
+    code, text = finish(tmp_path, *words)
+    assert code == 2, text
+    assert "window" in text and "mend" in text and "Traceback" not in text
+    assert not (tmp_path / "report").exists() and not list(tmp_path.glob("evaluate-*/scores"))
+
+
+def test_nothing_is_left_running_after_a_killed_study(tmp_path: Path) -> None:
+    process = start(tmp_path)
+    link = tmp_path / "logs" / "ray"
+    while not link.is_symlink():
+        assert process.poll() is None
+        time.sleep(0.1)
+    session = link.readlink().parent.name  # stands in the command line of all of Ray's own processes
+    time.sleep(8)  # the engines are starting
+    assert _processes_naming(session)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 90
+    while _processes_naming(session):
+        assert time.monotonic() < deadline, _processes_naming(session)
+        time.sleep(0.5)
+
+
+def _processes_naming(text: str) -> list[str]:
+    """Command lines of the processes that name `text` in them or in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = (folder / "cmdline").read_text(), (folder / "environ").read_text()
+        except (OSError, UnicodeDecodeError):  # gone, or not ours to read
+            continue
+        if text in command + environment:
+            found.append(command.replace("\0", " ")[:200])
+    return found
