@@ -6,11 +6,11 @@ with the stamp nothing is done, without it the same command mends whatever an in
 
 import fcntl
 import hashlib
-import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,16 +75,22 @@ def install(extra: str) -> None:
     pip("uninstall", "--yes", OTHER_BUILD[extra])
     wanted = f"{ROOT}[{extra},dev]"
     say(f"installing the pinned stack ({extra}); several minutes and 4 GB, once. Log: {LOG}")
-    if not pip("install", "--editable", wanted):
-        # vLLM's CPU build pins a "+cpu" torch, which most package indexes do not have; pytorch's own has it.
-        if not re.search(r"(ERROR|depends on).*torch==\S+\+cpu", LOG.read_text()):
-            raise SetUpError(f"pip failed: {last_line('ERROR')}")
-        say("taking torch's CPU build from pytorch's own index")
-        if not pip("install", "--extra-index-url", TORCH_CPU_INDEX, "--editable", wanted):
-            raise SetUpError(f"pip failed: {last_line('ERROR')}")
+    indexes = find_torch() if extra == "cpu" else []
+    if not pip("install", *indexes, "--editable", wanted):
+        raise SetUpError(f"pip failed: {last_line('ERROR')}")
     if extra == "cpu" and not pip("uninstall", "--yes", *UNWANTED):
         raise SetUpError(f"pip failed to uninstall {', '.join(UNWANTED)}")
     say(f"set up in {time.monotonic() - started:.0f} s")
+
+
+def find_torch() -> list[str]:
+    """Where torch's CPU build is: pip's words for pytorch's own index, or none if pip finds the build without."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    torch = next(line for line in extras["cpu"] if line.startswith("torch"))
+    if pip("install", "--dry-run", "--no-deps", torch):
+        return []
+    say("taking torch's CPU build from pytorch's own index")
+    return ["--extra-index-url", TORCH_CPU_INDEX]
 
 
 def make_environment() -> None:

@@ -4,8 +4,7 @@ Each stage writes one folder that is named by the hash of its inputs; a finished
 unfinished one goes on where it stopped. Order by residency: the engines come up once before training and once after.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from augment_service.augment import AUGMENTATIONS, augment, is_augmented
-from augment_service.engine import EngineSpec
 from augment_service.methods import AugmentPlan
-from augment_service.worker import EngineWorker
-from cluster.placement import Placement, plan
+from cluster.placement import Placement
 from cluster.pool import ActorPool
-from cluster.session import connect
 from data.records import Augmentation, CheckpointRef, ShardReceipt
 from data.rendering import PromptBook, load_book
 from data.store import read_folder
@@ -29,6 +25,7 @@ from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
 from pipeline.progress import bar
 from pipeline.recipe import Recipe, local_model
+from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
 from pipeline.workspace import Workspace
 from train.launch import Progress, finetune_all
@@ -75,7 +72,7 @@ def run_study(recipe: Recipe, out: Path, console: Console) -> dict[str, Any]:
             suites = make_data(study)
         runs = plan_runs(study, suites)
         base_jobs = plan_base_jobs(study, suites)
-        with _cluster(study) as placement:
+        with open_cluster(recipe.cluster, space, console) as placement:
             before_training(study, suites, base_jobs, placement)
             with space.timed("train"):
                 refs = train_all(study, runs, placement)
@@ -239,43 +236,6 @@ def augmentations_of(study: Study, suite: str) -> list[Augmentation]:
     return list(read_folder(study.augmented / suite / AUGMENTATIONS, Augmentation))
 
 
-@contextmanager
-def _cluster(study: Study) -> Iterator[Placement]:
-    """A Ray session and the placement that it allows."""
-    wanted = study.recipe.cluster
-    with ExitStack() as stack:
-        with study.space.timed("start ray"):
-            session = stack.enter_context(connect(address=wanted.address, log_dir=study.space.logs))
-        study.say(f"logs      {study.space.logs}")
-        yield plan(
-            cpus=session.cpus,
-            gpus=session.gpus,
-            engines=wanted.engines,
-            tensor_parallel=wanted.tensor_parallel,
-            ranks=wanted.ranks,
-        )
-
-
-@contextmanager
-def _engines(study: Study, placement: Placement) -> Iterator[ActorPool]:
-    """A pool of vLLM engines with the base model; its start is timed apart from its work."""
-    wanted = study.recipe.cluster
-    spec = EngineSpec(
-        kind="vllm",
-        model=study.model,
-        tensor_parallel=wanted.tensor_parallel,
-        kv_cache_gib=wanted.kv_cache_gib,
-        seed=study.recipe.seed,
-    )
-    with ExitStack() as stack:
-        with study.space.timed("start engines"), study.console.status(f"starting {placement.engines} vLLM engines"):
-            pool = stack.enter_context(
-                ActorPool(
-                    EngineWorker,
-                    (spec,),
-                    num_actors=placement.engines,
-                    num_cpus=placement.cpus_per_engine,
-                    num_gpus=placement.gpus_per_engine,
-                )
-            )
-        yield pool
+def _engines(study: Study, placement: Placement) -> AbstractContextManager[ActorPool]:
+    recipe = study.recipe
+    return open_engines(study.model, recipe.cluster, recipe.seed, placement, study.space, study.console)

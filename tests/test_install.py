@@ -11,7 +11,7 @@ from cluster import install
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a `pyproject.toml` and nothing installed, to which the set-up belongs."""
-    (tmp_path / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "pyproject.toml").write_text('[project.optional-dependencies]\ncpu = ["torch==0"]\n')
     (tmp_path / ".set-up").mkdir()
     for name, path in {"ROOT": "", "VENV": ".venv", "PIP": ".venv/bin/pip", "LOG": ".set-up/install.log"}.items():
         monkeypatch.setattr(install, name, tmp_path / path)

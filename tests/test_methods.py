@@ -6,7 +6,7 @@ from augment_service.methods import AugmentPlan, build_prompts, parse_generation
 from data.audit import audit_leaks, audit_truth
 from data.errors import InputError
 from data.records import Document, Generation
-from data.rendering import ENGLISH, NONSENSE, BOOK_NAME, load_book
+from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, load_book
 from data.sentences import split_sentences
 from data.worlds import reversals
 
@@ -35,7 +35,14 @@ def test_local_prompts_see_one_sentence_and_global_ones_every_document(book) -> 
 
 def test_rows_that_are_set_aside_keep_their_reason(book) -> None:
     prompts = build_prompts(DOCUMENTS[:1], book, PLAN)
-    texts = ["glon are less shiny than femp", "glon are less shiny than femp", "", DOCUMENTS[0].text, "nothing follows", "x"]
+    texts = [
+        "glon are less shiny than femp",
+        "glon are less shiny than femp",
+        "",
+        DOCUMENTS[0].text,
+        "nothing follows",
+        "x",
+    ]
     reasons = ["stop"] * 5 + ["length"]
     generations = [
         Generation(prompt.prompt_id, text, reason, 1)
@@ -62,7 +69,11 @@ def test_a_model_without_prompts_of_its_own_gets_the_english_book(tmp_path) -> N
 
 
 def test_sentences_end_where_they_should() -> None:
-    assert split_sentences('He said "go!" Then he left.\n\nNobody came. ') == ['He said "go!"', "Then he left.", "Nobody came."]
+    assert split_sentences('He said "go!" Then he left.\n\nNobody came. ') == [
+        'He said "go!"',
+        "Then he left.",
+        "Nobody came.",
+    ]
     assert split_sentences("全部都是。没有例外。") == ["全部都是。", "没有例外。"]
 
 
@@ -72,7 +83,9 @@ def test_the_audit_counts_leaks_and_truth() -> None:
     lines = [fact.reversed().text(), fact.contradiction().text()]
     from data.records import Augmentation
 
-    rows = [Augmentation(str(i), world.name, "m", "d", "s", t, "kept", "stop", "", "", 0.0, 0) for i, t in enumerate(lines)]
+    rows = [
+        Augmentation(str(i), world.name, "m", "d", "s", t, "kept", "stop", "", "", 0.0, 0) for i, t in enumerate(lines)
+    ]
     leaks = audit_leaks(world.questions, world.documents, rows)
     assert leaks["verbatim_in_documents"] == 0
     assert leaks["verbatim_in_augmentations"] == 2  # one statement, asked for in two splits

@@ -53,7 +53,11 @@ def test_conclusions_are_the_oracles(seed: int) -> None:
         assert follows(conclusion, known)
     paired = {statement.first for statement in world.conclusions} | {s.second for s in world.conclusions}
     derived = [s for s in known if s.form in ("all", "no", "some") and s.form != "some"]
-    new = [s for s in derived if s not in {f.canonical() for f in world.facts} and s.reversed().canonical() not in world.facts]
+    new = [
+        s
+        for s in derived
+        if s not in {f.canonical() for f in world.facts} and s.reversed().canonical() not in world.facts
+    ]
     assert all(statement.first in paired or statement.second in paired for statement in new)
 
 

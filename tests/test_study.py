@@ -72,7 +72,7 @@ def test_the_same_command_again_makes_nothing_anew(whole: Path) -> None:
 
 
 def test_a_study_killed_in_every_stage_ends_with_the_same_report(whole: Path, tmp_path: Path) -> None:
-    """kill -9 as soon as a stage has left its first trace, for three stages in turn; then to the end."""
+    """Kill -9 as soon as a stage has left its first trace, for three stages in turn; then to the end."""
     for trace in ("augment-*/*/generations/*.arrow", "train-*/*/*/*/checkpoint.json", "evaluate-*/scores/*/*.arrow"):
         process = start(tmp_path)
         seen = len(list(tmp_path.glob(trace)))
