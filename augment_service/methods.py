@@ -72,7 +72,9 @@ def parse_generations(
     rows = []
     for prompt in prompts:
         generation, document = by_id[prompt.prompt_id], documents_by_id[prompt.doc_id]
+        answer_after = templates[prompt.method].answer_after
         text = " ".join(generation.text.split())
+        text = text.rpartition(answer_after)[2] if answer_after else text
         verdict = _judge(text, generation.finish_reason, seen, book.nothing)
         if verdict == KEPT:
             seen.add(text)

@@ -15,7 +15,7 @@ from ray._private.worker import BaseContext
 from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# glibc hands large buffers back to the kernel at every free; faulting them in anew took a third of a small model's step.
+# Else glibc hands large buffers back to the kernel at every free; faulting them in anew took a third of each step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
 KNOCK_SECONDS = 10.0

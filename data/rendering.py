@@ -19,18 +19,22 @@ NONSENSE = Path(__file__).with_name("templates") / "nonsense.toml"
 
 @dataclass(frozen=True)
 class Template:
-    """One way to ask for an inference, e.g. `local/reverse`. Fields: {sentence}, {documents}."""
+    """One way to ask for an inference, e.g. `local/reverse`. Fields: {sentence}, {documents}.
+
+    Where the model writes its way to the inference first, `answer_after` is what stands between the two.
+    """
 
     method: str
     context: str
     text: str
     stop: str
     max_tokens: int
+    answer_after: str = ""
 
     @property
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
-        return fingerprint(self.method, self.context, self.text, self.stop, self.max_tokens)
+        return fingerprint(self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after)
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def load_book(model_folder: Path) -> PromptBook:
     path = model_folder / BOOK_NAME
     content = tomllib.loads((path if path.exists() else ENGLISH).read_text())
     templates = [
-        Template(f"{family}/{name}", entry["context"], entry["text"], entry["stop"], entry["max_tokens"])
+        Template(method=f"{family}/{name}", **entry)
         for family in ("local", "global")
         for name, entry in content.get(family, {}).items()
     ]

@@ -62,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     pretrain = verbs.add_parser("pretrain", help="make the embedded model from scratch, and measure it")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--out", type=Path, default=Path("models/tiny"))
-    pretrain.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="CPU threads (default: all)")
+    pretrain.add_argument("--threads", type=int, default=1, help="CPU threads; another number rounds otherwise")
     pretrain.add_argument("--measure-only", action="store_true", help="only measure the model in --out")
     pretrain.set_defaults(run=_pretrain)
 

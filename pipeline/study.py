@@ -66,8 +66,8 @@ def open_study(recipe: Recipe, space: Workspace, console: Console) -> Study:
 def run_study(recipe: Recipe, out: Path, console: Console) -> dict[str, Any]:
     """Run or resume a study in `out`; returns the content of `report.json`."""
     space = Workspace(out)
+    study = open_study(recipe, space, console)  # reads alone: wrong input leaves nothing behind
     with space.locked():
-        study = open_study(recipe, space, console)
         with space.timed("data"):
             suites = make_data(study)
         runs = plan_runs(study, suites)

@@ -5,7 +5,7 @@ import pytest
 from augment_service.methods import AugmentPlan, build_prompts, parse_generations
 from data.audit import audit_leaks, audit_truth
 from data.errors import InputError
-from data.records import Document, Generation
+from data.records import Augmentation, Document, Generation
 from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, load_book
 from data.sentences import split_sentences
 from data.worlds import reversals
@@ -54,6 +54,18 @@ def test_rows_that_are_set_aside_keep_their_reason(book) -> None:
     assert {row.augmentation_id for row in rows}.isdisjoint(row.augmentation_id for row in again)
 
 
+def test_only_the_conclusion_of_a_deduction_is_kept(book) -> None:
+    plan = AugmentPlan(methods=("global",), samples=1, temperature=0.7, seed=0)
+    prompts = build_prompts(DOCUMENTS[1:], book, plan)
+    texts = ["all yomp are zarp , so all troff are zarp", "all troff are yomp , so nothing follows"]
+    generations = [Generation(prompt.prompt_id, text, "stop", 9) for prompt, text in zip(prompts, texts, strict=True)]
+    rows = parse_generations(prompts, generations, DOCUMENTS, book, model="m")
+    assert [(row.text, row.verdict) for row in rows] == [
+        ("all troff are zarp", "kept"),
+        ("nothing follows", "nothing follows"),
+    ]
+
+
 def test_an_unknown_method_names_the_known_ones(book) -> None:
     with pytest.raises(InputError, match="global, global/deduce, local"):
         book.select(["locla"])
@@ -81,7 +93,6 @@ def test_the_audit_counts_leaks_and_truth() -> None:
     world = reversals.make_world(0, 0, facts=8, documents_per_fact=1)
     fact = world.facts[0]
     lines = [fact.reversed().text(), fact.contradiction().text()]
-    from data.records import Augmentation
 
     rows = [
         Augmentation(str(i), world.name, "m", "d", "s", t, "kept", "stop", "", "", 0.0, 0) for i, t in enumerate(lines)

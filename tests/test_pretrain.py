@@ -1,5 +1,6 @@
-"""The embedded model: what it is trained on, that a seed decides it, and that the shipped one does what its card says."""
+"""The embedded model: what it learns from, that a seed decides it, and that the shipped one does what its card says."""
 
+import itertools
 import json
 from pathlib import Path
 from random import Random
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.weights import weights_fingerprint
-from data.worlds.closure import closure, follows
+from data.worlds.closure import closure, conclude, follows
 from data.worlds.language import parse
-from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR
+from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from train.pretrain.documents import lookup_document, sample_world, world_document
 from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
 from train.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
@@ -34,13 +35,19 @@ def test_everything_after_the_separator_follows_from_what_stands_before(seed: in
     if SEPARATOR not in lines:
         return
     cut = lines.index(SEPARATOR)
-    known = closure([statement for line in lines[:cut] if (statement := parse(line))])
+    facts = [statement for line in lines[:cut] if (statement := parse(line))]
+    known = closure(facts)
     for line in lines[cut + 1 :]:
-        _, colon, rest = line.partition(" : ")
-        claim = rest.partition(f" {ARROW} ")[2] if colon else line
-        if claim != NOTHING:
+        given, arrow, answer = line.partition(f" {ARROW} ")
+        premise, therefore, claim = (answer if arrow else line).rpartition(f"{THEREFORE} ")
+        if claim == NOTHING:
+            fact = parse(given.partition(" : ")[2])
+            assert not any(conclude(fact, other) or conclude(other, fact) for other in facts), line
+        else:
             statement = parse(claim)
             assert statement is not None and follows(statement, known), line
+        if therefore:
+            assert parse(premise) in facts, line
 
 
 @given(st.integers(0, 10**6))
@@ -51,14 +58,9 @@ def test_conclusions_are_the_oracles(seed: int) -> None:
     for premise, conclusion in world.conclusions.items():
         assert premise in world.facts and conclusion not in world.facts
         assert follows(conclusion, known)
-    paired = {statement.first for statement in world.conclusions} | {s.second for s in world.conclusions}
-    derived = [s for s in known if s.form in ("all", "no", "some") and s.form != "some"]
-    new = [
-        s
-        for s in derived
-        if s not in {f.canonical() for f in world.facts} and s.reversed().canonical() not in world.facts
-    ]
-    assert all(statement.first in paired or statement.second in paired for statement in new)
+    for one, two in itertools.permutations(world.facts, 2):
+        if conclude(one, two):
+            assert [world.conclusions[one]] == conclude(one, two) and world.partners[one] == two
 
 
 def test_lookups_ask_for_what_was_given() -> None:

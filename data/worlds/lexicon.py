@@ -36,6 +36,7 @@ CONCLUSION = "it follows that"  # introduces what follows from several facts, ne
 SEPARATOR = "---"  # closes the documents of a context; what comes after it follows from them
 ARROW = "=>"  # stands between a statement and what the model makes of it
 NOTHING = "nothing follows"
+THEREFORE = ", so"  # in a deduction, between the other premise and the conclusion
 END_OF_LINE = "\n"
 PUNCTUATION = (".", ",", ":")
 TASKS = ("reverse", "rephrase", "deduce")

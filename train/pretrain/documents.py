@@ -11,7 +11,18 @@ from random import Random
 
 from data.worlds.closure import SYLLOGISMS
 from data.worlds.language import PHRASINGS, Statement
-from data.worlds.lexicon import ARROW, CONCLUSION, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR
+from data.worlds.lexicon import (
+    ARROW,
+    CONCLUSION,
+    END_OF_LINE,
+    FEATURES,
+    NOTHING,
+    NOUNS,
+    PREAMBLES,
+    ROLES,
+    SEPARATOR,
+    THEREFORE,
+)
 
 # Kinds of fact that a world draws from; single kinds are frequent, since a mix lets a model match on the relation
 # word instead of the entity.
@@ -35,9 +46,13 @@ Weighted = list[tuple[str, float]]
 
 @dataclass
 class World:
-    """The facts of one document; `conclusions` maps a premise to what it yields together with its partner."""
+    """The facts of one document; `partners` links the premises that share a middle term, both ways.
+
+    `conclusions` maps a premise to what it yields together with its partner, where anything follows.
+    """
 
     facts: list[Statement]
+    partners: dict[Statement, Statement] = field(default_factory=dict)
     conclusions: dict[Statement, Statement] = field(default_factory=dict)
 
 
@@ -82,6 +97,7 @@ def _add_quantified(world: World, rng: Random, pool: list[str], quantifiers: tup
     if rng.random() < 0.75:
         two = Statement(draw(), "", one.second, pool.pop())
         world.facts.append(two)
+        world.partners[one], world.partners[two] = two, one
         if quantifier := SYLLOGISMS.get((one.form, two.form)):
             conclusion = Statement(quantifier, "", one.first, two.second)
             world.conclusions[one] = world.conclusions[two] = conclusion
@@ -176,11 +192,18 @@ def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
         phrasing = rng.randrange(1, 3)
         preamble = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
         answer = weigh(preamble + fact.text(phrasing), REPHRASED, opening=0.3)
-    elif conclusion := world.conclusions.get(fact):
-        answer = weigh(conclusion.text(), ANSWER)
     else:
-        answer = weigh(NOTHING, ANSWER)
+        answer = _deduction(world, fact)
     return [(task, 0.02), (":", 0.1), *given, (ARROW, 0.2), *answer, (END_OF_LINE, 0.3)]
+
+
+def _deduction(world: World, fact: Statement) -> Weighted:
+    """What the model writes: the other premise, then what follows from both. It links facts before it concludes."""
+    if fact not in world.partners:
+        return weigh(NOTHING, ANSWER)
+    conclusion = world.conclusions.get(fact)
+    trace = weigh(world.partners[fact].text(), ANSWER)
+    return [*trace, *weigh(THEREFORE, ANSWER), *weigh(conclusion.text() if conclusion else NOTHING, ANSWER)]
 
 
 def lookup_document(rng: Random, length: int, *, chained: bool) -> Weighted:

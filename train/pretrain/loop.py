@@ -25,7 +25,7 @@ class PretrainPlan:
     """What is trained and for how long; everything counts in steps, nothing in seconds."""
 
     seed: int = 0
-    num_steps: int = 5000
+    num_steps: int = 6000
     tokens_per_step: int = 2048
     lengths: tuple[int, ...] = (48, 96, 192, 384, 768, 1536)
     lookup_shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.2, 0.1, 0.03)

@@ -16,7 +16,7 @@ from data.seeds import stream
 from data.worlds.builder import NUM_OPTIONS
 from data.worlds.closure import closure, conclude, follows
 from data.worlds.language import Statement, parse
-from data.worlds.lexicon import ARROW, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR
+from data.worlds.lexicon import ARROW, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR, THEREFORE
 
 LINE_TOKENS = 24
 
@@ -190,6 +190,7 @@ def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature
 
 
 def _is_true(task: str, fact: Statement, line: str, paired: bool, known: frozenset[Statement]) -> bool:
+    line = line.rpartition(f"{THEREFORE} ")[2]
     if task == "deduce" and line == NOTHING:
         return not paired
     statement = parse(line)

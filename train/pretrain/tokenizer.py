@@ -19,6 +19,7 @@ from data.worlds.lexicon import (
     ROLES,
     SEPARATOR,
     TASKS,
+    THEREFORE,
 )
 
 BOS, EOS, UNK = "<s>", "</s>", "<unk>"
@@ -29,7 +30,7 @@ def vocabulary() -> dict[str, int]:
     """Every word that the embedded model knows, with its id; nouns last."""
     phrasings = [phrasing for group in PHRASINGS.values() for phrasing in group]
     words = " ".join(
-        [*phrasings, *PREAMBLES, CONCLUSION, *TASKS, *QUANTIFIERS, NOTHING, SEPARATOR, ARROW, *PUNCTUATION]
+        [*phrasings, *PREAMBLES, CONCLUSION, *TASKS, *QUANTIFIERS, NOTHING, THEREFORE, SEPARATOR, ARROW, *PUNCTUATION]
     ).split()
     function_words = [word for word in dict.fromkeys(words) if not word.startswith("{")]
     ordered = [UNK, BOS, EOS, END_OF_LINE, *function_words, *FEATURES, *ROLES, *NOUNS]
