@@ -47,7 +47,8 @@ def test_everything_after_the_separator_follows_from_what_stands_before(seed: in
             statement = parse(claim)
             assert statement is not None and follows(statement, known), line
         if therefore:
-            assert parse(premise) in facts, line
+            shared, _, partner = premise.partition(" : ")
+            assert parse(partner) in facts and shared in partner.split() and shared in given.split(), line
 
 
 @given(st.integers(0, 10**6))

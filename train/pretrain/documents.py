@@ -153,7 +153,7 @@ def world_document(rng: Random, length: int) -> Weighted:
     for fact in world.facts:
         words += [*weigh(_dress(rng, fact, preambles, phrasings), FACT), (END_OF_LINE, 0.02)]
     words += [(SEPARATOR, 0.02), (END_OF_LINE, 0.02)]
-    tasks = rng.choices((0.0, 0.5, 1.0), (0.4, 0.4, 0.2))[0]
+    tasks = rng.choices((0.0, 0.5, 1.0), (0.3, 0.4, 0.3))[0]
     while len(words) < length:
         words += _task_line(rng, world, preambles) if rng.random() < tasks else _plain_line(rng, world)
     return words[:length]
@@ -182,7 +182,7 @@ def _plain_line(rng: Random, world: World) -> Weighted:
 
 def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
     fact = rng.choice(world.facts)
-    task = rng.choices(("reverse", "rephrase", "deduce"), (0.3, 0.2, 0.5))[0]
+    task = rng.choices(("reverse", "rephrase", "deduce"), (0.25, 0.2, 0.55))[0]
     if task == "deduce" and world.conclusions and rng.random() < 0.7:
         fact = rng.choice(list(world.conclusions))
     given = weigh(_dress(rng, fact, preambles, 0.1), GIVEN)
@@ -198,12 +198,13 @@ def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
 
 
 def _deduction(world: World, fact: Statement) -> Weighted:
-    """What the model writes: the other premise, then what follows from both. It links facts before it concludes."""
+    """What the model writes: the shared term, the other premise, then what follows. It links before it concludes."""
     if fact not in world.partners:
         return weigh(NOTHING, ANSWER)
-    conclusion = world.conclusions.get(fact)
-    trace = weigh(world.partners[fact].text(), ANSWER)
-    return [*trace, *weigh(THEREFORE, ANSWER), *weigh(conclusion.text() if conclusion else NOTHING, ANSWER)]
+    partner, conclusion = world.partners[fact], world.conclusions.get(fact)
+    shared = fact.second if fact.second == partner.first else fact.first
+    trace = [(shared, 1.0), (":", 0.2), *weigh(partner.text(), ANSWER), *weigh(THEREFORE, ANSWER)]
+    return [*trace, *weigh(conclusion.text() if conclusion else NOTHING, ANSWER)]
 
 
 def lookup_document(rng: Random, length: int, *, chained: bool) -> Weighted:

@@ -25,14 +25,14 @@ class PretrainPlan:
     """What is trained and for how long; everything counts in steps, nothing in seconds."""
 
     seed: int = 0
-    num_steps: int = 6000
+    num_steps: int = 8500
     tokens_per_step: int = 2048
     lengths: tuple[int, ...] = (48, 96, 192, 384, 768, 1536)
     lookup_shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.2, 0.1, 0.03)
     chained_from: int = 2  # the stage from which half of the look-ups go over two pairs; earlier, they hold up the rest
     advance_accuracy: float = 0.78
     min_stage_steps: int = 30
-    revisit_share: float = 0.35
+    revisit_share: float = 0.65  # shorter lengths hold more worlds a step, which is what deductions are learned from
     learning_rate: float = 3e-3
     warmup_steps: int = 30
     decay_from: float = 0.5
