@@ -18,6 +18,7 @@ from data.errors import InputError
 from data.seeds import fingerprint
 
 MANIFEST = "manifest.json"
+INPUTS = "inputs.json"
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
     str: (pa.string(), "string"),
@@ -97,6 +98,21 @@ def is_sealed(folder: Path, *, key: str = "") -> bool:
             mend="choose another output folder, or delete this one",
         )
     return True
+
+
+def claim(folder: Path, key: str) -> None:
+    """Bind an output folder to the inputs that `key` names; a folder that is bound to others is refused."""
+    path = folder / INPUTS
+    if path.exists():
+        found = json.loads(path.read_text())["key"]
+        if found != key:
+            raise InputError(
+                f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
+                where=str(folder),
+                mend="choose another --out, or delete this folder",
+            )
+    else:
+        write_json(path, {"key": key})
 
 
 def read_table(path: Path) -> pa.Table:

@@ -6,6 +6,7 @@ Exit codes: 0 done; 2 the user's input is wrong; 3 something failed on the clust
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.add_argument("--out", type=Path, required=True)
     make.set_defaults(run=_data_make, takes_overrides=True)
 
+    _add_stages(verbs)
     pretrain = verbs.add_parser("pretrain", help="make the embedded model from scratch, and measure it")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--out", type=Path, default=Path("models/tiny"))
@@ -73,6 +75,60 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = verbs.add_parser("doctor", help="check this machine: packages, versions, GPUs, names that collide")
     doctor.set_defaults(run=_doctor)
     return parser
+
+
+def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The stages as verbs of their own, for documents and models of the user's."""
+    augment = verbs.add_parser("augment", help="let a model write down, in context, what follows from documents")
+    augment.add_argument("--documents", type=Path, required=True, help="a made set, or a folder of documents")
+    augment.add_argument("--model", required=True, help="a folder or a hub model")
+    augment.add_argument("--methods", default="local,global", help="by family or name, e.g. local/reverse,global")
+    augment.add_argument("--samples", type=int, default=2, help="generations of each sentence and method")
+    augment.add_argument("--temperature", type=float, default=0.7)
+    augment.set_defaults(run=_augment)
+
+    train = verbs.add_parser("train", help="finetune a model on documents, and on augmentations where given")
+    train.add_argument("--model", required=True, help="a folder or a hub model")
+    train.add_argument("--documents", type=Path, required=True, help="a made set, or a folder of documents")
+    train.add_argument("--augmentations", type=Path, help="what `augment` wrote")
+    train.add_argument("--steps", type=int, default=240)
+    train.add_argument("--batch-size", type=int, default=32, help="texts a step, over all ranks")
+    train.add_argument("--learning-rate", type=float, default=3e-3, help="peak; 3e-3 suits the embedded model")
+    train.add_argument("--stage", type=int, default=1, choices=(0, 1, 2, 3), help="ZeRO stage")
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("evaluate", help="score a suite of questions by a model or by checkpoints")
+    evaluate.add_argument("--suite", type=Path, required=True, help="a made set: questions/ and documents/")
+    which = evaluate.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", help="a folder or a hub model")
+    which.add_argument("--checkpoints", nargs="+", metavar="GLOB", help="folders that `train` made")
+    evaluate.add_argument("--documents", type=Path, help="documents for the context (default: the suite's)")
+    evaluate.add_argument("--conditions", default="finetuned", help="of pretrained, finetuned (no context), icl")
+    evaluate.set_defaults(run=_evaluate)
+
+    for verb in (augment, train, evaluate):
+        verb.add_argument("--out", type=Path, required=True)
+        verb.add_argument("--address", help="a running Ray cluster (default: this machine)")
+    for verb in (augment, train):
+        verb.add_argument("--seed", type=int, default=0)
+
+
+def _augment(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.verbs import augment_documents
+
+    augment_documents(flags)
+
+
+def _train(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.verbs import train_model
+
+    train_model(flags)
+
+
+def _evaluate(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.verbs import evaluate_suite
+
+    evaluate_suite(flags)
 
 
 def _demo(flags: argparse.Namespace, overrides: list[str]) -> None:
@@ -94,9 +150,11 @@ def _study(path: Path, out: Path | None, overrides: list[str]) -> None:
     local_model(recipe.model)  # a missing model is told before the heavy imports, not after
     console = Console()
     console.print(f"[bold]entail {recipe.study}[/bold]  {path}", highlight=False)
+    started = time.monotonic()
     with console.status("importing ray, torch, deepspeed"):
         from pipeline.study import run_study
-    run_study(recipe, out or Path("runs") / recipe.study, console)
+    seconds = time.monotonic() - started
+    run_study(recipe, out or Path("runs") / recipe.study, console, import_seconds=seconds)
 
 
 def _data_make(flags: argparse.Namespace, overrides: list[str]) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from data.records import ShardReceipt
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -37,6 +39,10 @@ class Bar:
         elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
             self._console.print(f"  {self._label}: {done}/{self._total} {note}".rstrip(), highlight=False)
+
+    def receipt(self, receipt: ShardReceipt) -> None:
+        """One more unit of a pool is done."""
+        self.advance(receipt.unit)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

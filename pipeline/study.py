@@ -15,7 +15,7 @@ from augment_service.augment import AUGMENTATIONS, augment, is_augmented
 from augment_service.methods import AugmentPlan
 from cluster.placement import Placement
 from cluster.pool import ActorPool
-from data.records import Augmentation, CheckpointRef, ShardReceipt
+from data.records import Augmentation, CheckpointRef
 from data.rendering import PromptBook, load_book
 from data.store import read_folder
 from data.weights import weights_fingerprint
@@ -63,11 +63,15 @@ def open_study(recipe: Recipe, space: Workspace, console: Console) -> Study:
     return Study(recipe, space, console, model, weights, book, data, augmented, trained, scored)
 
 
-def run_study(recipe: Recipe, out: Path, console: Console) -> dict[str, Any]:
-    """Run or resume a study in `out`; returns the content of `report.json`."""
+def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: float = 0.0) -> dict[str, Any]:
+    """Run or resume a study in `out`; returns the content of `report.json`.
+
+    `import_seconds` is what importing this module took: it counts as a stage, for it is felt as one.
+    """
     space = Workspace(out)
     study = open_study(recipe, space, console)  # reads alone: wrong input leaves nothing behind
     with space.locked():
+        space.record("imports", import_seconds)
         with space.timed("data"):
             suites = make_data(study)
         runs = plan_runs(study, suites)
@@ -146,19 +150,15 @@ def augment_all(study: Study, suites: list[Suite], pool: ActorPool) -> None:
                 wanted,
                 model=study.weights,
                 pool=pool,
-                on_receipt=lambda receipt: shown.advance(receipt.unit),
+                on_receipt=shown.receipt,
             )
 
 
 def score(study: Study, suites: list[Suite], jobs: list[Job], pool: ActorPool, label: str) -> None:
     """Score jobs with a progress bar; those that are scored already are left out."""
     todo = [job for job in jobs if not score_path(study.scored, job).exists()]
-
-    def show(receipt: ShardReceipt) -> None:
-        shown.advance(receipt.unit)
-
     with bar(study.console, label, len(todo)) as shown:
-        score_jobs(todo, suites, study.scored, study.book, pool=pool, on_receipt=show)
+        score_jobs(todo, suites, study.scored, study.book, pool=pool, on_receipt=shown.receipt)
 
 
 def plan_base_jobs(study: Study, suites: list[Suite]) -> list[Job]:

@@ -15,6 +15,7 @@ from data.seeds import fingerprint
 from data.store import write_json
 
 STAGES = (
+    "imports",
     "data",
     "start ray",
     "start engines",
@@ -59,9 +60,13 @@ class Workspace:
         try:
             yield
         finally:
-            seconds = self.seconds()
-            seconds[stage] = round(seconds.get(stage, 0.0) + time.monotonic() - started, 2)
-            write_json(self._seconds_path, seconds)
+            self.record(stage, time.monotonic() - started)
+
+    def record(self, stage: str, seconds: float) -> None:
+        """Add seconds to a stage."""
+        found = self.seconds()
+        found[stage] = round(found.get(stage, 0.0) + seconds, 2)
+        write_json(self._seconds_path, found)
 
     def seconds(self) -> dict[str, float]:
         """Seconds spent so far, by stage, in the order of the stages."""

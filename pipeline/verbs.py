@@ -1,0 +1,177 @@
+"""The stages as commands of their own: augment, train, evaluate. Each works on folders and resumes in its `--out`."""
+
+import glob
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from augment_service.augment import augment, group_by_world, is_augmented
+from augment_service.methods import AugmentPlan
+from data.errors import InputError
+from data.records import CheckpointRef, Document
+from data.rendering import load_book
+from data.seeds import fingerprint
+from data.store import MANIFEST, claim, read_folder
+from data.weights import weights_fingerprint
+from evaluate.fanout import Job, Suite, collect_outcomes, read_suite, score_jobs, score_path
+from evaluate.items import Condition
+from evaluate.report import ReportInput, print_report, write_report
+from pipeline.evidence import audit_suite, installed_versions
+from pipeline.progress import bar
+from pipeline.recipe import Cluster, local_model
+from pipeline.residency import open_cluster, open_engines
+from pipeline.workspace import Workspace
+from train.checkpoint import read_ref
+from train.launch import Progress, finetune_all
+from train.runs import FinetuneRun, TextSource
+
+CONSOLE = Console()
+WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
+
+
+def augment_documents(flags: Namespace) -> None:
+    """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`."""
+    space, wanted = Workspace(flags.out), Cluster(address=flags.address)
+    model, folder = local_model(flags.model), inner(flags.documents, "documents")
+    plan = AugmentPlan(tuple(flags.methods.split(",")), flags.samples, flags.temperature, flags.seed)
+    book, weights = load_book(Path(model)), weights_fingerprint(Path(model))
+    book.select(plan.methods)  # an unknown method is told before anything starts
+    documents = list(read_folder(folder, Document))
+    with space.locked():
+        claim(space.root, fingerprint(*documents, weights, book, plan))
+        if not is_augmented(space.root):
+            with (
+                open_cluster(wanted, space, CONSOLE) as placement,
+                open_engines(model, wanted, flags.seed, placement, space, CONSOLE) as pool,
+                bar(CONSOLE, "augment", len(group_by_world(documents))) as shown,
+            ):
+                show = shown.receipt
+                augment(folder, space.root, book, plan, model=weights, pool=pool, on_receipt=show)
+    CONSOLE.print(f"augmentations in {space.root / 'augmentations'}", highlight=False)
+
+
+def train_model(flags: Namespace) -> None:
+    """`train`: finetune a model on documents, and on kept augmentations where given, into the folder `OUT`."""
+    space, wanted = Workspace(flags.out.with_name(f"{flags.out.name}.work")), Cluster(address=flags.address)
+    sources = [TextSource(str(inner(flags.documents, "documents")))]
+    if flags.augmentations:
+        sources.append(TextSource(str(inner(flags.augmentations, "augmentations")), verdict_kept_only=True))
+    run = FinetuneRun(
+        name=flags.out.name,
+        base=local_model(flags.model),
+        sources=tuple(sources),
+        out=str(flags.out),
+        num_steps=flags.steps,
+        batch_size=flags.batch_size,
+        learning_rate=flags.learning_rate,
+        warmup_steps=min(flags.steps, 10),
+        seed=flags.seed,
+        stage=flags.stage,
+    )
+    with space.locked(), bar(CONSOLE, "train", flags.steps) as shown:
+
+        def show(progress: Progress) -> None:
+            shown.update(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
+
+        with open_cluster(wanted, space, CONSOLE) as placement:
+            (ref,) = finetune_all(
+                [run],
+                num_workers=placement.ranks,
+                cpus_per_worker=placement.cpus_per_rank,
+                use_gpu=placement.gpus_per_rank > 0,
+                storage=space.root,
+                on_progress=show,
+            )
+    CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
+
+
+def evaluate_suite(flags: Namespace) -> dict[str, Any]:
+    """`evaluate`: score a suite by a model or by checkpoints; the report goes into `OUT/report/`."""
+    space, wanted = Workspace(flags.out), Cluster(address=flags.address)
+    suite = _read_suite(flags)
+    refs = _find_models(flags)
+    jobs = _plan_jobs(suite, refs, flags.conditions.split(","))
+    base, book = refs[0].path, load_book(Path(refs[0].path))
+    with space.locked():
+        claim(space.root, fingerprint(suite, book))
+        todo = [job for job in jobs if not score_path(space.root, job).exists()]
+        if todo:
+            with (
+                open_cluster(wanted, space, CONSOLE) as placement,
+                open_engines(base, wanted, 0, placement, space, CONSOLE) as pool,
+                bar(CONSOLE, "score", len(todo)) as shown,
+            ):
+                score_jobs(todo, [suite], space.root, book, pool=pool, on_receipt=shown.receipt)
+        outcomes, chosen = collect_outcomes(jobs, [suite], space.root)
+        content = ReportInput(
+            study=f"evaluation of {suite.name}",
+            model=refs[0].name,
+            fingerprint=refs[0].fingerprint,
+            outcomes=outcomes,
+            stage_seconds=space.seconds(),
+            wall_seconds=sum(space.seconds().values()),
+            audit={suite.name: audit_suite(suite, [], chosen)},
+            recipe={"conditions": flags.conditions, "models": [ref.name for ref in refs]},
+            versions=installed_versions(),
+            losses={},
+            command="python -m pipeline evaluate",
+        )
+        report = write_report(content, space.root / "report")
+    print_report(report, CONSOLE)
+    return report
+
+
+def inner(folder: Path, name: str) -> Path:
+    """The part `name` of a made set or of a stage's output, or the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _read_suite(flags: Namespace) -> Suite:
+    """The suite's questions, and the documents that stand in context: its own, or those of `--documents`."""
+    manifest = flags.suite / MANIFEST
+    name = json.loads(manifest.read_text())["set"] if manifest.exists() else flags.suite.name
+    suite = read_suite(name, flags.suite)
+    if flags.documents:
+        rows = list(read_folder(inner(flags.documents, "documents"), Document))
+        suite = Suite(suite.name, group_by_world(rows), suite.questions)
+    return suite
+
+
+def _find_models(flags: Namespace) -> list[CheckpointRef]:
+    """The model, or every finished checkpoint that the patterns name."""
+    if flags.model:
+        path = local_model(flags.model)
+        return [CheckpointRef(flags.model, path, weights_fingerprint(Path(path)), "", 0)]
+    # Path.glob takes no absolute pattern
+    paths = sorted({path for pattern in flags.checkpoints for path in glob.glob(pattern)})  # noqa: PTH207
+    if not paths:
+        raise InputError(
+            f"no folder matches {' '.join(flags.checkpoints)}",
+            where="--checkpoints",
+            mend="give folders that `train` made, or a pattern in quotes",
+        )
+    return [read_ref(Path(path).absolute()) for path in paths]
+
+
+def _plan_jobs(suite: Suite, refs: list[CheckpointRef], conditions: list[str]) -> list[Job]:
+    """Every model under every condition; with several models a condition is named after its model too."""
+    unknown = [name for name in conditions if name not in WITH_DOCUMENTS]
+    if unknown:
+        raise InputError(
+            f'unknown condition "{unknown[0]}"', where="--conditions", mend=f"choose among {', '.join(WITH_DOCUMENTS)}"
+        )
+    return [
+        Job(
+            suite.name,
+            world,
+            Condition(name if len(refs) == 1 else f"{name} {ref.name}", WITH_DOCUMENTS[name], ref.name),
+            ref if index else None,  # the engines start with the first model
+            ref.fingerprint,
+        )
+        for index, ref in enumerate(refs)
+        for name in conditions
+        for world in suite.questions
+    ]
