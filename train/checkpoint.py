@@ -1,7 +1,7 @@
 """A trained model as an HF folder that transformers and vLLM load.
 
-Reads: the engine's weights, the base model's tokenizer files. Writes: `model*.safetensors`, `config.json`, the
-tokenizer files and, last, `checkpoint.json`, all in a work folder that one rename turns into the checkpoint.
+Reads: the engine's weights, the base model's tokenizer files and prompt book. Writes: `model*.safetensors`, `config.json`, the
+tokenizer files, the prompt book and, last, `checkpoint.json`, all in a work folder that one rename turns into the checkpoint.
 """
 
 import json
@@ -14,12 +14,22 @@ import torch.distributed as dist
 
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.rendering import BOOK_NAME
 from data.store import write_json
 from data.weights import weights_fingerprint
 
 REFERENCE = "checkpoint.json"
 METRICS = "metrics.jsonl"
-_TOKENIZER_FILES = ("tokenizer*", "special_tokens*", "added_tokens*", "vocab*", "merges*", "chat_template*", "*.model")
+_TAKEN_ALONG = (
+    BOOK_NAME,
+    "tokenizer*",
+    "special_tokens*",
+    "added_tokens*",
+    "vocab*",
+    "merges*",
+    "chat_template*",
+    "*.model",
+)
 
 
 def read_ref(folder: Path) -> CheckpointRef:
@@ -72,7 +82,7 @@ def export(engine: Any, *, name: str, base: Path, out: Path, num_steps: int, key
         work = work_folder(out)
         work.mkdir(parents=True, exist_ok=True)
         engine.module.save_pretrained(work, state_dict=state)
-        for pattern in _TOKENIZER_FILES:
+        for pattern in _TAKEN_ALONG:
             for path in base.glob(pattern):
                 shutil.copyfile(path, work / path.name)
         content = {"name": name, "base": str(base), "num_steps": num_steps, "key": key}
