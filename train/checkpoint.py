@@ -1,7 +1,7 @@
 """A trained model as an HF folder that transformers and vLLM load.
 
-Reads: the engine's weights, the base model's tokenizer files and prompt book. Writes: `model*.safetensors`, `config.json`, the
-tokenizer files, the prompt book and, last, `checkpoint.json`, all in a work folder that one rename turns into the checkpoint.
+Reads: the engine's weights; of the base model, its tokenizer files and prompt book. Writes: `model*.safetensors`,
+`config.json`, copies of these files and, last, `checkpoint.json`, in a work folder that one rename makes the checkpoint.
 """
 
 import json
