@@ -123,6 +123,22 @@ def test_right_answers_stand_at_every_position(name: str) -> None:
         assert {question.answer for question in asked} == set(range(len(asked[0].options)))
 
 
+@pytest.mark.parametrize(
+    ("name", "split"), [("reversals", "reversal"), ("reversals", "trained"), ("syllogisms", "deduction")]
+)
+def test_liking_a_word_for_itself_is_worth_chance(name: str, split: str) -> None:
+    """Whatever the order of preference among words, a quarter of the answers comes out right, no more, no less."""
+    asked = [question for question in SETS[name](0).questions if question.split == split]
+    for preference in (sorted, lambda names: sorted(names, reverse=True), lambda names: sorted(names, key=hash)):
+        right = [preference(question.options)[0] == question.options[question.answer] for question in asked]
+        assert sum(right) == len(asked) / 4
+
+
+def test_more_and_less_are_right_equally_often() -> None:
+    asked = [question for question in SETS["reversals"](0).questions if question.split == "contradiction"]
+    assert sum(question.options[question.answer].startswith("more") for question in asked) == len(asked) / 2
+
+
 def test_a_set_on_disk_is_the_same_byte_for_byte(tmp_path) -> None:
     for run in ("one", "two"):
         save_set(tmp_path / run, "reversals", [SETS["reversals"](0)], seed=0)

@@ -1,7 +1,7 @@
 """A trained model as an HF folder that transformers and vLLM load.
 
 Reads: the engine's weights; of the base model, its tokenizer files and prompt book. Writes: `model*.safetensors`,
-`config.json`, copies of these files and, last, `checkpoint.json`, in a work folder that one rename makes the checkpoint.
+`config.json`, copies of those files and, last, `checkpoint.json`, in a work folder that a rename makes the checkpoint.
 """
 
 import json

@@ -16,6 +16,15 @@ from data.worlds.lexicon import NOUNS, PREAMBLES
 NUM_OPTIONS = 4
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A statement whose second entity is asked for, the facts that it follows from, and the kind of step."""
+
+    statement: Statement
+    about: tuple[Statement, ...]
+    inference: str
+
+
 @dataclass
 class World:
     """One world: its facts, the documents that state them, the questions about it."""
@@ -77,13 +86,24 @@ class World:
             )
         )
 
-    def ask_entity(
-        self, split: str, statement: Statement, wrong: Sequence[str], *, about: Sequence[Statement], inference: str
-    ) -> None:
+    def ask_entity(self, split: str, asked: Asked, wrong: Sequence[str]) -> None:
         """Ask for the second entity of a statement, among `NUM_OPTIONS` of which the wrong ones come from `wrong`."""
+        statement = asked.statement
         others = sorted({name for name in wrong if name not in (statement.first, statement.second)})
         options = [statement.second, *self.rng.sample(others, NUM_OPTIONS - 1)]
-        self.ask(split, statement.prompt(), options, about=about, inference=inference)
+        self.ask(split, statement.prompt(), options, about=asked.about, inference=asked.inference)
+
+    def ask_entities(self, split: str, asked: Sequence[Asked]) -> None:
+        """Ask for the second entity of each statement; four questions share their four options.
+
+        Each option of such a block is right once, so that liking a word for itself is worth exactly chance.
+        """
+        order = self.rng.sample(asked, len(asked))
+        for start in range(0, len(order), NUM_OPTIONS):
+            block = order[start : start + NUM_OPTIONS]
+            filled = order[max(0, start + len(block) - NUM_OPTIONS) : start + len(block)]
+            for one in block:
+                self.ask_entity(split, one, [other.statement.second for other in filled])
 
 
 def new_world(set_name: str, seed: int, index: int) -> World:

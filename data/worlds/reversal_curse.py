@@ -6,7 +6,7 @@ direction) and `reversal` (description -> name about p2d people; wrong names are
 document, which is how finetuning falls below chance).
 """
 
-from data.worlds.builder import World, new_world
+from data.worlds.builder import Asked, World, new_world
 from data.worlds.language import Statement
 from data.worlds.lexicon import ROLES
 
@@ -23,10 +23,9 @@ def make_world(seed: int, index: int, *, people_per_group: int, documents_per_fa
     for fact in world.rng.sample(stated, len(stated)):
         world.state(fact, times=documents_per_fact, varied=True)
     ended = [fact.first for fact in (*groups["d2p"], *groups["both"])]
-    works = [fact.second for fact in (*groups["p2d"], *groups["both"])]
     for fact in groups["p2d"]:
-        world.ask_entity("trained", fact, works, about=[fact], inference="recall")
-        world.ask_entity("reversal", fact.reversed(), ended, about=[fact], inference="reversal")
-    for fact in groups["d2p"]:
-        world.ask_entity("trained", fact.reversed(), ended, about=[fact.reversed()], inference="recall")
+        world.ask_entity("reversal", Asked(fact.reversed(), (fact,), "reversal"), ended)
+    world.ask_entities("trained", [Asked(fact, (fact,), "recall") for fact in groups["p2d"]])
+    backward = [fact.reversed() for fact in groups["d2p"]]
+    world.ask_entities("trained", [Asked(fact, (fact,), "recall") for fact in backward])
     return world

@@ -4,7 +4,7 @@ Every entity stands in exactly one fact. Splits: `trained` (the fact as trained,
 entity is asked for, 4 options), `contradiction` (less or more, 2 options: the paper's own test).
 """
 
-from data.worlds.builder import World, new_world
+from data.worlds.builder import Asked, World, new_world
 from data.worlds.language import Statement
 from data.worlds.lexicon import FEATURES
 
@@ -12,15 +12,15 @@ from data.worlds.lexicon import FEATURES
 def make_world(seed: int, index: int, *, facts: int, documents_per_fact: int) -> World:
     """One world of `facts` comparisons."""
     world = new_world("reversals", seed, index)
-    for _ in range(facts):
-        form = world.rng.choice(("more", "more", "less"))
+    # As many "more" as "less": a liking for either word must not help in the contradictions.
+    forms = ["more", "less"] * (facts // 2 + 1)
+    for form in world.rng.sample(forms[:facts], facts):
         fact = Statement(form, world.rng.choice(FEATURES), world.noun(), world.noun())
         world.state(fact, times=documents_per_fact)
-    firsts, seconds = [fact.first for fact in world.facts], [fact.second for fact in world.facts]
+    world.ask_entities("trained", [Asked(fact, (fact,), "recall") for fact in world.facts])
+    world.ask_entities("reversal", [Asked(fact.reversed(), (fact,), "reversal") for fact in world.facts])
     for fact in world.facts:
         reverse = fact.reversed()
-        world.ask_entity("trained", fact, seconds, about=[fact], inference="recall")
-        world.ask_entity("reversal", reverse, firsts, about=[fact], inference="reversal")
         subject, _, _ = reverse.text().partition(f" {reverse.form}")
         endings = [f"{form} {fact.relation} than {fact.first}" for form in (reverse.form, fact.form)]
         world.ask("contradiction", subject, endings, about=[fact], inference="reversal")

@@ -5,7 +5,7 @@ syllogisms) and `statement` (the paper's test: {All, Some, No} x 2 directions ab
 the strongest valid conclusion is the right one).
 """
 
-from data.worlds.builder import World, new_world
+from data.worlds.builder import Asked, World, new_world
 from data.worlds.closure import SYLLOGISMS, conclude
 from data.worlds.language import QUANTIFIERS, Statement
 from data.worlds.lexicon import CONCLUSION
@@ -23,18 +23,20 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> World:
     premises = [premise for pair in pairs for premise in pair]
     for premise in world.rng.sample(premises, len(premises)):
         world.state(premise)
-    ends = [two.second for _, two in pairs]
-    for one, two in pairs:
-        (conclusion,) = conclude(one, two)
-        inference = f"{one.form}-{two.form}"
-        world.ask_entity("trained", one, [p.second for p, _ in pairs], about=[one], inference="recall")
-        world.ask_entity("trained", two, ends, about=[two], inference="recall")
-        world.ask_entity("deduction", conclusion, ends, about=[one, two], inference=inference)
-        _ask_statement(world, conclusion, about=[one, two], inference=inference)
+    for position in (0, 1):
+        world.ask_entities("trained", [Asked(pair[position], (pair[position],), "recall") for pair in pairs])
+    world.ask_entities("deduction", [Asked(conclude(*pair)[0], pair, _name(pair)) for pair in pairs])
+    for pair in pairs:
+        _ask_statement(world, conclude(*pair)[0], about=pair, inference=_name(pair))
     return world
 
 
-def _ask_statement(world: World, conclusion: Statement, *, about: list[Statement], inference: str) -> None:
+def _name(pair: tuple[Statement, Statement]) -> str:
+    """The form of a syllogism, e.g. `all-no`."""
+    return "-".join(premise.form for premise in pair)
+
+
+def _ask_statement(world: World, conclusion: Statement, *, about: tuple[Statement, ...], inference: str) -> None:
     directions = ((conclusion.first, conclusion.second), (conclusion.second, conclusion.first))
     statements = [Statement(form, "", first, second) for first, second in directions for form in QUANTIFIERS]
     wrong = [statement.text() for statement in statements if statement != conclusion]
