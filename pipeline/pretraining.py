@@ -64,7 +64,7 @@ def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
         worlds = [sample_test_world(MEASURE_SEED, index, num_facts=78) for index in range(NUM_WORLDS)]
         measured["78 facts"] = measure_choices(reader, worlds, MEASURE_SEED)
         measured["generations"] = measure_generations(reader, worlds, TEMPERATURE, MEASURE_SEED)
-        for num_facts in (150, 190, 222):
+        for num_facts in (150, 190, 237):
             longer = [sample_test_world(MEASURE_SEED, index, num_facts=num_facts) for index in range(NUM_WORLDS // 2)]
             tokens = max(len(reader.tokenizer(world.context)["input_ids"]) for world in longer)
             measured[f"{num_facts} facts, up to {tokens} tokens"] = measure_choices(reader, longer, MEASURE_SEED)
