@@ -104,10 +104,7 @@ def test_missing_model_folder_is_refused(capsys: pytest.CaptureFixture[str], rec
 def test_second_study_in_the_folder_is_refused(
     capsys: pytest.CaptureFixture[str], recipe: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
-    recipe.write_text(RECIPE.format(model=model))
+    recipe.write_text(RECIPE.format(model="models/tiny"))
     out = tmp_path / "out"
     with Workspace(out).locked():
         before = sorted(out.rglob("*"))
