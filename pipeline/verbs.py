@@ -55,7 +55,7 @@ def augment_documents(flags: Namespace) -> None:
 
 def train_model(flags: Namespace) -> None:
     """`train`: finetune a model on documents, and on kept augmentations where given, into the folder `OUT`."""
-    space, wanted = Workspace(flags.out.with_name(f"{flags.out.name}.work")), Cluster(address=flags.address)
+    space, wanted = Workspace(flags.out.with_name(f".{flags.out.name}.work")), Cluster(address=flags.address)
     sources = [TextSource(str(inner(flags.documents, "documents")))]
     if flags.augmentations:
         sources.append(TextSource(str(inner(flags.augmentations, "augmentations")), verdict_kept_only=True))
