@@ -1,5 +1,6 @@
 """How many engines and training ranks a cluster carries, and what each of them gets: arithmetic alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.errors import InputError
@@ -23,31 +24,61 @@ class Placement:
 
 
 def plan(
-    *, cpus: int, gpus: int, engines: int | None = None, tensor_parallel: int = 1, ranks: int | None = None
+    *,
+    cpus: int,
+    gpus: int,
+    nodes: Sequence[tuple[int, int]] | None = None,
+    engines: int | None = None,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+    ranks: int | None = None,
 ) -> Placement:
     """The placement on `cpus` logical CPUs and `gpus` GPUs; `engines` and `ranks` are upper limits, None is no limit.
 
-    Raises InputError for counts below 1 and for an engine that needs more GPUs than there are.
+    `nodes` are the (CPUs, GPUs) of each node, None for a single one: an engine and its `tensor_parallel` x
+    `pipeline_parallel` GPUs lie on one node. Raises InputError for counts below 1 and where no engine has a place.
     """
-    for flag, count in (("cpus", cpus), ("engines", engines), ("tensor_parallel", tensor_parallel), ("ranks", ranks)):
+    counts = {
+        "cpus": cpus,
+        "engines": engines,
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
+        "ranks": ranks,
+    }
+    for flag, count in counts.items():
         if count is not None and count < 1:
             raise InputError(f"{count} is too few", where=flag, mend="give 1 or more")
-    if tensor_parallel > max(gpus, 1):
+    nodes = nodes or [(cpus, gpus)]
+    per_engine = tensor_parallel * pipeline_parallel
+    most_gpus = max(node_gpus for _, node_gpus in nodes)
+    gpus_per_engine, gpus_per_rank = (per_engine, 1) if gpus else (0, 0)
+    places = _places(nodes, 1, gpus_per_engine)
+    if per_engine > max(most_gpus, 1) or not places:
         raise InputError(
-            f"an engine over {tensor_parallel} GPUs is wanted, the cluster has {gpus}",
-            where="tensor_parallel",
-            mend=f"give at most {max(gpus, 1)}, or attach to a larger cluster",
+            f"an engine over {per_engine} GPUs is wanted, no node has more than {most_gpus} and a CPU for it",
+            where="tensor_parallel, pipeline_parallel",
+            mend=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
         )
-    # never more actors than CPUs: Ray would wait for a place without end
-    most_engines = min(cpus, gpus // tensor_parallel if gpus else MOST_CPU_ENGINES)
-    most_ranks = min(cpus, gpus or cpus)
+    # never more actors than there are places: Ray would wait without end
+    most_engines = places if gpus else min(places, MOST_CPU_ENGINES)
+    most_ranks = _places(nodes, 1, gpus_per_rank)
     num_engines = min(engines or most_engines, most_engines)
     num_ranks = min(ranks or most_ranks, most_ranks)
     return Placement(
         engines=num_engines,
-        cpus_per_engine=cpus // num_engines,
-        gpus_per_engine=tensor_parallel if gpus else 0,
+        cpus_per_engine=_most_cpus_each(nodes, num_engines, gpus_per_engine),
+        gpus_per_engine=gpus_per_engine,
         ranks=num_ranks,
-        cpus_per_rank=cpus // num_ranks,
-        gpus_per_rank=1 if gpus else 0,
+        cpus_per_rank=_most_cpus_each(nodes, num_ranks, gpus_per_rank),
+        gpus_per_rank=gpus_per_rank,
     )
+
+
+def _places(nodes: Sequence[tuple[int, int]], cpus_each: int, gpus_each: int) -> int:
+    """How many actors of that size the nodes carry."""
+    return sum(min(cpus // cpus_each, gpus // gpus_each if gpus_each else cpus) for cpus, gpus in nodes)
+
+
+def _most_cpus_each(nodes: Sequence[tuple[int, int]], count: int, gpus_each: int) -> int:
+    most = sum(cpus for cpus, _ in nodes) // count
+    return next(cpus for cpus in range(most, 0, -1) if _places(nodes, cpus, gpus_each) >= count)

@@ -1,74 +1,58 @@
 """Units of work over actors: the driver moves names of shards, the actors read and write the shards.
 
-Any plain class will do. Each actor has at most one unit running and one queued. A unit whose actor dies is tried once
-more on a fresh actor; if that dies too, the unit is set aside and reported when the others are done. Touches no file.
+Any plain class will do as a worker. What an actor gets and what a failure costs is decided in `cluster.schedule`; how
+actors live and die in `cluster.host`. Touches no file.
 """
 
-from collections import Counter, deque
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from types import TracebackType
 from typing import Self
 
 import ray
-from ray.actor import ActorHandle
 
+from cluster.host import ActorState, Blueprint, Crew
+from cluster.meter import Meter
+from cluster.schedule import Schedule, Unit
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 
-MOST_IN_FLIGHT = 2  # per actor: one running and one queued, so that no actor waits for the driver
-MOST_DEATHS = 2  # of actors under one unit
-DEATHS_PER_ACTOR = 5  # in a row without a receipt: then the fault is not a unit's
+__all__ = ["ActorPool", "Description", "Unit"]
+
+POLL_SECONDS = 0.5  # between two looks at actors that are not ready
+PLACE_SECONDS = 600.0  # a cluster that grows by itself takes minutes
+# An actor ends itself at the deadline. The driver does it if that is not seen: the process is stopped, or out of reach.
+# Not sooner, as a pool that is shared may have a unit and a half of somebody else's before ours.
+DEADLINES_BEFORE_KILL = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """One call of an actor's method that returns a receipt. Producer: the stages. Consumer: `ActorPool`.
+class Description:
+    """A pool as it is now. Producer: `ActorPool.describe`. Consumer: whoever shows it, or checks what it would use."""
 
-    Units of the same `affinity` (a checkpoint, a context) prefer the same actor; "" prefers none.
-    """
-
-    name: str
-    method: str
-    args: tuple[object, ...]
-    affinity: str
-
-
-class _Host:
-    """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call."""
-
-    def __init__(self, worker_class: type, init_args: tuple[object, ...]) -> None:
-        self._make = (worker_class, init_args)
-        self._worker: object | None = None
-
-    def open(self) -> None:
-        """Make the worker if it is not there yet."""
-        if self._worker is None:
-            worker_class, init_args = self._make
-            self._worker = worker_class(*init_args)
-
-    def call(self, method: str, args: tuple[object, ...]) -> ShardReceipt:
-        """One unit of work."""
-        self.open()
-        receipt: ShardReceipt = getattr(self._worker, method)(*args)
-        return receipt
+    init_args: tuple[object, ...]
+    actors: tuple[ActorState, ...]
 
 
 @dataclass
 class _Run:
-    """What one `run` knows: the units that wait for each actor, those in flight, the deaths under each unit."""
+    """One `run` under way: the schedule, the answers that are awaited, since when each actor's oldest one is."""
 
-    queues: list[deque[Unit]]
-    flights: list[deque[tuple[ray.ObjectRef, Unit]]]
+    schedule: Schedule
+    refs: list[deque[ray.ObjectRef]]
+    since: dict[int, float] = field(default_factory=dict)
     receipts: list[ShardReceipt] = field(default_factory=list)
-    deaths: Counter[int] = field(default_factory=Counter)  # by id(unit): names need not be unique
-    set_aside: list[str] = field(default_factory=list)
-    deaths_in_a_row: int = 0
+    looked: float = 0.0
 
 
 class ActorPool:
-    """`num_actors` actors that each hold a `worker_class(*init_args)`; a context manager that ends them."""
+    """`num_actors` actors that each hold a `worker_class(*init_args)`; a context manager that ends them.
+
+    `restarts` counts the actors that were lost. A `meter` that is put here is fed by `run`.
+    """
 
     def __init__(
         self,
@@ -78,47 +62,102 @@ class ActorPool:
         num_actors: int,
         num_cpus: float,
         num_gpus: float = 0,
+        deadline_seconds: float | None = None,
+        name: str | None = None,
+        strategy: str = "SPREAD",
+        place_seconds: float = PLACE_SECONDS,
     ) -> None:
-        """Returns when all workers are made. Raises what their constructor raises."""
-        host = ray.remote(_Host).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0)
-        self._start: Callable[[], ActorHandle] = partial(host.remote, worker_class, init_args)
-        self._actors = [self._start() for _ in range(num_actors)]
+        """Returns when all workers are made. Raises what their constructor raises.
+
+        Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group of that `strategy`; ResumableError
+        if the cluster has no such place for `place_seconds`, now or after a loss. A call that takes longer than
+        `deadline_seconds` costs its actor. With a `name`, other processes of the cluster can `attach`.
+        """
+        blueprint = Blueprint(
+            worker_class, init_args, num_actors, num_cpus, num_gpus, deadline_seconds, strategy, place_seconds
+        )
+        self._set_up(Crew.start(blueprint, name))
         try:
-            ray.get([actor.open.remote() for actor in self._actors])
+            ray.get(list(self._crew.openings.values()))
         except ray.exceptions.RayError as error:
             self.close()
-            raise _unwrapped(error, "an actor died while it started") from error
+            raise _fatal(error, "start") or ResumableError(
+                f"an actor failed as it started: {_reason(error)}"
+            ) from error
+        for actor in range(num_actors):
+            self._crew.opened(actor)
+
+    @classmethod
+    def attach(cls, name: str) -> Self:
+        """The named pool of another process of this cluster; closing it leaves the actors alive.
+
+        Raises InputError if no such pool is up.
+        """
+        pool = cls.__new__(cls)
+        pool._set_up(Crew.find(name))
+        return pool
+
+    def _set_up(self, crew: Crew) -> None:
+        self._crew = crew
+        self._asked: list[list[ray.ObjectRef]] = [[] for _ in crew.actors]
+        self._lock = threading.Lock()
+        self._run: _Run | None = None
+        self.restarts = 0
+        self.meter: Meter | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Units that are running or queued at an actor."""
+        return self._run.schedule.num_in_flight if self._run else 0
 
     def run(self, units: Sequence[Unit], on_receipt: Callable[[ShardReceipt], None]) -> list[ShardReceipt]:
         """Do all units; receipts in the order of completion, each handed to `on_receipt` as it comes.
 
-        Raises what a unit's method raises, at once; ResumableError at the end if units were set aside.
+        Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError.
+        ResumableError, too, if all actors fail whatever they do, if the cluster has no place for any of them, and at
+        the end if units were set aside.
         """
-        run = _Run(_queues(units, len(self._actors)), [deque() for _ in self._actors])
-        while self._hand_out(run):
-            actor = _first_ready(run)
-            ref, unit = run.flights[actor][0]
-            try:
-                receipt = ray.get(ref)
-            except ray.exceptions.RayActorError:
-                self._replace(run, actor)
-                continue
-            except ray.exceptions.RayError as error:
-                raise _unwrapped(error, f"unit {unit.name} failed") from error
-            run.flights[actor].popleft()
-            run.deaths_in_a_row = 0
-            run.receipts.append(receipt)
-            on_receipt(receipt)
-        if run.set_aside:
-            names = ", ".join(run.set_aside)
-            raise ResumableError(f"{len(run.set_aside)} units were set aside, each killed its actor twice: {names}")
+        run = self._run = _Run(Schedule(units, len(self._crew.actors)), [deque() for _ in self._crew.actors])
+        try:
+            while not run.schedule.finished:
+                self._hand_out(run)
+                self._look_after(run)
+                self._await(run, on_receipt)
+        finally:
+            self._run = None
+            for ref in (ref for refs in run.refs for ref in refs):
+                ray.cancel(ref)  # only what has not begun
+        aside = [f"{units[unit].name} ({reason})" for unit, reason in run.schedule.set_aside.items()]
+        if aside:
+            raise ResumableError(f"{len(aside)} units were set aside, each failed twice: {'; '.join(aside)}")
         return run.receipts
 
+    def ask(self, method: str, args: tuple[object, ...], *, actor: int | None = None) -> ray.ObjectRef:
+        """One call of a worker's method, at the live actor that has the least to do, or at that one; from any thread.
+
+        `ray.get` of it raises what the method raises, and a RayActorError if the actor dies. Raises ResumableError if
+        no actor is up.
+        """
+        states = self._crew.states()
+        with self._lock:
+            for number, refs in enumerate(self._asked):
+                if refs:
+                    self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
+            alive = [number for number, state in enumerate(states) if state.alive and actor in (None, number)]
+            if not alive:
+                raise ResumableError("no actor of the pool is up; those that died start again by themselves")
+            number = min(alive, key=self._load)
+            ref = self._crew.send(number, method, args, {})
+            self._asked[number].append(ref)
+        return ref
+
+    def describe(self) -> Description:
+        """What the actors were made of, and each of them as it is now."""
+        return Description(self._crew.blueprint.init_args, tuple(self._crew.states()))
+
     def close(self) -> None:
-        """End all actors, whatever they do."""
-        for actor in self._actors:
-            ray.kill(actor)
-        self._actors = []
+        """End all actors, whatever they do, and give back their places; an attached pool is left as it is."""
+        self._crew.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,58 +167,99 @@ class ActorPool:
     ) -> None:
         self.close()
 
-    def _hand_out(self, run: _Run) -> bool:
-        """Give every actor what it may hold, the idle ones first; whether anything is in flight."""
-        for held in range(MOST_IN_FLIGHT):
-            for actor, (flights, queue) in enumerate(zip(run.flights, run.queues, strict=True)):
-                if len(flights) > held:
-                    continue
-                if not queue and held == 0:  # only an idle actor steals, from the far end of the longest queue
-                    longest = max(run.queues, key=len)
-                    queue.extend([longest.pop()] if longest else [])
-                if queue:
-                    unit = queue.popleft()
-                    flights.append((self._actors[actor].call.remote(unit.method, unit.args), unit))
-        return any(run.flights)
+    def _load(self, actor: int) -> int:
+        return len(self._asked[actor]) + (len(self._run.refs[actor]) if self._run else 0)
 
-    def _replace(self, run: _Run, actor: int) -> None:
-        """A fresh actor for a dead one. The oldest unit of the dead one was running: it alone bears the blame."""
-        ray.kill(self._actors[actor])  # it may be out of reach rather than dead
-        self._actors[actor] = self._start()
-        (_, blamed), *waiting = run.flights[actor]
-        run.flights[actor].clear()
-        run.queues[actor].extendleft(unit for _, unit in reversed(waiting))
-        run.deaths_in_a_row += 1
-        if run.deaths_in_a_row > DEATHS_PER_ACTOR * len(self._actors):
-            raise ResumableError(f"the actors die one after the other, the last one under unit {blamed.name}")
-        run.deaths[id(blamed)] += 1
-        if run.deaths[id(blamed)] < MOST_DEATHS:
-            run.queues[actor].append(blamed)
+    def _hand_out(self, run: _Run) -> None:
+        for actor, task in run.schedule.hand_out(self._crew.ready):
+            unit = run.schedule.units[task.unit]
+            if not run.refs[actor]:
+                run.since[actor] = time.monotonic()
+            run.refs[actor].append(self._crew.send(actor, unit.method, unit.args, run.schedule.extras(task)))
+        if self.meter is not None:
+            self.meter.fly(run.schedule.num_in_flight)
+
+    def _look_after(self, run: _Run) -> None:
+        """Now and then: end actors that hang, let those that are back make their workers."""
+        now = time.monotonic()
+        if now - run.looked < POLL_SECONDS:
+            return
+        run.looked = now
+        deadline = self._crew.blueprint.deadline_seconds
+        for actor, refs in enumerate(run.refs):
+            if refs and deadline is not None and now - run.since[actor] > DEADLINES_BEFORE_KILL * deadline:
+                run.since[actor] = now
+                self._crew.kill(actor)  # and its calls will fail
+        self._crew.look([actor for actor in range(len(run.refs)) if run.schedule.is_trusted(actor)])
+
+    def _await(self, run: _Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
+        """Wait a while for the next answers, of tasks or of actors that make their workers."""
+        openings = {ref: actor for actor, ref in self._crew.openings.items()}
+        oldest = {refs[0]: actor for actor, refs in enumerate(run.refs) if refs}
+        if not (openings or oldest):
+            time.sleep(POLL_SECONDS)
+            return
+        awaited = [*oldest, *openings]
+        answered, _ = ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)
+        if answered:  # all of them, or the first actors would be served first for ever
+            answered, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        for ref in answered:
+            actor = (openings | oldest)[ref]
+            try:
+                answer = ray.get(ref)
+            except ray.exceptions.RayError as error:
+                self._fail(run, actor, error)
+            else:
+                if ref in openings:
+                    self._crew.opened(actor)
+                else:
+                    self._finish(run, actor, answer, on_receipt)
+
+    def _finish(self, run: _Run, actor: int, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]) -> None:
+        run.refs[actor].popleft()
+        run.since[actor] = time.monotonic()
+        if run.schedule.done(actor).rows:
+            if self.meter is not None:
+                self.meter.piece(receipt)
+            return
+        if self.meter is not None:
+            self.meter.receipt(receipt)
+        run.receipts.append(receipt)
+        on_receipt(receipt)
+
+    def _fail(self, run: _Run, actor: int, error: ray.exceptions.RayError) -> None:
+        """The actor died, or raised what no worker should: then nobody knows its state, so it is ended, too."""
+        task = run.schedule.running(actor)
+        name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
+        fatal = _fatal(error, name)
+        if fatal is not None:
+            raise fatal from error
+        by_death = not isinstance(error, ray.exceptions.RayTaskError)
+        deadline = self._crew.blueprint.deadline_seconds
+        if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
+            reason = f"it ran past its deadline of {deadline:g} s"
         else:
-            run.set_aside.append(blamed.name)
+            reason = _reason(error)
+        run.refs[actor].clear()
+        self._crew.lose(actor)
+        self.restarts += 1
+        if self.meter is not None:
+            self.meter.restart()
+        run.schedule.failed(actor, reason, by_death=by_death)
 
 
-def _queues(units: Sequence[Unit], num_actors: int) -> list[deque[Unit]]:
-    """One queue per actor: units of one affinity together, the largest groups first, each to the shortest queue."""
-    groups: dict[str, list[Unit]] = {}
-    for number, unit in enumerate(units):
-        groups.setdefault(f"same {unit.affinity}" if unit.affinity else f"own {number}", []).append(unit)
-    queues: list[deque[Unit]] = [deque() for _ in range(num_actors)]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        min(queues, key=len).extend(group)
-    return queues
-
-
-def _first_ready(run: _Run) -> int:
-    """The actor whose oldest unit ends next, by success or by failure. Actors work in order, so its oldest is it."""
-    oldest = {flights[0][0]: actor for actor, flights in enumerate(run.flights) if flights}
-    ready, _ = ray.wait(list(oldest), num_returns=1)
-    return oldest[ready[0]]
-
-
-def _unwrapped(error: ray.exceptions.RayError, what: str) -> Exception:
-    """What the worker itself raised, if it is ours; a death is resumable; all else keeps its remote traceback."""
+def _fatal(error: ray.exceptions.RayError, name: str) -> Exception | None:
+    """What ends the run: an error that is ours, as the worker raised it, or a trouble of the machine (a full disk)."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, InputError | ResumableError):
         return cause
-    return ResumableError(f"{what}: {error}") if isinstance(error, ray.exceptions.RayActorError) else error
+    if isinstance(cause, OSError):
+        return ResumableError(f"{name}: {cause}; when that is mended, the same command goes on")
+    return None
+
+
+def _reason(error: ray.exceptions.RayError) -> str:
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its actor died"
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"

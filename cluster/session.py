@@ -4,12 +4,13 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.worker import BaseContext
 
 from data.errors import InputError
@@ -19,16 +20,23 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
 KNOCK_SECONDS = 10.0
+NAMESPACE = "entail"  # where the names of pools live
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is known of a running session. `logs` is the folder of the engines' and Ray's output on this machine."""
+    """What is known of a running session. `logs` is the folder of the engines' and Ray's output on this machine.
+
+    `address` can be given to `connect` by another process, of this machine only if the session was started here.
+    `nodes` are the (CPUs, GPUs) of each node; `cpus` and `gpus` are their sums.
+    """
 
     address: str
     logs: Path
     cpus: int
     gpus: int
+    nodes: tuple[tuple[int, int], ...]
 
 
 @contextmanager
@@ -44,40 +52,44 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
     context = _start(num_cpus) if address is None else _attach(address)
     try:
         logs = _link_logs(Path(context.address_info["session_dir"]) / "logs", log_dir)
-        resources = ray.cluster_resources()
-        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        yield Session(str(context.address_info["address"]), logs, cpus, gpus)
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources)
+        cpus, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
+        yield Session(str(context.address_info["address"]), logs, cpus, gpus, nodes)
     finally:
         ray.shutdown()
 
 
 def _start(num_cpus: int | None) -> BaseContext:
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    clusters_allowed = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # what Ray does on a Mac: every port on the loopback interface
-    try:
+    with _loopback_only():
         return ray.init(
             address="local",
+            namespace=NAMESPACE,
             num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
         )
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters_allowed
 
 
 def _attach(address: str) -> BaseContext:
     try:
-        if address != "auto":
-            _knock(address)
-        return ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED, "env_vars": KEEP_FREED_MEMORY},
-        )
+        if address == "auto":
+            address = services.get_ray_address_from_environment(address, None)
+        host = _knock(address) if address != "auto" else ""
+        if host in LOOPBACK:  # Ray shows the token of this user's sessions to an address that it found itself, else not
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        # A node that knows itself by its loopback address is not found under any other
+        with _loopback_only() if host in LOOPBACK else nullcontext():
+            return ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED, "env_vars": KEEP_FREED_MEMORY},
+            )
     except (ConnectionError, TimeoutError, ValueError, socket.gaierror) as error:
         raise InputError(
             f"no Ray cluster answers: {error}",
@@ -86,10 +98,22 @@ def _attach(address: str) -> BaseContext:
         ) from error
 
 
-def _knock(address: str) -> None:
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """What Ray does on a Mac: every port on the loopback interface."""
+    clusters_allowed = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters_allowed
+
+
+def _knock(address: str) -> str:
     # Ray waits for many minutes on an address where nobody listens
     host, _, port = address.rpartition(":")
     socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    return host
 
 
 def _link_logs(logs: Path, log_dir: Path) -> Path:

@@ -109,34 +109,75 @@ class CheckpointRef:
 class ScoreItem:
     """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
 
-    Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count.
+    Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count. `unconditional` is the
+    text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
     """
 
     item_id: str
     context: str
     prompt: str
     continuations: tuple[str, ...]
+    unconditional: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
     """Log-likelihoods (nats, summed over tokens), one per continuation. Producer: an engine. Consumer: `evaluate`.
 
-    `greedy[i]` says whether continuation i is what greedy decoding would have written.
+    `greedy[i]` says whether continuation i is what greedy decoding would have written. `token_log_likelihoods` are the
+    values of single tokens, continuation after continuation (`num_tokens` says where each ends). `unconditional` holds
+    the no-context likelihoods, where the item asked for them.
     """
 
     item_id: str
     log_likelihoods: tuple[float, ...]
     num_tokens: tuple[int, ...]
     greedy: tuple[bool, ...]
+    token_log_likelihoods: tuple[float, ...] = ()
+    unconditional: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """What a model thinks of every token of a row of n tokens. Producer: an engine. Consumer: the HTTP port.
+
+    `log_likelihoods` (nats) are those of tokens 1 to n-1, each after all before it. `best_tokens` (ids) and
+    `best_log_likelihoods`, n of each, are the likeliest tokens after the first 1 to n tokens.
+    """
+
+    log_likelihoods: tuple[float, ...]
+    best_tokens: tuple[int, ...]
+    best_log_likelihoods: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that has no answer, and why: never a score of zero. Producers: an engine, a pool actor. Consumer: stages.
+
+    `item_id` is the row's `item_id` or `prompt_id`. `kind`: "window" (too long), "empty" (nothing to score or read),
+    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "poison" (it kills its engine).
+    """
+
+    item_id: str
+    kind: str
+    what: str
+    mend: str
 
 
 @dataclass(frozen=True, slots=True)
 class ShardReceipt:
-    """Proof that a shard of work rests on disk. Producer: a pool actor. Consumer: the driver and the report."""
+    """Proof that a shard of work rests on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
+
+    `num_rows` were answered and `num_refused` were not (they rest in `refused/` beside the shard). Tokens: read by the
+    model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
+    """
 
     unit: str
     path: str
     num_rows: int
     wall_seconds: float
     node: str
+    num_refused: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    answer_tokens: int = 0

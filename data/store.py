@@ -15,10 +15,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from data.errors import InputError
+from data.records import Refusal
 from data.seeds import fingerprint
 
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
+REFUSED = "refused"
+ROWS_PER_SHARD = 512  # what a killed engine costs at most; enough for an engine to work on side by side
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
     str: (pa.string(), "string"),
@@ -139,6 +142,17 @@ def read_folder(folder: Path, record: type[Record]) -> Iterator[Record]:
         )
     for shard in shards:
         yield from read_shard(shard, record)
+
+
+def refusals_path(shard: Path) -> Path:
+    """Where the rows rest that a shard of answers does not have."""
+    return shard.parent / REFUSED / shard.name
+
+
+def read_refusals(shard: Path) -> list[Refusal]:
+    """The rows that a shard of answers does not have, and why; none if all were answered."""
+    path = refusals_path(shard)
+    return read_shard(path, Refusal) if path.exists() else []
 
 
 def _arrow_type(hint: object) -> pa.DataType:

@@ -17,10 +17,30 @@ def test_one_core_carries_one_of_each() -> None:
     assert (placement.engines, placement.ranks, placement.cpus_per_engine) == (1, 1, 1)
 
 
+def test_gpus_are_divided_by_the_product_of_the_parallel_sizes() -> None:
+    placement = plan(cpus=64, gpus=8, tensor_parallel=2, pipeline_parallel=2)
+    assert (placement.engines, placement.gpus_per_engine, placement.cpus_per_engine) == (2, 4, 32)
+
+
 def test_gpus_are_divided_by_the_tensor_parallel_size() -> None:
     placement = plan(cpus=64, gpus=8, tensor_parallel=4)
     assert (placement.engines, placement.gpus_per_engine, placement.cpus_per_engine) == (2, 4, 32)
     assert (placement.ranks, placement.gpus_per_rank, placement.cpus_per_rank) == (8, 1, 8)
+
+
+def test_an_engine_lies_on_one_node() -> None:
+    assert plan(cpus=8, gpus=0, nodes=[(4, 0), (4, 0)], engines=1).cpus_per_engine == 4
+    assert plan(cpus=8, gpus=0, nodes=[(5, 0), (3, 0)], engines=2).cpus_per_engine == 3
+    uneven = plan(cpus=24, gpus=6, nodes=[(16, 4), (8, 2)], tensor_parallel=2)
+    assert (uneven.engines, uneven.cpus_per_engine) == (3, 8)
+    with pytest.raises(InputError, match="no node has more than 1"):
+        plan(cpus=8, gpus=2, nodes=[(4, 1), (4, 1)], tensor_parallel=2)
+
+
+def test_a_node_without_gpus_carries_none_of_the_engines_that_need_one() -> None:
+    placement = plan(cpus=40, gpus=2, nodes=[(32, 0), (8, 2)])
+    assert (placement.engines, placement.cpus_per_engine) == (2, 4)
+    assert (placement.ranks, placement.cpus_per_rank) == (2, 4)
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 3, 7, 64])
@@ -36,7 +56,15 @@ def test_no_plan_asks_for_more_gpus_or_cpus_than_there_are(cpus: int, gpus: int,
 
 
 @pytest.mark.parametrize(
-    "wish", [{"tensor_parallel": 2}, {"engines": 0}, {"ranks": -1}, {"gpus": 2, "tensor_parallel": 4}]
+    "wish",
+    [
+        {"tensor_parallel": 2},
+        {"engines": 0},
+        {"ranks": -1},
+        {"pipeline_parallel": 0},
+        {"gpus": 2, "tensor_parallel": 4},
+        {"gpus": 2, "tensor_parallel": 2, "pipeline_parallel": 2},
+    ],
 )
 def test_what_cannot_be_is_refused(wish: dict[str, int]) -> None:
     with pytest.raises(InputError):

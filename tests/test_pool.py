@@ -1,4 +1,4 @@
-"""The pool over real Ray actors: deaths lose nothing, poison is set aside, affinity holds, errors arrive as raised."""
+"""The pool over real Ray actors: deaths lose nothing, poison is found, affinity holds, errors arrive as raised."""
 
 import os
 import signal
@@ -6,56 +6,31 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
+import ray
+from clerk import Clerk, Copyist, units_of, wait_for, wait_until
+from ray.util.placement_group import placement_group_table
 
+from cluster.meter import Meter
 from cluster.pool import ActorPool, Unit
+from cluster.schedule import FAILURES_IN_A_ROW
 from cluster.session import Session, connect
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 
-WAIT_SECONDS = 60.0
-
-
-class Clerk:
-    """A worker that writes one line per unit, and dies or refuses when it is told to."""
-
-    def __init__(self, folder: str) -> None:
-        if not Path(folder).is_dir():
-            raise InputError("no such folder", where=folder, mend="make it")
-        self._folder = Path(folder)
-
-    def write(self, name: str) -> ShardReceipt:
-        """A unit that ends well."""
-        (self._folder / name).write_text(str(os.getpid()))
-        return ShardReceipt(name, str(self._folder / name), 1, 0.0, str(os.getpid()))
-
-    def wait(self, name: str) -> ShardReceipt:
-        """A unit that runs until the file `release` is there; tells its process id first."""
-        (self._folder / f"{name}.pid").write_text(str(os.getpid()))
-        while not (self._folder / "release").exists():
-            time.sleep(0.05)
-        return self.write(name)
-
-    def die(self, name: str) -> ShardReceipt:
-        """A unit that kills its process, every time."""
-        with (self._folder / f"{name}.deaths").open("a") as file:
-            file.write("x")
-        os.kill(os.getpid(), signal.SIGKILL)
-        raise AssertionError
-
-    def refuse(self, name: str) -> ShardReceipt:
-        """A unit whose input is wrong."""
-        raise InputError("bad row", where=name, mend="mend it")
+DEADLINE_SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the actors find `Clerk`
-        with connect(address=None, log_dir=tmp_path_factory.mktemp("logs"), num_cpus=4) as session:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the actors find their worker
+        with connect(address=None, log_dir=tmp_path_factory.mktemp("logs"), num_cpus=6) as session:
             yield session
 
 
@@ -70,21 +45,24 @@ def pool(session: Session, folder: Path) -> Iterator[ActorPool]:
         yield pool
 
 
-def units_of(names: list[str], method: str = "write", affinity: str = "") -> list[Unit]:
-    return [Unit(name, method, (name,), affinity) for name in names]
+def ignore(receipt: ShardReceipt) -> None:
+    """A receipt that no test looks at."""
 
 
-def wait_for(path: Path) -> str:
-    end = time.monotonic() + WAIT_SECONDS
-    while not (path.exists() and path.read_text()):
-        assert time.monotonic() < end, f"{path} never came"
-        time.sleep(0.05)
-    return path.read_text()
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Something that happens while the pool works."""
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
 
 
 def test_the_session_is_on_loopback_and_its_logs_are_found(session: Session) -> None:
     assert session.address.startswith("127.0.0.1:")
-    assert session.cpus == 4
+    assert (session.cpus, session.nodes) == (6, ((6, 0),))
     assert list(session.logs.glob("*raylet*"))
 
 
@@ -94,7 +72,7 @@ def test_every_unit_is_done_once_and_reported(pool: ActorPool) -> None:
     receipts = pool.run(units_of(names), lambda receipt: seen.append(receipt.unit))
     assert sorted(seen) == sorted(names)
     assert [receipt.unit for receipt in receipts] == seen
-    assert pool.run([], lambda receipt: None) == []
+    assert pool.run([], ignore) == []
 
 
 def test_a_killed_actor_loses_nothing(pool: ActorPool, folder: Path) -> None:
@@ -105,24 +83,75 @@ def test_a_killed_actor_loses_nothing(pool: ActorPool, folder: Path) -> None:
         os.kill(victims[0], signal.SIGKILL)
         (folder / "release").touch()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+    restarts = pool.restarts
     units = [*units_of(["slow0", "slow1"], "wait"), *units_of([f"after{i}" for i in range(6)])]
-    receipts = pool.run(units, lambda receipt: None)
-    killer.join()
+    with meanwhile(kill):
+        receipts = pool.run(units, ignore)
     assert sorted(receipt.unit for receipt in receipts) == sorted(unit.name for unit in units)
     assert str(victims[0]) not in {receipt.node for receipt in receipts if receipt.unit == "slow0"}
+    assert pool.restarts == restarts + 1
+
+
+def test_units_past_their_deadline_cost_their_actors_and_are_tried_again(session: Session, tmp_path: Path) -> None:
+    units = [*units_of(["a"], "hang"), *units_of(["b"], "stop"), *units_of(["c", "d", "e", "f"])]
+    with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=1, deadline_seconds=DEADLINE_SECONDS) as pool:
+        assert len(pool.run(units, ignore)) == 6
+        assert pool.restarts == 2
+    assert ((tmp_path / "a.hangs").read_text(), (tmp_path / "b.stops").read_text()) == ("xx", "xx")
+    logs = [path.read_text(errors="replace") for path in session.logs.glob("worker-*.err")]
+    assert any("in hang" in log for log in logs), "where it hung is not told"
 
 
 def test_poison_is_set_aside_after_two_deaths_and_the_rest_is_done(pool: ActorPool, folder: Path) -> None:
     seen: list[str] = []
     rest = [f"rest{i}" for i in range(8)]
     units = [*units_of(["poison"], "die"), *units_of(rest)]
-    with pytest.raises(ResumableError, match="poison") as raised:
+    with pytest.raises(ResumableError, match=r"poison \(its actor died\)") as raised:
         pool.run(units, lambda receipt: seen.append(receipt.unit))
     assert "rest" not in str(raised.value)
     assert sorted(seen) == rest
-    assert (folder / "poison.deaths").read_text() == "xx"
+    assert len((folder / "poison.deaths").read_text()) >= 2
+
+
+def test_poisonous_rows_are_found_and_the_rest_of_their_shard_completes(session: Session, tmp_path: Path) -> None:
+    bad = {"b": {3: "death"}, "d": {0: "exception"}}
+    units = [Unit(name, "copy", (name, 4), "", num_rows=4) for name in "abcdef"]
+    with ActorPool(Copyist, (str(tmp_path), bad), num_actors=2, num_cpus=1) as pool:
+        pool.meter = Meter(24)
+        receipts = pool.run(units, ignore)
+        seen = pool.meter.snapshot()
+    assert sorted(receipt.unit for receipt in receipts) == list("abcdef")
+    for name in "abcdef":
+        rows = [int(line) for line in (tmp_path / f"{name}.out").read_text().split()]
+        assert rows == [row for row in range(4) if row not in bad.get(name, {})]
+    assert (tmp_path / "b.poison").read_text() == "3 its actor died\n"
+    assert (tmp_path / "d.poison").read_text() == "0 ValueError: row 0 is bad\n"
+    assert (seen.items, seen.refused, seen.restarts) == (24, 2, pool.restarts)
+    assert seen.restarts >= 5 + 4  # a death alone divides nothing, an exception does
+
+
+def test_where_everything_fails_the_run_stops_and_condemns_nothing(session: Session, tmp_path: Path) -> None:
+    bad = {name: dict.fromkeys(range(2), "exception") for name in "abcdefgh"}
+    units = [Unit(name, "copy", (name, 2), "", num_rows=2) for name in "abcdefgh"]
+    with (
+        ActorPool(Copyist, (str(tmp_path), bad), num_actors=1, num_cpus=1) as pool,
+        pytest.raises(ResumableError, match=r"failures in a row and no success, the last: .*ValueError: row"),
+    ):
+        pool.run(units, ignore)
+    assert pool.restarts == FAILURES_IN_A_ROW + 1
+    assert not list(tmp_path.glob("*.out"))
+
+
+def test_a_full_disk_stops_the_run_and_condemns_nothing(pool: ActorPool) -> None:
+    restarts = pool.restarts
+    with pytest.raises(ResumableError, match=r"unit full: .*No space left on device.*the same command goes on"):
+        pool.run([Unit("full", "fill", ("full",), "", num_rows=1)], ignore)
+    assert pool.restarts == restarts
+
+
+def test_what_no_worker_should_raise_is_told_with_the_unit(pool: ActorPool) -> None:
+    with pytest.raises(ResumableError, match=r"1 units .*odd \(RuntimeError: broken at odd\)"):
+        pool.run([*units_of(["odd"], "break_"), *units_of(["even"])], ignore)
 
 
 def test_units_of_one_affinity_stay_with_one_actor(pool: ActorPool, folder: Path) -> None:
@@ -133,20 +162,14 @@ def test_units_of_one_affinity_stay_with_one_actor(pool: ActorPool, folder: Path
     def open_gates() -> None:
         for side in "ab":
             wait_for(folder / f"gate{side}.pid")
-        release(folder)
+        (folder / "release").touch()
 
-    opener = threading.Thread(target=open_gates)
-    opener.start()
     mixed = [unit for i in range(3) for side in "ab" for unit in units_of([f"{side}{i}"], affinity=side)]
-    receipts = pool.run([*gates, *mixed], lambda receipt: None)
-    opener.join()
+    with meanwhile(open_gates):
+        receipts = pool.run([*gates, *mixed], ignore)
     homes = {side: {r.node for r in receipts if r.unit in (f"{side}0", f"gate{side}")} for side in "ab"}
     assert len(homes["a"]) == len(homes["b"]) == 1
     assert homes["a"] != homes["b"]
-
-
-def release(folder: Path) -> None:
-    (folder / "release").touch()
 
 
 def test_an_idle_actor_takes_work_from_a_long_queue(pool: ActorPool, folder: Path) -> None:
@@ -157,22 +180,72 @@ def test_an_idle_actor_takes_work_from_a_long_queue(pool: ActorPool, folder: Pat
     def on_receipt(receipt: ShardReceipt) -> None:
         seen.append(receipt.unit)
         if len(seen) == 5:  # all but the held unit and the one queued behind it, so the other actor did them
-            release(folder)
+            (folder / "release").touch()
 
     pool.run(units, on_receipt)
     assert len(seen) == 7
     assert "hold" not in seen[:5]
 
 
+class Ticket:
+    """An argument that counts how often one of its kind was sent to an actor."""
+
+    sent = 0
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        Ticket.sent += 1
+        return str, ()
+
+
+def test_a_slow_store_holds_the_driver_back(pool: ActorPool, folder: Path) -> None:
+    (folder / "release").unlink(missing_ok=True)
+    done: list[int] = []
+
+    def look() -> None:
+        for name in ("late0", "late1"):
+            wait_for(folder / f"{name}.pid")
+        wait_until(lambda: Ticket.sent >= 4, "each actor has one unit queued")
+        time.sleep(1.0)
+        done.extend([Ticket.sent, pool.in_flight])
+        (folder / "release").touch()
+
+    units = [Unit(f"late{i}", "late", (f"late{i}", Ticket()), "") for i in range(9)]
+    with meanwhile(look):
+        pool.run(units, ignore)
+    assert done == [4, 4]
+    assert Ticket.sent == 9
+
+
 def test_an_error_of_the_input_arrives_as_it_was_raised(pool: ActorPool) -> None:
     with pytest.raises(InputError) as raised:
-        pool.run(units_of(["row 7"], "refuse"), lambda receipt: None)
+        pool.run(units_of(["row 7"], "refuse"), ignore)
     assert (raised.value.what, raised.value.where, raised.value.mend) == ("bad row", "row 7", "mend it")
 
 
 def test_an_error_of_the_constructor_arrives_as_it_was_raised(session: Session) -> None:
     with pytest.raises(InputError, match="no such folder"):
         ActorPool(Clerk, ("/no/such/folder",), num_actors=1, num_cpus=1)
+
+
+def test_a_pool_that_has_no_place_says_so(session: Session, folder: Path) -> None:
+    with pytest.raises(ResumableError, match=r"no place for 2 actors with \{'CPU': 5\} each"):
+        ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=5, place_seconds=1)
+
+
+def test_a_closed_pool_leaves_no_process_and_no_group_behind(session: Session, folder: Path) -> None:
+    free = ray.available_resources()["CPU"]
+    with ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=1) as pool:
+        processes = [psutil.Process(actor.pid) for actor in pool.describe().actors]
+        assert all(process.is_running() for process in processes)
+        with pytest.raises(InputError):  # closed in mid-work, one unit running and another queued
+            pool.run([*units_of(["row 8"], "refuse"), *units_of(["a", "b", "c"], "doze", args=(1000,))], ignore)
+    wait_until(lambda: not any(map(is_alive, processes)), "an actor lives on")
+    states = {group["state"] for group in placement_group_table().values()}
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == free, f"places are not given back: {states}")
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 def test_an_address_where_nobody_listens_is_refused(tmp_path: Path) -> None:

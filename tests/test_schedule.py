@@ -1,0 +1,228 @@
+"""The schedule without Ray: whatever dies, every unit ends once or is set aside with its cause, and only poison is."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.schedule import FAILURES_IN_A_ROW, MOST_IN_FLIGHT, Schedule, Task, Unit
+from data.errors import ResumableError
+
+
+@dataclass
+class World:
+    """Simulated actors: which rows are poison, and what happens next, drawn from a list of choices."""
+
+    schedule: Schedule
+    num_actors: int
+    poison: set[tuple[int, int]]  # (unit, row)
+    choices: list[int]
+    raises: bool = False
+    broken: set[int] = field(default_factory=set)  # actors under which everything fails
+    computed: Counter[tuple[int, int]] = field(default_factory=Counter)  # rows that were computed with success
+    ended: Counter[int] = field(default_factory=Counter)
+    condemned: dict[int, set[int]] = field(default_factory=dict)
+    num_failures: int = 0
+
+    def choose(self, bound: int) -> int:
+        return self.choices.pop() % bound if self.choices else 0
+
+    def rows_of(self, task: Task) -> range:
+        unit = self.schedule.units[task.unit]
+        return range(*(task.rows or (0, unit.num_rows)))
+
+    def run(self, *, accidents: int = 0) -> None:
+        """Until all is done. `accidents` actors die for no fault of their task's."""
+        away: set[int] = set()
+        while not self.schedule.finished:
+            self.schedule.hand_out(set(range(self.num_actors)) - away)
+            assert all(self.held(actor) <= MOST_IN_FLIGHT for actor in range(self.num_actors))
+            busy = [actor for actor in range(self.num_actors) if self.schedule.running(actor)]
+            if away and (not busy or self.choose(3) == 0):
+                away.discard(min(away))
+                continue
+            actor = busy[self.choose(len(busy))]
+            if accidents and self.choose(4) == 1:
+                accidents -= 1
+                self.fail(actor, away, "accident")
+            else:
+                self.work(actor, away)
+
+    def held(self, actor: int) -> int:
+        return len(self.schedule._flights[actor])
+
+    def work(self, actor: int, away: set[int]) -> None:
+        task = self.schedule.running(actor)
+        assert task is not None
+        rows = [(task.unit, row) for row in self.rows_of(task)]
+        if actor in self.broken:
+            return self.fail(actor, away, "broken")
+        if task.is_end:
+            self.condemned[task.unit] = set(self.schedule.extras(task)["poison"])
+        elif self.poison & set(rows):
+            return self.fail(actor, away, "poison")
+        else:
+            self.computed.update(rows)
+        if task.rows is None:
+            self.ended[task.unit] += 1
+        assert self.schedule.done(actor) == task
+
+    def fail(self, actor: int, away: set[int], reason: str) -> None:
+        self.num_failures += 1
+        self.schedule.failed(actor, reason, by_death=reason == "accident" or not self.raises)
+        away.add(actor)
+
+
+def units_of(sizes: list[int], affinities: str = "") -> list[Unit]:
+    names = affinities or " " * len(sizes)
+    return [Unit(f"u{i}", "m", (), names[i].strip(), num_rows=size) for i, size in enumerate(sizes)]
+
+
+def world_of(sizes: list[int], num_actors: int, poison: set[tuple[int, int]], choices: list[int]) -> World:
+    return World(Schedule(units_of(sizes), num_actors), num_actors, poison, choices)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
+    num_actors=st.integers(1, 4),
+    choices=st.lists(st.integers(0, 10**6), max_size=300),
+    accidents=st.integers(0, 4),
+)
+@settings(deadline=None, max_examples=300)
+def test_accidents_lose_nothing_and_condemn_no_row(
+    sizes: list[int], num_actors: int, choices: list[int], accidents: int
+) -> None:
+    world = world_of(sizes, num_actors, set(), choices)
+    world.run(accidents=accidents)
+    aside = world.schedule.set_aside
+    assert all(sizes[unit] == 1 and cause == "accident" for unit, cause in aside.items())
+    assert world.ended == Counter(set(range(len(sizes))) - set(aside))
+    assert not any(world.condemned.values())
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=4, max_size=12),
+    num_actors=st.integers(1, 4),
+    choices=st.lists(st.integers(0, 10**6), max_size=300),
+    seeds=st.sets(st.tuples(st.integers(0, 3), st.integers(0, 39)), max_size=2),
+    raises=st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_exactly_the_poison_is_condemned_and_all_else_is_done(
+    sizes: list[int], num_actors: int, choices: list[int], seeds: set[tuple[int, int]], raises: bool
+) -> None:
+    sizes = [2, 2, *sizes]  # two sound units are there in any case
+    poison = {(unit + 2, row % sizes[unit + 2]) for unit, row in seeds}
+    world = world_of(sizes, num_actors, poison, choices)
+    world.raises = raises
+    world.run()
+    lonely = {unit for unit, _ in poison if sizes[unit] == 1}
+    assert world.schedule.set_aside == dict.fromkeys(lonely, "poison")
+    assert world.ended == Counter(set(range(len(sizes))) - lonely)
+    assert {(unit, row) for unit, rows in world.condemned.items() for row in rows} == {
+        (unit, row) for unit, row in poison if unit not in lonely
+    }
+    sound = {(unit, row) for unit, size in enumerate(sizes) for row in range(size)} - poison
+    assert set(world.computed) == sound
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=4, max_size=12),
+    choices=st.lists(st.integers(0, 10**6), max_size=300),
+    row=st.integers(0, 39),
+    raises=st.booleans(),
+)
+@settings(deadline=None, max_examples=300)
+def test_an_actor_under_which_all_fails_condemns_nothing_but_the_poison(
+    sizes: list[int], choices: list[int], row: int, raises: bool
+) -> None:
+    sizes = [40, *sizes]
+    world = world_of(sizes, 3, {(0, row)}, choices)
+    world.broken, world.raises = {1}, raises
+    world.run()
+    assert {unit: rows for unit, rows in world.condemned.items() if rows} == {0: {row}}
+    assert world.schedule.set_aside == {}
+    assert world.ended == Counter(range(len(sizes)))
+
+
+@pytest.mark.parametrize(("sizes", "num_actors"), [([1] * 100, 2), ([8] * 50, 2), ([1000], 1), ([2], 1), ([1], 3)])
+@pytest.mark.parametrize("raises", [False, True])
+def test_where_nothing_succeeds_the_run_stops_and_nothing_is_condemned(
+    sizes: list[int], num_actors: int, raises: bool
+) -> None:
+    poison = {(unit, row) for unit, size in enumerate(sizes) for row in range(size)}
+    world = world_of(sizes, num_actors, poison, [])
+    world.raises = raises
+    if sizes == [1]:  # so little that it ends before one can tell
+        world.run()
+        assert world.schedule.set_aside == {0: "poison"}
+        return
+    with pytest.raises(ResumableError, match="failures in a row"):
+        world.run()
+    assert world.num_failures <= num_actors * (FAILURES_IN_A_ROW + max(sizes).bit_length() + MOST_IN_FLIGHT)
+    assert world.condemned == {}
+
+
+def test_a_unit_of_nothing_but_poison_is_judged_by_the_success_of_others() -> None:
+    world = world_of([4, *[2] * 20], 2, {(0, row) for row in range(4)}, [])
+    world.run()
+    assert world.condemned[0] == {0, 1, 2, 3}
+    assert world.ended == Counter(range(21))
+
+
+def test_a_fault_that_begins_in_mid_run_condemns_nothing() -> None:
+    world = world_of([4] * 30, 2, set(), [])
+    while len(world.ended) < 10:
+        world.schedule.hand_out({0, 1})
+        world.work(min(a for a in (0, 1) if world.schedule.running(a)), set())
+    world.poison = {(unit, row) for unit in range(30) for row in range(4)}
+    with pytest.raises(ResumableError, match="poison"):
+        world.run()
+    assert world.condemned == {}
+    assert len(world.ended) == 10
+
+
+def test_one_poison_row_of_a_thousand_costs_a_dozen_deaths() -> None:
+    world = world_of([1000, 1], 1, {(0, 777)}, [])
+    world.run()
+    assert world.condemned == {0: {777}}
+    assert world.num_failures <= 2 + 10 + 1
+
+
+def hand_out_all(schedule: Schedule, num_actors: int) -> list[list[int]]:
+    """Which units each of equally fast actors does."""
+    did: list[list[int]] = [[] for _ in range(num_actors)]
+    while not schedule.finished:
+        schedule.hand_out(range(num_actors))
+        for actor in range(num_actors):
+            if schedule.running(actor):
+                did[actor].append(schedule.done(actor).unit)
+    return did
+
+
+@given(affinities=st.text("abc ", min_size=5, max_size=60))
+@settings(deadline=None)
+def test_two_actors_share_equal_units_sixty_to_forty_at_most(affinities: str) -> None:
+    did = hand_out_all(Schedule(units_of([1] * len(affinities), affinities), 2), 2)
+    assert sorted(did[0] + did[1]) == list(range(len(affinities)))
+    assert max(map(len, did)) <= 0.6 * len(affinities) + 1e-9
+
+
+def test_groups_of_one_affinity_stay_together_and_a_stolen_one_moves_as_a_whole() -> None:
+    units = units_of([1] * 12, "aaabbbcccddd")
+    schedule = Schedule(units, 2)
+    schedule.hand_out({1})  # actor 0 is not ready: all it had is stolen by and by
+    homes = []
+    while not schedule.finished:
+        homes.append(units[schedule.done(1).unit].affinity)
+        schedule.hand_out({1})
+    assert sum(left != right for left, right in pairwise(homes)) == 3
+
+
+def test_an_actor_that_is_not_ready_gets_nothing() -> None:
+    schedule = Schedule(units_of([1] * 6), 3)
+    assert {actor for actor, _ in schedule.hand_out({2})} == {2}
+    assert schedule.num_in_flight == MOST_IN_FLIGHT
