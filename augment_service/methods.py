@@ -64,13 +64,18 @@ def parse_generations(
     *,
     model: str,
 ) -> list[Augmentation]:
-    """One row for each generation, in the order of the prompts; rows set aside keep their reason in `verdict`."""
+    """One row for each generation, in the order of the prompts; rows set aside keep their reason in `verdict`.
+
+    A prompt that was refused has no generation, and no row.
+    """
     by_id = {generation.prompt_id: generation for generation in generations}
     documents_by_id = {document.doc_id: document for document in documents}
     templates: dict[str, Template] = {template.method: template for template in book.templates}
     seen = {document.text for document in documents}
     rows = []
     for prompt in prompts:
+        if prompt.prompt_id not in by_id:
+            continue
         generation, document = by_id[prompt.prompt_id], documents_by_id[prompt.doc_id]
         answer_after = templates[prompt.method].answer_after
         text = " ".join(generation.text.split())

@@ -1,93 +1,48 @@
-"""The vLLM engine on a tiny random model, against plain transformers; and the tokenisation that engines share."""
+"""The vLLM engine on a tiny random model, against plain transformers and against its own slow twin."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from tiny_models import CONTEXT, VOCABULARY, WINDOW, WORDS, make_model, plain_scores
+from transformers import AutoModelForCausalLM
 
-from augment_service import vllm_engine
-from augment_service.engine import EngineSpec, ParityError, score_tokens, start_engine, tokenise
-from augment_service.vllm_engine import VllmEngine, gumbel_noise
-from data.errors import InputError
-from data.records import CheckpointRef, Prompt, ScoreItem
+from augment_service.engine import EngineSpec, start_engine
+from augment_service.tokens import TextReader
+from augment_service.vllm_engine import VllmEngine, gumbel_noise, host, tries
+from augment_service.vllm_engine.host import Request
+from augment_service.vllm_engine.tries import Branch, Trie
+from augment_service.vllm_engine.ways import WAYS, Way, choose_way
+from data.errors import InputError, ResumableError
+from data.records import Generation, Prompt, Refusal, Score, ScoreItem
 
-WORDS = [f"w{i}" for i in range(120)]
-WINDOW = 256
 GOLDEN_NOISE = [0.179120045381, -0.314491095701, -1.264283326401]  # key 1, by splitmix64 in plain Python
-CONTEXT = " ".join(Random(1).choices(WORDS, k=200))
-
-
-def make_model(folder: Path, seed: int, *, tied: bool) -> Path:
-    """A random Llama of two layers with a word-level tokenizer; wide weights, so that its choices are not all alike."""
-    vocabulary = {word: number for number, word in enumerate(["<unk>", "<eos>", "\n", *WORDS])}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split(Regex(" +"), behavior="removed")
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=WINDOW,
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-def reference_scores(folder: Path, items: Sequence[ScoreItem]) -> list[list[tuple[float, int, bool]]]:
-    """Log-likelihood, number of tokens and greediness of each continuation, one plain forward pass at a time."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    scores = []
-    for item in items:
-        row = []
-        for continuation in item.continuations:
-            before = tokenizer(item.context + item.prompt)["input_ids"]
-            ids = tokenizer(f"{item.context}{item.prompt} {continuation}")["input_ids"]
-            count = len(ids) - len(before)
-            with torch.inference_mode():
-                logits = model(torch.tensor([ids])).logits[0, -count - 1 : -1]
-            wanted = torch.tensor(ids[-count:])
-            chosen = logits.log_softmax(-1)[range(count), wanted]
-            row.append((chosen.sum().item(), count, bool((logits.argmax(-1) == wanted).all())))
-        scores.append(row)
-    return scores
-
-
-def checkpoint(folder: Path) -> CheckpointRef:
-    return CheckpointRef(folder.name, str(folder), folder.name, "", 0)
+OPTIONS = ("w1", "w2 w3", "w4 w5 w6", "w7 \n w8 w9")
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("models")
-    return {name: make_model(home / name, seed, tied=True) for seed, name in enumerate("ab")}
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("models") / "a", 0, tied=True)
 
 
 @pytest.fixture(scope="module")
-def engine(folders: dict[str, Path]) -> VllmEngine:
-    engine = start_engine(EngineSpec(kind="vllm", model=str(folders["a"]), kv_cache_gib=0.1))
+def engine(folder: Path) -> Iterator[VllmEngine]:
+    engine = start_engine(EngineSpec(kind="vllm", model=str(folder), kv_cache_gib=0.1))
     assert isinstance(engine, VllmEngine)
-    return engine
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")
 def items() -> list[ScoreItem]:
     """Three questions after one long context and one without it; options of 1 to 4 tokens."""
-    options = ("w1", "w2 w3", "w4 w5 w6", "w7 \n w8 w9")
-    asked = [ScoreItem(f"i{i}", CONTEXT, f" w{i} w{i + 1}", options) for i in range(3)]
-    return [*asked, ScoreItem("alone", "", "w5 w6", options)]
+    asked = [ScoreItem(f"i{i}", CONTEXT, f" w{i} w{i + 1}", OPTIONS) for i in range(3)]
+    return [*asked, ScoreItem("alone", "", "w5 w6", OPTIONS)]
 
 
 @pytest.fixture(scope="module")
@@ -96,30 +51,207 @@ def prompts() -> list[Prompt]:
 
 
 def assert_scores(engine: VllmEngine, folder: Path, items: Sequence[ScoreItem]) -> None:
-    for score, wanted in zip(engine.score(items), reference_scores(folder, items), strict=True):
-        assert score.log_likelihoods == pytest.approx([value for value, _, _ in wanted], abs=1e-4)
-        assert score.num_tokens == tuple(count for _, count, _ in wanted)
-        assert score.greedy == tuple(greedy for _, _, greedy in wanted)
+    for item, score, wanted in zip(items, engine.score(items), plain_scores(folder, items), strict=True):
+        assert isinstance(score, Score), score
+        assert score.item_id == item.item_id
+        assert score.token_log_likelihoods == pytest.approx([v for tokens, _ in wanted for v in tokens], abs=1e-4)
+        assert score.log_likelihoods == pytest.approx([sum(tokens) for tokens, _ in wanted], abs=1e-4)
+        assert score.num_tokens == tuple(len(tokens) for tokens, _ in wanted)
+        assert score.greedy == tuple(greedy for _, greedy in wanted)
 
 
-def test_scores_are_those_of_a_plain_forward_pass(
-    engine: VllmEngine, folders: dict[str, Path], items: list[ScoreItem]
-) -> None:
+def spent(engine: VllmEngine, items: Sequence[ScoreItem]) -> dict[str, float]:
+    """What scoring has cost, by the engine's own counts."""
     before = engine.stats()
-    assert_scores(engine, folders["a"], items)
-    after = engine.stats()
-    read, cached = (after[key] - before[key] for key in ("prompt_tokens", "cached_tokens"))
-    assert cached == 11 * 192  # the context's full blocks are computed for the first of the twelve requests only
-    assert read - cached < 2 * 200 + 12 * 40
+    engine.score(items)
+    return {name: value - before[name] for name, value in engine.stats().items()}
 
 
-def test_what_greedy_decoding_writes_is_scored_as_greedy(engine: VllmEngine, folders: dict[str, Path]) -> None:
+def random_items(seed: int, count: int) -> list[ScoreItem]:
+    """Contexts of all lengths; options that share tokens, repeat, begin another, end the text, or fill the window."""
+    draw = Random(seed)
+    items = []
+    for number in range(count):
+        context = " ".join(CONTEXT.split()[: draw.choice((0, 1, 31, 32, 33, 95, 200))])
+        words = [draw.choice(WORDS[:4]), *draw.choices([*WORDS[:4], "\n", "<eos>"], k=4)]
+        options = [" ".join(words[: draw.randint(1, 5)]) for _ in range(draw.randint(1, 3))]
+        options += [" ".join(draw.choices(WORDS, k=draw.choice((1, 1, 2, 4, 50)))) for _ in range(draw.randint(1, 3))]
+        draw.shuffle(options)
+        items.append(
+            ScoreItem(f"r{number}", context, f" {draw.choice(WORDS)}", tuple(options), draw.choice(("", "w1")))
+        )
+    return items
+
+
+def test_scores_are_those_of_a_plain_forward_pass(engine: VllmEngine, folder: Path, items: list[ScoreItem]) -> None:
+    assert_scores(engine, folder, items)
+    assert_scores(engine, folder, random_items(1, 20))
+
+
+def test_a_context_is_computed_once(engine: VllmEngine) -> None:
+    context = " ".join(Random(2).choices(WORDS, k=200))
+    items = [ScoreItem(f"i{i}", context, f" w{i} w{i + 1}", ("w1 w2", "w3 w4")) for i in range(10)]
+    cost = spent(engine, items)
+    assert cost["cached_tokens"] == 19 * 192  # the full blocks, for all of the twenty requests but the first
+    assert cost["computed_tokens"] == 20 * (202 + 1) - 19 * 192  # and the last token of an option is never read
+    assert cost["scored_tokens"] == 40
+
+
+@pytest.mark.parametrize("name", [way.name for way in WAYS if not way().obstacle()])
+def test_all_ways_agree(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert engine.way.name == "forced"
+    items = random_items(7, 40)
+    fast = engine.score(items)
+    monkeypatch.setattr(engine, "way", choose_way(name))
+    for one, other in zip(fast, engine.score(items), strict=True):
+        assert isinstance(one, Score)
+        assert isinstance(other, Score)
+        assert one.token_log_likelihoods == pytest.approx(other.token_log_likelihoods, abs=1e-4)
+        assert one.unconditional == pytest.approx(other.unconditional, abs=1e-4)
+        assert (one.num_tokens, one.greedy) == (other.num_tokens, other.greedy)
+
+
+def test_a_way_that_is_not_there_is_refused_with_the_reason(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'replay': it is not to be had here: .*CUDA"):
+        start_engine(EngineSpec(kind="vllm", model=str(folder), scoring="replay"))
+    with pytest.raises(InputError, match="no such way") as raised:
+        choose_way("guessing")
+    assert raised.value.mend == "one of auto, forced, stepwise, whole"
+
+
+def test_a_way_is_closed_where_sampling_parameters_lack_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    forced = next(way for way in WAYS if way.name == "forced")
+    monkeypatch.setattr(forced, "needs", ("extra_args", "telepathy"))
+    assert choose_way("auto").name == "stepwise"
+    with pytest.raises(InputError, match="has no telepathy"):
+        choose_way("forced")
+
+
+def test_options_that_share_tokens_share_requests(engine: VllmEngine) -> None:
+    def num_read(*options: str) -> float:
+        return spent(engine, [ScoreItem("i", "", "w1 w2 w3", options)])["prompt_tokens"]
+
+    assert num_read("w1", "w2", "w3", "w4") == 3
+    assert num_read("w1", "w1", "w1 w2", "w1 w2 w3") == 3
+    assert num_read("w1 w2 w3", "w1 w2 w4", "w1 w2 w5") == 3
+    assert num_read("w1 w2", "w3 w4") == 6
+
+
+def test_more_options_than_vllm_judges_at_once(
+    engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "MOST_CHILDREN", 3)
+    assert_scores(engine, folder, [ScoreItem("i", "", "w9", tuple(WORDS[:10]))])
+
+
+def test_many_requests_are_handed_over_in_parts(
+    engine: VllmEngine, folder: Path, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    generate = engine._host._llm.generate
+    monkeypatch.setattr(
+        engine._host._llm,
+        "generate",
+        lambda rows, *rest, **more: sizes.append(len(rows)) or generate(rows, *rest, **more),
+    )
+    monkeypatch.setattr(host, "MOST_REQUESTS", 5)
+    assert_scores(engine, folder, items)
+    assert sizes == [5, 5, 5, 1]
+    monkeypatch.setattr(host, "MOST_TOKENS", 203)
+    sizes.clear()
+    engine.score(items)
+    assert sizes == [*[2] * 6, 4]
+
+
+def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> None:
+    items = [ScoreItem(f"i{i}", CONTEXT, f" w{i}", ("w1 w2", "w3"), unconditional="w5") for i in range(5)]
+    alone = engine.score([ScoreItem("alone", "", "w5", ("w1 w2", "w3"))])[0]
+    rows = engine.score(items)
+    assert isinstance(alone, Score)
+    assert all(isinstance(row, Score) for row in rows)
+    assert [row.unconditional for row in rows] == [pytest.approx(alone.log_likelihoods, abs=1e-5)] * 5
+    with_it, without = spent(engine, items), spent(engine, [replace(item, unconditional="") for item in items])
+    assert with_it["prompt_tokens"] - without["prompt_tokens"] == 2  # two short requests, for all items together
+    assert with_it["scored_tokens"] - without["scored_tokens"] == 3
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if not way().obstacle()])
+def test_a_value_from_the_cache_is_never_taken_for_a_score(way: type[Way]) -> None:
+    trie = Trie([5, 6, 7])
+    trie.add([8])
+    request = Request(trie.prefix, None, (trie, Branch((), (1,))))  # type: ignore[arg-type]
+    for num_cached in (3, 9, None):
+        with pytest.raises(ResumableError, match="prefix cache"):
+            way().read(request, SimpleNamespace(num_cached_tokens=num_cached))  # type: ignore[arg-type]
+    assert trie.found == {}
+
+
+def test_bad_items_are_refused_and_the_others_scored(engine: VllmEngine, items: list[ScoreItem]) -> None:
+    good = items[0]
+    bad = {
+        "empty option": (replace(good, continuations=("w1", " ")), "empty", "empty continuation"),
+        "no options": (replace(good, continuations=()), "empty", "empty continuation"),
+        "nothing before": (replace(good, context="", prompt=""), "empty", "no token stands before"),
+        "too long": (replace(good, context=f"{CONTEXT} {CONTEXT}"), "window", "403 tokens are needed.*window has 256"),
+        "too long alone": (replace(good, unconditional=f"{CONTEXT} {CONTEXT}"), "window", "401 tokens"),
+        "unknown": (replace(good, continuations=("w1", "Berlin Paris")), "tokens", "does not know: Berlin, Paris$"),
+        "unknown before": (replace(good, context="Rome"), "tokens", "does not know: Rome$"),
+        "unknown alone": (replace(good, unconditional="Oslo"), "tokens", "does not know: Oslo$"),
+    }
+    mixed = [good, *(replace(item, item_id=name) for name, (item, _, _) in bad.items()), items[1]]
+    rows = engine.score(mixed)
+    assert [rows[0], rows[-1]] == engine.score([good, items[1]])
+    for row, (name, (_, kind, what)) in zip(rows[1:-1], bad.items(), strict=True):
+        assert isinstance(row, Refusal), name
+        assert (row.item_id, row.kind) == (name, kind)
+        assert re.search(what, row.what), row.what
+        assert row.mend
+
+
+def test_what_fills_the_window_is_scored_and_one_token_more_is_refused(engine: VllmEngine, folder: Path) -> None:
+    full = ScoreItem("i", CONTEXT, " w1 w2", (" ".join(WORDS[: WINDOW - 202]),))
+    assert_scores(engine, folder, [full])
+    more = replace(full, continuations=(f"{full.continuations[0]} w1",))
+    assert isinstance(engine.score([more])[0], Refusal)
+
+
+def test_bad_prompts_are_refused_and_the_others_answered(engine: VllmEngine, prompts: list[Prompt]) -> None:
+    good = prompts[0]
+    bad = [
+        (replace(good, context="", text=""), "empty"),
+        (replace(good, max_tokens=0), "empty"),
+        (replace(good, max_tokens=100), "window"),
+        (replace(good, text=" Paris w1 London"), "tokens"),
+    ]
+    rows = engine.generate([good, *(prompt for prompt, _ in bad), prompts[1]])
+    assert [rows[0], rows[-1]] == engine.generate(prompts[:2])
+    assert [row.kind for row in rows[1:-1] if isinstance(row, Refusal)] == [kind for _, kind in bad]
+    exactly = replace(good, max_tokens=WINDOW - 202, stop="")
+    assert isinstance(engine.generate([exactly])[0], Generation)
+
+
+def test_tokens_that_the_model_has_not_are_refused(
+    engine: VllmEngine, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # as if the tokenizer had more words than the model has embeddings
+    monkeypatch.setattr(engine, "_reader", TextReader(engine._tokenizer, window=WINDOW, num_ids=100))
+    bad, good = (replace(items[3], continuations=("w1", word)) for word in ("w97", "w96"))
+    refused, score = engine.score([bad, good])
+    assert isinstance(refused, Refusal)
+    assert (refused.kind, refused.what) == ("tokens", "token id 100 is out of range: the model has 100 tokens")
+    assert isinstance(score, Score)
+
+
+def test_what_greedy_decoding_writes_is_scored_as_greedy(engine: VllmEngine, folder: Path) -> None:
     prompt = Prompt("p", "local", "d", CONTEXT, " w3", 5, 0.0, 1, "")
     written = engine.generate([prompt])[0]
+    assert isinstance(written, Generation)
     item = ScoreItem("i", CONTEXT, " w3", (written.text.strip(), "w1"))
     assert written.num_tokens == 5
-    assert engine.score([item])[0].greedy == (True, False)
-    assert_scores(engine, folders["a"], [item])
+    score = engine.score([item])[0]
+    assert isinstance(score, Score)
+    assert score.greedy == (True, False)
+    assert_scores(engine, folder, [item])
     assert engine.generate([replace(prompt, seed=2)])[0] == written
 
 
@@ -128,73 +260,48 @@ def test_a_row_depends_neither_on_its_batch_nor_on_the_call(engine: VllmEngine, 
     assert engine.generate(prompts) == together
     assert [engine.generate([prompt])[0] for prompt in prompts] == together
     assert engine.generate(prompts[::-1]) == together[::-1]
-    assert [row.prompt_id for row in together] == [prompt.prompt_id for prompt in prompts]
+    assert [row.prompt_id for row in together if isinstance(row, Generation)] == [p.prompt_id for p in prompts]
 
 
 def test_the_seed_decides_the_text(engine: VllmEngine, prompts: list[Prompt]) -> None:
     rows = engine.generate([replace(prompts[0], seed=seed) for seed in range(20)])
-    assert len({row.text for row in rows}) > 15
+    assert len({row.text for row in rows if isinstance(row, Generation)}) > 15
 
 
 def test_text_ends_before_the_stop(engine: VllmEngine, prompts: list[Prompt]) -> None:
-    rows = engine.generate([replace(prompt, seed=seed, max_tokens=40) for seed, prompt in enumerate(prompts)])
+    asked = [replace(prompt, seed=seed, max_tokens=40) for seed, prompt in enumerate(prompts)]
+    rows = [row for row in engine.generate(asked) if isinstance(row, Generation)]
+    assert len(rows) == len(asked)
     assert not any("\n" in row.text for row in rows)
     assert {row.finish_reason for row in rows} == {"stop", "length"}
     assert all(row.num_tokens == 40 for row in rows if row.finish_reason == "length")
     word = rows[0].text.split()[2]
     cut = engine.generate([replace(prompts[0], seed=0, max_tokens=40, stop=word)])[0]
+    assert isinstance(cut, Generation)
     assert word not in cut.text.split()
     assert rows[0].text.startswith(cut.text.rstrip())
 
 
-def test_weights_swap_in_place_and_back(engine: VllmEngine, folders: dict[str, Path], items: list[ScoreItem]) -> None:
-    for name in "baba":
-        engine.load_weights(checkpoint(folders[name]))
-        assert_scores(engine, folders[name], items)
-    assert 0 < engine.stats()["parity_difference"] < 1e-3
+def test_an_echo_tells_of_every_token(engine: VllmEngine, folder: Path) -> None:
+    ids = list(range(3, 73))
+    short, refused, whole = engine.echo([ids[:1], [5, len(VOCABULARY)], ids])
+    with torch.inference_mode():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        plain = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    assert isinstance(refused, Refusal)
+    assert not isinstance(whole, Refusal)
+    assert not isinstance(short, Refusal)
+    assert whole.log_likelihoods == pytest.approx(plain[range(69), ids[1:]].tolist(), abs=1e-4)
+    assert whole.best_tokens == tuple(plain.argmax(-1).tolist())
+    assert whole.best_log_likelihoods == pytest.approx(plain.amax(-1).tolist(), abs=1e-4)
+    assert (short.log_likelihoods, short.best_tokens) == ((), whole.best_tokens[:1])
 
 
-def test_wrong_weights_do_not_pass_the_probe(
-    engine: VllmEngine, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(vllm_engine, "_rebuild_tied_head", lambda model: None)
-        with pytest.raises(ParityError) as raised:
-            engine.load_weights(checkpoint(folders["b"]))
-    assert raised.value.difference > 0.1
-    engine._stats["parity_difference"] = 0.0
-    engine.load_weights(checkpoint(folders["a"]))
-
-
-def test_unknown_words_are_named(engine: VllmEngine, prompts: list[Prompt], items: list[ScoreItem]) -> None:
-    with pytest.raises(InputError, match="does not know: Paris, London\n") as raised:
-        engine.generate([replace(prompts[0], text=" Paris w1 London")])
-    assert "--model" in raised.value.mend
-    with pytest.raises(InputError, match="does not know: Berlin"):
-        engine.score([replace(items[0], continuations=("w1", "Berlin"))])
-
-
-def test_what_exceeds_the_window_is_refused(engine: VllmEngine, prompts: list[Prompt], items: list[ScoreItem]) -> None:
-    with pytest.raises(InputError, match=r"302 tokens.*256") as raised:
-        engine.generate([replace(prompts[0], max_tokens=100)])
-    assert raised.value.where == "prompt p0"
-    with pytest.raises(InputError, match=r"403 tokens.*256"):
-        engine.score([replace(items[0], context=f"{CONTEXT} {CONTEXT}", continuations=("w1",))])
-    exactly = replace(prompts[0], max_tokens=WINDOW - 202, stop="")
-    assert engine.generate([exactly])[0].num_tokens <= WINDOW - 202
-
-
-def test_missing_folders_and_empty_options_are_refused(
-    engine: VllmEngine, items: list[ScoreItem], tmp_path: Path
-) -> None:
+def test_a_missing_model_ends_the_job(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(InputError, match="no model here"):
         start_engine(EngineSpec(kind="vllm", model=str(tmp_path / "none")))
-    with pytest.raises(InputError, match="no safetensors"):
-        engine.load_weights(checkpoint(tmp_path))
-    with pytest.raises(InputError, match="empty continuation"):
-        engine.score([replace(items[0], continuations=("w1", ""))])
-    with pytest.raises(InputError, match="no token stands before"):
-        engine.score([replace(items[0], context="", prompt="")])
+    with pytest.raises(InputError, match="a window of 300 tokens is wanted, the model has 256"):
+        start_engine(EngineSpec(kind="vllm", model=str(folder), max_model_len=300))
 
 
 def test_the_noise_is_gumbel_and_the_same_everywhere() -> None:
@@ -204,25 +311,3 @@ def test_the_noise_is_gumbel_and_the_same_everywhere() -> None:
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert torch.equal(gumbel_noise(torch.tensor([7]), 500)[0, :3], noise[7])
     assert noise[1].tolist() == pytest.approx(GOLDEN_NOISE, abs=1e-9)
-
-
-def pieces(merges: list[tuple[str, str]]) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer over a few letters that may merge over spaces; begins with <s> and ends with </s>."""
-    symbols = ["<s>", "</s>", "a", "b", "x", " ", *("".join(merge) for merge in merges)]
-    tokenizer = Tokenizer(models.BPE({symbol: number for number, symbol in enumerate(symbols)}, merges))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-def test_tokens_that_change_at_the_seam_belong_to_the_continuation() -> None:
-    item = ScoreItem("i", "", "xa", ("b",))
-    plain = score_tokens(pieces([]), [item], 99)[0][0]
-    assert (plain.prefix, plain.continuation) == ((0, 4, 2), (5, 3))
-    merged = score_tokens(pieces([("a", " ")]), [item], 99)[0][0]
-    assert (merged.prefix, merged.continuation) == ((0, 4), (6, 3))
-
-
-def test_a_text_begins_with_the_start_token_and_has_no_end_token() -> None:
-    assert tokenise(pieces([]), ["ab", ""], where="here") == [[0, 2, 3], [0]]

@@ -1,0 +1,85 @@
+"""Rows that arrive together become one batch per engine call, for engines are fast on batches only. No files."""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from data.errors import InputError, ResumableError
+
+LOG = logging.getLogger(__name__)
+GATHER_SECONDS = 0.004  # what a lone row waits for company
+MOST_ROWS = 256  # in one call: a late row should not wait for thousands
+MOST_WAITING = 2048  # rows; beyond them it is kinder to say no
+
+
+class BusyError(Exception):
+    """Too many rows wait already."""
+
+
+class CallError(Exception):
+    """A call failed as no call should; the log has the reason."""
+
+
+class Gatherer:
+    """Batches the rows of many callers. As many calls run as there are engines; rows that come meanwhile wait.
+
+    `call` answers a list of rows by a list of as many answers. For one event loop.
+    """
+
+    def __init__(self, call: Callable[[list[Any]], Awaitable[list[Any]]], *, width: int) -> None:
+        self._call, self._width = call, width
+        self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
+        self._running: set[asyncio.Task[list[Any]]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows that no engine has yet."""
+        return len(self._waiting)
+
+    async def submit(self, rows: Sequence[Any]) -> list[Any]:
+        """The answers to these rows, in their order. Raises BusyError, InputError, ResumableError, CallError."""
+        if len(self._waiting) + len(rows) > MOST_WAITING:
+            raise BusyError(f"{len(self._waiting)} rows are waiting already")
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in rows]
+        self._waiting.extend(zip(rows, answers, strict=True))
+        if self._timer is None:
+            self._timer = loop.call_later(GATHER_SECONDS, self._hand_out)
+        return await asyncio.gather(*answers)
+
+    def _hand_out(self) -> None:
+        """Share the waiting rows among the engines that are free."""
+        self._timer = None
+        while self._waiting and (free := self._width - len(self._running)) > 0:
+            size = min(math.ceil(len(self._waiting) / free), MOST_ROWS)
+            batch = [self._waiting.popleft() for _ in range(size)]
+            self._running.add(task := asyncio.create_task(self._call_with([row for row, _ in batch])))
+            task.add_done_callback(partial(self._deliver, [answer for _, answer in batch]))
+
+    async def _call_with(self, rows: list[Any]) -> list[Any]:
+        answers = await self._call(rows)
+        if len(answers) != len(rows):
+            raise RuntimeError(f"{len(rows)} rows got {len(answers)} answers")
+        return answers
+
+    def _deliver(self, waiting: list[asyncio.Future[Any]], task: asyncio.Task[list[Any]]) -> None:
+        self._running.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, InputError | ResumableError):
+            LOG.error("a call of the engines failed", exc_info=error)
+            error = CallError("the engines failed; the server's log tells more")
+        for at, answer in enumerate(waiting):
+            if answer.done():
+                continue
+            if task.cancelled():
+                answer.cancel()
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(task.result()[at])
+        self._hand_out()

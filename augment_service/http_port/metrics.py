@@ -1,0 +1,45 @@
+"""Requests counted and timed, and what the engines say of themselves, as Prometheus text. No files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+PREFIX = "entail"
+
+
+class PortMetrics:
+    """What passed through the port since its start."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        labels = ("path", "status")
+        self.requests = Counter(f"{PREFIX}_http_requests", "Requests answered.", labels, registry=self._registry)
+        self.seconds = Histogram(f"{PREFIX}_http_seconds", "Time to an answer.", ("path",), registry=self._registry)
+        self.waiting = Gauge(f"{PREFIX}_http_waiting_rows", "Rows that no engine has yet.", registry=self._registry)
+
+    def text(self, engines: Sequence[Mapping[str, object]]) -> bytes:
+        """All of it, with the numbers of every engine (`stats`, `alive`, `restarts`) under its name."""
+        registry = CollectorRegistry()
+        registry.register(_EngineNumbers(engines))
+        return generate_latest(self._registry) + generate_latest(registry)
+
+
+class _EngineNumbers(Collector):
+    def __init__(self, engines: Sequence[Mapping[str, object]]) -> None:
+        self._engines = engines
+
+    def collect(self) -> Iterator[Metric]:
+        """One gauge for each number: an engine that starts anew begins at zero, which a counter may not."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for engine in self._engines:
+            stats = engine.get("stats")
+            numbers = {**engine, **(stats if isinstance(stats, Mapping) else {})}
+            for name, value in numbers.items():
+                if isinstance(value, int | float):
+                    family = families.setdefault(
+                        name, GaugeMetricFamily(f"{PREFIX}_engine_{name}", f"Engine: {name}.", labels=["engine"])
+                    )
+                    family.add_metric([str(engine.get("name", ""))], float(value))
+        yield from families.values()

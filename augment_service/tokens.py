@@ -1,0 +1,229 @@
+"""How text becomes the tokens that an engine sees; shared by all engines, so that a score means the same in each.
+
+What is wrong with one row is a `Refusal` of that row. Reads and writes no files.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from data.errors import InputError
+from data.records import Prompt, Refusal, ScoreItem
+
+NUM_UNKNOWN_SHOWN = 12
+TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
+MENDS = {
+    "window": "give it fewer documents in context, or use a model with a longer window, --model",
+    "empty": "give the prompt and each option a text of its own",
+    "tokens": "use a model whose vocabulary has these tokens, --model",
+}
+Text = tuple[str, str]  # a part that many texts share, and what follows it
+
+
+class Tokenizer(Protocol):
+    """What is needed of a tokenizer of `transformers`."""
+
+    is_fast: bool
+    bos_token_id: int | None
+    unk_token_id: int | None
+
+    def __call__(self, text: str | list[str], **options: Any) -> Any:
+        """Token ids under the key "input_ids", for one text or for each of several."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """One continuation to score: the tokens that are read, and the tokens whose log-probabilities count."""
+
+    prefix: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemTokens:
+    """A score item in tokens: a pair for each continuation, and again without context if the item asks for it."""
+
+    pairs: tuple[TokenPair, ...]
+    unconditional: tuple[TokenPair, ...]
+
+
+class _FlawError(Exception):
+    """What is wrong with one row; becomes its `Refusal`."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(kind, what)
+        self.kind, self.what = kind, what
+
+    def refusal(self, row_id: str) -> Refusal:
+        return Refusal(row_id, self.kind, self.what, MENDS[self.kind])
+
+
+class TextReader:
+    """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit)."""
+
+    def __init__(self, tokenizer: Tokenizer, *, window: int | None = None, num_ids: int | None = None) -> None:
+        self._tokenizer, self._window, self._num_ids = tokenizer, window, num_ids
+        start = tokenizer.bos_token_id
+        begins = tokenizer("")["input_ids"][:1] == [start]
+        self._start = [] if start is None or not begins else [start]
+        # GPT-2 names one token for both; as a start it stands in every text
+        self._unknown = None if tokenizer.unk_token_id in self._start else tokenizer.unk_token_id
+
+    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int] | Refusal]:
+        """Token ids of `context + text` per prompt; together with `max_tokens` more they fit into the window."""
+        tokens = self._tokens((prompt.context, prompt.text) for prompt in prompts)
+        rows: list[list[int] | Refusal] = []
+        for prompt in prompts:
+            try:
+                ids = self._sound(prompt.context, prompt.text, tokens)
+                if not ids or prompt.max_tokens < 1:
+                    raise _FlawError("empty", "the prompt is empty" if not ids else "an answer of no tokens is wanted")
+                self._check_window(len(ids) + prompt.max_tokens)
+                rows.append(ids)
+            except _FlawError as flaw:
+                rows.append(flaw.refusal(prompt.prompt_id))
+        return rows
+
+    def items(self, items: Sequence[ScoreItem]) -> list[ItemTokens | Refusal]:
+        """The token pairs of each item.
+
+        The scored text is the joined `context + prompt + " " + continuation`, tokenised as a whole. The continuation's
+        tokens are those after the longest common prefix with the tokens of `context + prompt`. So if the joined text
+        tokenises differently at the seam (a merge over the boundary), the tokens that changed count as part of the
+        continuation, the last characters of the prompt included: the score is of tokens that the model would really
+        see. The same holds for `unconditional` in place of `context + prompt`.
+        """
+        tokens = self._tokens(text for item in items for text in _texts_of(item))
+        rows: list[ItemTokens | Refusal] = []
+        for item in items:
+            try:
+                if not item.continuations or not all(c.strip() for c in item.continuations):
+                    raise _FlawError("empty", "an empty continuation has no likelihood")
+                pairs = self._pairs(item.context, item.prompt, item.continuations, tokens)
+                alone = self._pairs("", item.unconditional, item.continuations, tokens) if item.unconditional else ()
+                rows.append(ItemTokens(pairs, alone))
+            except _FlawError as flaw:
+                rows.append(flaw.refusal(item.item_id))
+        return rows
+
+    def ids(self, rows: Sequence[Sequence[int]], *, num_more: int) -> list[list[int] | Refusal]:
+        """Rows of token ids as they are, checked; each with room for `num_more`. A refusal is named by its index."""
+        checked: list[list[int] | Refusal] = []
+        for at, row in enumerate(rows):
+            try:
+                if not row:
+                    raise _FlawError("empty", "there are no tokens")
+                self._check_range(row)
+                self._check_window(len(row) + num_more)
+                checked.append(list(row))
+            except _FlawError as flaw:
+                checked.append(flaw.refusal(str(at)))
+        return checked
+
+    def texts(self, texts: Sequence[str], *, where: str) -> list[list[int]]:
+        """Token ids of whole texts. Raises InputError for what would be a row's refusal."""
+        tokens = self._tokens(("", text) for text in texts)
+        try:
+            return [self._sound("", text, tokens) for text in texts]
+        except _FlawError as flaw:
+            raise InputError(flaw.what, where=where, mend=MENDS[flaw.kind]) from flaw
+
+    def _pairs(
+        self, context: str, prompt: str, continuations: Sequence[str], tokens: dict[Text, list[int]]
+    ) -> tuple[TokenPair, ...]:
+        before = self._sound(context, prompt, tokens)
+        pairs = []
+        for continuation in continuations:
+            joined = self._sound(context, f"{prompt} {continuation}", tokens)
+            cut = seam(before, joined)
+            if cut == 0 or cut == len(joined):
+                what = "no token stands before the continuation" if cut == 0 else "the continuation adds no token"
+                raise _FlawError("empty", what)
+            self._check_window(len(joined))
+            pairs.append(TokenPair(tuple(joined[:cut]), tuple(joined[cut:])))
+        return tuple(pairs)
+
+    def _tokens(self, texts: Iterable[Text]) -> dict[Text, list[int]]:
+        """Each distinct text's token ids, with the tokenizer's beginning-of-text token and never an end token."""
+        return {text: self._start + ids for text, ids in encode(self._tokenizer, texts).items()}
+
+    def _sound(self, shared: str, own: str, tokens: dict[Text, list[int]]) -> list[int]:
+        """The tokens of a text, all of which the model knows."""
+        ids = tokens[shared, own]
+        if self._unknown is not None and self._unknown in ids:
+            words = list(dict.fromkeys([*self._unknown_words(shared), *self._unknown_words(own)]))
+            more = f" and {len(words) - NUM_UNKNOWN_SHOWN} more" if len(words) > NUM_UNKNOWN_SHOWN else ""
+            shown = ", ".join(words[:NUM_UNKNOWN_SHOWN]) or "some of these words"
+            raise _FlawError("tokens", f"the model does not know: {shown}{more}")
+        self._check_range(ids)
+        return ids
+
+    def _unknown_words(self, text: str) -> list[str]:
+        if not text or not self._tokenizer.is_fast:
+            return []
+        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return [text[a:b] for token, (a, b) in spans if token == self._unknown]
+
+    def _check_range(self, ids: Sequence[int]) -> None:
+        if self._num_ids is not None and ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
+            wrong = next(token for token in ids if not 0 <= token < self._num_ids)
+            raise _FlawError("tokens", f"token id {wrong} is out of range: the model has {self._num_ids} tokens")
+
+    def _check_window(self, needed: int) -> None:
+        if self._window is not None and needed > self._window:
+            raise _FlawError("window", f"{needed} tokens are needed, the model's window has {self._window}")
+
+
+def encode(tokenizer: Tokenizer, texts: Iterable[Text]) -> dict[Text, list[int]]:
+    """Token ids of each distinct text `shared + own`, without special tokens.
+
+    A long `shared` part is tokenised once, but for its last `TAIL` characters or more: those are tokenised with each
+    `own` part, for what follows may change them. It is tried on `shared` itself whether the pieces' tokens are those of
+    the whole; if not (a tokenizer that looks far around), each text is tokenised as a whole.
+    """
+    distinct = dict.fromkeys(texts)
+    heads: dict[str, tuple[list[int], int]] = {}
+    for shared, count in Counter(shared for shared, _ in distinct).items():
+        heads[shared] = _head(tokenizer, shared) if count > 2 and len(shared) > 2 * TAIL else ([], 0)
+    if not distinct:
+        return {}
+    rests = [shared[heads[shared][1] :] + own for shared, own in distinct]
+    tails = tokenizer(rests, add_special_tokens=False, verbose=False)["input_ids"]
+    return {text: heads[text[0]][0] + tail for text, tail in zip(distinct, tails, strict=True)}
+
+
+def _head(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
+    """Tokens of a beginning of `text`, and the character from which the rest can be tokenised by itself."""
+    cut = text.rfind(" ", 0, len(text) - TAIL)
+    if cut < 1:
+        return [], 0
+    # a tokenizer that puts a space before every text of its own must not see the one that stands there already
+    begins = (cut, cut + 1)
+    pieces = [text, text[:cut], *(text[begin:] for begin in begins)]
+    whole, head, *tails = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+    return next(((head, begin) for begin, tail in zip(begins, tails, strict=True) if head + tail == whole), ([], 0))
+
+
+def seam(before: Sequence[int], joined: Sequence[int]) -> int:
+    """The index in `joined` at which the continuation begins: the length of the longest common prefix."""
+    if joined[: len(before)] == before:
+        return len(before)
+    pairs = zip(before, joined, strict=False)
+    return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(before), len(joined)))
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, where: str) -> list[list[int]]:
+    """Token ids per text, with the tokenizer's beginning-of-text token (if it has one) and never an end token.
+
+    Raises InputError, with the words, if the vocabulary is closed and some words are not in it.
+    """
+    return TextReader(tokenizer).texts(texts, where=where)
+
+
+def _texts_of(item: ScoreItem) -> Iterable[Text]:
+    for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
+        yield context, prompt
+        yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)

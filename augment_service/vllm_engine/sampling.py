@@ -1,0 +1,100 @@
+"""Seeded sampling and forced tokens, per request, by a logits processor.
+
+Sampling is greedy decoding over logits with Gumbel noise that the prompt's seed decides: a row's text depends neither
+on its batch nor on the engine's state. Forcing leaves only the next token of a given path finite. Touches no files.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
+
+from data.seeds import derive_seed
+
+NOISE_ROWS = 32  # rows of noise made at once: bounds the memory at vocabularies of 128k
+
+
+def _int64(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+# splitmix64's constants, as the signed integers that torch knows
+_STEP, _MIX_A, _MIX_B = _int64(0x9E3779B97F4A7C15), _int64(0xBF58476D1CE4E5B9), _int64(0x94D049BB133111EB)
+
+
+def gumbel_noise(keys: torch.Tensor, num_columns: int) -> torch.Tensor:
+    """Standard Gumbel noise of shape (len(keys), num_columns), float64, decided by the int64 keys alone.
+
+    A counter-based hash (splitmix64 of key and column) in place of a generator: no state, one pass for all rows.
+    """
+    columns = torch.arange(1, num_columns + 1, device=keys.device, dtype=torch.int64)
+    bits = keys[:, None] + columns * _STEP
+    for shift, factor in ((30, _MIX_A), (27, _MIX_B)):
+        bits = (bits ^ _shift_right(bits, shift)) * factor
+    bits = bits ^ _shift_right(bits, 31)
+    uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log1p(-uniform))
+
+
+def _shift_right(bits: torch.Tensor, by: int) -> torch.Tensor:
+    # torch's shift of int64 keeps the sign; the mask makes it the logical shift that the hash needs
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
+    """Per request, by `extra_args`: force the next tokens ("forced"), or add seeded noise ("noise": temperature, seed).
+
+    After the forced tokens the choice is free. Only the number of tokens written so far is read, never their values:
+    with asynchronous scheduling the values of the last step are not known yet.
+    """
+
+    def is_argmax_invariant(self) -> bool:
+        """No: a forced or noisy row picks another token than the bare logits would."""
+        return False
+
+    def new_req_logits_processor(self, params: SamplingParams) -> Callable[[list[int]], tuple[object, ...]] | None:
+        """Binds what the request asks for; `apply` calls it with the tokens written so far already bound."""
+        extra = params.extra_args or {}
+        if "forced" in extra:
+            forced: list[int] = extra["forced"]
+            return partial(_next_forced, forced)
+        if "noise" in extra:
+            temperature, seed = extra["noise"]
+            return partial(_next_noise, temperature, seed)
+        return None
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Changes `logits` (requests x vocabulary) in place, all noisy rows of a step together."""
+        noisy: list[tuple[int, float, int]] = []
+        forced: list[tuple[int, int]] = []
+        for row, request in self.req_info.items():
+            kind, *values = request()
+            if kind == "forced":
+                forced.append((row, *values))
+            elif kind == "noise":
+                noisy.append((row, *values))
+        if forced:
+            rows, tokens = torch.tensor(forced, device=logits.device).T
+            logits[rows] = float("-inf")
+            logits[rows, tokens] = 0.0
+        for start in range(0, len(noisy), NOISE_ROWS):
+            _add_noise(logits, noisy[start : start + NOISE_ROWS])
+        return logits
+
+
+def _next_forced(forced: list[int], written: list[int]) -> tuple[object, ...]:
+    return ("forced", forced[len(written)]) if len(written) < len(forced) else ("free",)
+
+
+def _next_noise(temperature: float, seed: int, written: list[int]) -> tuple[object, ...]:
+    return "noise", temperature, derive_seed(seed, "token", len(written))
+
+
+def _add_noise(logits: torch.Tensor, noisy: list[tuple[int, float, int]]) -> None:
+    rows, temperatures, keys = zip(*noisy, strict=True)
+    noise = gumbel_noise(torch.tensor(keys, device=logits.device), logits.shape[1])
+    scale = torch.tensor(temperatures, device=logits.device, dtype=torch.float64)[:, None]
+    index = torch.tensor(rows, device=logits.device)
+    logits[index] = (logits[index].double() / scale + noise).to(logits.dtype)

@@ -1,0 +1,70 @@
+"""The continuations of one prefix as a tree of tokens, so that what they share is computed once. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+MOST_CHILDREN = 128  # token ids whose log-probabilities vLLM gives at one position of one request
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What one request computes: nodes from the root downwards, and `children` of the last one that are read there."""
+
+    nodes: tuple[int, ...]
+    children: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Trie:
+    """Node 0 is the end of `prefix`, every other node one token more. `found` holds (nats, most likely?) per node."""
+
+    prefix: list[int]
+    tokens: list[int] = field(default_factory=lambda: [-1])
+    parents: list[int] = field(default_factory=lambda: [-1])
+    children: list[dict[int, int]] = field(default_factory=lambda: [{}])
+    found: dict[int, tuple[float, bool]] = field(default_factory=dict)
+
+    def add(self, continuation: Sequence[int]) -> list[int]:
+        """The nodes of a continuation, one per token; made where they are not there yet."""
+        node, nodes = 0, []
+        for token in continuation:
+            following = self.children[node].get(token)
+            if following is None:
+                following = len(self.tokens)
+                self.children[node][token] = following
+                self.tokens.append(token)
+                self.parents.append(node)
+                self.children.append({})
+            nodes.append(node := following)
+        return nodes
+
+    def spell(self, nodes: Sequence[int]) -> list[int]:
+        """The tokens of nodes."""
+        return [self.tokens[node] for node in nodes]
+
+    def path(self, node: int) -> tuple[int, ...]:
+        """The nodes from below the root to `node`."""
+        nodes = []
+        while node:
+            nodes.append(node)
+            node = self.parents[node]
+        return tuple(reversed(nodes))
+
+    def twigs(self) -> Iterator[Branch]:
+        """Branches that together meet every node: one to each node that has leaves, with its leaves."""
+        for node, children in enumerate(self.children):
+            yield from self._chunks(node, [child for child in children.values() if not self.children[child]])
+
+    def forks(self) -> Iterator[Branch]:
+        """One branch to each node that has children, with all of them."""
+        for node, children in enumerate(self.children):
+            yield from self._chunks(node, list(children.values()))
+
+    def leaves(self) -> Iterator[int]:
+        """The nodes after which there is none."""
+        return (node for node, children in enumerate(self.children) if not children)
+
+    def _chunks(self, node: int, children: list[int]) -> Iterator[Branch]:
+        nodes = self.path(node) if children else ()
+        for start in range(0, len(children), MOST_CHILDREN):
+            yield Branch(nodes, tuple(children[start : start + MOST_CHILDREN]))

@@ -1,0 +1,427 @@
+"""The HTTP port over a real socket, with the fake engine behind it: OpenAI's forms, refusals, batches, numbers."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from openai import OpenAI
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from augment_service.endpoint.engine import EndpointEngine
+from augment_service.engine import EngineSpec, start_engine
+from augment_service.http_port import gather
+from augment_service.http_port.app import build_app
+from augment_service.http_port.port import Port
+from augment_service.http_port.texts import ModelTexts
+from augment_service.tokens import ItemTokens, TextReader
+from data.errors import InputError, ResumableError
+from data.records import Prompt, Score, ScoreItem
+
+KEY = "a-key-of-the-test"
+WINDOW = 64
+TINY = Path(__file__).parent.parent / "models" / "tiny"
+TEXTS = ["the cat sat on the mat", "wörter über größe", "日本語の本", "to be, or not to be: that is the question"]
+CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
+
+
+class LocalDesk:
+    """Two engines' worth of one fake engine; `trouble` is raised by the next call, `gate` holds calls back."""
+
+    width = 2
+
+    def __init__(self) -> None:
+        self.engine: Any = start_engine(EngineSpec(kind="fake", model="none", max_model_len=WINDOW))
+        self.calls: list[tuple[str, list[Any]]] = []
+        self.trouble: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    async def ask(self, method: str, rows: list[Any]) -> list[Any]:
+        self.calls.append((method, rows))
+        if self.trouble:
+            raise self.trouble.pop()
+        await asyncio.to_thread(self.gate.wait, 30)
+        return self.engine.echo(rows) if method == "echo" else self.engine.generate(rows)
+
+    async def describe(self) -> list[dict[str, Any]]:
+        stats = self.engine.stats()
+        return [{"name": f"e{at}", "pid": at, "alive": at == 0, "restarts": 3, "stats": stats} for at in range(2)]
+
+
+def make_bpe(folder: Path) -> Path:
+    """A byte-level BPE with a start token and a chat template: pieces of characters, merges over word boundaries."""
+    bytes_ = Tokenizer(models.BPE())
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    bytes_.train_from_iterator(TEXTS, trainer)
+    bytes_.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=bytes_, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = CHAT
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bpe(tmp_path_factory.mktemp("bpe"))
+
+
+texts_of = cache(ModelTexts)
+
+
+def serve(desk: LocalDesk, folder: Path) -> Iterator[str]:
+    port = Port(desk, texts_of(folder), model="m", weights="f00d", window=WINDOW)
+    config = uvicorn.Config(build_app(port, desk, key=KEY), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def desk() -> LocalDesk:
+    return LocalDesk()
+
+
+@pytest.fixture
+def url(desk: LocalDesk, bpe: Path) -> Iterator[str]:
+    yield from serve(desk, bpe)
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def openai(url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{url}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+def complete(http: httpx.Client, **changes: Any) -> httpx.Response:
+    return http.post("/v1/completions", json={"model": "m", "prompt": "the cat sat", **changes})
+
+
+def choices_of(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["choices"]
+    return found
+
+
+def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, desk: LocalDesk) -> None:
+    response = complete(http, max_tokens=5, temperature=0.5, seed=7, stop=["mat"])
+    ((method, rows),) = desk.calls
+    assert (method, rows) == ("answer", [Prompt("0", "http", "", "", "the cat sat", 5, 0.5, 7, "mat")])
+    (wanted,) = desk.engine.generate(rows)
+    (choice,) = choices_of(response)
+    assert (choice["text"], choice["finish_reason"]) == (wanted.text, wanted.finish_reason)
+    content = response.json()
+    assert content["usage"]["completion_tokens"] == wanted.num_tokens
+    assert (content["object"], content["model"], content["system_fingerprint"]) == ("text_completion", "m", "f00d")
+
+
+def test_without_a_seed_every_request_has_its_own(http: httpx.Client, desk: LocalDesk) -> None:
+    for _ in range(2):
+        complete(http)
+    first, second = (rows[0].seed for _, rows in desk.calls)
+    assert first != second
+
+
+def test_lists_and_token_ids_are_prompts_too(http: httpx.Client, desk: LocalDesk, bpe: Path) -> None:
+    ids = [ModelTexts(bpe).read(text) for text in TEXTS]
+    by_text = choices_of(complete(http, prompt=TEXTS, seed=1))
+    by_ids = choices_of(complete(http, prompt=ids, seed=1))
+    assert [choice["index"] for choice in by_text] == [0, 1, 2, 3]
+    assert by_text == by_ids
+    assert choices_of(complete(http, prompt=ids[0], seed=1)) == by_text[:1]
+
+
+def test_the_openai_client_is_understood(openai: OpenAI) -> None:
+    assert [model.id for model in openai.models.list()] == ["m"]
+    written = openai.completions.create(model="m", prompt="the cat", max_tokens=4, seed=3, echo=True)
+    assert written.choices[0].text.startswith("the cat")
+    stream = list(openai.completions.create(model="m", prompt="the cat", max_tokens=4, seed=3, stream=True))
+    assert [chunk.choices[0].text for chunk in stream] == [written.choices[0].text.removeprefix("the cat")]
+
+
+def test_a_conversation_takes_the_models_own_form(openai: OpenAI, desk: LocalDesk) -> None:
+    asked: list[Any] = [{"role": "user", "content": "the mat"}]
+    answer = openai.chat.completions.create(model="m", messages=asked, seed=3)
+    (row,) = desk.calls[0][1]
+    assert row.text == "[user] the mat\n[assistant]"  # the start token is the engine's to set
+    assert row.max_tokens == WINDOW - answer.usage.prompt_tokens  # type: ignore[union-attr]
+    options: Any = {"include_usage": True}
+    chunks = list(
+        openai.chat.completions.create(model="m", messages=asked, seed=3, stream=True, stream_options=options)
+    )
+    assert chunks[0].choices[0].delta.content == answer.choices[0].message.content
+    assert chunks[1].usage == answer.usage and len(chunks) == 2
+
+
+def test_a_model_without_a_chat_template_says_so(desk: LocalDesk) -> None:
+    for url in serve(desk, TINY):
+        content = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 400 and "no chat template" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("folder", ["bpe", "tiny"])
+def test_an_endpoint_counts_the_same_tokens_as_an_engine(folder: str, bpe: Path, desk: LocalDesk) -> None:
+    texts = TEXTS if folder == "bpe" else ["jeex are more curious than hoosk .", "jeex", "\n hoosk \n"]
+    items = [
+        ScoreItem(f"{a}/{b}", texts[a], texts[b][:cut], (texts[a], texts[b][cut:].strip() + " ", " " + texts[b]))
+        for a in range(len(texts))
+        for b in range(len(texts))
+        for cut in ([0, 3] if folder == "bpe" else [0])
+    ]
+    where = bpe if folder == "bpe" else TINY
+    wanted = TextReader(AutoTokenizer.from_pretrained(where)).items(items)
+    desk.engine = start_engine(EngineSpec(kind="fake", model="none"))
+    for url in serve(desk, where):
+        endpoint = EndpointEngine(EngineSpec(kind="endpoint", model="m", url=f"{url}/v1", key_variable="PORT_KEY"))
+        scores = endpoint.score(items)
+        for score, tokens in zip(scores, wanted, strict=True):
+            assert isinstance(score, Score) and isinstance(tokens, ItemTokens), score
+            assert score.num_tokens == tuple(len(pair.continuation) for pair in tokens.pairs)
+        endpoint.close()
+
+
+@pytest.fixture(autouse=True)
+def key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT_KEY", KEY)
+
+
+def test_an_echo_tells_what_each_token_is_worth(http: httpx.Client, desk: LocalDesk, bpe: Path) -> None:
+    text = "日本 the mat"
+    (choice,) = choices_of(complete(http, prompt=text, echo=True, max_tokens=0, logprobs=1))
+    spelled = ModelTexts(bpe).spell(text)
+    (echo,) = desk.engine.echo([spelled.ids])
+    found = choice["logprobs"]
+    assert choice["text"] == text == "".join(found["tokens"][1:])
+    assert found["token_logprobs"] == [None, *echo.log_likelihoods]
+    assert found["text_offset"][0] == 0 and found["tokens"][0] == "<s>"
+    tops = zip(found["top_logprobs"][1:], echo.best_log_likelihoods, strict=False)
+    assert all(max(top.values()) == most for top, most in tops)
+    assert {len(top) for top in found["top_logprobs"][1:]} == {1, 2}  # the best one beside it where it is not the best
+
+
+def test_one_greedy_token_may_follow_an_echo(http: httpx.Client, desk: LocalDesk) -> None:
+    ids = [1, 299, 5, 299]
+    settings: dict[str, Any] = {"prompt": ids, "echo": True, "logprobs": 1, "temperature": 0}
+    (bare,) = choices_of(complete(http, max_tokens=0, **settings))
+    (longer,) = choices_of(complete(http, max_tokens=1, **settings))
+    (echo,) = desk.engine.echo([ids])
+    assert longer["logprobs"]["token_logprobs"] == [*bare["logprobs"]["token_logprobs"], echo.best_log_likelihoods[-1]]
+    assert longer["text"].startswith(bare["text"])
+    assert len({len(column) for column in longer["logprobs"].values()}) == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/models", "/metrics", "/status", "/nowhere"])
+def test_nothing_is_told_without_the_key(url: str, path: str, desk: LocalDesk) -> None:
+    method = "POST" if path.endswith("completions") else "GET"
+    for key in ("", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ключ"):
+        answer = httpx.request(method, f"{url}{path}", headers={"Authorization": key.encode()}, content=b"{not json")
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert desk.calls == []
+
+
+def test_health_needs_no_key_and_says_nothing_else(url: str) -> None:
+    answer = httpx.get(f"{url}/health")
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("status", "param", "changes"),
+    [
+        (404, "model", {"model": "other"}),
+        (400, "prompt", {"prompt": "the cat " * 60}),
+        (400, "prompt", {"prompt": []}),
+        (400, "prompt", {"prompt": [-1]}),
+        (400, "prompt", {"prompt": [10**9]}),
+        (400, "prompt", {"prompt": [104, 101]}),  # no start token: an engine would see other ids
+        (400, "prompt", {"prompt": [True]}),
+        (400, "prompt", {"prompt": None}),
+        (400, "max_tokens", {"max_tokens": -1}),
+        (400, "max_tokens", {"max_tokens": 0}),
+        (400, "temperature", {"temperature": -0.1}),
+        (400, "n", {"n": 2}),
+        (400, "top_p", {"top_p": 0.9}),
+        (400, "logit_bias", {"logit_bias": {"5": 1}}),
+        (400, "stop", {"stop": ["a", "b"]}),
+        (400, "logprobs", {"logprobs": 1}),
+        (400, "logprobs", {"logprobs": 5, "echo": True, "max_tokens": 0}),
+        (400, "logprobs", {"logprobs": 1, "echo": True, "max_tokens": 2}),
+        (400, "logprobs", {"logprobs": 1, "echo": True, "max_tokens": 1, "temperature": 1.0}),
+        (400, "min_p", {"min_p": 0.1}),
+    ],
+    ids=str,
+)
+def test_what_is_not_honoured_is_refused_by_name(
+    http: httpx.Client, status: int, param: str, changes: dict[str, Any]
+) -> None:
+    answer = complete(http, **changes)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["param"] == param and error["message"] and error["type"] == "invalid_request_error"
+
+
+def test_what_asks_for_nothing_is_accepted(http: httpx.Client) -> None:
+    idle = {"n": 1, "top_p": 1, "presence_penalty": 0.0, "logit_bias": {}, "stop": None, "user": "me", "best_of": 1}
+    assert complete(http, **idle).status_code == 200
+
+
+def test_too_long_has_openais_code(http: httpx.Client) -> None:
+    assert complete(http, prompt="the cat " * 60).json()["error"]["code"] == "context_length_exceeded"
+    echo = complete(http, prompt="the cat " * 60, echo=True, max_tokens=0, logprobs=1)
+    assert (echo.status_code, echo.json()["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_broken_bodies_are_refused(http: httpx.Client) -> None:
+    for content in (b"{", b"[]", b"\xff"):
+        answer = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 400 and "error" in answer.json()
+    assert http.get("/v1/completions").status_code == 405
+    assert http.get("/v1/nothing").json()["error"]["type"] == "invalid_request_error"
+    chunked = http.post("/v1/completions", content=iter([b"{}"]))
+    assert chunked.status_code == 411
+
+
+def test_troubles_of_the_engines_have_their_status(http: httpx.Client, desk: LocalDesk) -> None:
+    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", mend="mend it"), RuntimeError("!")]
+    for trouble, status in zip(troubles, (503, 400, 500), strict=True):
+        desk.trouble.append(trouble)
+        answer = complete(http)
+        assert answer.status_code == status
+        assert ("Retry-After" in answer.headers) == (status == 503)
+        assert answer.json()["error"]["type"] == ("invalid_request_error" if status == 400 else "server_error")
+    assert complete(http).status_code == 200
+
+
+def test_a_refused_row_refuses_its_request_alone(http: httpx.Client, desk: LocalDesk) -> None:
+    desk.gate.clear()
+    with ThreadPoolExecutor(3) as threads:
+        bad = threads.submit(complete, http, prompt=["the cat", "the cat " * 60])
+        good = [threads.submit(complete, http, prompt="the mat", seed=at) for at in range(2)]
+        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 4)
+        desk.gate.set()
+    assert bad.result().status_code == 400 and "prompt 1" in bad.result().json()["error"]["message"]
+    assert [answer.result().status_code for answer in good] == [200, 200]
+
+
+def waiting_rows(http: httpx.Client) -> int:
+    count: int = http.get("/status").json()["waiting_rows"]
+    return count
+
+
+def wait_until(done: Any) -> None:
+    end = time.monotonic() + 30
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_what_arrives_while_the_engines_work_becomes_one_batch(http: httpx.Client, desk: LocalDesk) -> None:
+    desk.gate.clear()
+    with ThreadPoolExecutor(22) as threads:
+        first = [threads.submit(complete, http, seed=at) for at in range(2)]
+        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) == 2)
+        busy = len(desk.calls)
+        later = [threads.submit(complete, http, seed=at) for at in range(20)]
+        if busy == 1:  # both were gathered for one engine; the other takes a lone row of the later ones
+            wait_until(lambda: len(desk.calls) == 2)
+        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 22)
+        desk.gate.set()
+        assert {answer.result().status_code for answer in [*first, *later]} == {200}
+    assert len(desk.calls) <= 5
+
+
+def test_when_too_many_wait_the_rest_is_sent_away(
+    http: httpx.Client, desk: LocalDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "MOST_WAITING", 4)
+    desk.gate.clear()
+    with ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(complete, http, prompt="the cat", seed=at) for at in range(2)]
+        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) == 2)
+        running += [threads.submit(complete, http, prompt=["the cat"] * 2, seed=at) for at in range(2)]
+        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 6)
+        late = complete(http, prompt=["the cat"] * 4)
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "overloaded")
+        assert int(late.headers["Retry-After"]) > 0
+        desk.gate.set()
+        assert {answer.result().status_code for answer in running} == {200}
+    assert complete(http).status_code == 200
+
+
+def test_metrics_tell_of_requests_and_engines(http: httpx.Client) -> None:
+    complete(http, max_tokens=3)
+    complete(http, model="other")
+    http.get("/secret/path")
+    lines = http.get("/metrics").text.splitlines()
+    assert 'entail_http_requests_total{path="/v1/completions",status="200"} 1.0' in lines
+    assert 'entail_http_requests_total{path="/v1/completions",status="404"} 1.0' in lines
+    assert 'entail_http_requests_total{path="other",status="404"} 1.0' in lines
+    assert 'entail_engine_restarts{engine="e1"} 3.0' in lines
+    assert 'entail_engine_alive{engine="e0"} 1.0' in lines
+    generated = [line for line in lines if line.startswith('entail_engine_generated_tokens{engine="e0"}')]
+    assert float(generated[0].split()[-1]) > 0
+
+
+def test_the_key_is_in_no_log(http: httpx.Client, caplog: pytest.LogCaptureFixture, capfd: Any) -> None:
+    complete(http)
+    http.get("/v1/models", headers={"Authorization": "Bearer wrong-key"})
+    assert KEY not in caplog.text + "".join(capfd.readouterr()) and "wrong-key" not in caplog.text
+
+
+def test_rows_are_shared_among_free_engines() -> None:
+    sizes: list[int] = []
+
+    async def call(rows: list[int]) -> list[int]:
+        sizes.append(len(rows))
+        await asyncio.sleep(0)
+        return [-row for row in rows]
+
+    async def ask() -> list[int]:
+        return await gather.Gatherer(call, width=3).submit(range(1, 10))
+
+    assert asyncio.run(ask()) == [-row for row in range(1, 10)]
+    assert sizes == [3, 3, 3]
+
+
+def test_an_engine_that_loses_answers_is_an_error() -> None:
+    async def call(rows: list[int]) -> list[int]:
+        return rows[1:]
+
+    with pytest.raises(gather.CallError):
+        asyncio.run(gather.Gatherer(call, width=1).submit([1, 2]))
+
+
+def test_streams_are_events(http: httpx.Client) -> None:
+    answer = complete(http, stream=True, stream_options={"include_usage": True})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    first, usage, done = [event.removeprefix("data: ") for event in answer.text.strip().split("\n\n")]
+    assert json.loads(first)["choices"][0]["finish_reason"] and json.loads(usage)["usage"]["prompt_tokens"] > 0
+    assert done == "[DONE]"
+    refused = complete(http, stream=True, model="other")
+    assert refused.status_code == 404
