@@ -1,20 +1,30 @@
 """The evaluation stage: score items as shards, spread over the pool's engines by checkpoint.
 
-Reads `documents/` and `questions/`. Writes `items/` (a shard for each world, with and without its documents) and
+Reads `documents/` and `questions/`. Writes `items/` (for each world, with and without its documents) and
 `scores/FINGERPRINT/`: results are keyed by the weights' content, never by a path, so nothing is scored twice.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.pool import ActorPool, Unit
-from data.records import CheckpointRef, Document, Question, Score, ScoreItem, ShardReceipt
+from cluster.pool import Unit
+from data.errors import InputError
+from data.records import CheckpointRef, Document, Question, Refusal, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
-from data.store import read_folder, read_shard, write_shard
+from data.store import ROWS_PER_SHARD, read_folder, read_refusals, read_shard, write_shard
 from evaluate.items import Condition, build_items, to_outcomes
 from evaluate.statistics import Outcome
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A made set, read into memory: the documents and questions of each world."""
+
+    name: str
+    documents: dict[str, list[Document]]
+    questions: dict[str, list[Question]]
 
 
 @dataclass(frozen=True)
@@ -27,19 +37,14 @@ class Job:
     ref: CheckpointRef | None
     weights: str
 
-    def item_name(self) -> str:
-        """The shard of items: the same for every checkpoint that is asked the same way."""
-        context = "with" if self.condition.documents_in_context else "without"
-        return f"{fingerprint(self.world)}-{context}.arrow"
-
 
 @dataclass(frozen=True)
-class Suite:
-    """A made set, read into memory: the documents and questions of each world."""
+class Scored:
+    """All outcomes, the option chosen by (condition, question id), and the questions that have no answer."""
 
-    name: str
-    documents: dict[str, list[Document]]
-    questions: dict[str, list[Question]]
+    outcomes: list[Outcome] = field(default_factory=list)
+    chosen: dict[tuple[str, str], int] = field(default_factory=dict)
+    refusals: list[tuple[str, Refusal]] = field(default_factory=list)  # with the condition's name
 
 
 def read_suite(name: str, folder: Path) -> Suite:
@@ -52,48 +57,66 @@ def read_suite(name: str, folder: Path) -> Suite:
     return suite
 
 
-def score_path(out: Path, job: Job) -> Path:
-    """Where the scores of a job rest."""
-    return out / "scores" / job.weights / job.item_name()
+def score_paths(out: Path, job: Job, suite: Suite) -> list[Path]:
+    """Where the scores of a job rest: one shard for every few hundred questions."""
+    return [out / "scores" / job.weights / name for name in _shard_names(job, suite)]
 
 
-def score_jobs(
-    jobs: Sequence[Job],
-    suites: Sequence[Suite],
-    out: Path,
-    book: PromptBook,
-    *,
-    pool: ActorPool,
-    on_receipt: Callable[[ShardReceipt], None],
-) -> None:
-    """Score what is not scored yet; jobs of one checkpoint go to one engine, which loads it once."""
+def unscored(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) -> list[Job]:
+    """The jobs of which some shard is not there yet."""
     by_name = {suite.name: suite for suite in suites}
+    return [job for job in jobs if not all(path.exists() for path in score_paths(out, job, by_name[job.suite]))]
+
+
+def plan_units(jobs: Sequence[Job], suites: Sequence[Suite], out: Path, book: PromptBook) -> list[Unit]:
+    """What is not scored yet, as units; those of one checkpoint prefer one engine, which loads it once."""
+    by_name = {suite.name: suite for suite in suites}
+    return [unit for job in jobs for unit in _units(job, by_name[job.suite], out, book)]
+
+
+def collect_outcomes(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) -> Scored:
+    """What the scores of all jobs say. Raises InputError where a condition has no answer to any question of a set."""
+    by_name = {suite.name: suite for suite in suites}
+    found = Scored()
+    answered: dict[tuple[str, str], int] = {}
+    for job in jobs:
+        suite = by_name[job.suite]
+        paths = score_paths(out, job, suite)
+        scores = [score for path in paths for score in read_shard(path, Score)]
+        found.refusals.extend((job.condition.name, refusal) for path in paths for refusal in read_refusals(path))
+        key = job.suite, job.condition.name
+        answered[key] = answered.get(key, 0) + len(scores)
+        for outcome, option in to_outcomes(job.suite, job.condition.name, suite.questions[job.world], scores):
+            found.outcomes.append(outcome)
+            found.chosen[job.condition.name, outcome.question_id] = option
+    for (suite_name, condition), count in answered.items():
+        if not count:
+            refusal = next(refusal for name, refusal in found.refusals if name == condition)
+            where = f"{suite_name}, condition {condition}, question {refusal.item_id}; the others alike"
+            raise InputError(refusal.what, where=where, mend=refusal.mend)
+    return found
+
+
+def _units(job: Job, suite: Suite, out: Path, book: PromptBook) -> list[Unit]:
+    """What is left to do of a job; its items are written if no checkpoint was asked them before."""
+    targets = score_paths(out, job, suite)
+    sources = [out / "items" / target.name for target in targets]
+    if not all(source.exists() for source in sources):
+        items = build_items(suite.questions[job.world], suite.documents[job.world], job.condition, book)
+        for number, source in enumerate(sources):
+            write_shard(source, ScoreItem, items[number * ROWS_PER_SHARD : (number + 1) * ROWS_PER_SHARD])
+    count = len(suite.questions[job.world])
     units = []
-    for job in jobs:
-        target = score_path(out, job)
-        if target.exists():
-            continue
-        source = out / "items" / job.item_name()
-        if not source.exists():
-            suite = by_name[job.suite]
-            items = build_items(suite.questions[job.world], suite.documents[job.world], job.condition, book)
-            write_shard(source, ScoreItem, items)
-        name = f"{job.world} {job.condition.name}"
-        units.append(Unit(name, "score_shard", (str(source), str(target), name, job.ref), affinity=job.weights))
-    pool.run(units, on_receipt)
+    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
+        name = f"{job.world} {job.condition.name}" + (f" {number + 1}/{len(targets)}" if len(targets) > 1 else "")
+        rows = min(ROWS_PER_SHARD, count - number * ROWS_PER_SHARD)
+        args = (str(source), str(target), name, job.ref)
+        units.append(Unit(name, "score_shard", args, affinity=job.weights, num_rows=rows))
+    return [unit for unit, target in zip(units, targets, strict=True) if not target.exists()]
 
 
-def collect_outcomes(
-    jobs: Sequence[Job], suites: Sequence[Suite], out: Path
-) -> tuple[list[Outcome], dict[tuple[str, str], int]]:
-    """All outcomes, and the option chosen by (condition, question id)."""
-    by_name = {suite.name: suite for suite in suites}
-    outcomes: list[Outcome] = []
-    chosen: dict[tuple[str, str], int] = {}
-    for job in jobs:
-        scores = read_shard(score_path(out, job), Score)
-        questions = by_name[job.suite].questions[job.world]
-        for outcome, option in to_outcomes(job.suite, job.condition.name, questions, scores):
-            outcomes.append(outcome)
-            chosen[job.condition.name, outcome.question_id] = option
-    return outcomes, chosen
+def _shard_names(job: Job, suite: Suite) -> list[str]:
+    """The same for every checkpoint that is asked the same way."""
+    context = "with" if job.condition.documents_in_context else "without"
+    count = -(-len(suite.questions[job.world]) // ROWS_PER_SHARD)
+    return [f"{fingerprint(job.world)}-{context}-{number:05d}.arrow" for number in range(count)]

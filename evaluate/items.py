@@ -41,13 +41,15 @@ def build_items(
 def to_outcomes(
     suite: str, condition: str, questions: Sequence[Question], scores: Sequence[Score]
 ) -> list[tuple[Outcome, int]]:
-    """An outcome for each question, and the option that was chosen (the first of the likeliest).
+    """An outcome for each question that has a score, and the option that was chosen (the first of the likeliest).
 
     Headline rule: the highest summed log-likelihood wins; k options that tie at the top share the point.
     """
     by_id = {score.item_id: score for score in scores}
     outcomes = []
     for question in questions:
+        if question.question_id not in by_id:  # refused: counted as such, never as wrong
+            continue
         values = by_id[question.question_id].log_likelihoods
         # Engines agree to about 1e-5 nat; closer values are the same value.
         best = [index for index, value in enumerate(values) if value > max(values) - 1e-5]

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     make.set_defaults(run=_data_make, takes_overrides=True)
 
     _add_stages(verbs)
+    _add_service(verbs)
     pretrain = verbs.add_parser("pretrain", help="make the embedded model from scratch, and measure it")
     pretrain.add_argument("--seed", type=int, default=0)
     pretrain.add_argument("--out", type=Path, default=Path("models/tiny"))
@@ -108,9 +109,53 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
     for verb in (augment, train, evaluate):
         verb.add_argument("--out", type=Path, required=True)
-        verb.add_argument("--address", help="a running Ray cluster (default: this machine)")
+    for verb in (augment, evaluate):
+        where = verb.add_mutually_exclusive_group()
+        where.add_argument("--address", help="a running Ray cluster (default: this machine)")
+        where.add_argument("--service", metavar="NAME", help="work on the engines of `entail serve up --name NAME`")
+        verb.add_argument("--metrics-port", type=int, metavar="PORT", help="Prometheus, on loopback (0: any free port)")
+    train.add_argument("--address", help="a running Ray cluster (default: this machine)")
     for verb in (augment, train):
         verb.add_argument("--seed", type=int, default=0)
+
+
+def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Engines that stay up between commands."""
+    actions = verbs.add_parser("serve", help="engines that stay up, behind an OpenAI-compatible HTTP port")
+    serve = actions.add_subparsers(required=True, metavar="ACTION")
+    up = serve.add_parser("up", help="start a service; returns when it answers")
+    up.add_argument("--model", required=True, help="a folder or a hub model")
+    up.add_argument("--engines", type=int, help="how many at most (default: as many as fit)")
+    up.add_argument("--address", help="a running Ray cluster (default: this machine)")
+    up.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any that is free)")
+    up.add_argument("--foreground", action="store_true", help="stay in this terminal; Ctrl-C ends the service")
+    up.add_argument(
+        "--engine", choices=("vllm", "fake"), default="vllm", help="fake: a dry run, its answers mean nothing"
+    )
+    status = serve.add_parser("status", help="what is up, its engines and what they have done")
+    down = serve.add_parser("down", help="end a service and everything that it started")
+    for action, name in ((up, _serve_up), (status, _serve_status), (down, _serve_down)):
+        default = None if action is status else "default"
+        action.add_argument("--name", default=default, help=f"of the service (default: {default or 'all'})")
+        action.set_defaults(run=name)
+
+
+def _serve_up(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.serve import up
+
+    up(flags)
+
+
+def _serve_status(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.serve import status
+
+    status(flags)
+
+
+def _serve_down(flags: argparse.Namespace, _: list[str]) -> None:
+    from pipeline.serve import down
+
+    down(flags)
 
 
 def _augment(flags: argparse.Namespace, _: list[str]) -> None:

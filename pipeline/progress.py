@@ -1,13 +1,17 @@
 """Progress of long work: a bar on a terminal, a line now and then in a log file."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from data.records import ShardReceipt
+from cluster.meter import Meter, Snapshot, export, format_seconds
+from cluster.pool import ActorPool, Unit
+from data.records import Refusal
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -40,10 +44,6 @@ class Bar:
             self._printed = time.monotonic()
             self._console.print(f"  {self._label}: {done}/{self._total} {note}".rstrip(), highlight=False)
 
-    def receipt(self, receipt: ShardReceipt) -> None:
-        """One more unit of a pool is done."""
-        self.advance(receipt.unit)
-
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._progress is not None:
@@ -58,3 +58,36 @@ def bar(console: Console, label: str, total: int) -> Iterator[Bar]:
         yield shown
     finally:
         shown.close()
+
+
+def run_units(
+    pool: ActorPool, units: Sequence[Unit], console: Console, label: str, *, metrics_port: int | None = None
+) -> Snapshot:
+    """Let a pool do its units, with a bar that counts rows, and a summary at the end; returns the last counts.
+
+    With `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
+    """
+    pool.meter = meter = Meter(sum(unit.num_rows for unit in units))
+    try:
+        with ExitStack() as stack:
+            if metrics_port is not None:
+                port = stack.enter_context(export(meter.snapshot, metrics_port))
+                console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
+            shown = stack.enter_context(bar(console, label, meter.snapshot().total))
+            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()))
+    finally:
+        pool.meter = None
+    done = meter.snapshot()
+    if units:
+        rates = done.rates()
+        console.print(f"{label}: {done.items} rows in {format_seconds(done.seconds)}, {rates}", highlight=False)
+    return done
+
+
+def tell_refusals(refusals: Sequence[tuple[str, Refusal]], folder: Path, console: Console) -> None:
+    """How many questions have no answer, by condition and reason; such questions are in no accuracy."""
+    counts = Counter((condition, refusal.what) for condition, refusal in refusals)
+    for (condition, what), count in counts.most_common():
+        console.print(f"          {count} questions refused under {condition}: {what}", highlight=False)
+    if counts:
+        console.print(f"          they are in no accuracy, and rest in {folder / 'scores'}/*/refused", highlight=False)

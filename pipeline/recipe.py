@@ -83,13 +83,20 @@ class Train(Section):
 
 
 class Cluster(Section):
-    """Where it runs; nothing given means this machine."""
+    """Where it runs; nothing given means this machine.
+
+    A shard of work (some hundred rows) that takes longer than `deadline_seconds` costs its engine a restart.
+    `metrics_port` serves the counts of the work under way to Prometheus, on loopback.
+    """
 
     address: str | None = None
     engines: int | None = Field(None, ge=1)
     ranks: int | None = Field(None, ge=1)
     tensor_parallel: int = Field(1, ge=1)
+    pipeline_parallel: int = Field(1, ge=1)
     kv_cache_gib: float = Field(0.5, gt=0)
+    deadline_seconds: float | None = Field(None, gt=0)
+    metrics_port: int | None = Field(None, ge=0, le=65535)
 
 
 class Recipe(Section):

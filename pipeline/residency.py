@@ -1,7 +1,11 @@
-"""What is up while work is done: a Ray session, a pool of engines. Both are timed, both end with their block."""
+"""What is up while work is done: a Ray session, a pool of engines. Both are timed, both end with their block.
 
-from collections.abc import Iterator
+Or the session and the engines of a service, which stay up: then starting them costs nothing, and nothing ends.
+"""
+
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,7 +14,10 @@ from augment_service.worker import EngineWorker
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool
 from cluster.session import connect
+from data.errors import InputError
+from data.weights import weights_fingerprint
 from pipeline.recipe import Cluster
+from pipeline.service import ServiceState, find_service
 from pipeline.workspace import Workspace
 
 
@@ -24,19 +31,59 @@ def open_cluster(wanted: Cluster, space: Workspace, console: Console) -> Iterato
         yield plan(
             cpus=session.cpus,
             gpus=session.gpus,
+            nodes=session.nodes,
             engines=wanted.engines,
             tensor_parallel=wanted.tensor_parallel,
+            pipeline_parallel=wanted.pipeline_parallel,
             ranks=wanted.ranks,
         )
 
 
+def wanted_service(name: str | None, bases: Iterable[str]) -> ServiceState | None:
+    """The service of that name, whose model is that of all the folders `bases`; None if none is named.
+
+    Raises InputError if it is not up, serves other weights, or is a dry run.
+    """
+    if name is None:
+        return None
+    state, where = find_service(name), f"--service {name}"
+    if state is None:
+        raise InputError("no service of this name is up", where=where, mend="start it: entail serve up --model MODEL")
+    if state.kind != "vllm":
+        raise InputError("this service is a dry run", where=where, mend="start one with a real engine")
+    for base in bases:
+        if not (Path(base) / "config.json").exists() or weights_fingerprint(Path(base)) != state.weights:
+            raise InputError(
+                f"it serves {state.model_name}, wanted is {base}",
+                where=where,
+                mend="start a service of that model under another name, or leave --service out",
+            )
+    return state
+
+
 @contextmanager
 def open_engines(
-    model: str, wanted: Cluster, seed: int, placement: Placement, space: Workspace, console: Console
+    model: str,
+    wanted: Cluster,
+    seed: int,
+    placement: Placement,
+    space: Workspace,
+    console: Console,
+    service: ServiceState | None = None,
 ) -> Iterator[ActorPool]:
-    """A pool of vLLM engines with that model; its start is timed apart from its work."""
+    """A pool of vLLM engines with that model, or that of a service; its start is timed apart from its work."""
+    if service is not None:
+        with space.timed("start engines"):
+            pool = ActorPool.attach(service.name)
+        yield pool
+        return
     spec = EngineSpec(
-        kind="vllm", model=model, tensor_parallel=wanted.tensor_parallel, kv_cache_gib=wanted.kv_cache_gib, seed=seed
+        kind="vllm",
+        model=model,
+        tensor_parallel=wanted.tensor_parallel,
+        pipeline_parallel=wanted.pipeline_parallel,
+        kv_cache_gib=wanted.kv_cache_gib,
+        seed=seed,
     )
     with ExitStack() as stack:
         with space.timed("start engines"), console.status(f"starting {placement.engines} vLLM engines"):
@@ -47,6 +94,7 @@ def open_engines(
                     num_actors=placement.engines,
                     num_cpus=placement.cpus_per_engine,
                     num_gpus=placement.gpus_per_engine,
+                    deadline_seconds=wanted.deadline_seconds,
                 )
             )
         yield pool

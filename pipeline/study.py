@@ -11,19 +11,19 @@ from typing import Any
 
 from rich.console import Console
 
-from augment_service.augment import AUGMENTATIONS, augment, is_augmented
+from augment_service.augment import AUGMENTATIONS, collect, is_augmented, write_prompts
 from augment_service.methods import AugmentPlan
 from cluster.placement import Placement
-from cluster.pool import ActorPool
+from cluster.pool import ActorPool, Unit
 from data.records import Augmentation, CheckpointRef
 from data.rendering import PromptBook, load_book
 from data.store import read_folder
 from data.weights import weights_fingerprint
-from evaluate.fanout import Job, Suite, collect_outcomes, read_suite, score_jobs, score_path
+from evaluate.fanout import Job, Suite, collect_outcomes, plan_units, read_suite, unscored
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
-from pipeline.progress import bar
+from pipeline.progress import bar, run_units, tell_refusals
 from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
@@ -83,15 +83,18 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             tuned_jobs = [_tuned_job(study, run, ref) for run, ref in zip(runs, refs, strict=True)]
             after_training(study, suites, tuned_jobs, placement)
         jobs = [*base_jobs, *tuned_jobs]
-        outcomes, chosen = collect_outcomes(jobs, suites, study.scored)
+        scored = collect_outcomes(jobs, suites, study.scored)
+        tell_refusals(scored.refusals, study.scored, console)
         content = ReportInput(
             study=recipe.study,
             model=recipe.model,
             fingerprint=study.weights,
-            outcomes=outcomes,
+            outcomes=scored.outcomes,
             stage_seconds=space.seconds(),
             wall_seconds=sum(space.seconds().values()),
-            audit={suite.name: audit_suite(suite, augmentations_of(study, suite.name), chosen) for suite in suites},
+            audit={
+                suite.name: audit_suite(suite, augmentations_of(study, suite.name), scored.chosen) for suite in suites
+            },
             recipe=recipe.model_dump(mode="json", by_alias=True),
             versions=installed_versions(),
             losses={run.name: read_losses(Path(run.out)) for run in runs},
@@ -117,8 +120,7 @@ def make_data(study: Study) -> list[Suite]:
 def before_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
     """What needs engines with the base model: augmentation, then the base model's own scores."""
     needed = [study.augmented / suite.name for suite in suites if not is_augmented(study.augmented / suite.name)]
-    unscored = [job for job in jobs if not score_path(study.scored, job).exists()]
-    if needed or unscored:
+    if needed or unscored(jobs, suites, study.scored):
         with _engines(study, placement) as pool:
             with study.space.timed("augment"):
                 augment_all(study, suites, pool)
@@ -130,7 +132,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[Job], placemen
 
 def after_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
-    if any(not score_path(study.scored, job).exists() for job in jobs):
+    if unscored(jobs, suites, study.scored):
         with _engines(study, placement) as pool, study.space.timed("score checkpoints"):
             score(study, suites, jobs, pool, "score checkpoints")
     study.say(f"evaluate  {len(jobs)} checkpoints scored")
@@ -140,25 +142,29 @@ def augment_all(study: Study, suites: list[Suite], pool: ActorPool) -> None:
     """Local and global augmentation of every set, by the base model itself."""
     settings = study.recipe.augment
     wanted = AugmentPlan(settings.methods, settings.samples, settings.temperature, study.recipe.seed)
-    todo = [suite for suite in suites if not is_augmented(study.augmented / suite.name)]
-    with bar(study.console, "augment", sum(len(suite.documents) for suite in todo)) as shown:
-        for suite in todo:
-            augment(
-                study.data / suite.name / "documents",
-                study.augmented / suite.name,
-                study.book,
-                wanted,
-                model=study.weights,
-                pool=pool,
-                on_receipt=shown.receipt,
-            )
+    units = {
+        suite.name: write_prompts(
+            study.data / suite.name / "documents", study.augmented / suite.name, study.book, wanted
+        )
+        for suite in suites
+        if not is_augmented(study.augmented / suite.name)
+    }
+    do_units(study, pool, [unit for of_suite in units.values() for unit in of_suite], "augment")
+    for name, of_suite in units.items():
+        out = study.augmented / name
+        refused = collect(study.data / name / "documents", out, study.book, of_suite, model=study.weights)
+        if refused:
+            study.say(f"          {refused} prompts refused, see {out / 'generations' / 'refused'}")
 
 
 def score(study: Study, suites: list[Suite], jobs: list[Job], pool: ActorPool, label: str) -> None:
-    """Score jobs with a progress bar; those that are scored already are left out."""
-    todo = [job for job in jobs if not score_path(study.scored, job).exists()]
-    with bar(study.console, label, len(todo)) as shown:
-        score_jobs(todo, suites, study.scored, study.book, pool=pool, on_receipt=shown.receipt)
+    """Score jobs with a progress bar; what is scored already is left out."""
+    do_units(study, pool, plan_units(jobs, suites, study.scored, study.book), label)
+
+
+def do_units(study: Study, pool: ActorPool, units: list[Unit], label: str) -> None:
+    """Let the engines do the units, seen as the recipe wants it."""
+    run_units(pool, units, study.console, label, metrics_port=study.recipe.cluster.metrics_port)
 
 
 def plan_base_jobs(study: Study, suites: list[Suite]) -> list[Job]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from augment_service.augment import augment, group_by_world, is_augmented
+from augment_service.augment import collect, group_by_world, is_augmented, write_prompts
 from augment_service.methods import AugmentPlan
 from data.errors import InputError
 from data.records import CheckpointRef, Document
@@ -16,13 +16,13 @@ from data.rendering import load_book
 from data.seeds import fingerprint
 from data.store import MANIFEST, claim, read_folder
 from data.weights import weights_fingerprint
-from evaluate.fanout import Job, Suite, collect_outcomes, read_suite, score_jobs, score_path
+from evaluate.fanout import Job, Suite, collect_outcomes, plan_units, read_suite
 from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
-from pipeline.progress import bar
+from pipeline.progress import bar, run_units, tell_refusals
 from pipeline.recipe import Cluster, local_model
-from pipeline.residency import open_cluster, open_engines
+from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
 from train.checkpoint import read_ref
 from train.launch import Progress, finetune_all
@@ -34,8 +34,9 @@ WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
 
 def augment_documents(flags: Namespace) -> None:
     """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`."""
-    space, wanted = Workspace(flags.out), Cluster(address=flags.address)
-    model, folder = local_model(flags.model), inner(flags.documents, "documents")
+    space, model, folder = Workspace(flags.out), local_model(flags.model), inner(flags.documents, "documents")
+    service = wanted_service(flags.service, [model])
+    wanted = Cluster(address=service.address if service else flags.address)
     plan = AugmentPlan(tuple(flags.methods.split(",")), flags.samples, flags.temperature, flags.seed)
     book, weights = load_book(Path(model)), weights_fingerprint(Path(model))
     book.select(plan.methods)  # an unknown method is told before anything starts
@@ -45,11 +46,13 @@ def augment_documents(flags: Namespace) -> None:
         if not is_augmented(space.root):
             with (
                 open_cluster(wanted, space, CONSOLE) as placement,
-                open_engines(model, wanted, flags.seed, placement, space, CONSOLE) as pool,
-                bar(CONSOLE, "augment", len(group_by_world(documents))) as shown,
+                open_engines(model, wanted, flags.seed, placement, space, CONSOLE, service) as pool,
             ):
-                show = shown.receipt
-                augment(folder, space.root, book, plan, model=weights, pool=pool, on_receipt=show)
+                units = write_prompts(folder, space.root, book, plan)
+                run_units(pool, units, CONSOLE, "augment", metrics_port=flags.metrics_port)
+            refused = collect(folder, space.root, book, units, model=weights)
+            if refused:
+                CONSOLE.print(f"{refused} prompts refused, see {space.root / 'generations' / 'refused'}")
     CONSOLE.print(f"augmentations in {space.root / 'augmentations'}", highlight=False)
 
 
@@ -90,30 +93,31 @@ def train_model(flags: Namespace) -> None:
 
 def evaluate_suite(flags: Namespace) -> dict[str, Any]:
     """`evaluate`: score a suite by a model or by checkpoints; the report goes into `OUT/report/`."""
-    space, wanted = Workspace(flags.out), Cluster(address=flags.address)
-    suite = _read_suite(flags)
-    refs = _find_models(flags)
-    jobs = _plan_jobs(suite, refs, flags.conditions.split(","))
+    space, suite, refs = Workspace(flags.out), _read_suite(flags), _find_models(flags)
+    service = wanted_service(flags.service, sorted({ref.base or ref.path for ref in refs}))
+    wanted = Cluster(address=service.address if service else flags.address)
+    resident = service.weights if service else refs[0].fingerprint
+    jobs = _plan_jobs(suite, refs, flags.conditions.split(","), resident)
     base, book = refs[0].path, load_book(Path(refs[0].path))
     with space.locked():
         claim(space.root, fingerprint(suite, book))
-        todo = [job for job in jobs if not score_path(space.root, job).exists()]
-        if todo:
+        units = plan_units(jobs, [suite], space.root, book)
+        if units:
             with (
                 open_cluster(wanted, space, CONSOLE) as placement,
-                open_engines(base, wanted, 0, placement, space, CONSOLE) as pool,
-                bar(CONSOLE, "score", len(todo)) as shown,
+                open_engines(base, wanted, 0, placement, space, CONSOLE, service) as pool,
             ):
-                score_jobs(todo, [suite], space.root, book, pool=pool, on_receipt=shown.receipt)
-        outcomes, chosen = collect_outcomes(jobs, [suite], space.root)
+                run_units(pool, units, CONSOLE, "score", metrics_port=flags.metrics_port)
+        scored = collect_outcomes(jobs, [suite], space.root)
+        tell_refusals(scored.refusals, space.root, CONSOLE)
         content = ReportInput(
             study=f"evaluation of {suite.name}",
             model=refs[0].name,
             fingerprint=refs[0].fingerprint,
-            outcomes=outcomes,
+            outcomes=scored.outcomes,
             stage_seconds=space.seconds(),
             wall_seconds=sum(space.seconds().values()),
-            audit={suite.name: audit_suite(suite, [], chosen)},
+            audit={suite.name: audit_suite(suite, [], scored.chosen)},
             recipe={"conditions": flags.conditions, "models": [ref.name for ref in refs]},
             versions=installed_versions(),
             losses={},
@@ -156,8 +160,11 @@ def _find_models(flags: Namespace) -> list[CheckpointRef]:
     return [read_ref(Path(path).absolute()) for path in paths]
 
 
-def _plan_jobs(suite: Suite, refs: list[CheckpointRef], conditions: list[str]) -> list[Job]:
-    """Every model under every condition; with several models a condition is named after its model too."""
+def _plan_jobs(suite: Suite, refs: list[CheckpointRef], conditions: list[str], resident: str) -> list[Job]:
+    """Every model under every condition; with several models a condition is named after its model too.
+
+    `resident` is the fingerprint of the weights that the engines start with.
+    """
     unknown = [name for name in conditions if name not in WITH_DOCUMENTS]
     if unknown:
         raise InputError(
@@ -168,10 +175,10 @@ def _plan_jobs(suite: Suite, refs: list[CheckpointRef], conditions: list[str]) -
             suite.name,
             world,
             Condition(name if len(refs) == 1 else f"{name} {ref.name}", WITH_DOCUMENTS[name], ref.name),
-            ref if index else None,  # the engines start with the first model
+            None if ref.fingerprint == resident else ref,
             ref.fingerprint,
         )
-        for index, ref in enumerate(refs)
+        for ref in refs
         for name in conditions
         for world in suite.questions
     ]
