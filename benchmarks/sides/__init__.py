@@ -1,0 +1,1 @@
+"""What is measured: each module is one side, run in a process of its own by `benchmarks.side`."""
