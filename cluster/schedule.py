@@ -4,11 +4,11 @@ A unit that kills its actor twice, or raises what no worker should, is divided i
 the failing half, down to single rows. The rows that fail are its poison; the unit is then ended without them.
 
 Not every failure is the data's fault. A row is condemned only if it failed twice *and the actor under which it failed
-last has succeeded in something since it was first suspected*; the same holds for a unit that cannot be divided, unless
-nothing else is left to do. An actor that fails `FAILURES_IN_A_ROW` times (and log2 of the largest unit's rows more,
-since so many pieces around one bad row may fail in a row) is given nothing more, and when that is true of all actors
-the run stops (ResumableError). So what breaks one actor costs that actor, what breaks all of them stops the run, and
-neither condemns a row. The end of a divided unit computes nothing, so it is no success.
+last has succeeded in something since it was first suspected*. A unit that cannot be divided is set aside instead: an
+error names it when the rest is done. An actor that fails `FAILURES_IN_A_ROW` times (and log2 of the largest unit's rows
+more, since so many pieces around one bad row may fail in a row) is given nothing more, and when that is true of all
+actors the run stops (ResumableError). So what breaks one actor costs that actor, what breaks all of them stops the run,
+and neither condemns a row. The end of a divided unit computes nothing, so it is no success.
 """
 
 from collections import Counter, deque
@@ -194,11 +194,10 @@ class Schedule:
     def _doubt(self, actor: int, task: Task, reason: str) -> None:
         """Condemn what cannot be divided, or let it wait for one more try."""
         failed_often = self._failures[task] >= MOST_FAILURES
-        has_witness = self._has_witness(task, actor)
-        if failed_often and has_witness and task.rows:
+        if failed_often and task.rows and self._has_witness(task, actor):
             self._poison[task.unit][task.rows[0]] = reason
             self._judged(task.unit)
-        elif failed_often and not task.rows and (has_witness or not (self._sound_is_left() or self.num_in_flight)):
+        elif failed_often and not task.rows:
             self.set_aside[task.unit] = reason
         else:
             self._doubtful.append(task)

@@ -21,6 +21,7 @@ KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOL
 NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
 KNOCK_SECONDS = 10.0
 NAMESPACE = "entail"  # where the names of pools live
+TOKEN = Path.home() / ".ray" / "auth_token"
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -63,7 +64,7 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
 def _start(num_cpus: int | None) -> BaseContext:
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     with _loopback_only():
-        return ray.init(
+        context = ray.init(
             address="local",
             namespace=NAMESPACE,
             num_cpus=num_cpus,
@@ -72,6 +73,9 @@ def _start(num_cpus: int | None) -> BaseContext:
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
         )
+    if TOKEN.exists():
+        TOKEN.chmod(0o600)  # Ray leaves it readable for all, and whoever has it can run code in our sessions
+    return context
 
 
 def _attach(address: str) -> BaseContext:
@@ -79,6 +83,7 @@ def _attach(address: str) -> BaseContext:
         if address == "auto":
             address = services.get_ray_address_from_environment(address, None)
         host = _knock(address) if address != "auto" else ""
+        logging.getLogger("ray").setLevel(logging.ERROR)
         if host in LOOPBACK:  # Ray shows the token of this user's sessions to an address that it found itself, else not
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         # A node that knows itself by its loopback address is not found under any other

@@ -120,10 +120,11 @@ def _wait(name: str, child: "subprocess.Popen[bytes] | None") -> ServiceState:
             state = read_state(name)
             if state is not None and state.url and state.daemon.is_alive and _is_well(state):
                 return state
-            if child is not None and child.poll() is not None:
-                raise _failure(name, child.returncode)
-            if child is None and (state is None or not state.daemon.is_alive):
-                raise _failure(name, 0)
+            fell = child.poll() is not None if child is not None else state is None or not state.daemon.is_alive
+            if fell:
+                if state is not None and not state.daemon.is_alive:
+                    forget(state)  # it was killed, and could not clear up
+                raise _failure(name)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
         if child is not None:
@@ -139,14 +140,12 @@ def _is_well(state: ServiceState) -> bool:
         return False
 
 
-def _failure(name: str, code: int) -> Exception:
+def _failure(name: str) -> Exception:
     """What the daemon said of its own end."""
     try:
         reason: dict[str, str] = json.loads(failure_path(name).read_text())
     except FileNotFoundError:
-        return InputError(
-            f"the service ended as it started, with exit code {code}", where=str(log_path(name)), mend="read its log"
-        )
+        return InputError("the service ended as it started", where=str(log_path(name)), mend="read its log")
     return InputError(**reason) if "mend" in reason else ResumableError(reason["what"])
 
 

@@ -1,10 +1,11 @@
 """The vLLM engine on random models of other architectures: scores, swaps and texts are those of plain transformers."""
 
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
-from tiny_models import CONTEXT, WORDS, checkpoint, make_model, plain_scores
+from tiny_models import CONTEXT, WINDOW, WORDS, checkpoint, make_model, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from augment_service.engine import EngineSpec
@@ -53,5 +54,20 @@ def test_another_architecture_is_scored_swapped_and_heard_like_plain_transformer
             engine.load_weights(checkpoint(folder))
             assert_scores(engine, folder)
         assert engine.stats()["cold_restarts"] == 0
+    finally:
+        engine.close()
+
+
+def test_a_cache_that_holds_few_texts_at_once_changes_no_score(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "a", 0, tied=True)
+    contexts = [" ".join(Random(seed).choices(WORDS, k=200)) for seed in range(12)]
+    items = [ScoreItem(f"c{at}", context, f" w{at}", OPTIONS[:4]) for at, context in enumerate(contexts)]
+    engine = VllmEngine(EngineSpec(kind="vllm", model=str(folder), kv_cache_gib=0.0005))
+    try:
+        assert engine._host._llm.llm_engine.vllm_config.cache_config.num_gpu_blocks <= 2 * WINDOW / 32
+        rows = engine.score(items)
+        for score, wanted in zip(rows, plain_scores(folder, items), strict=True):
+            assert isinstance(score, Score)
+            assert score.token_log_likelihoods == pytest.approx([v for tokens, _ in wanted for v in tokens], abs=1e-4)
     finally:
         engine.close()

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from benchmarks import generation, harness, peers, roofline, scoring, settings, start, swap, worlds
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
 from benchmarks.side import ROOT, Answer, Side, SideError
+from benchmarks.sides import start as sides_start
 from data.errors import InputError, ResumableError
 from data.records import Score
 from data.rendering import load_book
@@ -238,7 +239,7 @@ class Harness:
 
 
 @pytest.mark.parametrize(
-    ("shift", "more_tokens", "complaints"), [(5e-5, 0, 0), (2e-4, 0, 1), (math.nan, 0, 1), (0, 1, 1)]
+    ("shift", "more_tokens", "complaints"), [(5e-5, 0, 0), (2e-3, 0, 1), (math.nan, 0, 1), (0, 1, 1)]
 )
 def test_a_peer_that_computes_something_else_is_noticed(
     tmp_path: Path, shift: float, more_tokens: int, complaints: int
@@ -251,6 +252,8 @@ def test_a_peer_that_computes_something_else_is_noticed(
     scene.scores[name] = [Score(items[0].item_id, (-1.0, -2.0, -3.0, -4.0), (2, 3, 4, 5), (False,) * 4)]
     assert scene.peer("lm_eval_hf", load, 0) == 2.5
     assert len(bench.different) == complaints
+    found = scoring.describe_differences(scene.differences["lm_eval_hf"])
+    assert (found["compared"], found["above_goal"]) == (4, 0 if shift < 1e-4 else 1)
 
 
 def test_a_peer_has_the_engine_that_we_have() -> None:
@@ -392,16 +395,15 @@ def test_the_parts_of_a_start_are_found(tmp_path: Path) -> None:
     steps = start.start_bare(bench, settings.shared_environment(on_gpu=False))
     assert next(iter(steps)) == start.PROCESS
     imports = {"import torch", "import transformers", "import vllm", "import our engine"}
-    assert steps.keys() == {
-        start.PROCESS,
-        *imports,
-        "vllm.LLM()",
-        "of which the tokenizer",
-        "plain forward pass",
-        "the rest",
-    }
+    parts = {sides_start.UP, sides_start.MODEL_CODE, sides_start.LLM, sides_start.TOKENIZER}
+    probe = {sides_start.FORWARD, sides_start.REST}
+    assert steps.keys() == {start.PROCESS} | imports | parts | probe
     assert all(value >= 0 for seconds in steps.values() for value in seconds)
-    assert steps["of which the tokenizer"][0] < steps["vllm.LLM()"][0]
+    assert steps[sides_start.LLM][0] > 0
+    assert steps[sides_start.FORWARD][0] > 0
+    assert start.total(steps) == pytest.approx(
+        sum(steps[step][0] for step in (start.PROCESS, sides_start.UP, *imports, *probe))
+    )
 
 
 def test_input_errors_and_dead_sides_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

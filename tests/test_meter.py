@@ -3,6 +3,7 @@
 import urllib.request
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +118,12 @@ def test_prometheus_reads_the_same_on_loopback(page: str) -> None:
     }
     assert "# TYPE entail_items_total counter" in page
     assert "# TYPE entail_units_in_flight gauge" in page
+
+
+def test_nobody_else_can_read_it(meter: Meter) -> None:
+    with export(meter.snapshot) as port:
+        listening = [c.laddr.ip for c in psutil.Process().net_connections("tcp") if c.laddr.port == port]
+    assert set(listening) == {"127.0.0.1"}
 
 
 def test_the_exporter_ends_with_its_block_and_refuses_a_taken_port(meter: Meter) -> None:

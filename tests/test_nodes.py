@@ -30,8 +30,8 @@ def nodes() -> Iterator[Cluster]:
             patch.setenv(key, value)
         paths = (str(Path(__file__).parent), str(Path(__file__).parent.parent))
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))  # where the actors find their worker
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        cluster.add_node(num_cpus=1)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        cluster.add_node(num_cpus=2)
         yield cluster
         cluster.shutdown()
 
@@ -43,7 +43,7 @@ def session(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_two_engines_lie_on_two_nodes_and_share_the_work(session: Session, tmp_path: Path) -> None:
-    assert session.nodes == ((1, 0), (1, 0))
+    assert session.nodes == ((2, 0), (2, 0))
     with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
         actors = pool.describe().actors
         assert len({actor.node for actor in actors}) == 2
@@ -65,7 +65,7 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
             nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
 
     names = [f"unit{i}" for i in range(40)]
-    with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
+    with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=2) as pool:
         before = {actor.pid for actor in pool.describe().actors}
         pool.run(units_of(names, "doze", args=(0.2,)), on_receipt)
         assert sorted(receipt.unit for receipt in seen) == sorted(names)
@@ -75,23 +75,23 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
         def add_node(receipt: ShardReceipt) -> None:
             seen.append(receipt)
             if len(nodes.worker_nodes) == 0:
-                nodes.add_node(num_cpus=1)
+                nodes.add_node(num_cpus=2)
 
         del seen[:]
-        pool.run(units_of([f"again{i}" for i in range(150)], "doze", args=(0.2,)), add_node)
-        assert len(seen) == 150
+        pool.run(units_of([f"again{i}" for i in range(100)], "doze", args=(0.2,)), add_node)
+        assert len(seen) == 100
         assert {int(receipt.node) for receipt in seen} - before, "the engine did not come back with the node"
 
 
 def test_where_no_engine_has_a_place_any_more_the_run_stops(nodes: Cluster, session: Session, tmp_path: Path) -> None:
-    large = nodes.add_node(num_cpus=2)
+    large = nodes.add_node(num_cpus=3)
 
     def lose(receipt: ShardReceipt) -> None:
         if large in nodes.worker_nodes:
             nodes.remove_node(large, allow_graceful=False)
 
     with (
-        ActorPool(Clerk, (str(tmp_path),), num_actors=1, num_cpus=2, place_seconds=5) as pool,
+        ActorPool(Clerk, (str(tmp_path),), num_actors=1, num_cpus=3, place_seconds=5) as pool,
         pytest.raises(ResumableError, match="no place for any of them"),
     ):
         pool.run(units_of([f"late{i}" for i in range(20)], "doze", args=(0.2,)), lose)

@@ -250,7 +250,7 @@ def test_only_the_very_process_is_ended(home: Path) -> None:
     assert child.wait() == -signal.SIGKILL
 
 
-SENTENCE = "jeex are more curious than hoosk ."
+SENTENCE = "jeex are more curious than hoosk"
 
 
 @pytest.fixture(scope="module")
@@ -295,11 +295,11 @@ def test_scores_over_http_are_those_of_the_engine(
     real: ServiceState, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SERVE_KEY", key_of(real))
-    options = ("less curious than jeex .", "more curious than jeex .", "curious", "jeex")
+    options = ("less curious than jeex", "more curious than jeex", "curious", "jeex")
     items = [
         ScoreItem("a", f"{SENTENCE}\n---\n", "hoosk are", options, unconditional="hoosk are"),
         ScoreItem("b", "", "jeex", options),
-        ScoreItem("c", f"{SENTENCE} " * 40, "hoosk are", options),
+        ScoreItem("c", f"{SENTENCE}\n" * 40, "hoosk are", options),
     ]
     endpoint = EndpointEngine(EngineSpec(kind="endpoint", model=MODEL, url=real.url, key_variable="SERVE_KEY"))
     over_http = endpoint.score(items)

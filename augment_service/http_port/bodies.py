@@ -35,7 +35,7 @@ _CHALLENGE = {401: {"WWW-Authenticate": "Bearer"}}
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class StreamOptions(_Body):

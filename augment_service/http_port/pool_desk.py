@@ -68,7 +68,7 @@ class PoolDesk:
 
     async def _look_at(self, number: int) -> None:
         try:
-            self._stats[number] = await _unwrapped(self._pool.ask("stats", (), actor=number))
+            self._stats[number] = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actor=number))
         except (ray.exceptions.RayActorError, ResumableError):
             self._stats[number] = {}  # it is starting again: asked at the next watch
         finally:

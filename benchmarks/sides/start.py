@@ -3,13 +3,15 @@
 import functools
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.settings import KV_CACHE_GIB
 from benchmarks.side import serve
 
 Seconds = tuple[float, float]  # by the clock, of the processor
+UP, MODEL_CODE, LLM = "vllm up", "of which code of the model", "of which vllm.LLM()"
+TOKENIZER, FORWARD, REST = "of which the tokenizer", "probe: plain forward pass", "probe: our side, and checks"
 
 
 class StartSide:
@@ -25,21 +27,35 @@ class StartSide:
         }
 
     def engine(self, model: str) -> dict[str, Any]:
-        """Seconds of the parts of `start_engine`; "the rest" is our side of the probe and the checks."""
+        """Seconds of the parts of `start_engine`."""
         import transformers
 
         from augment_service.engine import EngineSpec, start_engine
         from augment_service.vllm_engine import engine, host
 
-        spent: dict[str, list[Seconds]] = {"vllm.LLM()": [], "of which the tokenizer": [], "plain forward pass": []}
-        _watch(host, "LLM", spent["vllm.LLM()"])
-        _watch(transformers.AutoTokenizer, "from_pretrained", spent["of which the tokenizer"])
-        _watch(engine, "plain_log_probabilities", spent["plain forward pass"])
+        spent: dict[str, list[Seconds]] = {name: [] for name in (UP, LLM, TOKENIZER, FORWARD)}
+        _watch(host.Host, "start", spent[UP])
+        _watch(host, "LLM", spent[LLM])
+        _watch(transformers.AutoTokenizer, "from_pretrained", spent[TOKENIZER])
+        _watch(engine, "plain_log_probabilities", spent[FORWARD])
         whole = _timed(lambda: start_engine(EngineSpec(kind="vllm", model=model, kv_cache_gib=KV_CACHE_GIB)))
-        parts = {name: [sum(column) for column in zip(*rows, strict=True)] for name, rows in spent.items() if rows}
-        named = [parts[name] for name in ("vllm.LLM()", "plain forward pass") if name in parts]
-        rest = [total - sum(part[at] for part in named) for at, total in enumerate(whole)]
-        return {**parts, "the rest": rest}
+        parts = {name: _sum(rows) for name, rows in spent.items()}
+        return {
+            UP: parts[UP],
+            MODEL_CODE: _difference(parts[UP], parts[LLM]),
+            LLM: parts[LLM],
+            TOKENIZER: parts[TOKENIZER],
+            FORWARD: parts[FORWARD],
+            REST: _difference(whole, _sum([parts[UP], parts[FORWARD]])),
+        }
+
+
+def _sum(rows: Sequence[Seconds]) -> Seconds:
+    return sum(clock for clock, _ in rows), sum(processor for _, processor in rows)
+
+
+def _difference(whole: Seconds, part: Seconds) -> Seconds:
+    return whole[0] - part[0], whole[1] - part[1]
 
 
 def _timed(work: Callable[[], object]) -> Seconds:
