@@ -37,7 +37,9 @@ def public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef 
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from (
-                    method for method in functions(ast.Module(node.body, [])) if not method.name.startswith("_")
+                    method
+                    for method in node.body
+                    if isinstance(method, ast.FunctionDef | ast.AsyncFunctionDef) and not method.name.startswith("_")
                 )
 
 
