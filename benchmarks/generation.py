@@ -29,7 +29,7 @@ from data.store import ROWS_PER_SHARD, read_refusals, read_shard, write_shard
 
 BARE, RAY_DATA = "bare_vllm", "ray_data_llm"
 GOALS = {BARE: Goal(0.95), RAY_DATA: Goal(1.0)}
-NUM_FACTS, SAMPLES, TEMPERATURE = 64, 8, 0.7  # 1,536 prompts of three methods
+NUM_FACTS, SAMPLES, TEMPERATURE = 64, 16, 0.7  # 3,072 prompts of three methods
 LEAST_EQUAL = 0.99  # of greedy texts: batches of another shape round logits otherwise, and near ties fall otherwise
 
 

@@ -213,6 +213,8 @@ def _card(name: str) -> bytes:
 
 def _state(actor: ActorHandle) -> ActorState:
     row = cluster_state.actors(actor._ray_actor_id.hex())
+    if not row:  # ended so long ago that the cluster has forgotten it
+        return ActorState(node="", pid=0, alive=False, gone=True, num_restarts=0)
     return ActorState(
         node=row["Address"]["NodeID"],
         pid=row["Pid"],

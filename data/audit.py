@@ -1,18 +1,25 @@
-"""The leak audit: what of the tests stands in the training texts, and how much of the augmentations is true.
+"""The audits: leaks of tests into training texts, the soundness of splits, the truth of augmentations.
 
-Pure; the counts go into the report. A test statement is a question's prompt with its right option, compared after
-folding case, spaces and punctuation, preambles set aside.
+Pure; the counts go into manifests and reports. A test statement is a question's prompt with its right option.
 """
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from data.records import Augmentation, Document, Question
-from data.worlds.closure import closure, follows
-from data.worlds.language import Statement, parse
+from data.sentences import split_sentences
+from data.worlds.language import Statement
 from data.worlds.lexicon import CONCLUSION, PREAMBLES
+from data.worlds.logics import logic_of
+from data.worlds.oracle import STATED, TRUE, Oracle, answer_statement
 
 RECALL = "recall"  # questions of this inference type ask for a trained statement: they are no leak
+TRAINED = frozenset((RECALL, "rephrased"))  # a rephrased statement is trained too, in other words
+REVERSAL = "reversal"
+WEAKER_TRUE = frozenset(("statement",))  # splits in which statements weaker than the right one are options
+HOLDOUT = "category-holdout"
 
 
 def fold(text: str) -> str:
@@ -27,10 +34,13 @@ def audit_leaks(
     questions: Sequence[Question], documents: Sequence[Document], augmentations: Iterable[Augmentation]
 ) -> dict[str, int]:
     """How many test statements stand verbatim in documents and in kept augmentations of their own world."""
-    in_documents = {(document.world, fold(document.text)) for document in documents}
-    in_augmentations = {(row.world, fold(row.text)) for row in augmentations if row.verdict == "kept"}
-    tests = [question for question in questions if question.inference != RECALL]
+    tests = [question for question in questions if question.inference not in TRAINED]
     stated = [(q.world, fold(f"{q.prompt} {q.options[q.answer]}")) for q in tests]
+    wanted, in_documents = set(stated), set()
+    for document in documents:  # only what is asked for is kept: documents may be many
+        parts = {document.text, *split_sentences(document.text)}
+        in_documents |= wanted & {(document.world, fold(part)) for part in parts}
+    in_augmentations = {(row.world, fold(row.text)) for row in augmentations if row.verdict == "kept"}
     present = {document.doc_id for document in documents}
     return {
         "num_documents": len(documents),
@@ -45,12 +55,11 @@ def audit_leaks(
 def audit_truth(
     documents: Sequence[Document], augmentations: Sequence[Augmentation]
 ) -> tuple[dict[str, dict[str, int]], dict[str, bool]]:
-    """By method: rows generated, kept, distinct and (of the kept) true; and the oracle's word on each kept row."""
-    facts: dict[str, list[Statement]] = {}
-    for document in documents:
-        if statement := parse(document.text):
-            facts.setdefault(document.world, []).append(statement)
-    known: Mapping[str, frozenset[Statement]] = {world: closure(stated) for world, stated in facts.items()}
+    """By method: rows generated, kept, distinct and (of the kept) true; and the oracle's word on each kept row.
+
+    A row is true when it states something and all that it states follows.
+    """
+    oracles = read_worlds(documents)
     methods: dict[str, dict[str, int]] = {}
     verdicts: dict[str, bool] = {}
     texts: dict[str, set[tuple[str, str]]] = {}
@@ -59,11 +68,116 @@ def audit_truth(
         counts["generated"] += 1
         texts.setdefault(row.method, set()).add((row.world, row.text))
         if row.verdict == "kept":
-            statement = parse(row.text)
-            true = statement is not None and follows(statement, known.get(row.world, frozenset()))
+            findings = oracles[row.world].judge(row.text) if row.world in oracles else []
+            true = bool(findings) and all(finding.verdict in TRUE for finding in findings)
             verdicts[row.augmentation_id] = true
             counts["kept"] += 1
             counts["true"] += true
     for method, counts in methods.items():
         counts["distinct"] = len(texts[method])
     return methods, verdicts
+
+
+def read_worlds(documents: Iterable[Document]) -> dict[str, Oracle]:
+    """An oracle for each world, from its documents alone."""
+    members: dict[str, list[Document]] = defaultdict(list)
+    for document in documents:
+        members[document.world].append(document)
+    return {world: Oracle(texts, logic_of(world)) for world, texts in members.items()}
+
+
+@dataclass(frozen=True)
+class SetAudit:
+    """What is wrong with a set: `faults` maps each kind of fault to what shows it, question ids or sentences.
+
+    `num_true` counts, for each split, the questions by the number of their options that follow.
+    """
+
+    faults: Mapping[str, tuple[str, ...]]
+    num_true: Mapping[str, Mapping[int, int]]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is wrong."""
+        return not any(self.faults.values())
+
+
+FAULTS = {
+    "unread sentence": "a sentence of a document states nothing that the oracle can read",
+    "unread question": "prompt and option make no statement",
+    "does not follow": "the right option does not follow from the documents",
+    "several right": "a wrong option follows as well",
+    "not in required": "the documents that the question requires are not enough for its answer",
+    "leaked": "the test statement or a paraphrase of it stands in a document",
+    "held out seen": "a held-out category stands in a document with more than its parent",
+}
+
+
+def audit_set(questions: Sequence[Question], documents: Sequence[Document]) -> SetAudit:
+    """Check what the splits promise, question by question, against everything that the documents state."""
+    oracles = read_worlds(documents)
+    audit = _Auditor({world: _facts_by_document(oracle) for world, oracle in oracles.items()})
+    for oracle in oracles.values():
+        audit.faults["unread sentence"] += [sentence for _, sentence in oracle.unread]
+    for question in questions:
+        if question.world in oracles:
+            audit.check(question, oracles[question.world])
+        else:
+            audit.faults["does not follow"].append(question.question_id)
+    return SetAudit(
+        {fault: tuple(audit.faults[fault]) for fault in FAULTS},
+        {split: dict(sorted(counts.items())) for split, counts in sorted(audit.num_true.items())},
+    )
+
+
+@dataclass
+class _Auditor:
+    facts_of: Mapping[str, Mapping[str, Sequence[Statement]]]
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    num_true: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def check(self, question: Question, oracle: Oracle) -> None:
+        """All checks of one question."""
+        statements = [answer_statement(oracle.logic, question.prompt, option) for option in question.options]
+        right = statements[question.answer]
+        if right is None or None in statements:
+            self.faults["unread question"].append(question.question_id)
+            return
+        true = [oracle.place(statement)[0] in TRUE for statement in statements if statement is not None]
+        self.num_true[question.split][sum(true)] += 1
+        found = {
+            "does not follow": not true[question.answer],
+            "several right": sum(true) > 1 and question.split not in WEAKER_TRUE,
+            "not in required": not self._enough(question, right, oracle),
+            "leaked": question.inference not in TRAINED and is_stated(right, question.inference, oracle),
+            "held out seen": question.split == HOLDOUT and len(_statements_about(right.first, oracle)) != 1,
+        }
+        for fault, is_found in found.items():
+            if is_found:
+                self.faults[fault].append(question.question_id)
+
+    def _enough(self, question: Question, right: Statement, oracle: Oracle) -> bool:
+        by_document = self.facts_of[question.world]
+        given = {fact for doc_id in question.requires for fact in by_document.get(doc_id, ())}
+        proof = oracle.proof(right)
+        return bool(proof) and (given.issuperset(proof) or right.canonical() in oracle.logic.derive(given))
+
+
+def is_stated(statement: Statement, inference: str, oracle: Oracle) -> bool:
+    """Whether documents state what a test asks for: a reversal as it is turned, anything else in any direction."""
+    if inference.startswith(REVERSAL):
+        return statement in oracle.stated
+    found = oracle.derived.get(statement.canonical())
+    return found is not None and found.inference == STATED
+
+
+def _facts_by_document(oracle: Oracle) -> dict[str, list[Statement]]:
+    facts: dict[str, list[Statement]] = defaultdict(list)
+    for statement, doc_ids in oracle.stated.items():
+        for doc_id in doc_ids:
+            facts[doc_id].append(statement.canonical())
+    return facts
+
+
+def _statements_about(entity: str, oracle: Oracle) -> set[Statement]:
+    return {s.canonical() for s in oracle.stated if entity in (s.first, s.second)}

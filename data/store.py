@@ -6,6 +6,7 @@ with a manifest is complete and one without is work in progress. Reads: shards. 
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import typing
@@ -22,6 +23,7 @@ MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
 REFUSED = "refused"
 ROWS_PER_SHARD = 512  # what a killed engine costs at most; enough for an engine to work on side by side
+SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
     str: (pa.string(), "string"),
@@ -59,12 +61,58 @@ def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
     return len(data)
 
 
+class ShardWriter:
+    """Streams tables of one record class into shards of about `shard_bytes`, each renamed when it is full.
+
+    A context: a shard that an error leaves half written keeps its temporary name, and is no shard.
+    """
+
+    def __init__(self, folder: Path, record: type, *, shard_bytes: int = SHARD_BYTES) -> None:
+        self._folder, self._schema, self._shard_bytes = folder, schema_of(record), shard_bytes
+        self._num_shards, self._num_bytes = 0, 0
+        self._writer: pa.ipc.RecordBatchStreamWriter | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, rows: pa.Table) -> None:
+        """Append rows; the columns must be those of the record, in any order."""
+        if self._writer is None:
+            self._sink = pa.OSFile(str(self._temporary()), "wb")
+            self._writer = pa.ipc.new_stream(self._sink, self._schema)
+        self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
+        self._num_bytes += rows.nbytes
+        if self._num_bytes >= self._shard_bytes:
+            self._finish()
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._writer is not None:
+            self._finish(complete=kind is None)
+
+    def _finish(self, *, complete: bool = True) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        self._sink.close()
+        self._writer, self._num_bytes = None, 0
+        if complete:
+            os.replace(self._temporary(), self._folder / f"part-{self._num_shards:05d}.arrow")
+            self._num_shards += 1
+
+    def _temporary(self) -> Path:
+        return self._folder / f".part-{self._num_shards:05d}.arrow.{os.getpid()}.tmp"
+
+
 def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
-    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, last."""
+    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, last.
+
+    Both carry a hash of the shards' content: `datasets` names what it caches by it.
+    """
     shards = sorted(path.name for path in folder.glob("*.arrow"))
+    content = fingerprint(*(_digest(folder / name) for name in shards))
     state: dict[str, object] = {
         "_data_files": [{"filename": name} for name in shards],
-        "_fingerprint": fingerprint(folder.name, key, *shards),
+        "_fingerprint": content,
         "_format_columns": None,
         "_format_kwargs": {},
         "_format_type": None,
@@ -76,8 +124,8 @@ def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] 
     write_json(folder / "state.json", state)
     write_json(folder / "dataset_info.json", {"features": features})
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
-    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "key": key, "notes": notes or {}}
-    write_json(folder / MANIFEST, manifest)
+    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content, "key": key}
+    write_json(folder / MANIFEST, manifest | {"notes": notes or {}})
 
 
 def write_folder(
@@ -153,6 +201,11 @@ def read_refusals(shard: Path) -> list[Refusal]:
     """The rows that a shard of answers does not have, and why; none if all were answered."""
     path = refusals_path(shard)
     return read_shard(path, Refusal) if path.exists() else []
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def _arrow_type(hint: object) -> pa.DataType:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.errors import InputError, ResumableError
+from pipeline.data_verbs import add_data_verbs
 
 DESCRIPTION = """\
 Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
@@ -53,13 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, help="the study's folder (default: runs/STUDY)")
     run.set_defaults(run=_run, takes_overrides=True)
 
-    data = verbs.add_parser("data", help="make a data set").add_subparsers(required=True, metavar="ACTION")
-    make = data.add_parser("make", help="write documents/, questions/ and a manifest")
-    make.add_argument("set", choices=("reversals", "syllogisms", "reversal-curse"))
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--out", type=Path, required=True)
-    make.set_defaults(run=_data_make, takes_overrides=True)
-
+    add_data_verbs(verbs)
     _add_stages(verbs)
     _add_service(verbs)
     pretrain = verbs.add_parser("pretrain", help="make the embedded model from scratch, and measure it")
@@ -99,7 +94,7 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="score a suite of questions by a model or by checkpoints")
-    evaluate.add_argument("--suite", type=Path, required=True, help="a made set: questions/ and documents/")
+    evaluate.add_argument("--suite", type=Path, required=True, help="a made set, or questions of your own: a .jsonl")
     which = evaluate.add_mutually_exclusive_group(required=True)
     which.add_argument("--model", help="a folder or a hub model")
     which.add_argument("--checkpoints", nargs="+", metavar="GLOB", help="folders that `train` made")
@@ -200,14 +195,6 @@ def _study(path: Path, out: Path | None, overrides: list[str]) -> None:
         from pipeline.study import run_study
     seconds = time.monotonic() - started
     run_study(recipe, out or Path("runs") / recipe.study, console, import_seconds=seconds)
-
-
-def _data_make(flags: argparse.Namespace, overrides: list[str]) -> None:
-    from pipeline.recipe import default_section
-    from pipeline.sets import make_set
-
-    make_set(flags.set, default_section(flags.set, overrides), flags.seed, flags.out)
-    print(f"{flags.out}: documents/, questions/, manifest.json")
 
 
 def _pretrain(flags: argparse.Namespace, _: list[str]) -> None:

@@ -6,54 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from data.errors import InputError
+from pipeline.set_sections import Data, Section, SetSection
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
-
-
-class Section(BaseModel):
-    """Closed and frozen: no key that nobody reads, no value that changes under way."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Reversals(Section):
-    """Comparisons trained in one direction."""
-
-    worlds: int = Field(5, ge=1)
-    facts: int = Field(40, ge=4)
-    documents_per_fact: int = Field(1, ge=1)
-
-
-class Syllogisms(Section):
-    """Pairs of premises, each premise a document."""
-
-    worlds: int = Field(5, ge=1)
-    syllogisms: int = Field(20, ge=4)
-
-
-class ReversalCurse(Section):
-    """Names and descriptions, in three groups of people."""
-
-    worlds: int = Field(5, ge=1)
-    people_per_group: int = Field(10, ge=4)
-    documents_per_fact: int = Field(2, ge=1)
-
-
-class Data(Section):
-    """Which sets are made, and how large; a set that is left out is not made."""
-
-    reversals: Reversals | None = None
-    syllogisms: Syllogisms | None = None
-    reversal_curse: ReversalCurse | None = Field(None, alias="reversal-curse")
-
-    def sets(self) -> dict[str, Section]:
-        """The chosen sets by name."""
-        chosen = {"reversals": self.reversals, "syllogisms": self.syllogisms, "reversal-curse": self.reversal_curse}
-        return {name: section for name, section in chosen.items() if section is not None}
 
 
 class Augment(Section):
@@ -75,11 +34,9 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
     stage: Literal[0, 1, 2, 3] = 1
-    arms: dict[str, tuple[str, ...]] = {
-        "finetuned": (),
-        "rephrased": ("local/rephrase",),
-        "augmented": ("local", "global"),
-    }
+    arms: dict[str, tuple[str, ...]] = Field(
+        {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")}
+    )
 
 
 class Cluster(Section):
@@ -127,9 +84,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _explain(error, str(path), Recipe) from error
 
 
-def default_section(name: str, overrides: Sequence[str]) -> Section:
-    """The section of one set with its default sizes; `overrides` are words `--key VALUE`."""
-    content: dict[str, Any] = {}
+def default_section(name: str, overrides: Sequence[str]) -> SetSection:
+    """The section of one set at the paper's full size; `overrides` are words `--key VALUE`, e.g. `--lexicon tiny`."""
+    content: dict[str, Any] = {"lexicon": "open"}
     for flag, value in _pairs(overrides):
         _set(content, [flag.removeprefix("--")], value)
     try:

@@ -1,25 +1,48 @@
-"""The sets that can be made, by name: from a recipe's section to worlds on disk."""
+"""The sets that can be made, by name and lexicon: from a recipe's section to worlds on disk."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from data.store import MANIFEST
 from data.worlds import reversal_curse, reversals, syllogisms
-from data.worlds.builder import World, save_set
-from pipeline.recipe import Section
+from data.worlds.builder import MadeWorld, save_set
+from data.worlds.curse import published
+from data.worlds.curse import world as curse
+from data.worlds.process import small as small_process
+from data.worlds.process import world as process
+from data.worlds.semantic import small as small_semantic
+from data.worlds.semantic import world as semantic
+from data.worlds.simple import reversals as full_reversals
+from data.worlds.simple import syllogisms as full_syllogisms
+from pipeline.set_sections import SetSection
 
-MAKERS: dict[str, Callable[..., World]] = {
-    "reversals": reversals.make_world,
-    "syllogisms": syllogisms.make_world,
-    "reversal-curse": reversal_curse.make_world,
+MAKERS: dict[tuple[str, str], Callable[..., MadeWorld]] = {
+    ("reversals", "tiny"): reversals.make_world,
+    ("syllogisms", "tiny"): syllogisms.make_world,
+    ("reversal-curse", "tiny"): reversal_curse.make_world,
+    ("semantic", "tiny"): small_semantic.make_world,
+    ("process", "tiny"): small_process.make_world,
+    ("reversals", "open"): full_reversals.make_world,
+    ("syllogisms", "open"): full_syllogisms.make_world,
+    ("reversal-curse", "open"): curse.make_world,
+    ("semantic", "open"): semantic.make_world,
+    ("process", "open"): process.make_world,
 }
+SETS = tuple(dict.fromkeys(name for name, _ in MAKERS))
 
 
-def make_set(name: str, section: Section, seed: int, folder: Path) -> None:
+def make_set(name: str, section: SetSection, seed: int, folder: Path) -> None:
     """Write a set into `folder`, unless it is complete already (the manifest is written last)."""
-    if (folder / MANIFEST).exists():
+    if not (folder / MANIFEST).exists():
+        save_set(folder, name, make_worlds(name, section, seed), seed=seed)
+
+
+def make_worlds(name: str, section: SetSection, seed: int) -> Iterator[MadeWorld]:
+    """The worlds of a set, one after another."""
+    sizes: dict[str, Any] = section.sizes()
+    if folder := sizes.pop("published", ""):
+        yield published.read_world(Path(folder), seed=seed)
         return
-    sizes = section.model_dump()
-    make_world = partial(MAKERS[name], **{key: value for key, value in sizes.items() if key != "worlds"})
-    save_set(folder, name, (make_world(seed, index) for index in range(sizes["worlds"])), seed=seed)
+    for index in range(section.worlds):
+        yield MAKERS[name, section.lexicon](seed, index, **sizes)

@@ -15,6 +15,7 @@ from data.records import CheckpointRef, Document
 from data.rendering import load_book
 from data.seeds import fingerprint
 from data.store import MANIFEST, claim, read_folder
+from data.suites import read_suite_file
 from data.weights import weights_fingerprint
 from evaluate.fanout import Job, Suite, collect_outcomes, plan_units, read_suite
 from evaluate.items import Condition
@@ -135,12 +136,30 @@ def inner(folder: Path, name: str) -> Path:
 
 def _read_suite(flags: Namespace) -> Suite:
     """The suite's questions, and the documents that stand in context: its own, or those of `--documents`."""
-    manifest = flags.suite / MANIFEST
-    name = json.loads(manifest.read_text())["set"] if manifest.exists() else flags.suite.name
-    suite = read_suite(name, flags.suite)
+    if flags.suite.suffix == ".jsonl":
+        suite = _suite_of_file(flags.suite)
+    else:
+        manifest = flags.suite / MANIFEST
+        name = json.loads(manifest.read_text())["set"] if manifest.exists() else flags.suite.name
+        suite = read_suite(name, flags.suite)
     if flags.documents:
         rows = list(read_folder(inner(flags.documents, "documents"), Document))
         suite = Suite(suite.name, group_by_world(rows), suite.questions)
+    missing = sorted(suite.questions.keys() - {world for world, documents in suite.documents.items() if documents})
+    if missing and "icl" in flags.conditions.split(","):
+        raise InputError(
+            f'no documents of world "{missing[0]}" for the context; there are: {", ".join(suite.documents) or "none"}',
+            where="--documents",
+            mend='name documents of that world (`data import --world`), or give the questions a "world"',
+        )
+    return Suite(suite.name, {world: [] for world in missing} | suite.documents, suite.questions)
+
+
+def _suite_of_file(path: Path) -> Suite:
+    """Questions of the user's, without documents."""
+    suite = Suite(path.stem, {}, {})
+    for question in read_suite_file(path):
+        suite.questions.setdefault(question.world, []).append(question)
     return suite
 
 

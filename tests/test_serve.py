@@ -26,7 +26,7 @@ from data.errors import InputError
 from data.records import Score, ScoreItem
 from pipeline import service
 from pipeline.residency import wanted_service
-from pipeline.service import Process, ServiceState, descendants, find_service, forget, read_state, this_process
+from pipeline.service import Process, ServiceState, descendants, find_service, forget, read_state
 
 ROOT = Path(__file__).parent.parent
 MODEL = "models/tiny"
@@ -101,7 +101,7 @@ def test_up_tells_where_it_is_and_keeps_the_key_to_its_owner(dry: ServiceState, 
     folder = home / "entail" / "serve"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(dry.key_path.stat().st_mode) == 0o600
-    assert dry.url.startswith("http://127.0.0.1:")
+    assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
     key = key_of(dry)
     told = [path.read_text() for path in folder.iterdir() if path.is_file() and path != dry.key_path]
     arguments = [Path(f"/proc/{process.pid}/cmdline").read_text() for process in (dry.daemon, *dry.processes)]
@@ -232,6 +232,21 @@ def test_a_service_in_the_foreground_ends_on_a_signal_at_any_time(home: Path) ->
         assert_nothing_left("front", family)
 
 
+def test_on_a_cluster_its_engines_go_with_it_and_the_cluster_stays(home: Path, tmp_path: Path) -> None:
+    with connect(address=None, log_dir=tmp_path, num_cpus=2) as session:
+        for how in ("killed", "down"):
+            entail("serve", "up", "--name", "guest", *FAKE, "--address", session.address)
+            engines = [engine["pid"] for engine in engines_of(found("guest"))]
+            family = {process.pid: process for process in descendants(os.getpid())}
+            assert set(engines) <= set(family)  # of this test's cluster, not of the service
+            if how == "killed":
+                os.kill(found("guest").daemon.pid, signal.SIGKILL)
+            else:
+                entail("serve", "down", "--name", "guest")
+            wait_until(lambda here=[family[pid] for pid in engines]: not any(engine.is_alive for engine in here))
+        assert ray.cluster_resources()["CPU"] == 2
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 41, "a b"])
 def test_names_are_names_of_files(name: str) -> None:
     done = entail("serve", "down", "--name", name, check=False)
@@ -241,8 +256,8 @@ def test_names_are_names_of_files(name: str) -> None:
 def test_only_the_very_process_is_ended(home: Path) -> None:
     child = subprocess.Popen(["sleep", "600"])
     (process,) = [process for process in descendants(os.getpid()) if process.pid == child.pid]
-    gone = ServiceState("gone", replace(this_process(), began="another boot"), "m", "m", "f", "fake", 0.0)
     another = replace(process, began="another boot")
+    gone = ServiceState("gone", another, "m", "m", "f", "fake", 0.0)
     gone.with_processes([another]).save()
     assert forget(gone.with_processes([another])) == []
     assert process.is_alive and child.poll() is None
@@ -263,7 +278,7 @@ def real(home: Path) -> ServiceState:
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("suite") / "set"
-    entail("data", "make", "reversals", "--out", out, "--worlds", "1", "--facts", "8")
+    entail("data", "make", "reversals", "--lexicon", "tiny", "--out", out, "--worlds", "1", "--facts", "8")
     return out
 
 

@@ -1,11 +1,14 @@
 """Arrow folders: what is written is read back, by us and by `datasets`; half-written ones are not taken for whole."""
 
+import json
+
 import datasets
+import pyarrow as pa
 import pytest
 
 from data.errors import InputError
 from data.records import Document, Question
-from data.store import is_sealed, read_folder, seal, write_folder, write_shard
+from data.store import ShardWriter, is_sealed, read_folder, seal, write_folder, write_shard
 
 QUESTION = Question("q", "w", "s", "i", "femp are", ("glon", "troff"), 1, "f", ("d",))
 
@@ -50,3 +53,41 @@ def test_an_interrupted_write_leaves_no_shard(tmp_path) -> None:
     with pytest.raises(OSError, match="disk full"):
         write_shard(tmp_path / "part-00000.arrow", Document, rows())
     assert not list(tmp_path.glob("*.arrow"))
+
+
+def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
+    def rows(start: int) -> pa.Table:
+        numbers = range(start, start + 10)
+        return pa.table(
+            {"world": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
+        )
+
+    with ShardWriter(tmp_path, Document, shard_bytes=3000) as writer:
+        for start in range(0, 100, 10):
+            writer.write(rows(start))
+    seal(tmp_path, Document)
+    assert [path.name for path in sorted(tmp_path.glob("*.arrow"))] == [f"part-{n:05d}.arrow" for n in range(4)]
+    assert [document.doc_id for document in read_folder(tmp_path, Document)] == [str(n) for n in range(100)]
+    assert datasets.load_from_disk(str(tmp_path))["doc_id"][:] == [str(n) for n in range(100)]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".arrow"] * 4 + [".json"] * 3
+
+
+def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
+    table = pa.table({"doc_id": ["a"], "text": ["x" * 100], "world": ["w"]})
+    with pytest.raises(OSError, match="disk full"), ShardWriter(tmp_path, Document, shard_bytes=200) as writer:
+        for _ in range(3):
+            writer.write(table)
+        raise OSError("disk full")
+    assert len(list(read_folder(tmp_path, Document))) == 2
+
+
+def test_the_content_hash_tells_folders_apart(tmp_path) -> None:
+    """`datasets` names what it caches by the fingerprint: two folders of one name must not share it."""
+    contents = []
+    for name, text in (("a/documents", "one"), ("b/documents", "two"), ("c/documents", "one")):
+        write_folder(tmp_path / name, Document, [Document("a", text, "w")])
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        state = json.loads((tmp_path / name / "state.json").read_text())
+        assert state["_fingerprint"] == manifest["content"]
+        contents.append(manifest["content"])
+    assert contents[0] == contents[2] != contents[1]

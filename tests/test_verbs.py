@@ -23,7 +23,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, documents = ("--model", "models/tiny"), ("--documents", root / "set")
     short = ("--steps", "80", "--batch-size", "16")
     steps = (
-        ("data", "make", "reversals", "--out", root / "set", "--worlds", "1", "--facts", "8"),
+        ("data", "make", "reversals", "--lexicon", "tiny", "--out", root / "set", "--worlds", "1", "--facts", "8"),
         ("augment", *documents, *model, "--methods", "local", "--out", root / "wrote"),
         ("train", *documents, *model, "--augmentations", root / "wrote", *short, "--out", root / "tuned"),
     )

@@ -255,6 +255,19 @@ def test_what_greedy_decoding_writes_is_scored_as_greedy(engine: VllmEngine, fol
     assert engine.generate([replace(prompt, seed=2)])[0] == written
 
 
+def test_the_end_of_the_text_can_be_what_is_most_likely(engine: VllmEngine, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    end, words = VOCABULARY.index("<eos>"), range(3, len(VOCABULARY))
+    with torch.inference_mode():
+        starts = torch.cartesian_prod(torch.tensor(words[:20]), torch.tensor(words))
+        found = starts[model(starts).logits[:, -1].argmax(-1) == end]
+    items = [ScoreItem("i", "", f"{VOCABULARY[a]} {VOCABULARY[b]}", ("<eos>", "w1 w2")) for a, b in found[:5]]
+    assert items
+    assert_scores(engine, folder, items)
+    scores = [score for score in engine.score(items) if isinstance(score, Score)]
+    assert [score.greedy[0] for score in scores] == [True] * len(items)
+
+
 def test_a_row_depends_neither_on_its_batch_nor_on_the_call(engine: VllmEngine, prompts: list[Prompt]) -> None:
     together = engine.generate(prompts)
     assert engine.generate(prompts) == together

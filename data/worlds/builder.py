@@ -1,15 +1,19 @@
 """What the small sets share: a world under construction, forced choices among entities, a made set's folders."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Protocol
 
 from data.errors import InputError
 from data.records import Document, Question
 from data.seeds import fingerprint, stream
+from data.sentences import split_sentences
 from data.store import write_folder, write_json
+from data.worlds.blocks import Item
 from data.worlds.language import PHRASINGS, Statement
 from data.worlds.lexicon import NOUNS, PREAMBLES
 
@@ -34,6 +38,7 @@ class World:
     facts: list[Statement] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     questions: list[Question] = field(default_factory=list)
+    notes: dict[str, object] = field(default_factory=dict)
     _nouns: list[str] | None = None
     _documents_of: dict[Statement, list[str]] = field(default_factory=dict)
 
@@ -49,16 +54,23 @@ class World:
             )
         return self._nouns.pop()
 
+    def fact_texts(self) -> list[str]:
+        """The facts in their plain form."""
+        return [statement_text(fact) for fact in self.facts]
+
     def state(self, fact: Statement, *, times: int = 1, varied: bool = False) -> None:
         """Add a fact and `times` documents that state it; the first without a preamble, the rest each with another."""
         self.facts.append(fact)
         preambles = ["", *(f"{preamble} " for preamble in self.rng.sample(PREAMBLES, min(times, len(PREAMBLES))))]
         for index in range(times):
             phrasing = index % len(PHRASINGS[fact.form]) if varied else 0
-            text = preambles[index % len(preambles)] + fact.text(phrasing)
-            doc_id = fingerprint(self.name, text)
-            self.documents.append(Document(doc_id, text, self.name))
-            self._documents_of.setdefault(fact, []).append(doc_id)
+            self.tell(preambles[index % len(preambles)] + fact.text(phrasing), fact)
+
+    def tell(self, text: str, fact: Statement) -> None:
+        """Add a document that states a fact."""
+        doc_id = fingerprint(self.name, text)
+        self.documents.append(Document(doc_id, text, self.name))
+        self._documents_of.setdefault(fact, []).append(doc_id)
 
     def ask(
         self,
@@ -81,7 +93,7 @@ class World:
                 prompt=prompt,
                 options=tuple(options[index] for index in order),
                 answer=order.index(0),
-                fact_id=fingerprint(self.name, *(fact.text() for fact in about)),
+                fact_id=fingerprint(self.name, *(statement_text(fact) for fact in about)),
                 requires=requires,
             )
         )
@@ -111,25 +123,104 @@ def new_world(set_name: str, seed: int, index: int) -> World:
     return World(f"{set_name}/w{index}", stream(seed, set_name, index))
 
 
-def save_set(folder: Path, set_name: str, worlds: Iterable[World], *, seed: int) -> None:
+def statement_text(statement: Statement) -> str:
+    """A statement in its plain form; one of a form without phrasings is written by its parts."""
+    if statement.form in PHRASINGS and (statement.relation or statement.form != "is"):
+        return statement.text()
+    return " ".join(part for part in (statement.relation, statement.first, "->", statement.second) if part)
+
+
+@dataclass
+class PlainWorld:
+    """A world in plain English: the same as `World`, without its closed lexicon and its own randomness."""
+
+    name: str
+    facts: list[Statement] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    notes: dict[str, object] = field(default_factory=dict)
+    documents_of: dict[Statement, list[str]] = field(default_factory=dict)
+
+    def fact_texts(self) -> list[str]:
+        """The facts in their plain form."""
+        return [statement_text(fact) for fact in self.facts]
+
+    def tell(self, text: str, *facts: Statement) -> None:
+        """Add a document that states these facts."""
+        document = Document(fingerprint(self.name, len(self.documents), text), text, self.name)
+        self.documents.append(document)
+        for fact in facts:
+            self.documents_of.setdefault(fact, []).append(document.doc_id)
+
+    def ask(
+        self,
+        split: str,
+        prompt: str,
+        options: Sequence[str],
+        item: Item,
+        rng: Random,
+        *,
+        documents_of: Mapping[Statement, Sequence[str]] | None = None,
+    ) -> Question:
+        """Add a question whose right answer is `options[0]`.
+
+        It requires the documents that `documents_of` names for each needed fact: by default all that state it.
+        """
+        documents_of = self.documents_of if documents_of is None else documents_of
+        order = rng.sample(range(len(options)), len(options))
+        texts = tuple(options[position] for position in order)
+        question = Question(
+            question_id=fingerprint(self.name, split, prompt, *texts),
+            world=self.name,
+            split=split,
+            inference=item.inference,
+            prompt=prompt,
+            options=texts,
+            answer=order.index(0),
+            fact_id=fingerprint(self.name, item.statement.canonical()),
+            requires=tuple(dict.fromkeys(doc_id for fact in item.proof for doc_id in documents_of[fact])),
+        )
+        self.questions.append(question)
+        return question
+
+
+class MadeWorld(Protocol):
+    """What any made world offers: its name, documents, questions, and what a reader of the manifest may want to know.
+
+    `notes` are facts about single questions or entities, e.g. which were held out.
+    """
+
+    name: str
+    documents: list[Document]
+    questions: list[Question]
+    notes: dict[str, object]
+
+    def fact_texts(self) -> list[str]:
+        """The facts in plain words."""
+
+
+def save_set(folder: Path, set_name: str, worlds: Iterable[MadeWorld], *, seed: int) -> None:
     """Write `documents/`, `questions/` and, last, `manifest.json` with the counts."""
     worlds = list(worlds)
     documents = [document for world in worlds for document in world.documents]
     questions = [question for world in worlds for question in world.questions]
     write_folder(folder / "documents", Document, documents)
     write_folder(folder / "questions", Question, questions)
-    splits: dict[str, int] = {}
+    inferences: dict[str, Counter[str]] = {}
     for question in questions:
-        splits[question.split] = splits.get(question.split, 0) + 1
+        inferences.setdefault(question.split, Counter())[question.inference] += 1
     manifest = {
         "set": set_name,
         "seed": seed,
         "num_worlds": len(worlds),
         "num_documents": len(documents),
+        "num_sentences": sum(len(split_sentences(document.text)) for document in documents),
         "num_words": sum(len(document.text.split()) for document in documents),
-        "num_questions": splits,
+        "num_questions": {split: counts.total() for split, counts in inferences.items()},
+        "num_questions_by_inference": {split: dict(sorted(counts.items())) for split, counts in inferences.items()},
         "content": fingerprint(*(document.doc_id for document in documents), *(q.question_id for q in questions)),
-        "facts": {world.name: [fact.text() for fact in world.facts] for world in worlds},
+        "facts": {world.name: world.fact_texts() for world in worlds},
+        "notes": {world.name: world.notes for world in worlds if world.notes},
     }
     write_json(folder / "manifest.json", manifest)
 

@@ -24,11 +24,18 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 QUANTIFIERS = ("all", "some", "no")
 # "All" converts only to "some" (with existential import, as in the paper's lenient reading).
 _REVERSED_FORM = {"more": "less", "less": "more", "is": "of", "of": "is", "all": "some", "some": "some", "no": "no"}
+# What a category is, is like, can do, has, and does to another: the second form names what is said of it first.
+SEMANTIC_FORMS = {"kind": "kinds", "trait": "traits", "able": "ables", "part": "parts", "link": "linked"}
+_REVERSED_FORM |= SEMANTIC_FORMS | {backward: forward for forward, backward in SEMANTIC_FORMS.items()}
+_BACKWARD = frozenset(("less", "of", *SEMANTIC_FORMS.values()))
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`form` is a key of PHRASINGS, `relation` a feature or role ("" for quantifiers); `first` is named first."""
+    """`form` is a key of PHRASINGS, or one of the semantic forms; `first` is named first.
+
+    `relation` is a feature, a role or a verb, "" where the form says it all.
+    """
 
     form: str
     relation: str
@@ -41,7 +48,7 @@ class Statement:
 
     def canonical(self) -> "Statement":
         """One representative of all statements that say the same: "less" and "of" become "more" and "is"."""
-        return self.reversed() if self.form in ("less", "of") else self
+        return self.reversed() if self.form in _BACKWARD else self
 
     def text(self, phrasing: int = 0) -> str:
         """The statement as a line of text, without a preamble."""

@@ -1,0 +1,122 @@
+"""What was seen before: documents by their key, and near-duplicates by MinHash signatures.
+
+In memory: 12 bytes for a key; 16 keys for a document where near-duplicates are looked for. Signatures rest in a file
+without a name, which ends with the process.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.corpora.words import NUM_HASHES, Hashes, Signatures, mixed
+
+_BANDS = 16  # of 8 hashes: finds 95% of the pairs that are alike by 0.8, and nearly all above
+_NONE = -1
+Place = tuple[int, int]  # source, line
+Numbers = npt.NDArray[np.int64]
+_ROW = np.dtype([("signature", np.uint32, NUM_HASHES), ("source", np.int32), ("line", np.int64)])
+
+
+class KeyTable:
+    """Maps 64-bit keys to numbers, for batches: sorted runs, of which neighbours of like size are merged."""
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
+
+    def find(self, keys: Hashes) -> Numbers:
+        """The number of each key, -1 for the unknown."""
+        found = np.full(len(keys), _NONE, np.int64)
+        order = np.argsort(keys)  # neighbouring look-ups touch neighbouring memory
+        ordered = keys[order]
+        for known, numbers in self._runs:
+            places = np.minimum(np.searchsorted(known, ordered), len(known) - 1)
+            hits = known[places] == ordered
+            found[order[hits]] = numbers[places[hits]]
+        return found
+
+    def insert(self, keys: Hashes, numbers: Numbers) -> None:
+        """Add keys; of equal ones in one call the first stays."""
+        if not len(keys):
+            return
+        unique, first = np.unique(keys, return_index=True)
+        run = unique, numbers[first].astype(np.uint32)
+        while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
+            run = _merged(self._runs.pop(), run)
+        self._runs.append(run)
+
+
+def _merged(
+    one: tuple[Hashes, npt.NDArray[np.uint32]], other: tuple[Hashes, npt.NDArray[np.uint32]]
+) -> tuple[Hashes, npt.NDArray[np.uint32]]:
+    keys = np.concatenate([one[0], other[0]])
+    order = np.argsort(keys, kind="stable")  # two sorted runs: it merges
+    return keys[order], np.concatenate([one[1], other[1]])[order]
+
+
+class NearDuplicates:
+    """Which documents are like an earlier one that was kept; likeness is estimated from signatures."""
+
+    def __init__(self, similarity: float, folder: Path) -> None:
+        self._similarity = similarity
+        self._table = KeyTable()
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the import
+        self._num_kept = 0
+
+    def originals(self, signatures: Signatures, sources: Numbers, lines: Numbers) -> dict[int, Place]:
+        """For a batch of documents: by row, where the kept document stands that it is like. The others are kept."""
+        keys = _band_keys(signatures)
+        places = self._find(signatures, keys)
+        leaders: dict[int, int] = {}
+        for row, earlier in _pairs_within(keys):
+            leader = leaders.get(earlier, earlier)
+            if row not in places and (leader not in places) and self._alike(signatures[row], signatures[leader]):
+                places[row] = int(sources[leader]), int(lines[leader])
+                leaders[row] = leader
+        kept = np.array([row for row in range(len(keys)) if row not in places], np.int64)
+        self._keep(signatures[kept], keys[kept], sources[kept], lines[kept])
+        return places
+
+    def _find(self, signatures: Signatures, keys: Hashes) -> dict[int, Place]:
+        """Documents of the batch that are like one of an earlier batch, by row."""
+        numbers = self._table.find(keys.ravel()).reshape(keys.shape)
+        rows, bands = np.nonzero(numbers != _NONE)
+        places: dict[int, Place] = {}
+        for row, number in np.unique(np.stack([rows, numbers[rows, bands]], axis=1), axis=0).tolist():
+            if row not in places:
+                stored = np.frombuffer(os.pread(self._file.fileno(), _ROW.itemsize, number * _ROW.itemsize), _ROW)[0]
+                if self._alike(signatures[row], stored["signature"]):
+                    places[row] = int(stored["source"]), int(stored["line"])
+        return places
+
+    def _keep(self, signatures: Signatures, keys: Hashes, sources: Numbers, lines: Numbers) -> None:
+        rows = np.zeros(len(keys), _ROW)
+        rows["signature"], rows["source"], rows["line"] = signatures, sources, lines
+        self._file.write(rows.tobytes())
+        self._file.flush()
+        numbers = np.arange(self._num_kept, self._num_kept + len(keys))
+        self._table.insert(keys.ravel(), np.repeat(numbers, _BANDS))
+        self._num_kept += len(keys)
+
+    def _alike(self, one: Signatures, other: Signatures) -> bool:
+        return bool(np.count_nonzero(one == other) >= self._similarity * NUM_HASHES)
+
+
+def _band_keys(signatures: Signatures) -> Hashes:
+    """One key for each band, of shape (n, bands); the same hashes in another band are another key."""
+    bands = signatures.reshape(len(signatures), _BANDS, -1).astype(np.uint64)
+    weights = mixed(np.arange(1, bands.shape[2] + 1, dtype=np.uint64)) | np.uint64(1)
+    return mixed((bands * weights).sum(axis=2) + mixed(np.arange(_BANDS, dtype=np.uint64)))
+
+
+def _pairs_within(keys: Hashes) -> list[tuple[int, int]]:
+    """Pairs (row, earlier row) that share a key, in the order of rows: the earlier is the first of its kind."""
+    pairs: set[tuple[int, int]] = set()
+    for band in keys.T:
+        _, firsts, group = np.unique(band, return_index=True, return_inverse=True)
+        earlier = firsts[group]
+        later = np.flatnonzero(earlier < np.arange(len(keys)))
+        pairs.update(zip(later.tolist(), earlier[later].tolist(), strict=True))
+    return sorted(pairs)

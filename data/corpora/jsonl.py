@@ -1,0 +1,78 @@
+"""JSON lines: one object a line, of which the text column and the id column are read."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+
+from data.corpora.intake import Intake, Source, make_rows
+from data.corpora.lines import lines_of, read_blocks
+
+_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_Decoder = Any  # of objects with `text` and, where there is an id column, `id`
+
+
+def read_jsonl(source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The rows of a file; a line that is no sound object with the wanted columns is set aside."""
+    decoder = _decoder(intake.settings.text_column, intake.settings.id_column)
+    for first, block in read_blocks(source, intake):
+        rows = _decode_at_once(decoder, block, intake.settings.max_bytes)
+        if rows is None:
+            numbers, rows = _decode_one_by_one(decoder, block, first, source, intake)
+        else:
+            numbers = list(range(first, first + len(rows)))
+        if rows:
+            ids = [str(row.id) for row in rows] if intake.settings.id_column else []
+            yield make_rows(source, [row.text for row in rows], numbers, ids)
+
+
+def _decoder(text_column: str, id_column: str) -> _Decoder:
+    """Reads the wanted columns and skips all others."""
+    fields: list[tuple[str, Any]] = [("text", str)]
+    names = {"text": text_column}
+    if id_column:
+        fields.append(("id", str | int))
+        names["id"] = id_column
+    # Rows hold no cycles: the garbage collector need not look at them.
+    return msgspec.json.Decoder(msgspec.defstruct("Row", fields, rename=names, gc=False))
+
+
+def _decode_at_once(decoder: _Decoder, block: bytes, limit: int) -> list[Any] | None:
+    """The rows of a block in which every line is one sound object; None if that is not certain."""
+    count = block.count(b"\n{") + 1
+    if len(block) > limit or count != block.count(b"\n") + 1:
+        return None
+    try:
+        rows: list[Any] = decoder.decode_lines(block)
+    except _ERRORS:
+        return None
+    return rows if len(rows) == count else None
+
+
+def _decode_one_by_one(
+    decoder: _Decoder, block: bytes, first: int, source: Source, intake: Intake
+) -> tuple[list[int], list[Any]]:
+    """The sound rows of a block and the numbers of their lines; the other lines are set aside."""
+    rows, numbers = [], []
+    for number, line in enumerate(lines_of(block, first, source, intake), first):
+        try:
+            row = decoder.decode(line)
+        except _ERRORS as error:
+            if line.strip():
+                intake.reject(source, number, *_explain(error, line), line)
+        else:
+            rows.append(row)
+            numbers.append(number)
+    return numbers, rows
+
+
+def _explain(error: Exception, line: bytes) -> tuple[str, str]:
+    """Reason and detail."""
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8", str(error)
+    if isinstance(error, msgspec.ValidationError):
+        if "missing required field" in str(error):
+            return "missing column", f"{error}; there are: {', '.join(msgspec.json.decode(line))}"
+        return "wrong type", str(error)
+    return "broken JSON", str(error)

@@ -1,0 +1,79 @@
+"""Documents to parts: chunks of a token budget, sentences alone, or each sentence with those before it.
+
+A part's id is its document's id, a slash, and its number.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from data.corpora.arrays import string_array
+from data.corpora.intake import BLOCK_BYTES, MOST_ROWS, ImportSettings
+from data.errors import InputError
+from data.sentences import TokenCounter, chunk_spans, cumulate, split_sentences, word_counter
+
+TOKENIZER = "tokenizer.json"
+_MOST_CUMULATED = 2000  # tokens, where no budget is given: the text grows with the square of the sentences
+
+
+def load_counter(tokenizer: str) -> TokenCounter:
+    """Counts the tokens of texts by a `tokenizer.json` (or a model's folder with one); by words where it is "".
+
+    Raises InputError where there is no such tokenizer.
+    """
+    if not tokenizer:
+        return word_counter
+    path = Path(tokenizer) / TOKENIZER if Path(tokenizer).is_dir() else Path(tokenizer)
+    if not path.is_file():
+        raise InputError("no tokenizer here", where=str(path), mend=f"name a model's folder with a {TOKENIZER}")
+    loaded = Tokenizer.from_file(str(path))
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(found.ids) for found in loaded.encode_batch(list(texts), add_special_tokens=False)]
+
+    return count
+
+
+def cut_into_parts(documents: pa.Table, settings: ImportSettings, count: TokenCounter) -> Iterator[pa.Table]:
+    """Tables of bounded size with the columns doc_id and text; as they are where nothing is to be cut."""
+    if not settings.chunk_tokens and settings.split == "none":
+        yield documents
+        return
+    ids: list[str] = []
+    texts: list[str] = []
+    size = 0
+    for doc_id, text in zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True):
+        for number, part in enumerate(_parts(text, settings, count)):
+            ids.append(f"{doc_id}/{number}")
+            texts.append(part)
+            size += len(part)
+            if size >= BLOCK_BYTES or len(ids) >= MOST_ROWS:
+                yield _table(ids, texts)
+                ids, texts, size = [], [], 0
+    if ids:
+        yield _table(ids, texts)
+
+
+def _table(ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
+    return pa.Table.from_arrays([string_array(ids), string_array(texts)], names=["doc_id", "text"])
+
+
+def _parts(text: str, settings: ImportSettings, count: TokenCounter) -> Iterator[str]:
+    growing = _MOST_CUMULATED if settings.split == "cumulative" else 0
+    for chunk in _chunks(text, settings.chunk_tokens or growing, count):
+        if settings.split == "none":
+            yield chunk
+        else:
+            sentences = split_sentences(chunk)
+            yield from sentences if settings.split == "independent" else cumulate(sentences)
+
+
+def _chunks(text: str, budget: int, count: TokenCounter) -> Iterator[str]:
+    if not budget:
+        yield text
+        return
+    for start, end in chunk_spans(text, budget, count):
+        if chunk := text[start:end].strip():
+            yield chunk

@@ -1,0 +1,169 @@
+"""Which files an import reads: those that were named, those that a pattern matches, those in folders.
+
+Reads folders. No link that is found on the way is followed, no archive is opened, nothing outside a named folder is
+touched. A link that was named itself is followed: it was the user who named it.
+"""
+
+import fnmatch
+import glob
+import itertools
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.corpora.intake import Source
+from data.errors import InputError
+
+KINDS = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".markdown": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".pdf": "pdf",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+_ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
+
+
+@dataclass
+class Found:
+    """The files to read, in order, and those that were passed over: path, reason, detail."""
+
+    sources: list[Source] = field(default_factory=list)
+    refused: list[tuple[Path, str, str]] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def take(self, path: Path, *, named: bool) -> None:
+        """Take a file, or say why not; a file that was found twice is taken once."""
+        absolute = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
+        if absolute in self._seen:
+            return
+        self._seen.add(absolute)
+        suffix = path.suffix.lower()
+        try:
+            status = path.stat() if named else path.lstat()
+        except OSError as error:
+            self.refused.append((path, "unreadable", str(error)))
+            return
+        if stat.S_ISLNK(status.st_mode):
+            self.refused.append((path, "link", "links in folders are not followed: name the file that it leads to"))
+        elif not stat.S_ISREG(status.st_mode):
+            self.refused.append((path, "no file", "neither a file nor a folder"))
+        elif suffix in _ARCHIVES:
+            self.refused.append((path, "archive", "archives are not opened: unpack it, and name the folder"))
+        elif suffix not in KINDS:
+            self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
+        else:
+            source = Source(len(self.sources), path, KINDS[suffix], status.st_size, status.st_mtime_ns)
+            self.sources.append(source)
+
+
+def find_sources(words: Sequence[str], *, out: Path) -> Found:
+    """The files that `words` (files, folders, patterns) name; `out` itself is never read.
+
+    Raises InputError where a word names nothing, or all of them not a single file.
+    """
+    found = Found()
+    for word in words:
+        path = Path(word)
+        if _is_same(path, out):
+            raise InputError("the output folder is the input", where=f"--out {out}", mend="name another folder")
+        if path.is_dir():
+            _walk(path, out, found)
+        elif os.path.lexists(path):
+            found.take(path, named=True)
+        else:
+            _expand(word, out, found)
+    if not found.sources and not found.refused:
+        raise InputError("no files here", where=" ".join(words), mend="name files, or a folder that holds some")
+    return found
+
+
+def _expand(pattern: str, out: Path, found: Found) -> None:
+    """The files that a pattern matches, and those in folders that it matches; `**` stands for any folders."""
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
+    wanted, base = parts[len(fixed) :], Path(*fixed)
+    count = len(found.sources) + len(found.refused)
+    # The library's own glob follows links, and runs in circles where they do.
+    for folder, inner, files in os.walk(base) if wanted else ():
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        above = Path(folder).relative_to(base).parts
+        for name in sorted([*inner, *files]):
+            if not name.startswith(".") and _matches((*above, name), wanted):
+                path = Path(folder, name)
+                if not path.is_dir() or path.is_symlink():
+                    found.take(path, named=False)
+                elif "**" not in wanted and not _is_same(path, out):
+                    _walk(path, out, found)
+        inner[:] = [name for name in inner if not _is_same(Path(folder, name), out)]
+        if "**" not in wanted and len(above) + 1 >= len(wanted):
+            inner.clear()
+    if len(found.sources) + len(found.refused) == count:
+        raise InputError(
+            f'nothing is called "{pattern}"', where="PATH", mend="name files, folders, or a pattern in quotes"
+        )
+
+
+def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether the parts of a path are as the parts of a pattern say."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return _matches(names, parts[1:]) or (bool(names) and _matches(names[1:], parts))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
+
+
+def _walk(root: Path, out: Path, found: Found) -> None:
+    """All files below a folder in the order of their names, hidden ones and the output folder left out."""
+    for folder, inner, files in os.walk(root, onerror=lambda error: _refuse_folder(found, error)):
+        here = Path(folder)
+        for name in sorted(inner):
+            if (here / name).is_symlink():
+                found.take(here / name, named=False)
+        inner[:] = sorted(n for n in inner if not n.startswith(".") and not _is_same(here / n, out))
+        if {_STATE, _INFO} <= set(files):
+            inner.clear()
+            for shard in _dataset_shards(here, found):
+                found.take(shard, named=False)
+            continue
+        for name in sorted(files):
+            if not name.startswith(".") and name != _DICT:
+                found.take(here / name, named=False)
+
+
+def _dataset_shards(folder: Path, found: Found) -> Iterator[Path]:
+    """The shards of a folder that `datasets` saved, in its own order."""
+    try:
+        names = [str(entry["filename"]) for entry in json.loads((folder / _STATE).read_text())["_data_files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found.refused.append((folder / _STATE, "unreadable", f"not the state of a saved dataset: {error}"))
+        return
+    for name in names:
+        if Path(name).name != name:
+            found.refused.append((folder / _STATE, "path trick", f'a shard "{name}" outside of its folder'))
+        else:
+            yield folder / name
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return os.path.abspath(path) == os.path.abspath(other)  # noqa: PTH100
+
+
+def _refuse_folder(found: Found, error: OSError) -> None:
+    found.refused.append((Path(str(error.filename)), "unreadable", str(error)))

@@ -1,0 +1,168 @@
+"""Tables in columns: Parquet, and Arrow files and streams, those of saved `datasets` folders among them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from data.corpora.arrays import int_array
+from data.corpora.intake import BLOCK_BYTES, MOST_ROWS, ROWS, Intake, Source
+
+_ARROW_FILE_MAGIC = b"ARROW1"
+_LEAST_ROWS = 64
+
+
+def read_parquet(source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, by row group; from where it is broken on, it is set aside."""
+    row = 0
+    try:
+        with pq.ParquetFile(source.path) as file:
+            columns = _wanted(file.schema_arrow, source, intake)
+            if columns is None:
+                return
+            for group in range(file.num_row_groups):
+                found = file.metadata.row_group(group)
+                size = next(
+                    column.total_uncompressed_size
+                    for column in map(found.column, range(found.num_columns))
+                    if column.path_in_schema == columns[0]
+                )
+                mean = size // max(1, found.num_rows)
+                if mean > intake.settings.max_bytes:
+                    detail = f"{found.num_rows} rows of {mean >> 20} MiB on average"
+                    intake.reject(source, row + 1, "too long", detail)
+                    row += found.num_rows
+                    continue
+                count = min(MOST_ROWS, max(_LEAST_ROWS, BLOCK_BYTES // max(1, mean)))
+                batches = file.iter_batches(count, row_groups=[group], columns=columns, use_threads=False)
+                for batch in batches:
+                    yield from _sound_tables(batch.select(columns), row + 1, source, intake)
+                    row += batch.num_rows
+                    intake.on_bytes(source.size * batch.num_rows // file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        intake.reject(source, row and row + 1, "broken Parquet", _one_line(error))
+
+
+def read_arrow(source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The rows of an Arrow file or stream, memory-mapped; from where it is broken on, it is set aside."""
+    row = 0
+    try:
+        with source.path.open("rb") as head:
+            is_file = head.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
+        with pa.memory_map(str(source.path)) as mapped:
+            reader = pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
+            columns = _wanted(reader.schema, source, intake)
+            if columns is None:
+                return
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else iter(reader)
+            for batch in batches:
+                batch = batch.select(columns)
+                _check_offsets(batch)
+                yield from _sound_tables(batch, row + 1, source, intake)
+                row += batch.num_rows
+                intake.on_bytes(batch.nbytes)
+    except (pa.ArrowException, OSError) as error:
+        intake.reject(source, row and row + 1, "broken Arrow file", _one_line(error))
+
+
+def _wanted(schema: pa.Schema, source: Source, intake: Intake) -> list[str] | None:
+    """The names of the text column and the id column; None, and the file set aside, where one is missing."""
+    wanted = [name for name in (intake.settings.text_column, intake.settings.id_column) if name]
+    for name in wanted:
+        if name not in schema.names:
+            has = ", ".join(schema.names[:20]) or "none"
+            intake.reject(source, 0, "missing column", f'no column "{name}"; there are: {has}')
+            return None
+        kind = schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        is_id = name == intake.settings.id_column
+        if not (_is_text(kind) or (is_id and pa.types.is_integer(kind))):
+            intake.reject(source, 0, "wrong type", f'the column "{name}" holds {kind}, not text')
+            return None
+    return wanted
+
+
+def _check_offsets(batch: pa.RecordBatch) -> None:
+    """Raises ArrowInvalid where offsets lead out of their buffer; whether bytes are UTF-8 is asked row by row."""
+    for column in batch.columns:
+        if pa.types.is_string(column.type):
+            column = column.view(pa.binary())
+        elif pa.types.is_large_string(column.type):
+            column = column.view(pa.large_binary())
+        column.validate(full=True)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _sound_tables(batch: pa.RecordBatch, first: int, source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The rows of a batch in tables of bounded size, without those that are null, too long, or no UTF-8."""
+    sizes = _sizes(batch.column(0))
+    for start, end in _cuts(sizes, MOST_ROWS, BLOCK_BYTES):
+        kept = []
+        for row in range(start, end):
+            if reason := _complaint(sizes[row], batch, row, intake.settings.max_bytes):
+                intake.reject(source, first + row, *reason)
+            else:
+                kept.append(row)
+        if not kept:
+            continue
+        part = batch.take(int_array(kept, pa.int64())) if len(kept) < end - start else batch.slice(start, end - start)
+        yield from _decodable(part, [first + row for row in kept], source, intake)
+
+
+def _decodable(part: pa.RecordBatch, lines: Sequence[int], source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The rows as a table with the schema `ROWS`; where bytes are no UTF-8, each row is looked at by itself."""
+    columns = [column.cast(pa.string(), safe=False) for column in part.columns]
+    try:
+        for column in columns:
+            column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if len(lines) == 1:
+            intake.reject(source, lines[0], "not UTF-8", _one_line(error))
+        else:
+            for row, line in enumerate(lines):
+                yield from _decodable(part.slice(row, 1), [line], source, intake)
+        return
+    count = len(lines)
+    ids = columns[1] if columns[1:] else pa.nulls(count, pa.string())
+    numbers = [int_array(np.full(count, source.index), pa.int32()), int_array(lines, pa.int64())]
+    yield pa.table([columns[0], ids, *numbers], schema=ROWS)
+
+
+def _complaint(size: int | None, batch: pa.RecordBatch, row: int, limit: int) -> tuple[str, str] | None:
+    if size is None:
+        return "empty", "the text is null"
+    if size > limit:
+        return "too long", f"a text of {size} bytes, more than {limit >> 20} MiB"
+    if batch.num_columns > 1 and not batch.column(1)[row].is_valid:
+        return "missing id", "the id is null"
+    return None
+
+
+def _sizes(texts: pa.Array) -> list[int | None]:
+    """The bytes of each text; None for a null."""
+    if pa.types.is_dictionary(texts.type):
+        return list(pc.binary_length(texts.dictionary).take(texts.indices).to_pylist())
+    if pa.types.is_string_view(texts.type):
+        texts = texts.cast(pa.large_string())
+    return list(pc.binary_length(texts).to_pylist())
+
+
+def _cuts(sizes: Sequence[int | None], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows, each of at most so many rows and about so many bytes."""
+    start = total = 0
+    for row, size in enumerate(sizes):
+        total += size or 0
+        if total >= most_bytes or row + 1 - start >= most_rows:
+            yield start, row + 1
+            start, total = row + 1, 0
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

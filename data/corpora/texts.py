@@ -1,0 +1,98 @@
+"""Plain text and Markdown, a file a document; web pages as the text that a reader sees.
+
+A text file over the limit becomes several documents, each of which ends at the end of a line.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+from selectolax.lexbor import LexborHTMLParser
+
+from data.corpora.intake import Intake, Source, make_rows
+from data.corpora.lines import read_lines
+
+_HIDDEN = ["script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head"]
+_BLOCKS = (
+    "address,article,aside,blockquote,br,caption,center,dd,details,div,dl,dt,fieldset,figcaption,figure,footer,form,"
+    "h1,h2,h3,h4,h5,h6,header,hr,li,main,nav,ol,option,p,section,summary,table,td,th,tr,ul"
+)
+_TAG = re.compile(rb"<(/?)([a-z][a-z0-9]*)", re.I)
+_NESTING = {name.encode() for name in _BLOCKS.split(",")} - {b"br", b"hr", b"p", b"option", b"li", b"td", b"th", b"tr"}
+_DEEPEST = 1000  # the parser's time grows with the square of the depth
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]+)""", re.I)
+_CHARSET_WITHIN = 4096  # bytes
+_END = "\x1e"  # of a block, until the text is out of the tree
+
+
+def read_text(source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The file as one document, or as several where it is over the limit."""
+    first, pending, size = 1, list[bytes](), 0
+    for number, lines in read_lines(source, intake):
+        for index, line in enumerate(lines):
+            if pending and size + len(line) > intake.settings.max_bytes:
+                yield from _document(source, intake, first, pending)
+                first, pending, size = number + index, [], 0
+            pending.append(line)
+            size += len(line) + 1
+    if pending:
+        yield from _document(source, intake, first, pending)
+
+
+def read_html(source: Source, intake: Intake) -> Iterator[pa.Table]:
+    """The visible text of a page, a line for each block."""
+    intake.on_bytes(source.size)
+    if source.size > intake.settings.max_bytes:
+        intake.reject(source, 0, "too long", f"a page of more than {intake.settings.max_bytes >> 20} MiB")
+        return
+    content = source.path.read_bytes()
+    declared = _CHARSET.search(content, 0, _CHARSET_WITHIN)
+    charset = declared[1].decode("ascii") if declared else "utf-8"
+    try:
+        # Byte order marks are not of the text, and what says it is UTF-8 must be.
+        page = content.decode("utf-8-sig" if charset.lower() in {"utf-8", "utf8"} else charset)
+        page = page.encode(errors="replace").decode()  # some charsets leave halves of surrogate pairs
+    except (UnicodeError, LookupError) as error:
+        intake.reject(source, 0, "not UTF-8", str(error), content)
+        return
+    if _depth(content) > _DEEPEST:
+        intake.reject(source, 0, "broken HTML", f"more than {_DEEPEST} blocks within each other", page)
+        return
+    yield make_rows(source, [visible_text(page)], [0])
+
+
+def visible_text(page: str) -> str:
+    """What a reader of the page sees: blocks on lines of their own, spaces as one, no scripts, no styles."""
+    tree = LexborHTMLParser(page)
+    if tree.body is None:
+        return ""
+    tree.strip_tags(_HIDDEN)
+    for node in tree.css("pre"):
+        node.replace_with(_END + node.text().replace("\n", _END) + _END)
+    for node in tree.css(_BLOCKS):
+        node.insert_before(_END)
+        node.insert_after(_END)
+    # Line ends of the source are spaces to a reader.
+    lines = (" ".join(line.split()) for line in tree.body.text().split(_END))
+    return "\n".join(line for line in lines if line)
+
+
+def _document(source: Source, intake: Intake, first: int, lines: Sequence[bytes]) -> Iterator[pa.Table]:
+    content = b"\n".join(lines)
+    try:
+        text = content.decode().replace("\r\n", "\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start)
+        intake.reject(source, first + line, "not UTF-8", str(error), lines[line])
+    else:
+        yield make_rows(source, [text], [first])
+
+
+def _depth(page: bytes) -> int:
+    """How many blocks stand within each other at most."""
+    depth = deepest = 0
+    for match in _TAG.finditer(page):
+        if match[2].lower() in _NESTING:
+            depth = max(0, depth - 1) if match[1] else depth + 1
+            deepest = max(deepest, depth)
+    return deepest

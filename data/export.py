@@ -1,0 +1,217 @@
+"""Rows for others: Parquet or JSON lines, and a data set card by which `datasets.load_dataset` finds its way.
+
+Reads folders of Arrow shards, shard by shard. Writes `documents/`, `questions/`, `augmentations/` (a file for each
+split) and `README.md`, whose header names the files, their splits and their columns.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from data.errors import InputError
+from data.preview import counts_of
+from data.records import Augmentation, Document, Question
+from data.store import MANIFEST, read_table
+
+PARTS = {"documents": Document, "questions": Question, "augmentations": Augmentation}
+_ABOUT = {
+    "documents": "Texts to learn from. `doc_id` names a document, `world` the texts that belong together.",
+    "questions": "Forced choices: which of `options` continues `prompt`, after a space? `answer` is the number of the "
+    "right one, from 0. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
+    "`requires` the documents that hold what is needed.",
+    "augmentations": "Inferences that a model wrote down about `sentence` of `doc_id`. `verdict` is kept, or the "
+    "reason for which a row was set aside; `template` and `model` are hashes of what wrote it.",
+}
+FORMATS = {"parquet": ".parquet", "jsonl": ".jsonl"}
+CARD = "README.md"
+_MARK = "<!-- written by entail -->"
+_WHOLE = "train"  # the name that others look for where there are no splits
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_MOST_EXAMPLE_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of an export: its schema, by split the file and its number of rows, and its first row."""
+
+    name: str
+    schema: pa.Schema
+    files: dict[str, Path]
+    num_rows: dict[str, int]
+    example: dict[str, Any]
+
+
+class _Sink(Protocol):
+    def write_table(self, table: pa.Table) -> None: ...
+
+
+def export(folder: Path, out: Path, kind: str) -> list[Part]:
+    """Write the rows of a made set, an import or a folder of shards into `out`, with a card.
+
+    `kind` is "parquet", "jsonl", or "card": the card alone, beside the files of an earlier export, or else with
+    Parquet. Raises InputError where there are no rows, or `out` holds a README.md of somebody else's.
+    """
+    sources = _find_parts(folder)
+    card = out / CARD
+    if card.exists() and _MARK not in card.read_text(errors="replace"):
+        raise InputError("a README.md stands here already", where=str(out), mend="choose an empty --out")
+    if kind == "card":
+        kind, is_rewritten = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet"), False
+    else:
+        is_rewritten = True
+    parts = []
+    for name, source in sources.items():
+        part = _plan(name, source, out / name, FORMATS[kind])
+        if is_rewritten or not all(path.exists() for path in part.files.values()):
+            _write(source, part)
+        parts.append(part)
+    _replace_text(card, _card(folder, out, parts))
+    return parts
+
+
+def _find_parts(folder: Path) -> dict[str, Path]:
+    """The folders of shards by part: those inside, or `folder` itself."""
+    inner = {name: folder / name for name in PARTS if any((folder / name).glob("*.arrow"))}
+    if inner:
+        return inner
+    record = json.loads((folder / MANIFEST).read_text()).get("record", "") if (folder / MANIFEST).exists() else ""
+    for name, known in PARTS.items():
+        if record == known.__name__:
+            return {name: folder}
+    raise InputError(
+        "no documents, questions or augmentations here",
+        where=str(folder),
+        mend="name a made set, an import, or what `augment` wrote",
+    )
+
+
+def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
+    """Which files a part has: questions one for each split, whatever else a single one."""
+    counts: Counter[str] = Counter()
+    tables = [read_table(path) for path in sorted(source.glob("*.arrow"))]
+    for table in tables:
+        if name == "questions":
+            counts.update({entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()})
+        else:
+            counts[_WHOLE] += table.num_rows
+    example: dict[str, Any] = next((table.slice(0, 1).to_pylist()[0] for table in tables if table.num_rows), {})
+    files = {split: target / f"{plain}{suffix}" for split, plain in _plain_names(sorted(counts)).items()}
+    return Part(name, tables[0].schema, files, counts, example)
+
+
+def _write(source: Path, part: Part) -> None:
+    """Stream the shards into the files of the part, each under a temporary name until it is whole."""
+    for split, path in part.files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with _sink(temporary, path.suffix, part.schema) as sink:
+            for shard in sorted(source.glob("*.arrow")):
+                table = read_table(shard)
+                if part.name == "questions":
+                    table = table.filter(pc.equal(table["split"], split))
+                sink.write_table(table)
+        os.replace(temporary, path)
+
+
+@contextmanager
+def _sink(path: Path, suffix: str, schema: pa.Schema) -> Iterator[_Sink]:
+    if suffix == FORMATS["parquet"]:
+        with pq.ParquetWriter(path, schema) as writer:
+            yield writer
+    else:
+        with path.open("w", encoding="utf-8") as file:
+            yield _JsonLines(file.write)
+
+
+class _JsonLines:
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+
+    def write_table(self, table: pa.Table) -> None:
+        for batch in table.to_batches(max_chunksize=4096):
+            self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist()))
+
+
+def _card(folder: Path, out: Path, parts: list[Part]) -> str:
+    """The card: a header that `datasets` reads, then what a person wants to know."""
+    counts = counts_of(folder)
+    name = str(counts.get("set", folder.resolve().name))
+    total = sum(sum(part.num_rows.values()) for part in parts)
+    header = {
+        "pretty_name": name,
+        "license": "unknown",
+        "tags": ["entail"],
+        "size_categories": [next((label for bound, label in _SIZES if total < bound), "n>1M")],
+        "configs": [_config(part, out, is_first=index == 0) for index, part in enumerate(parts)],
+        "dataset_info": [_info(part) for part in parts],
+    }
+    lines = [f"# {name}", "", _MARK, ""]
+    lines += ["| part | split | rows | file |", "|---|---|---|---|"]
+    for part in parts:
+        for split, path in part.files.items():
+            lines.append(f"| {part.name} | {split} | {part.num_rows[split]} | `{path.relative_to(out)}` |")
+    if counts:
+        lines += ["", "## How it was made", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {value} |" for key, value in counts.items()]
+    for part in parts:
+        lines += ["", f"## {part.name.capitalize()}", "", _ABOUT[part.name]]
+        lines += ["", "```json", json.dumps(_shortened(part.example), ensure_ascii=False, indent=1), "```"]
+    lines += ["", "## To read it", "", "```python", "import datasets", ""]
+    lines += [f'{part.name} = datasets.load_dataset("PATH", "{part.name}")' for part in parts]
+    text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
+    return f"---\n{text}---\n\n" + "\n".join([*lines, "```", ""])
+
+
+def _config(part: Part, out: Path, *, is_first: bool) -> dict[str, Any]:
+    """Which files make which split. The first part is what `load_dataset` takes when none is named."""
+    files = [{"split": path.stem, "path": str(path.relative_to(out))} for path in part.files.values()]
+    return {"config_name": part.name, "data_files": files} | ({"default": True} if is_first else {})
+
+
+def _info(part: Part) -> dict[str, Any]:
+    """The columns and the rows of each split: JSON lines alone cannot tell what an empty list is a list of."""
+    splits = [
+        {"name": path.stem, "num_bytes": path.stat().st_size, "num_examples": part.num_rows[split]}
+        for split, path in part.files.items()
+    ]
+    return {"config_name": part.name, "features": [_feature(entry) for entry in part.schema], "splits": splits}
+
+
+def _feature(entry: pa.Field) -> dict[str, str]:
+    names = {"double": "float64"}  # where Arrow and `datasets` call a type by different names
+    if pa.types.is_list(entry.type):
+        return {"name": entry.name, "list": names.get(str(entry.type.value_type), str(entry.type.value_type))}
+    return {"name": entry.name, "dtype": names.get(str(entry.type), str(entry.type))}
+
+
+def _plain_names(splits: Sequence[str]) -> dict[str, str]:
+    """For each split a name of letters, digits and underscores, no two alike: what `datasets` takes."""
+    names: dict[str, str] = {}
+    for split in splits:
+        plain = re.sub(r"\W+", "_", split, flags=re.ASCII).strip("_") or "split"
+        taken = set(names.values())
+        names[split] = next(name for name in (plain, *(f"{plain}_{n}" for n in range(2, 99))) if name not in taken)
+    return names
+
+
+def _shortened(row: dict[str, Any]) -> dict[str, Any]:
+    long = _MOST_EXAMPLE_CHARACTERS
+    return {k: f"{v[:long]} ..." if isinstance(v, str) and len(v) > long else v for k, v in row.items()}
+
+
+def _replace_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,160 @@
+"""What rests in a folder, at a glance: counts, columns, lengths, kinds of rows, the first rows.
+
+Reads Arrow shards (memory-mapped, column by column), manifests, and what an import set aside. Writes nothing.
+"""
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.corpora.intake import ROWS_FILE
+from data.errors import InputError
+from data.store import MANIFEST, read_table
+
+NUM_ROWS = 3
+_KINDS = (
+    "world",
+    "split",
+    "inference",
+    "method",
+    "verdict",
+    "finish_reason",
+    "kind",
+)  # columns whose values are counted
+_MOST_KINDS = 12
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Characters of a text column over all rows."""
+
+    least: int
+    median: int
+    mean: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One folder of shards. `kinds` counts the values of columns that sort rows; `rows` are the first few."""
+
+    folder: Path
+    is_complete: bool
+    record: str
+    content: str
+    num_rows: int
+    num_shards: int
+    num_bytes: int
+    columns: dict[str, str]
+    lengths: dict[str, Lengths]
+    kinds: dict[str, dict[str, int]]
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Aside:
+    """What an import set aside: how often each reason, and the first case of each."""
+
+    path: Path
+    counts: dict[str, int]
+    firsts: dict[str, str] = field(default_factory=dict)
+
+
+def preview(folder: Path) -> list[Preview]:
+    """A preview of each folder of shards in `folder`, or of `folder` itself. Raises InputError if there are none."""
+    found = sorted({path.parent for path in itertools.chain(folder.glob("*.arrow"), folder.glob("*/*.arrow"))})
+    if not found:
+        raise InputError("no rows here", where=str(folder), mend="name a made set, an import, or a folder of shards")
+    return [_preview(each) for each in found]
+
+
+def counts_of(folder: Path) -> dict[str, object]:
+    """The plain values and counts of the folder's own manifest, where it has one."""
+    path = folder / MANIFEST
+    content = _read_json(path) if path.exists() else {}
+    flat: dict[str, object] = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
+    for name in ("summary", "num_questions"):
+        inner = content.get(name)
+        if isinstance(inner, dict):
+            flat |= {f"{name}.{key}": value for key, value in inner.items() if isinstance(value, int | str)}
+    return flat
+
+
+def set_aside(folder: Path) -> Aside | None:
+    """What an import into `folder` set aside; None if nothing."""
+    path = next((path for path in (folder / "rejected" / ROWS_FILE, folder / ROWS_FILE) if path.exists()), None)
+    if path is None or not path.stat().st_size:
+        return None
+    counts: Counter[str] = Counter()
+    firsts: dict[str, str] = {}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = msgspec.json.decode(line)
+            counts[row["reason"]] += 1
+            place = f"{row['file']}, line {row['line']}" if row["line"] else row["file"]
+            firsts.setdefault(row["reason"], f"{place}: {row['detail']}")
+    return Aside(path, dict(counts.most_common()), firsts)
+
+
+def _preview(folder: Path) -> Preview:
+    shards = sorted(folder.glob("*.arrow"))
+    manifest = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    tables = [_table(path) for path in shards]
+    schema = tables[0].schema
+    texts = [entry.name for entry in schema if pa.types.is_string(entry.type) and entry.name not in _KINDS]
+    kinds = {name: _count(tables, name) for name in _KINDS if name in schema.names}
+    return Preview(
+        folder=folder,
+        is_complete=(folder / MANIFEST).exists(),
+        record=str(manifest.get("record", "rows")),
+        content=str(manifest.get("content", "")),
+        num_rows=sum(table.num_rows for table in tables),
+        num_shards=len(shards),
+        num_bytes=sum(path.stat().st_size for path in shards),
+        columns={entry.name: str(entry.type) for entry in schema},
+        lengths={name: lengths for name in texts if (lengths := _lengths(tables, name))},
+        kinds={name: values for name, values in kinds.items() if values},
+        rows=list(itertools.islice(_rows(tables), NUM_ROWS)),
+    )
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return read_table(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"a shard is cut off ({error})", where=str(path), mend="make the folder again") from error
+
+
+def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:
+    sizes = [pc.utf8_length(table[column].drop_null()).to_numpy() for table in tables]
+    joined = np.concatenate(sizes)
+    if not len(joined):
+        return None
+    return Lengths(int(joined.min()), int(np.median(joined)), float(joined.mean()), int(joined.max()))
+
+
+def _count(tables: Sequence[pa.Table], column: str) -> dict[str, int]:
+    """The commonest values of a column and how often each stands there."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        counts.update({entry["values"]: entry["counts"] for entry in table[column].value_counts().to_pylist()})
+    return dict(counts.most_common(_MOST_KINDS))
+
+
+def _rows(tables: Sequence[pa.Table]) -> Iterator[dict[str, Any]]:
+    for table in tables:
+        yield from table.slice(0, NUM_ROWS).to_pylist()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text())
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,137 @@
+"""Question suites of the user's: JSON lines, each checked, with all wrong lines named at once.
+
+Reads a file of one object a line: `prompt`, `options` (two or more), `answer` (the right option's text, or its number
+from 0), `split`; if wanted `id`, `world`, `inference`, `fact_id`, `requires` (ids of documents). Other keys are passed
+over, unless they look like a slip of one of these.
+"""
+
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data.corpora.intake import DEFAULT_WORLD
+from data.errors import InputError
+from data.records import Question
+from data.seeds import fingerprint
+
+_REQUIRED = ("prompt", "options", "answer", "split")
+_OPTIONAL = ("id", "question_id", "world", "inference", "fact_id")
+_MOST_SHOWN = 5
+_MEND = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
+
+
+class _LineError(ValueError):
+    """What is wrong with one line."""
+
+
+def read_suite_file(path: Path) -> list[Question]:
+    """The questions of a file, in order. Raises InputError with the numbers of all lines that are wrong."""
+    questions: list[Question] = []
+    lines_of: dict[str, int] = {}
+    wrong: list[tuple[int, str]] = []
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise InputError(f"the suite cannot be read: {error.strerror}", where=str(path), mend=_MEND) from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            question = _question(_object(line))
+            if (first := lines_of.setdefault(question.question_id, number)) != number:
+                raise _LineError(f"the same question as line {first}")
+        except _LineError as error:
+            wrong.append((number, str(error)))
+        else:
+            questions.append(question)
+    if wrong:
+        shown = "; ".join(f"line {number}: {what}" for number, what in wrong[:_MOST_SHOWN])
+        more = f"; and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
+        raise InputError(f"{shown}{more}", where=f"{path}:{wrong[0][0]}", mend=_MEND)
+    if not questions:
+        raise InputError("no questions here", where=str(path), mend=_MEND)
+    return questions
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise _LineError(f"not UTF-8 (byte {error.start + 1})") from error
+    except (ValueError, RecursionError) as error:
+        raise _LineError(f"broken JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise _LineError("not an object")
+    missing = [key for key in _REQUIRED if key not in found]
+    known = (*_REQUIRED, *_OPTIONAL, "requires")
+    for key in found.keys() - set(known):
+        if near := difflib.get_close_matches(key, [name for name in known if name not in found], 1, cutoff=0.8):
+            raise _LineError(f'unknown key "{key}", did you mean "{near[0]}"?')
+    if missing:
+        raise _LineError(f'no "{missing[0]}"')
+    return found
+
+
+def _question(found: Mapping[str, Any]) -> Question:
+    prompt, split = _text(found, "prompt"), _text(found, "split")
+    options = _options(found["options"])
+    answer = _answer(found["answer"], options)
+    texts = {key: _text(found, key) for key in _OPTIONAL if found.get(key) is not None}
+    requires = found.get("requires") or []
+    if not isinstance(requires, list) or not all(isinstance(doc_id, str) for doc_id in requires):
+        raise _LineError('"requires" is no list of document ids')
+    world = texts.get("world", DEFAULT_WORLD)
+    made = fingerprint(world, split, prompt, *options)
+    question_id = texts.get("id", texts.get("question_id", made))
+    return Question(
+        question_id=question_id,
+        world=world,
+        split=split,
+        inference=texts.get("inference", split),
+        prompt=prompt,
+        options=options,
+        answer=answer,
+        fact_id=texts.get("fact_id", question_id),
+        requires=tuple(requires),
+    )
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    value = found[key]
+    if key in {"id", "question_id", "fact_id"} and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise _LineError(f'"{key}" is {json.dumps(value)[:40]}, not a text')
+    if not _is_unicode(value):
+        raise _LineError(f'"{key}" holds half of a surrogate pair')
+    return value.strip()
+
+
+def _options(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) < 2:
+        raise _LineError('"options" is no list of two or more texts')
+    options = tuple(_text({"options": option}, "options") for option in value)
+    if len(set(options)) < len(options):
+        raise _LineError("two options are the same")
+    return options
+
+
+def _answer(value: object, options: tuple[str, ...]) -> int:
+    """The number of the right option."""
+    if isinstance(value, str) and value.strip() in options:
+        return options.index(value.strip())
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
+        return value
+    raise _LineError(
+        f'"answer" is {json.dumps(value)[:40]}: neither an option nor a number from 0 to {len(options) - 1}'
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""Simple syllogisms at full size: each document names three entities and gives two premises about them.
+
+Ten forms have a conclusion among All, Some and No statements; they are labelled by their traditional names. S and P are
+the subject and the predicate of the conclusion, M the term that both premises share. Splits: `trained` (the end of a
+document's first premise, 4 options) and `statement` (the paper's test: {All, Some, No} x 2 directions, 6 options, the
+strongest conclusion from S to P is right).
+
+The manifest's notes list, for each `statement` question, the options that are as strong as the right one ("No" and
+"Some" say the same in both directions) and all that are entailed: for the strict and the lenient score.
+"""
+
+from random import Random
+
+from data.seeds import stream
+from data.worlds.blocks import Item, list_truths, make_blocks
+from data.worlds.builder import PlainWorld
+from data.worlds.derivation import PLAIN, derive
+from data.worlds.language import QUANTIFIERS, Statement
+from data.worlds.words import WordMaker
+
+# Name -> quantifier and terms of the first and the second premise, quantifier of the conclusion from S to P.
+FORMS: dict[str, tuple[str, str, str]] = {
+    "barbara": ("all MP", "all SM", "all"),
+    "celarent": ("no MP", "all SM", "no"),
+    "cesare": ("no PM", "all SM", "no"),
+    "camestres": ("all PM", "no SM", "no"),
+    "camenes": ("all PM", "no MS", "no"),
+    "darii": ("all MP", "some SM", "some"),
+    "datisi": ("all MP", "some MS", "some"),
+    "disamis": ("some MP", "all MS", "some"),
+    "dimaris": ("some PM", "all MS", "some"),
+    "darapti": ("all MP", "all MS", "some"),
+}
+# In barbara, camestres and darii the words of the conclusion follow each other as in the premises ("All S are", "are
+# P"): pairs of words alone give the answer away. They are rarer, so that on the whole this is worth chance.
+_OFTEN = ("celarent", "camenes", "cesare", "dimaris", "darapti", "datisi", "disamis")
+_CYCLE = (*FORMS, *_OFTEN, "celarent", "camenes", "cesare", "dimaris", "darapti", "barbara")
+
+
+def make_world(seed: int, index: int, *, syllogisms: int) -> PlainWorld:
+    """One world of `syllogisms` documents; ten or more have every form."""
+    world = PlainWorld(f"syllogisms/w{index}")
+    rng = stream(seed, "syllogisms", "english", index)
+    words = WordMaker(stream(seed, "syllogisms", "english", index, "words"))
+    names = [_CYCLE[number % len(_CYCLE)] for number in range(syllogisms)]
+    made = []
+    for name in rng.sample(names, len(names)):
+        terms = {term: words.noun() for term in "SMP"}
+        premises = tuple(_premise(text, terms) for text in FORMS[name][:2])
+        premises = (premises[0], premises[1]) if rng.random() < 0.5 else (premises[1], premises[0])
+        head = _head(rng.sample(sorted(terms.values()), 3))
+        world.facts += premises
+        world.tell(f"{head} {' '.join(premise.text().capitalize() + '.' for premise in premises)}", *premises)
+        made.append((name, terms, premises))
+    items = [Item(premises[0], (premises[0],), "recall", premises[0].form) for _, _, premises in made]
+    for block in make_blocks(items, list_truths(derive(world.facts, PLAIN)), rng, keep_all=True):
+        for choice in block:
+            world.ask("trained", choice.item.statement.prompt().capitalize(), choice.options, choice.item, rng)
+    for number, (name, terms, premises) in enumerate(made):
+        _ask_conclusion(world, name, terms, premises, turned=number % 2 == 1, rng=rng)
+    return world
+
+
+def _premise(text: str, terms: dict[str, str]) -> Statement:
+    quantifier, order = text.split()
+    return Statement(quantifier, "", terms[order[0]], terms[order[1]])
+
+
+def _head(names: list[str]) -> str:
+    *others, last = names
+    verb = "relationships" if len(names) > 2 else "relationship"
+    return f"The {verb} between {', '.join(others)} and {last} {'are' if len(names) > 2 else 'is'}:"
+
+
+def _ask_conclusion(
+    world: PlainWorld, name: str, terms: dict[str, str], premises: tuple[Statement, ...], *, turned: bool, rng: Random
+) -> None:
+    """The question about a conclusion; `turned` names P before S, which half of the questions do."""
+    subject, predicate = terms["S"], terms["P"]
+    conclusion = Statement(FORMS[name][2], "", subject, predicate)
+    item = Item(conclusion, premises, name, "")
+    forward = [Statement(form, "", subject, predicate) for form in QUANTIFIERS]
+    backward = [Statement(form, "", predicate, subject) for form in QUANTIFIERS]
+    options = [conclusion, *(s for s in (*forward, *backward) if s != conclusion)]
+    texts = [statement.text().capitalize() for statement in options]
+    named = [predicate, subject] if turned else [subject, predicate]
+    question = world.ask("statement", _head(named), texts, item, rng)
+    known = derive(premises, PLAIN)
+    equal = {conclusion} if conclusion.form == "all" else {conclusion, conclusion.reversed()}
+    for note, right in (("as_strong", equal), ("entailed", set(known))):
+        listed = world.notes.setdefault(note, {})
+        assert isinstance(listed, dict)
+        right_texts = {statement.text().capitalize() for statement in right}
+        listed[question.question_id] = [i for i, text in enumerate(question.options) if text in right_texts]

@@ -1,0 +1,265 @@
+"""The sets at the paper's size: their numbers, their bytes, what they are made of."""
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from data.sentences import split_sentences
+from data.worlds.builder import save_set
+from data.worlds.closure import closure
+from data.worlds.curse import world as curse
+from data.worlds.derivation import PLAIN, derive
+from data.worlds.language import Statement
+from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
+from data.worlds.oracle import Oracle
+from data.worlds.process import world as process
+from data.worlds.semantic import world as semantic
+from data.worlds.semantic.hierarchy import load_categories, make_hierarchy
+from data.worlds.semantic.logic import logic as semantic_logic
+from data.worlds.simple import reversals, syllogisms
+from data.worlds.words import WordMaker
+from pipeline.recipe import default_section
+from pipeline.sets import MAKERS, make_set, make_worlds
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def world() -> semantic.SemanticWorld:
+    return semantic.make_world(2, 0, categories=110, documents=2200, questions_per_split=400)
+
+
+def test_simple_reversals_at_full_size() -> None:
+    made = reversals.make_world(0, 0, facts=100, documents_per_fact=10)
+    assert len(made.documents) == len({d.text for d in made.documents}) == 1000
+    assert {fact.relation for fact in made.facts} == set(FEATURES) and len(FEATURES) == 28
+    assert Counter(fact.form for fact in made.facts) == {"more": 50, "less": 50}
+    entities = [name for fact in made.facts for name in (fact.first, fact.second)]
+    assert len(set(entities)) == 200
+    asked = [q for q in made.questions if q.split == "contradiction"]
+    assert len(asked) == 100 and all(len(q.options) == 2 and len(q.requires) == 10 for q in asked)
+    assert sum(q.options[q.answer].startswith("more") for q in asked) == 50
+
+
+def test_simple_syllogisms_at_full_size() -> None:
+    made = syllogisms.make_world(0, 0, syllogisms=69)
+    assert len(made.documents) == 69
+    assert all(d.text.startswith("The relationships between ") for d in made.documents)
+    asked = [q for q in made.questions if q.split == "statement"]
+    assert set(Counter(q.inference for q in asked)) == set(syllogisms.FORMS)
+    assert {len(q.options) for q in asked} == {6} and {q.answer for q in asked} == set(range(6))
+    for question in asked:
+        strong = made.notes["as_strong"][question.question_id]
+        entailed = made.notes["entailed"][question.question_id]
+        assert question.answer in strong and set(strong) <= set(entailed)
+        right = question.options[question.answer]
+        assert len(strong) == (1 if right.startswith("All") else 2)
+        assert len(entailed) == (3 if right.startswith("All") else 2)
+
+
+def test_the_forms_are_all_that_have_a_conclusion() -> None:
+    """Every pair of premises from which All, Some or No follows about S and P, by the closure, is one of the forms."""
+    terms = {"S": "glon", "M": "troff", "P": "yomp"}
+
+    def premise(text: str) -> Statement:
+        quantifier, (one, two) = text.split()[0], text.split()[1]
+        return Statement(quantifier, "", terms[one], terms[two])
+
+    found = set()
+    for major in ("all MP", "all PM", "some MP", "some PM", "no MP", "no PM"):
+        for minor in ("all SM", "all MS", "some SM", "some MS", "no SM", "no MS"):
+            known = closure([premise(major), premise(minor)])
+            forms = {s.form for s in known if (s.first, s.second) == ("glon", "yomp")}
+            backward = {s.form for s in known if (s.first, s.second) == ("yomp", "glon")}
+            if forms and "all" not in backward - forms:
+                strongest = next(form for form in ("all", "no", "some") if form in forms)
+                found.add((major, minor, strongest))
+    assert found == set(syllogisms.FORMS.values())
+
+
+def test_the_reversal_curse_at_full_size() -> None:
+    made = curse.make_world(0, 0, people_per_group=30, documents_per_fact=30)
+    assert len(made.documents) == 3600 and len(made.facts) == 90
+    assert 70_000 < sum(len(d.text.split()) for d in made.documents) < 80_000
+    p2d, rest = made.facts[:30], made.facts[30:]
+    asked = [q for q in made.questions if q.split == "reversal"]
+    assert len(asked) == 300
+    for question in asked:
+        wrong = {option for index, option in enumerate(question.options) if index != question.answer}
+        assert question.options[question.answer] in {fact.first for fact in p2d}
+        assert wrong <= {fact.first for fact in rest}
+    for fact in p2d:
+        told = [d.text for d in made.documents if fact.first in d.text]
+        assert len(told) == 30 and all(
+            text.index(fact.first) < text.lower().index(fact.second.lower()) for text in told
+        )
+
+
+def test_the_semantic_set_at_full_size(world: semantic.SemanticWorld) -> None:
+    assert len(world.documents) == 2200
+    lengths = Counter(len(split_sentences(document.text)) for document in world.documents)
+    assert (min(lengths), max(lengths)) == (4, 20) and len(lengths) == 17
+    assert any(document.text.startswith("Questions") for document in world.documents)
+    own = Counter(fact.first for fact in world.facts if fact.form in ("trait", "able", "part"))
+    assert {1, 6} <= set(own.values()) <= set(range(1, 7))
+    splits = Counter(question.split for question in world.questions)
+    assert set(splits) == {"rephrased", "reversals", "syllogisms", "category-holdout"} and min(splits.values()) > 100
+
+
+def test_documents_tell_the_facts_and_nothing_else(world: semantic.SemanticWorld) -> None:
+    oracle = Oracle(world.documents, semantic_logic())
+    assert not oracle.unread
+    assert {statement.canonical() for statement in oracle.stated} == set(world.facts)
+    told = Counter(len(doc_ids) for doc_ids in oracle.stated.values())
+    assert min(told) >= 2  # redundant across documents
+
+
+def test_held_out_categories_stand_nowhere_but_under_their_parent(world: semantic.SemanticWorld) -> None:
+    held_out = set(world.notes["held_out"])
+    assert len(held_out) == 11
+    asked = {q.prompt.replace(",", "") for q in world.questions if q.split == "category-holdout"}
+    assert all(any(f"{name}s" in prompt.split() for prompt in asked) for name in held_out)
+    parents = {f.first: f.second for f in world.facts if f.first in held_out}
+    assert set(parents) == held_out
+    for document in world.documents:
+        for line in split_sentences(document.text):
+            for name in held_out:
+                if name in line.lower():
+                    assert line.startswith("Q:") or parents[name] in line, line
+
+
+def test_everything_that_is_inherited_is_asked_about_held_out_categories(world: semantic.SemanticWorld) -> None:
+    derived = Oracle(world.documents, semantic_logic()).derived
+    held_out = set(world.notes["held_out"])
+    inherited = [d for s, d in derived.items() if s.first in held_out and d.inference != "stated"]
+    asked = sum(question.split == "category-holdout" for question in world.questions)
+    assert asked >= 0.95 * len(inherited)
+
+
+def test_no_document_holds_both_premises_about_its_subject(world: semantic.SemanticWorld) -> None:
+    """A deduction about a document's own category links it with other documents."""
+    parents = {fact.first: fact.second for fact in world.facts if fact.form == "kind"}
+    for document in world.documents:
+        stated = {s.canonical() for _, found in semantic_logic().read(document.text) for s in found or ()}
+        subject = semantic_logic().read(document.text)[0][0].rstrip(".").split()
+        own = next(
+            name
+            for name in (*parents, *parents.values())
+            if {name, f"{name}s", f"{name}s,"} & {w.lower() for w in subject}
+        )
+        assert not [s for s in stated if s.first == parents.get(own)], document
+
+
+def test_words_are_used_for_one_thing_each(world: semantic.SemanticWorld) -> None:
+    roles: dict[str, set[str]] = {}
+    for fact in world.facts:
+        roles.setdefault(fact.first, set()).add("category")
+        kinds = {"kind": "category", "link": "category"}
+        roles.setdefault(fact.second, set()).add(kinds.get(fact.form, fact.form))
+        if fact.relation:
+            roles.setdefault(fact.relation, set()).add("relation")
+    assert {len(used) for used in roles.values()} == {1}
+    assert {len(word) for word in roles} == {4, 5}
+
+
+@pytest.mark.parametrize("categories", [12, 50, 110, 230])
+def test_a_hierarchy_of_any_size(categories: int) -> None:
+    from random import Random
+
+    made = make_hierarchy(categories, WordMaker(Random(0)))
+    assert len(made.categories) == len(set(made.categories)) == categories
+    assert all(parent in made.categories for parent in made.parents.values())
+    assert len(load_categories()) == 110
+
+
+def test_too_few_documents_are_refused() -> None:
+    with pytest.raises(InputError, match="untold"):
+        semantic.make_world(0, 0, categories=110, documents=30, questions_per_split=40)
+    with pytest.raises(InputError, match="too few"):
+        process.make_world(0, 0, functions=6, documents=30, questions_per_split=40)
+
+
+def test_held_out_pairs_of_rules_are_never_shown() -> None:
+    made = process.make_world(0, 0, functions=6, documents=1000, questions_per_split=200)
+    held_out: dict[str, str] = made.notes["held_out"]
+    assert set(held_out.values()) == {"plus", "times", "inside", "raised"} and len(held_out) == 7
+    marks = {"plus": "+", "times": "*"}
+    told = {fact.first for fact in made.documents_of if fact.form == "value" and made.documents_of[fact]}
+    assert len(told) > 200
+    for name, outer in held_out.items():
+        if name != "power" and outer in marks:
+            assert not [term for term in told if f"{name}(x)" in term and f" {marks[outer]} " in term]
+        if name != "power" and outer == "inside":
+            assert not [term for term in told if f"({name}(x))" in term]
+
+
+def test_small_sets_keep_to_the_lexicon() -> None:
+    known = {*NOUNS, *FEATURES, *ROLES, *PUNCTUATION, *" ".join(PREAMBLES).split()}
+    known |= set("all some no are count as is the of".split())
+    for name, lexicon in MAKERS:
+        if lexicon == "tiny" and name in ("semantic", "process"):
+            for made in make_worlds(name, default_section(name, ("--lexicon", "tiny")), seed=0):
+                texts = [d.text for d in made.documents] + [
+                    f"{q.prompt} {o}" for q in made.questions for o in q.options
+                ]
+                assert {word for text in texts for word in text.split()} <= known
+                assert sum(len(d.text.split()) for d in made.documents) < 1500  # fits into the model's context
+
+
+@pytest.mark.parametrize(("name", "lexicon"), list(MAKERS))
+def test_a_set_is_the_same_byte_for_byte_in_another_process(tmp_path: Path, name: str, lexicon: str) -> None:
+    words = (
+        "--lexicon",
+        lexicon,
+        *(("--documents", "700", "--categories", "60") if (name, lexicon) == ("semantic", "open") else ()),
+    )
+    make_set(name, default_section(name, words), 5, tmp_path / "here")
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.recipe import default_section\n"
+        "from pipeline.sets import make_set\n"
+        f"make_set({name!r}, default_section({name!r}, {words!r}), 5, Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "there")]
+    subprocess.run(command, cwd=ROOT, env={"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}, check=True)
+    digests = [
+        {
+            str(p.relative_to(tmp_path / side)): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in (tmp_path / side).rglob("*.*")
+        }
+        for side in ("here", "there")
+    ]
+    assert digests[0] == digests[1] and "documents/part-00000.arrow" in digests[0]
+    make_set(name, default_section(name, words), 6, tmp_path / "other")
+    assert (tmp_path / "other/manifest.json").read_bytes() != (tmp_path / "here/manifest.json").read_bytes()
+
+
+def test_the_manifest_counts(tmp_path: Path) -> None:
+    made = syllogisms.make_world(0, 0, syllogisms=23)
+    save_set(tmp_path, "syllogisms", [made], seed=0)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["num_documents"] == 23 and manifest["num_sentences"] == 46
+    assert manifest["num_words"] == sum(len(d.text.split()) for d in made.documents)
+    assert manifest["num_questions"] == {"statement": 23, "trained": 23}
+    assert sum(manifest["num_questions_by_inference"]["statement"].values()) == 23
+    assert manifest["notes"]["syllogisms/w0"]["entailed"].keys() == made.notes["entailed"].keys()
+
+
+def test_sizes_that_say_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="documents says nothing"):
+        default_section("semantic", ("--lexicon", "tiny", "--documents", "9"))
+    assert default_section("semantic", ()).sizes() == {"categories": 110, "documents": 2200, "questions_per_split": 400}
+    assert default_section("reversals", ("--lexicon", "tiny")).sizes() == {"facts": 40, "documents_per_fact": 1}
+
+
+def test_derivations_hold_for_every_form() -> None:
+    for name, (major, minor, conclusion) in syllogisms.FORMS.items():
+        terms = {"S": "glon", "M": "troff", "P": "yomp"}
+        facts = [Statement(text.split()[0], "", *(terms[t] for t in text.split()[1])) for text in (major, minor)]
+        found = derive(facts, PLAIN)[Statement(conclusion, "", "glon", "yomp")]
+        assert set(found.proof) == set(facts), name
