@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
+from augment_service.engine import EngineSpec, model_window
+from augment_service.tokens import TextReader, Tokenizer
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef, Document, Question, Refusal, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
 from data.store import ROWS_PER_SHARD, read_folder, read_refusals, read_shard, write_shard
-from evaluate.items import Condition, build_items, to_outcomes
+from evaluate.items import ICL, Condition, build_items, to_outcomes
 from evaluate.statistics import Outcome
 
 
@@ -66,6 +70,20 @@ def unscored(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) -> list[Jo
     """The jobs of which some shard is not there yet."""
     by_name = {suite.name: suite for suite in suites}
     return [job for job in jobs if not all(path.exists() for path in score_paths(out, job, by_name[job.suite]))]
+
+
+def check_contexts(suites: Sequence[Suite], model: str, book: PromptBook) -> None:
+    """Raise InputError if the documents of some world and a question about them are too long for the model's window.
+
+    A look at one question of each world: a study of hours should not learn at its end that the model cannot read it.
+    """
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(model)
+    reader = TextReader(tokenizer, window=model_window(EngineSpec("vllm", model)))
+    for suite in suites:
+        for world, questions in suite.questions.items():
+            (answer,) = reader.items(build_items(questions[:1], suite.documents[world], ICL, book))
+            if isinstance(answer, Refusal):
+                raise InputError(answer.what, where=f"the documents of {world} in context", mend=answer.mend)
 
 
 def plan_units(jobs: Sequence[Job], suites: Sequence[Suite], out: Path, book: PromptBook) -> list[Unit]:

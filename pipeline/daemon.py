@@ -81,7 +81,7 @@ def _run(flags: Namespace) -> None:
         note = stack.enter_context(_noted(state))
         session = stack.enter_context(connect(address=flags.address, log_dir=state_folder() / f"{flags.name}.logs"))
         _end_on_sigterm()  # Ray has set a handler of its own
-        place = plan(cpus=session.cpus, gpus=session.gpus, engines=wanted.engines)
+        place = plan(cpus=session.cpus, gpus=session.gpus, nodes=session.nodes, engines=wanted.engines)
         pool = stack.enter_context(
             ActorPool(
                 EngineWorker,

@@ -19,7 +19,7 @@ from data.records import Augmentation, CheckpointRef
 from data.rendering import PromptBook, load_book
 from data.store import read_folder
 from data.weights import weights_fingerprint
-from evaluate.fanout import Job, Suite, collect_outcomes, plan_units, read_suite, unscored
+from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_units, read_suite, unscored
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
@@ -74,6 +74,7 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
         space.record("imports", import_seconds)
         with space.timed("data"):
             suites = make_data(study)
+            check_contexts(suites, study.model, study.book)
         runs = plan_runs(study, suites)
         base_jobs = plan_base_jobs(study, suites)
         with open_cluster(recipe.cluster, space, console) as placement:
@@ -126,6 +127,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[Job], placemen
                 augment_all(study, suites, pool)
             with study.space.timed("score base model"):
                 score(study, suites, jobs, pool, "score base")
+    collect_outcomes(jobs, suites, study.scored)  # a condition without any answer is told before the training
     kept = [row for suite in suites for row in augmentations_of(study, suite.name) if row.verdict == "kept"]
     study.say(f"augment   {len(kept)} inferences kept, in the model's own words")
 

@@ -17,7 +17,7 @@ from data.seeds import fingerprint
 from data.store import MANIFEST, claim, read_folder
 from data.suites import read_suite_file
 from data.weights import weights_fingerprint
-from evaluate.fanout import Job, Suite, collect_outcomes, plan_units, read_suite
+from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_units, read_suite
 from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
@@ -100,6 +100,8 @@ def evaluate_suite(flags: Namespace) -> dict[str, Any]:
     resident = service.weights if service else refs[0].fingerprint
     jobs = _plan_jobs(suite, refs, flags.conditions.split(","), resident)
     base, book = refs[0].path, load_book(Path(refs[0].path))
+    if "icl" in flags.conditions.split(","):
+        check_contexts([suite], base, book)
     with space.locked():
         claim(space.root, fingerprint(suite, book))
         units = plan_units(jobs, [suite], space.root, book)
