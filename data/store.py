@@ -55,9 +55,13 @@ def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
     arrays = [pa.array([getattr(row, name) for row in data], schema.field(name).type) for name in columns]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
-    os.replace(temporary, path)
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        os.replace(temporary, path)
+    except OSError:  # a full disk: half a shard must not fill it further
+        temporary.unlink(missing_ok=True)
+        raise
     return len(data)
 
 

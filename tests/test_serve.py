@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -17,6 +18,7 @@ import httpx
 import pytest
 import ray
 from openai import OpenAI
+from safetensors.torch import load_file, save_file
 
 from augment_service.endpoint.engine import EndpointEngine
 from augment_service.engine import EngineSpec
@@ -24,11 +26,13 @@ from cluster.pool import ActorPool
 from cluster.session import connect
 from data.errors import InputError
 from data.records import Score, ScoreItem
+from data.weights import weights_fingerprint
 from pipeline import service
 from pipeline.residency import wanted_service
 from pipeline.service import Process, ServiceState, descendants, find_service, forget, read_state
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.timeout(900)  # each starts Ray, some several times
 MODEL = "models/tiny"
 WAIT_SECONDS = 240.0
 FAKE = ("--model", MODEL, "--engine", "fake", "--engines", "2")
@@ -362,6 +366,33 @@ def test_an_engine_that_is_killed_between_jobs_comes_back_with_the_same_scores(
     assert reports[0]["suites"] == reports[1]["suites"]
     assert reports[0]["suites"]["reversals"]["trained"]["icl"]["accuracy"] > 0.9
     assert ask(real, prompt=SENTENCE).status_code == 200
+
+
+def test_checkpoints_are_swapped_in_and_the_base_model_comes_back(
+    real: ServiceState, suite: Path, tmp_path: Path
+) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(real.model, tuned)
+    weights = load_file(tuned / "model.safetensors")
+    save_file({name: 0.9 * tensor for name, tensor in weights.items()}, tuned / "model.safetensors", {"format": "pt"})
+    content = {
+        "name": "tuned",
+        "base": real.model,
+        "num_steps": 1,
+        "key": "",
+        "fingerprint": weights_fingerprint(tuned),
+    }
+    (tuned / "checkpoint.json").write_text(json.dumps(content))
+    before = ask(real, prompt=SENTENCE, echo=True, logprobs=1, max_tokens=0).json()["choices"]
+    words = ("evaluate", "--suite", suite, "--checkpoints", tuned, "--service", "real")
+    entail(*words, "--out", tmp_path / "scored")
+    assert list((tmp_path / "scored" / "scores").iterdir()) == [tmp_path / "scored" / "scores" / content["fingerprint"]]
+    wait_until(lambda: engines_of(real)[0]["stats"].get("swaps", 0) >= 1)
+    assert ask(real, prompt=SENTENCE, echo=True, logprobs=1, max_tokens=0).json()["choices"] == before
+    wait_until(lambda: engines_of(real)[0]["stats"].get("swaps", 0) >= 2)
+    (tuned / "checkpoint.json").write_text(json.dumps({**content, "base": str(tuned)}))
+    refused = entail(*words, "--out", tmp_path / "refused", check=False)
+    assert refused.returncode == 2 and "it serves" in refused.stderr
 
 
 def test_a_real_service_ends_without_a_trace(real: ServiceState) -> None:

@@ -1,6 +1,7 @@
 """Arrow folders: what is written is read back, by us and by `datasets`; half-written ones are not taken for whole."""
 
 import json
+import resource
 
 import datasets
 import pyarrow as pa
@@ -91,3 +92,14 @@ def test_the_content_hash_tells_folders_apart(tmp_path) -> None:
         assert state["_fingerprint"] == manifest["content"]
         contents.append(manifest["content"])
     assert contents[0] == contents[2] != contents[1]
+
+
+def test_a_write_that_finds_no_room_leaves_nothing_behind(tmp_path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))  # the system's own refusal, as on a full disk
+    try:
+        with pytest.raises(OSError):
+            write_shard(tmp_path / "big.arrow", Document, [Document("d", "word " * 20_000, "w")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -14,12 +15,14 @@ from transformers import AutoModelForCausalLM
 
 from augment_service.engine import EngineSpec, start_engine
 from augment_service.tokens import TextReader
-from augment_service.vllm_engine import VllmEngine, gumbel_noise, host, tries
+from augment_service.vllm_engine import VllmEngine, gumbel_noise, host, sampling, tries
 from augment_service.vllm_engine.host import Request
+from augment_service.vllm_engine.sampling import RowProcessor
 from augment_service.vllm_engine.tries import Branch, Trie
 from augment_service.vllm_engine.ways import WAYS, Way, choose_way
 from data.errors import InputError, ResumableError
 from data.records import Generation, Prompt, Refusal, Score, ScoreItem
+from data.seeds import derive_seed
 
 GOLDEN_NOISE = [0.179120045381, -0.314491095701, -1.264283326401]  # key 1, by splitmix64 in plain Python
 OPTIONS = ("w1", "w2 w3", "w4 w5 w6", "w7 \n w8 w9")
@@ -324,3 +327,25 @@ def test_the_noise_is_gumbel_and_the_same_everywhere() -> None:
     assert noise.mean().item() == pytest.approx(0.5772, abs=0.02)
     assert torch.equal(gumbel_noise(torch.tensor([7]), 500)[0, :3], noise[7])
     assert noise[1].tolist() == pytest.approx(GOLDEN_NOISE, abs=1e-9)
+
+
+def test_rows_get_their_own_noise_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
+    processor = RowProcessor(None, None, False)
+    logits = torch.randn(8, 50)
+    asked = {row: {"noise": (0.5 + row / 4, row)} for row in (1, 3, 2, 4, 7)} | {5: {"forced": [7]}, 0: {"forced": []}}
+    for row, extra in asked.items():
+        request = processor.new_req_logits_processor(SimpleNamespace(extra_args=extra))  # type: ignore[arg-type]
+        assert request is not None
+        processor.req_info[row] = partial(request, [])
+    wanted = logits.clone()
+    for row in (1, 3, 2, 4, 7):
+        noise = gumbel_noise(torch.tensor([derive_seed(row, "token", 0)]), 50)[0]
+        wanted[row] = (logits[row].double() / (0.5 + row / 4) + noise).float()
+    wanted[5] = torch.where(torch.arange(50) == 7, 0.0, float("-inf"))
+    for cells in (50, 100, 150, 10_000):  # rows of noise by one, two, three, all at once
+        monkeypatch.setattr(sampling, "NOISE_CELLS", cells)
+        assert torch.equal(processor.apply(logits.clone()), wanted)
+    for row in (7, 5, 0):
+        del processor.req_info[row]
+    wanted[[7, 5]] = logits[[7, 5]]
+    assert torch.equal(processor.apply(logits.clone()), wanted)  # rows 1, 3, 2, 4: side by side, out of order

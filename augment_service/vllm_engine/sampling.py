@@ -13,7 +13,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
 from data.seeds import derive_seed
 
-NOISE_ROWS = 32  # rows of noise made at once: bounds the memory at vocabularies of 128k
+NOISE_CELLS = 2**22  # rows x vocabulary of noise made at once: bounds the memory at large vocabularies
 
 
 def _int64(value: int) -> int:
@@ -32,15 +32,20 @@ def gumbel_noise(keys: torch.Tensor, num_columns: int) -> torch.Tensor:
     columns = torch.arange(1, num_columns + 1, device=keys.device, dtype=torch.int64)
     bits = keys[:, None] + columns * _STEP
     for shift, factor in ((30, _MIX_A), (27, _MIX_B)):
-        bits = (bits ^ _shift_right(bits, shift)) * factor
-    bits = bits ^ _shift_right(bits, 31)
-    uniform = (_shift_right(bits, 11).double() + 0.5) * 2.0**-53
-    return -torch.log(-torch.log1p(-uniform))
+        bits ^= _shift_right(bits, shift)
+        bits *= factor
+    bits ^= _shift_right(bits, 31)
+    noise = _shift_right(bits, 11).double()
+    noise += 0.5
+    noise *= -(2.0**-53)  # now uniform, negative; in place, as this is done for every token that is sampled
+    return noise.log1p_().neg_().log_().neg_()
 
 
 def _shift_right(bits: torch.Tensor, by: int) -> torch.Tensor:
     # torch's shift of int64 keeps the sign; the mask makes it the logical shift that the hash needs
-    return (bits >> by) & ((1 << (64 - by)) - 1)
+    shifted = bits >> by
+    shifted &= (1 << (64 - by)) - 1
+    return shifted
 
 
 class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
@@ -79,8 +84,10 @@ class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
             rows, tokens = torch.tensor(forced, device=logits.device).T
             logits[rows] = float("-inf")
             logits[rows, tokens] = 0.0
-        for start in range(0, len(noisy), NOISE_ROWS):
-            _add_noise(logits, noisy[start : start + NOISE_ROWS])
+        noisy.sort()  # vLLM moves rows about
+        num_rows = max(1, NOISE_CELLS // logits.shape[1])
+        for start in range(0, len(noisy), num_rows):
+            _add_noise(logits, noisy[start : start + num_rows])
         return logits
 
 
@@ -96,5 +103,7 @@ def _add_noise(logits: torch.Tensor, noisy: list[tuple[int, float, int]]) -> Non
     rows, temperatures, keys = zip(*noisy, strict=True)
     noise = gumbel_noise(torch.tensor(keys, device=logits.device), logits.shape[1])
     scale = torch.tensor(temperatures, device=logits.device, dtype=torch.float64)[:, None]
-    index = torch.tensor(rows, device=logits.device)
-    logits[index] = (logits[index].double() / scale + noise).to(logits.dtype)
+    together = rows[-1] - rows[0] + 1 == len(rows)  # the rule; then nothing need be gathered
+    where = slice(rows[0], rows[-1] + 1) if together else torch.tensor(rows, device=logits.device)
+    noise += logits[where].double() / scale
+    logits[where] = noise.to(logits.dtype)
