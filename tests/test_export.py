@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import pytest
@@ -37,14 +38,14 @@ def made(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`load_dataset` copies what it reads into a cache: one for each test."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def load(folder: Path, part: str | None = None) -> dict[str, list[dict[str, object]]]:
-    return {name: rows.to_list() for name, rows in datasets.load_dataset(str(folder), part).items()}
+    """What `load_dataset` finds, through a new cache beside the export.
+
+    `datasets` keys its copies by the times at which files changed, which a clock's tick can make equal for two exports.
+    """
+    with TemporaryDirectory(dir=folder.parent) as cache:
+        found = datasets.load_dataset(str(folder), part, cache_dir=cache)
+        return {name: rows.to_list() for name, rows in found.items()}
 
 
 def as_rows(records: list[object]) -> list[dict[str, object]]:
@@ -81,7 +82,9 @@ def test_the_cards_header_matches_the_files(made: Path, tmp_path: Path, caplog: 
 def test_rows_of_one_split_alone_keep_their_types(tmp_path: Path) -> None:
     write_folder(tmp_path / "questions", Question, QUESTIONS[:1])  # an empty list, of which JSON cannot tell the type
     export(tmp_path / "questions", tmp_path / "out", "jsonl")
-    found = datasets.load_dataset(str(tmp_path / "out"), "questions", split="as_trained")
+    found = datasets.load_dataset(
+        str(tmp_path / "out"), "questions", split="as_trained", cache_dir=tmp_path / "cache"
+    )
     assert found.features["requires"] == datasets.List(datasets.Value("string"))
     assert found.features["answer"] == datasets.Value("int64")
 
