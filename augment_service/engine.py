@@ -9,6 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
 
+EngineKind = Literal["vllm", "fake", "endpoint"]
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -23,7 +25,7 @@ class EngineSpec:
     `key_variable` holds its key; so many `connections` at a time.
     """
 
-    kind: Literal["vllm", "fake", "endpoint"]
+    kind: EngineKind
     model: str
     max_model_len: int | None = None
     dtype: str = "auto"

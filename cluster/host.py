@@ -5,8 +5,8 @@ Writes one key of the cluster's own key-value store for a named pool (what its a
 
 import faulthandler
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -26,8 +26,15 @@ STANDARD_ERROR = 2  # a file descriptor: the actor's log
 class Host:
     """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call."""
 
-    def __init__(self, worker_class: type, init_args: tuple[object, ...], deadline_seconds: float | None) -> None:
+    def __init__(
+        self,
+        worker_class: type,
+        init_args: tuple[object, ...],
+        start_seconds: float | None,
+        deadline_seconds: float | None,
+    ) -> None:
         self._make = (worker_class, init_args)
+        self._start_seconds = start_seconds
         self._deadline_seconds = deadline_seconds
         self._worker: object | None = None
 
@@ -35,17 +42,25 @@ class Host:
         """Make the worker if it is not there yet: at the start, and after each restart."""
         if self._worker is None:
             worker_class, init_args = self._make
-            self._worker = worker_class(*init_args)
+            with _deadline(self._start_seconds):
+                self._worker = worker_class(*init_args)
 
     def call(self, method: str, args: tuple[object, ...], extras: dict[str, object]) -> object:
-        """One unit of work. Past the deadline the process writes where it hangs into its log and ends itself."""
+        """One unit of work."""
         self.open()
-        if self._deadline_seconds is not None:  # a thread of C: it needs neither the interpreter nor the driver
-            faulthandler.dump_traceback_later(self._deadline_seconds, exit=True, file=STANDARD_ERROR)
-        try:
+        with _deadline(self._deadline_seconds):
             return getattr(self._worker, method)(*args, **extras)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """Past the deadline the process writes where it hangs into its log and ends itself."""
+    if seconds is not None:  # a thread of C: it needs neither the interpreter nor the driver
+        faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,7 @@ class Blueprint:
     num_actors: int
     num_cpus: float
     num_gpus: float
+    start_seconds: float | None
     deadline_seconds: float | None
     strategy: str
     place_seconds: float
@@ -194,9 +210,10 @@ class Crew:
         }
         if self.name is not None:
             options["name"] = _actor_name(self.name, number)
-        made_of = (self.blueprint.worker_class, self.blueprint.init_args, self.blueprint.deadline_seconds)
+        blueprint = self.blueprint
+        deadlines = (blueprint.start_seconds, blueprint.deadline_seconds)
         try:
-            return ray.remote(Host).options(**options).remote(*made_of)
+            return ray.remote(Host).options(**options).remote(blueprint.worker_class, blueprint.init_args, *deadlines)
         except ValueError as error:
             raise InputError(
                 str(error), where=f"pool {self.name}", mend="attach to it, end it, or choose a name"

@@ -24,6 +24,7 @@ __all__ = ["ActorPool", "Description", "Unit"]
 
 POLL_SECONDS = 0.5  # between two looks at actors that are not ready
 PLACE_SECONDS = 600.0  # a cluster that grows by itself takes minutes
+START_SECONDS = 1800.0  # a large model is read from a slow disk in many minutes, but not for ever
 # An actor ends itself at the deadline. The driver does it if that is not seen: the process is stopped, or out of reach.
 # Not sooner, as a pool that is shared may have a unit and a half of somebody else's before ours.
 DEADLINES_BEFORE_KILL = 3
@@ -63,29 +64,31 @@ class ActorPool:
         num_cpus: float,
         num_gpus: float = 0,
         deadline_seconds: float | None = None,
+        start_seconds: float | None = START_SECONDS,
         name: str | None = None,
         strategy: str = "SPREAD",
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
         """Returns when all workers are made. Raises what their constructor raises.
 
+        ResumableError if one is not made within `start_seconds`: where it hung is in its log.
         Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group of that `strategy`; ResumableError
         if the cluster has no such place for `place_seconds`, now or after a loss. A call that takes longer than
         `deadline_seconds` costs its actor. With a `name`, other processes of the cluster can `attach`.
         """
         blueprint = Blueprint(
-            worker_class, init_args, num_actors, num_cpus, num_gpus, deadline_seconds, strategy, place_seconds
+            worker_class,
+            init_args,
+            num_actors,
+            num_cpus,
+            num_gpus,
+            start_seconds,
+            deadline_seconds,
+            strategy,
+            place_seconds,
         )
         self._set_up(Crew.start(blueprint, name))
-        try:
-            ray.get(list(self._crew.openings.values()))
-        except ray.exceptions.RayError as error:
-            self.close()
-            raise _fatal(error, "start") or ResumableError(
-                f"an actor failed as it started: {_reason(error)}"
-            ) from error
-        for actor in range(num_actors):
-            self._crew.opened(actor)
+        self._await_all(start_seconds)
 
     @classmethod
     def attach(cls, name: str) -> Self:
@@ -104,6 +107,22 @@ class ActorPool:
         self._run: _Run | None = None
         self.restarts = 0
         self.meter: Meter | None = None
+
+    def _await_all(self, start_seconds: float | None) -> None:
+        """Wait until all workers are made. The driver's own limit is for processes that are stopped, out of reach."""
+        started = time.monotonic()
+        limit = None if start_seconds is None else DEADLINES_BEFORE_KILL * start_seconds
+        try:
+            ray.get(list(self._crew.openings.values()), timeout=limit)
+        except ray.exceptions.RayError as error:
+            self.close()
+            is_late = start_seconds is not None and time.monotonic() - started > start_seconds
+            reason = (
+                f"it was not ready after {start_seconds:g} s, its log tells where it was" if is_late else _reason(error)
+            )
+            raise _fatal(error, "start") or ResumableError(f"an actor failed as it started: {reason}") from error
+        for actor in list(self._crew.openings):
+            self._crew.opened(actor)
 
     @property
     def in_flight(self) -> int:

@@ -122,6 +122,9 @@ def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     up.add_argument("--model", required=True, help="a folder or a hub model")
     up.add_argument("--engines", type=int, help="how many at most (default: as many as fit)")
     up.add_argument("--address", help="a running Ray cluster (default: this machine)")
+    up.add_argument("--tensor-parallel", type=int, metavar="N", help="GPUs that share each layer of an engine (1)")
+    up.add_argument("--pipeline-parallel", type=int, metavar="N", help="groups of layers of an engine (1)")
+    up.add_argument("--kv-cache-gib", type=float, metavar="GIB", help="of an engine on CPU (0.5)")
     up.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any that is free)")
     up.add_argument("--foreground", action="store_true", help="stay in this terminal; Ctrl-C ends the service")
     up.add_argument(

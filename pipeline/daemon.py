@@ -17,21 +17,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import uvicorn
+from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from augment_service.engine import EngineSpec, model_window
+from augment_service.engine import model_window
 from augment_service.http_port.app import build_app
 from augment_service.http_port.pool_desk import PoolDesk
 from augment_service.http_port.port import Port
 from augment_service.http_port.texts import ModelTexts
-from augment_service.worker import EngineWorker
-from cluster.placement import plan
-from cluster.pool import ActorPool
 from cluster.session import connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
 from data.weights import weights_fingerprint
 from pipeline.recipe import Cluster, local_model
+from pipeline.residency import engine_spec, place, start_pool
 from pipeline.service import (
     ServiceState,
     descendants,
@@ -45,6 +44,7 @@ from pipeline.service import (
     this_process,
 )
 
+SIZES = ("address", "engines", "tensor_parallel", "pipeline_parallel", "kv_cache_gib")
 HOST = "127.0.0.1"
 NOTE_SECONDS = 1.0  # between two looks at which processes are ours
 GRACE_SECONDS = 5  # for requests that are being answered when the end comes
@@ -66,8 +66,8 @@ def run_service(flags: Namespace) -> None:
 
 def _run(flags: Namespace) -> None:
     model = local_model(flags.model)
-    wanted = Cluster(address=flags.address, engines=flags.engines)
-    spec = EngineSpec(kind=flags.engine, model=model, kv_cache_gib=wanted.kv_cache_gib)
+    wanted = _wanted_cluster(flags)
+    spec = engine_spec(flags.engine, model, wanted)
     window, weights = model_window(spec), weights_fingerprint(Path(model))
     with ExitStack() as stack:
         stack.enter_context(hold(flags.name))
@@ -81,17 +81,7 @@ def _run(flags: Namespace) -> None:
         note = stack.enter_context(_noted(state))
         session = stack.enter_context(connect(address=flags.address, log_dir=state_folder() / f"{flags.name}.logs"))
         _end_on_sigterm()  # Ray has set a handler of its own
-        place = plan(cpus=session.cpus, gpus=session.gpus, nodes=session.nodes, engines=wanted.engines)
-        pool = stack.enter_context(
-            ActorPool(
-                EngineWorker,
-                (spec,),
-                num_actors=place.engines,
-                num_cpus=place.cpus_per_engine,
-                num_gpus=place.gpus_per_engine,
-                name=flags.name,
-            )
-        )
+        pool = stack.enter_context(start_pool(spec, wanted, place(session, wanted), flags.name))
         desk = PoolDesk(pool)
         port = Port(desk, ModelTexts(Path(model)), model=flags.model, weights=weights, window=window)
         url = f"http://{HOST}:{door.getsockname()[1]}/v1"
@@ -101,6 +91,19 @@ def _run(flags: Namespace) -> None:
             print(f"{flags.name} answers at {url}, the key is in {state.key_path}", flush=True)
 
         asyncio.run(_answer(build_app(port, desk, key=key), desk, door, ready))
+
+
+def _wanted_cluster(flags: Namespace) -> Cluster:
+    """The sizes that were asked for on the command line, the recipe's defaults for the others."""
+    asked = {key: value for key in SIZES if (value := getattr(flags, key)) is not None}
+    try:
+        return Cluster.model_validate(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        raise InputError(
+            f"{first['msg']} (got {first['input']!r})", where=flag, mend="give a value that fits"
+        ) from error
 
 
 class _Server(uvicorn.Server):

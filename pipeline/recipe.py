@@ -42,7 +42,8 @@ class Train(Section):
 class Cluster(Section):
     """Where it runs; nothing given means this machine.
 
-    A shard of work (some hundred rows) that takes longer than `deadline_seconds` costs its engine a restart.
+    A shard of work (some hundred rows) that takes longer than `deadline_seconds` costs its engine a restart; an engine
+    that is not ready after `start_seconds` ends the run.
     `metrics_port` serves the counts of the work under way to Prometheus, on loopback.
     """
 
@@ -53,6 +54,7 @@ class Cluster(Section):
     pipeline_parallel: int = Field(1, ge=1)
     kv_cache_gib: float = Field(0.5, gt=0)
     deadline_seconds: float | None = Field(None, gt=0)
+    start_seconds: float = Field(1800, gt=0)
     metrics_port: int | None = Field(None, ge=0, le=65535)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from augment_service.engine import EngineSpec
+from augment_service.engine import EngineKind, EngineSpec
 from augment_service.worker import EngineWorker
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool
-from cluster.session import connect
+from cluster.session import Session, connect
 from data.errors import InputError
 from data.weights import weights_fingerprint
 from pipeline.recipe import Cluster
@@ -28,15 +28,46 @@ def open_cluster(wanted: Cluster, space: Workspace, console: Console) -> Iterato
         with space.timed("start ray"):
             session = stack.enter_context(connect(address=wanted.address, log_dir=space.logs))
         console.print(f"logs      {space.logs}", highlight=False)
-        yield plan(
-            cpus=session.cpus,
-            gpus=session.gpus,
-            nodes=session.nodes,
-            engines=wanted.engines,
-            tensor_parallel=wanted.tensor_parallel,
-            pipeline_parallel=wanted.pipeline_parallel,
-            ranks=wanted.ranks,
-        )
+        yield place(session, wanted)
+
+
+def place(session: Session, wanted: Cluster) -> Placement:
+    """What of the session's nodes each engine and each rank gets."""
+    return plan(
+        cpus=session.cpus,
+        gpus=session.gpus,
+        nodes=session.nodes,
+        engines=wanted.engines,
+        tensor_parallel=wanted.tensor_parallel,
+        pipeline_parallel=wanted.pipeline_parallel,
+        ranks=wanted.ranks,
+    )
+
+
+def engine_spec(kind: EngineKind, model: str, wanted: Cluster, seed: int = 0) -> EngineSpec:
+    """An engine of that kind, of the sizes that the cluster's section asks for."""
+    return EngineSpec(
+        kind=kind,
+        model=model,
+        tensor_parallel=wanted.tensor_parallel,
+        pipeline_parallel=wanted.pipeline_parallel,
+        kv_cache_gib=wanted.kv_cache_gib,
+        seed=seed,
+    )
+
+
+def start_pool(spec: EngineSpec, wanted: Cluster, placement: Placement, name: str | None = None) -> ActorPool:
+    """A pool of the engines that were placed; with a `name`, others can attach."""
+    return ActorPool(
+        EngineWorker,
+        (spec,),
+        num_actors=placement.engines,
+        num_cpus=placement.cpus_per_engine,
+        num_gpus=placement.gpus_per_engine,
+        deadline_seconds=wanted.deadline_seconds,
+        start_seconds=wanted.start_seconds,
+        name=name,
+    )
 
 
 def wanted_service(name: str | None, bases: Iterable[str]) -> ServiceState | None:
@@ -77,24 +108,8 @@ def open_engines(
             pool = ActorPool.attach(service.name)
         yield pool
         return
-    spec = EngineSpec(
-        kind="vllm",
-        model=model,
-        tensor_parallel=wanted.tensor_parallel,
-        pipeline_parallel=wanted.pipeline_parallel,
-        kv_cache_gib=wanted.kv_cache_gib,
-        seed=seed,
-    )
+    spec = engine_spec("vllm", model, wanted, seed)
     with ExitStack() as stack:
         with space.timed("start engines"), console.status(f"starting {placement.engines} vLLM engines"):
-            pool = stack.enter_context(
-                ActorPool(
-                    EngineWorker,
-                    (spec,),
-                    num_actors=placement.engines,
-                    num_cpus=placement.cpus_per_engine,
-                    num_gpus=placement.gpus_per_engine,
-                    deadline_seconds=wanted.deadline_seconds,
-                )
-            )
+            pool = stack.enter_context(start_pool(spec, wanted, placement))
         yield pool

@@ -97,9 +97,18 @@ def _launch(flags: Namespace) -> "subprocess.Popen[bytes]":
     """The daemon: this command again, in a session of its own, without a terminal."""
     failure_path(flags.name).unlink(missing_ok=True)
     words = [sys.executable, "-m", "pipeline", "serve", "up", "--foreground", "--name", flags.name]
-    for flag in ("model", "engine", "engines", "address", "port"):
-        value = getattr(flags, flag)
-        words += [f"--{flag}", str(value)] if value is not None else []
+    for key in (
+        "model",
+        "engine",
+        "engines",
+        "address",
+        "port",
+        "tensor_parallel",
+        "pipeline_parallel",
+        "kv_cache_gib",
+    ):
+        value = getattr(flags, key)
+        words += [f"--{key.replace('_', '-')}", str(value)] if value is not None else []
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     log = os.open(log_path(flags.name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(log) as sink:

@@ -87,6 +87,17 @@ class Clerk:
         return (self._folder / name).stat().st_size
 
 
+class Sleeper:
+    """A worker that is never made."""
+
+    def __init__(self) -> None:
+        self.oversleep()
+
+    def oversleep(self) -> None:
+        """Far longer than any test."""
+        time.sleep(3600)
+
+
 class Copyist:
     """A worker whose units can be divided: copies rows, and fails at poisonous ones by death or by an exception."""
 

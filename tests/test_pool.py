@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from clerk import Clerk, Copyist, units_of, wait_for, wait_until
+from clerk import Clerk, Copyist, Sleeper, units_of, wait_for, wait_until
 from ray.util.placement_group import placement_group_table
 
 from cluster.meter import Meter
@@ -100,6 +100,13 @@ def test_units_past_their_deadline_cost_their_actors_and_are_tried_again(session
     assert ((tmp_path / "a.hangs").read_text(), (tmp_path / "b.stops").read_text()) == ("xx", "xx")
     logs = [path.read_text(errors="replace") for path in session.logs.glob("worker-*.err")]
     assert any("in hang" in log for log in logs), "where it hung is not told"
+
+
+def test_a_worker_that_hangs_as_it_is_made_ends_the_start(session: Session) -> None:
+    with pytest.raises(ResumableError, match="not ready after 1 s"):
+        ActorPool(Sleeper, (), num_actors=1, num_cpus=1, start_seconds=1.0)
+    logs = [path.read_text(errors="replace") for path in session.logs.glob("worker-*.err")]
+    assert any("in oversleep" in log for log in logs), "where it hung is not told"
 
 
 def test_poison_is_set_aside_after_two_deaths_and_the_rest_is_done(pool: ActorPool, folder: Path) -> None:
