@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -46,6 +47,7 @@ GOALS = {
     "tokens_over_ideal": Goal(1.3, at_most=True),
     "max_abs_diff": Goal(1e-4, at_most=True),
 }
+SMALL_WIDTH = 512
 MOST_BY_ROUNDING = 1e-3  # nats; sums of float32 stay far below, and sides that score other tokens are far above
 
 
@@ -76,8 +78,9 @@ class Scene:
     sides: dict[str, Side]
     tokenizer: Tokenizer
     tokens: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # by load, of our rounds: computed, ideal
-    differences: dict[str, list[float]] = field(default_factory=dict)  # by peer, of all options of all rounds
+    differences: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # by load and peer, of all options
     scores: dict[str, list[Score]] = field(default_factory=dict)  # by round, ours
+    sums: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # by round and side
 
     def items(self, load: Load, number: int) -> tuple[str, list[ScoreItem]]:
         """The world of a round, the same for all sides; round -1 warms up."""
@@ -108,11 +111,7 @@ class Scene:
     def peer(self, peer: str, load: Load, number: int) -> float:
         """One round of the harness on the strings of our round, whose scores are then compared."""
         name, items = self.items(load, number)
-        pairs = self.bench.folder / f"{name}.pairs.json"
-        pairs.write_text(
-            json.dumps([(i.context + i.prompt, f" {option}") for i in items for option in i.continuations])
-        )
-        seen = self.sides[peer].call("prepare", pairs=str(pairs)).value["num_tokens"]
+        seen = self.sides[peer].call("prepare", pairs=str(self.pairs(name, items))).value["num_tokens"]
         answer = self.sides[peer].call("round")
         ours = self.scores[name]
         wanted = [value for score in ours for value in score.log_likelihoods]
@@ -122,8 +121,27 @@ class Scene:
         theirs = answer.value["log_likelihoods"]
         self.bench.hold(f"{name}: our scores and {peer}'s", largest_difference(wanted, theirs), MOST_BY_ROUNDING)
         differences = [abs(mine - other) for mine, other in zip(wanted, theirs, strict=True)]
-        self.differences.setdefault(peer, []).extend(differences)
+        if number >= 0:  # of rounds that count
+            self.differences.setdefault(load.name, {}).setdefault(peer, []).extend(differences)
+        self.sums.setdefault(name, {OURS: wanted})[peer] = theirs
         return answer.seconds
+
+    def pairs(self, name: str, items: Sequence[ScoreItem]) -> Path:
+        """A file of [context, continuation] pairs, in the order of our log-likelihoods."""
+        path = self.bench.folder / f"{name}.pairs.json"
+        path.write_text(json.dumps([(i.context + i.prompt, f" {option}") for i in items for option in i.continuations]))
+        return path
+
+    def errors(self, load: Load, number: int) -> dict[str, float]:
+        """How far (nats) the sides are at most from float64 in one round: which of them rounds how much."""
+        name, items = self.items(load, number)
+        environment = shared_environment(on_gpu=self.bench.on_gpu)
+        with Side(
+            "exact", "benchmarks.sides.exact", folder=self.bench.folder / "exact", environment=environment
+        ) as exact:
+            exact.call("open", model=str(self.bench.flags.model))
+            truth: Any = exact.call("score", pairs=str(self.pairs(name, items))).value
+        return {side: largest_difference(sums, truth) for side, sums in self.sums[name].items()}
 
 
 def ideal_tokens(tokenizer: Tokenizer, items: Sequence[ScoreItem]) -> int:
@@ -152,9 +170,17 @@ def measure(bench: Bench) -> None:
                 "options": load.num_options,
                 "sides": summarise(seconds),
             }
+        if not bench.flags.ours_only and is_small_llama(bench.flags.model):
+            bench.report["errors"] = scene.errors(loads[0], 0)
     for load in loads:
         print_sides(bench, load.name, measured[load.name]["sides"], load.num_options, "options")
     report(scene, measured)
+
+
+def is_small_llama(model: Path) -> bool:
+    """Whether float64 on CPU can judge this model, and in seconds."""
+    config = json.loads((model / "config.json").read_text())
+    return config["architectures"] == ["LlamaForCausalLM"] and config["hidden_size"] <= SMALL_WIDTH
 
 
 def open_sides(scene: Scene, stack: ExitStack) -> dict[str, Any]:
@@ -215,8 +241,8 @@ def report(scene: Scene, measured: dict[str, Any]) -> None:
     ratios = {name: sides[name]["over_ours"] for name in PEERS if name in sides}
     if base in scene.tokens:
         ratios["tokens_over_ideal"] = tokens_over_ideal(scene.tokens[base])
-    if scene.differences:
-        ratios["max_abs_diff"] = max(max(values) for values in scene.differences.values())
+    if base in scene.differences:
+        ratios["max_abs_diff"] = max(max(values) for values in scene.differences[base].values())
     growth = {
         load: {name: measured[load]["sides"][name]["median"] / sides[name]["median"] for name in sides}
         for load in others
@@ -225,12 +251,17 @@ def report(scene: Scene, measured: dict[str, Any]) -> None:
     for load, factors in growth.items():
         words = ", ".join(f"{name} {factor:.2f}x" for name, factor in factors.items())
         scene.bench.console.print(f"{load}: {words} the seconds of the base", highlight=False, soft_wrap=True)
+    for side, error in scene.bench.report.get("errors", {}).items():
+        scene.bench.console.print(f"{side}: at most {error:.2g} nats from float64", highlight=False)
     scene.bench.report |= {
         "ratios": ratios,
         "loads": measured,
         "growth": growth,
         "tokens": scene.tokens,
-        "differences": {name: describe_differences(values) for name, values in scene.differences.items()},
+        "differences": {
+            load: {name: describe_differences(values) for name, values in of_load.items()}
+            for load, of_load in scene.differences.items()
+        },
     }
 
 

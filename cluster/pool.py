@@ -22,6 +22,7 @@ from data.records import ShardReceipt
 
 __all__ = ["ActorPool", "Description", "Unit"]
 
+PROCESS_SECONDS = 120.0  # until a process is there that can keep a deadline of its own
 POLL_SECONDS = 0.5  # between two looks at actors that are not ready
 PLACE_SECONDS = 600.0  # a cluster that grows by itself takes minutes
 START_SECONDS = 1800.0  # a large model is read from a slow disk in many minutes, but not for ever
@@ -111,7 +112,7 @@ class ActorPool:
     def _await_all(self, start_seconds: float | None) -> None:
         """Wait until all workers are made. The driver's own limit is for processes that are stopped, out of reach."""
         started = time.monotonic()
-        limit = None if start_seconds is None else DEADLINES_BEFORE_KILL * start_seconds
+        limit = None if start_seconds is None else PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
         try:
             ray.get(list(self._crew.openings.values()), timeout=limit)
         except ray.exceptions.RayError as error:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors import safe_open
 from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from benchmarks import generation, harness, peers, roofline, scoring, settings, start, swap, worlds
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
@@ -252,8 +254,27 @@ def test_a_peer_that_computes_something_else_is_noticed(
     scene.scores[name] = [Score(items[0].item_id, (-1.0, -2.0, -3.0, -4.0), (2, 3, 4, 5), (False,) * 4)]
     assert scene.peer("lm_eval_hf", load, 0) == 2.5
     assert len(bench.different) == complaints
-    found = scoring.describe_differences(scene.differences["lm_eval_hf"])
+    found = scoring.describe_differences(scene.differences["base"]["lm_eval_hf"])
     assert (found["compared"], found["above_goal"]) == (4, 0 if shift < 1e-4 else 1)
+
+
+def test_float64_judges_the_roundings_of_all_sides(tmp_path: Path) -> None:
+    scene = scoring.Scene(open_bench(tmp_path, "--smoke"), {}, Tokenizer.from_file(str(TINY / "tokenizer.json")))
+    load = scoring.Load("base", 70, 1)
+    name, items = scene.items(load, 0)
+    model, tokenizer = LlamaForCausalLM.from_pretrained(TINY), PreTrainedTokenizerFast.from_pretrained(TINY)
+    sums = []
+    for option in items[0].continuations:
+        context, whole = (
+            tokenizer(text)["input_ids"]
+            for text in (items[0].context + items[0].prompt, f"{items[0].context}{items[0].prompt} {option}")
+        )
+        loss = model(torch.tensor([whole]), labels=torch.tensor([[-100] * len(context) + whole[len(context) :]])).loss
+        sums.append(-loss.item() * (len(whole) - len(context)))
+    scene.sums[name] = {"plain": sums, "off": [sums[0] + 0.5, *sums[1:]]}
+    errors = scene.errors(load, 0)
+    assert errors["plain"] < 1e-4
+    assert errors["off"] == pytest.approx(0.5, abs=1e-4)
 
 
 def test_a_peer_has_the_engine_that_we_have() -> None:
