@@ -97,7 +97,7 @@ class Process(SetSection):
     at_full_size: ClassVar[dict[str, Any]] = {"functions": 6, "questions_per_split": 200}
     only: ClassVar[dict[str, tuple[str, ...]]] = {"open": ("documents",), "tiny": ("documents_per_fact",)}
 
-    functions: int = Field(8, ge=4)
+    functions: int = Field(24, ge=4)
     documents: int = Field(1000, ge=1)
     questions_per_split: int = Field(60, ge=4)
     documents_per_fact: int = Field(1, ge=1)

@@ -3,12 +3,11 @@
 "the maker of femp is glon" is an entry of a first step, "the ruler of glon is zusu" one of a second step, and "the
 ruler of the maker of femp is zusu" a worked example of both. Of each first step one second step is held out: no
 worked example puts the two together. Splits are those of the full set: `rephrased` (a worked example in a phrasing
-that no document uses), `instances` (the pair of steps has worked examples, of other nouns), `combinations` (a
-held-out pair).
+that no document uses), and, about nouns that have no worked example, `instances` (the pair of steps is shown for other
+nouns) and `combinations` (a held-out pair). Each noun goes through one first step, and then through either second.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 
 from data.baselines import NgramModel
 from data.errors import InputError
@@ -23,7 +22,8 @@ from data.worlds.process.world import COMBINATIONS, INSTANCES, REPHRASED
 
 NUM_STEPS = 2  # first steps, and as many second ones
 UNUSED_PHRASING = 2  # of PHRASINGS: kept for the tests
-_FEWEST = 2 * NUM_OPTIONS  # half of the nouns are worked examples, half are asked for, and a block takes four
+SHOWN_SHARE = 1 / 3  # of the nouns of each first step have worked examples
+_FEWEST = 2 * NUM_STEPS * NUM_OPTIONS  # of each first step, four nouns are shown and four are asked for
 
 
 def make_world(seed: int, index: int, *, functions: int, documents_per_fact: int, questions_per_split: int) -> World:
@@ -38,23 +38,28 @@ def make_world(seed: int, index: int, *, functions: int, documents_per_fact: int
     world = World(f"process-tiny/w{index}", rng)
     roles = rng.sample(ROLES, 2 * NUM_STEPS)
     firsts, seconds = roles[:NUM_STEPS], roles[NUM_STEPS:]
-    held_out = dict(zip(firsts, seconds, strict=True))
-    names = [world.noun() for _ in range(functions)]
-    entries = [Statement("of", role, name, world.noun()) for name in names for role in firsts]
+    held_out = [f"{second} of the {first}" for first, second in zip(firsts, seconds, strict=True)]
+    entries, shown = [], set()
+    for first in firsts:
+        names = [world.noun() for _ in range(functions // NUM_STEPS)]
+        shown |= set(names[: max(NUM_OPTIONS, round(SHOWN_SHARE * len(names)))])
+        entries += [Statement("of", first, name, world.noun()) for name in names]
     entries += [Statement("of", role, entry.second, world.noun()) for entry in entries for role in seconds]
-    worked = _choose_examples(world, held_out, names, derive(entries, STEPS))
+    results = [statement.reversed() for statement in derive(entries, STEPS) if " " in statement.relation]
+    worked = [s for s in results if s.first in shown and s.relation not in held_out]
     facts = [*entries, *worked]
     for fact in rng.sample(facts, len(facts)):
         world.state(fact, times=documents_per_fact)
     derived = derive(facts, STEPS)
-    asked = {REPHRASED: worked, INSTANCES: [], COMBINATIONS: []}
-    for statement, derivation in derived.items():
-        if derivation.inference != "stated":
-            second, first = statement.relation.split(" of the ")
-            asked[COMBINATIONS if held_out[first] == second else INSTANCES].append(statement.reversed())
+    unshown = [s for s in results if s.first not in shown]
+    asked = {
+        REPHRASED: worked,
+        INSTANCES: [s for s in unshown if s.relation not in held_out],
+        COMBINATIONS: [s for s in unshown if s.relation in held_out],
+    }
     for split, statements in asked.items():
         _ask(world, split, statements, derived, questions_per_split)
-    world.notes["held_out"] = [f"{second} of the {first}" for first, second in held_out.items()]
+    world.notes["held_out"] = held_out
     return world
 
 
@@ -63,19 +68,6 @@ def contradicts(statement: Statement, derived: Mapping[Statement, Derivation]) -
     canonical = statement.canonical()
     wanted = (canonical.relation, canonical.second)
     return any((s.relation, s.second) == wanted and s.first != canonical.first for s in derived)
-
-
-def _choose_examples(
-    world: World, held_out: Mapping[str, str], names: Sequence[str], derived: Mapping[Statement, Derivation]
-) -> list[Statement]:
-    """Worked examples of every pair of steps that is not held out, each for its own half of the nouns."""
-    results = {(s.relation, s.second): s.reversed() for s in derived}
-    worked = []
-    for first, second in product(held_out, held_out.values()):
-        if held_out[first] != second:
-            told = world.rng.sample(names, len(names) // 2)
-            worked += [results[f"{second} of the {first}", name] for name in told]
-    return worked
 
 
 def _ask(
