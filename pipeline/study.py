@@ -98,7 +98,9 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             },
             recipe=recipe.model_dump(mode="json", by_alias=True),
             versions=installed_versions(),
-            losses={run.name: read_losses(Path(run.out)) for run in runs},
+            losses={
+                f"{job.suite}/{run.name}": read_losses(Path(run.out)) for job, run in zip(tuned_jobs, runs, strict=True)
+            },
             command=f"python -m pipeline run {recipe.study}",
         )
         report = write_report(content, space.root / "report")
