@@ -27,7 +27,7 @@ Losses = Mapping[str, Sequence[tuple[int, float]]]
 
 _INK, _MUTED, _RULE, _PAPER = "#1d2329", "#68717b", "#dfe3e8", "#fefefe"
 _DASHES = (0, (3, 2))
-_SPLITS_PER_ROW = 12
+_SPLITS_PER_ROW = 8
 _INCHES_PER_SPLIT = 1.2
 _INCHES_PER_ROW = 2.9
 _PALE = 0.35

@@ -21,7 +21,10 @@ CONDITIONS: dict[str, Style] = {
     "augmented": Style("finetuned + own inferences", "#0f8f72"),
 }
 _SPARE_COLOURS = ("#8b5fbf", "#c2528b", "#5d4a3a", "#6fb7d6", "#7a8b1f")
-_SPLITS = (TRAINED, "rephrased", "reversal", "deduction", "syllogism", "statement", "contradiction")
+_SPLITS = tuple(
+    f"{TRAINED} rephrased reversal reversal-description reversals deduction syllogism syllogisms statement "
+    "contradiction category-holdout instances combinations".split()
+)
 
 
 def order_conditions(names: Iterable[str]) -> list[str]:

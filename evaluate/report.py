@@ -28,7 +28,7 @@ PAIRS = (("icl", "finetuned"), ("augmented", "finetuned"), ("augmented", "icl"),
 class ReportInput:
     """All that a report tells. Producer: the pipeline's last stage. Consumer: `write_report`.
 
-    `losses` maps a run's name "suite/world/condition" to its (step, nats per token). `command` makes the study again.
+    `losses` maps a run, "suite/.../condition", to its (step, nats per token). `command` makes the study again.
     `audit` has per suite the counts num_documents, num_questions, num_tests (questions that ask for an inference),
     verbatim_in_documents and verbatim_in_augmentations (of these), missing_requirements (questions whose documents are
     not all there); `methods`: per method the lines generated, how many are distinct, kept, and of the kept ones true

@@ -19,9 +19,19 @@ from data.rendering import BOOK_NAME, NONSENSE
 from data.store import write_json
 from data.weights import weights_fingerprint
 from pipeline.progress import bar
+from pipeline.recipe import default_section
+from pipeline.sets import make_worlds
 from train.pretrain.card import write_card
 from train.pretrain.loop import PretrainPlan, pretrain
-from train.pretrain.measure import Reader, Share, measure_choices, measure_generations, sample_test_world
+from train.pretrain.measure import (
+    Reader,
+    Share,
+    measure_choices,
+    measure_generations,
+    measure_inferences,
+    measure_questions,
+    sample_test_world,
+)
 
 MEASURES = "measures.json"
 MEASURE_SEED = 1_000_003  # a stream of worlds that no pretraining document comes from
@@ -38,7 +48,7 @@ def make_model(folder: Path, seed: int, threads: int) -> None:
     work = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(work, ignore_errors=True)
     started = time.monotonic()
-    with bar(Console(), "pretrain", plan.num_steps) as shown:
+    with bar(Console(), "pretrain", plan.total_steps) as shown:
 
         def show(metrics: dict[str, float]) -> None:
             note = f"length {metrics['length']}  loss {metrics['loss']:.2f}  answers {metrics['running']:.2f}"
@@ -68,6 +78,11 @@ def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
             longer = [sample_test_world(MEASURE_SEED, index, num_facts=num_facts) for index in range(NUM_WORLDS // 2)]
             tokens = max(len(reader.tokenizer(world.context)["input_ids"]) for world in longer)
             measured[f"{num_facts} facts, up to {tokens} tokens"] = measure_choices(reader, longer, MEASURE_SEED)
+        for name in ("semantic", "process"):
+            section = default_section(name, ("--lexicon", "tiny", "--worlds", str(NUM_WORLDS // 2)))
+            made = list(make_worlds(name, section, MEASURE_SEED))
+            measured[f"set {name}"] = measure_questions(reader, made)
+            measured[f"set {name}, generations"] = measure_inferences(reader, made, TEMPERATURE, MEASURE_SEED)
     report = {
         name: {key: {"value": share.value, "interval": share.interval, "n": share.count} for key, share in part.items()}
         for name, part in measured.items()

@@ -74,7 +74,10 @@ class ReversalCurse(SetSection):
 
 
 class Semantic(SetSection):
-    """A hierarchy of categories; `documents` in all (open), or documents of one sentence for each fact (tiny)."""
+    """A hierarchy of categories; `documents` in all (open), or documents of one sentence for each fact (tiny).
+
+    tiny: two levels, one category for every three members.
+    """
 
     at_full_size: ClassVar[dict[str, Any]] = {"categories": 110}
     only: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -82,19 +85,19 @@ class Semantic(SetSection):
         "tiny": ("documents_per_fact",),
     }
 
-    categories: int = Field(24, ge=12)
+    categories: int = Field(32, ge=12)
     documents: int = Field(2200, ge=1)
     questions_per_split: int = Field(400, ge=4)
     documents_per_fact: int = Field(1, ge=1)
 
 
 class Process(SetSection):
-    """A transform of terms with uncommon rules over so many named functions (tiny: over so many nouns)."""
+    """A transform of terms with uncommon rules over so many named functions (tiny: two steps over so many nouns)."""
 
     at_full_size: ClassVar[dict[str, Any]] = {"functions": 6, "questions_per_split": 200}
     only: ClassVar[dict[str, tuple[str, ...]]] = {"open": ("documents",), "tiny": ("documents_per_fact",)}
 
-    functions: int = Field(12, ge=4)
+    functions: int = Field(24, ge=4)
     documents: int = Field(1000, ge=1)
     questions_per_split: int = Field(60, ge=4)
     documents_per_fact: int = Field(1, ge=1)

@@ -81,7 +81,7 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             before_training(study, suites, base_jobs, placement)
             with space.timed("train"):
                 refs = train_all(study, runs, placement)
-            tuned_jobs = [_tuned_job(study, run, ref) for run, ref in zip(runs, refs, strict=True)]
+            tuned_jobs = [_tuned_job(suites, run, ref) for run, ref in zip(runs, refs, strict=True)]
             after_training(study, suites, tuned_jobs, placement)
         jobs = [*base_jobs, *tuned_jobs]
         scored = collect_outcomes(jobs, suites, study.scored)
@@ -98,7 +98,9 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             },
             recipe=recipe.model_dump(mode="json", by_alias=True),
             versions=installed_versions(),
-            losses={run.name: read_losses(Path(run.out)) for run in runs},
+            losses={
+                f"{job.suite}/{run.name}": read_losses(Path(run.out)) for job, run in zip(tuned_jobs, runs, strict=True)
+            },
             command=f"python -m pipeline run {recipe.study}",
         )
         report = write_report(content, space.root / "report")
@@ -234,9 +236,10 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
     return refs
 
 
-def _tuned_job(study: Study, run: FinetuneRun, ref: CheckpointRef) -> Job:
+def _tuned_job(suites: list[Suite], run: FinetuneRun, ref: CheckpointRef) -> Job:
     world, _, arm = run.name.rpartition("/")
-    return Job(world.partition("/")[0], world, finetuned_condition(arm), ref, ref.fingerprint)
+    suite = next(suite.name for suite in suites if world in suite.documents)
+    return Job(suite, world, finetuned_condition(arm), ref, ref.fingerprint)
 
 
 def augmentations_of(study: Study, suite: str) -> list[Augmentation]:

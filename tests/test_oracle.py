@@ -13,7 +13,7 @@ from data.worlds.closure import closure
 from data.worlds.curse.logic import load_people
 from data.worlds.curse.logic import logic as curse_logic
 from data.worlds.curse.world import fill as fill_person
-from data.worlds.derivation import PLAIN, SEMANTIC, derive
+from data.worlds.derivation import PLAIN, PROPERTIES, SEMANTIC, STEPS, derive
 from data.worlds.grammar import fill, print_statement
 from data.worlds.language import SEMANTIC_FORMS, Statement
 from data.worlds.oracle import CONTRADICTION, DERIVED, REVERSAL, STATED, UNREAD, UNSUPPORTED, Oracle
@@ -81,6 +81,36 @@ def test_inheritance_is_what_brute_force_finds(facts: list[Statement]) -> None:
 def test_syllogisms_and_comparisons_have_shortest_proofs(facts: list[Statement]) -> None:
     canonical = list(dict.fromkeys(fact.canonical() for fact in facts))
     assert_shortest(canonical, derive(facts, PLAIN), lambda some: set(closure(some)))
+
+
+def properties_step(known: set[Statement]) -> set[Statement]:
+    """The closure of the small sets, and members that inherit what their category is compared with."""
+    return set(closure(known)) | {
+        Statement("more", two.relation, one.first, two.second)
+        for one, two in itertools.product(known, known)
+        if (one.form, two.form) == ("all", "more") and one.second == two.first and one.first != two.second
+    }
+
+
+@given(statements({"all": ("",), "no": ("",), "more": ("rare", "kind")}))
+@settings(max_examples=150, deadline=None)
+def test_properties_of_the_small_sets_are_what_brute_force_finds(facts: list[Statement]) -> None:
+    assert_shortest(facts, derive(facts, PROPERTIES), lambda some: brute_force(some, properties_step))
+
+
+def steps_step(known: set[Statement]) -> set[Statement]:
+    """Of two single steps, one after the other, a double one."""
+    return {
+        Statement("is", f"{one.relation} of the {two.relation}", one.first, two.second)
+        for one, two in itertools.product(known, known)
+        if one.second == two.first and one.first != two.second and {one.relation, two.relation} <= {"maker", "ruler"}
+    }
+
+
+@given(statements({"is": ("maker", "ruler", "ruler of the maker")}))
+@settings(max_examples=150, deadline=None)
+def test_steps_of_the_small_sets_are_what_brute_force_finds(facts: list[Statement]) -> None:
+    assert_shortest(facts, derive(facts, STEPS), lambda some: brute_force(some, steps_step))
 
 
 @given(st.permutations(range(5)), statements({"kind": ("",), "trait": ("",)}))

@@ -12,32 +12,49 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.weights import weights_fingerprint
+from data.worlds.builder import MadeWorld
 from data.worlds.closure import closure, conclude, follows
-from data.worlds.language import parse
+from data.worlds.derivation import PROPERTIES, STEPS, derive
+from data.worlds.language import Statement, parse
 from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
-from train.pretrain.documents import lookup_document, sample_world, world_document
+from pipeline.recipe import default_section
+from pipeline.sets import make_worlds
+from train.pretrain.documents import Weighted, sample_world, world_document
 from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
+from train.pretrain.linked import linked_document, sample_hierarchy, sample_process
+from train.pretrain.lookups import lookup_document
 from train.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
-from train.pretrain.measure import Reader, measure_choices, measure_generations, sample_test_world
+from train.pretrain.measure import (
+    Reader,
+    measure_choices,
+    measure_generations,
+    measure_inferences,
+    measure_questions,
+    sample_test_world,
+)
 from train.pretrain.muon import orthogonalise
 from train.pretrain.tokenizer import build_tokenizer, vocabulary
 
 MODEL = Path(__file__).parent.parent / "models" / "tiny"
 
 
+def read_document(document: Weighted, length: int) -> tuple[list[Statement], list[str]]:
+    """The facts of a document, and the whole lines after its separator."""
+    words = [word for word, _ in document]
+    assert len(words) == length
+    lines = [line.strip() for line in " ".join(words).split(f" {END_OF_LINE}")[:-1]]  # the last line may be cut off
+    if SEPARATOR not in lines:
+        return [], []
+    cut = lines.index(SEPARATOR)
+    return [statement for line in lines[:cut] if (statement := parse(line))], lines[cut + 1 :]
+
+
 @given(st.integers(0, 10**6), st.sampled_from((48, 192, 768)))
 @settings(max_examples=60, deadline=None)
 def test_everything_after_the_separator_follows_from_what_stands_before(seed: int, length: int) -> None:
-    words = [word for word, _ in world_document(Random(seed), length)]
-    assert len(words) == length
-    lines = " ".join(words).split(f" {END_OF_LINE}")[:-1]  # the last line may be cut off
-    lines = [line.strip() for line in lines]
-    if SEPARATOR not in lines:
-        return
-    cut = lines.index(SEPARATOR)
-    facts = [statement for line in lines[:cut] if (statement := parse(line))]
+    facts, lines = read_document(world_document(Random(seed), length), length)
     known = closure(facts)
-    for line in lines[cut + 1 :]:
+    for line in lines:
         given, arrow, answer = line.partition(f" {ARROW} ")
         premise, therefore, claim = (answer if arrow else line).rpartition(f"{THEREFORE} ")
         if claim == NOTHING:
@@ -49,6 +66,40 @@ def test_everything_after_the_separator_follows_from_what_stands_before(seed: in
         if therefore:
             shared, _, partner = premise.partition(" : ")
             assert parse(partner) in facts and shared in partner.split() and shared in given.split(), line
+
+
+@given(st.integers(0, 10**6), st.sampled_from((48, 192, 768)))
+@settings(max_examples=60, deadline=None)
+def test_what_linked_documents_say_follows_and_is_deduced_from_both_premises(seed: int, length: int) -> None:
+    facts, lines = read_document(linked_document(Random(seed), length), length)
+    known = derive(facts, PROPERTIES) | derive(facts, STEPS)
+    needed = {fact for found in known.values() if len(found.proof) > 1 for fact in found.proof}
+    for line in lines:
+        given, arrow, answer = line.partition(f" {ARROW} ")
+        partner, therefore, claim = (answer if arrow else line).rpartition(f"{THEREFORE} ")
+        fact = parse(given.partition(" : ")[2]) if arrow else None
+        if claim == NOTHING:
+            assert fact.canonical() not in needed, line
+            continue
+        statement = parse(claim)
+        assert statement.canonical() in known, line
+        if therefore:
+            shared, _, other = partner.partition(" : ")
+            assert set(known[statement.canonical()].proof) <= {
+                fact.canonical(),
+                parse(other).canonical(),
+                statement.canonical(),
+            }
+            assert parse(other) in facts and shared in other.split() and shared in given.split(), line
+
+
+@pytest.mark.parametrize(("sample", "theory"), [(sample_hierarchy, PROPERTIES), (sample_process, STEPS)])
+def test_linked_worlds_know_all_that_two_facts_yield(sample, theory) -> None:
+    for seed in range(40):
+        world = sample(Random(seed), 30)
+        found = derive([fact for fact in world.facts if fact not in world.conclusions], theory)
+        yielded = {s for s, derivation in found.items() if len(derivation.proof) == 2}
+        assert {conclusion.canonical() for conclusion in world.conclusions} == yielded != set()
 
 
 @given(st.integers(0, 10**6))
@@ -123,16 +174,20 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
     rates = [learning_rate(plan, step) for step in range(plan.num_steps)]
     assert rates[0] < plan.learning_rate / 10 and max(rates) == plan.learning_rate
     assert 0 < rates[-1] < plan.learning_rate / 1000
+    again = [learning_rate(plan, step) for step in range(plan.num_steps, plan.total_steps)]
+    assert again[0] < plan.linked_rate / 10 and max(again) == plan.linked_rate
+    assert 0 < again[-1] < plan.linked_rate / 1000
 
 
 def test_a_seed_decides_the_weights(tmp_path) -> None:
     torch.set_num_threads(1)
     prints = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain(PretrainPlan(seed=seed, num_steps=3, tokens_per_step=192), tmp_path / name, lambda _: None)
+        plan = PretrainPlan(seed=seed, num_steps=3, linked_steps=2, tokens_per_step=192)
+        pretrain(plan, tmp_path / name, lambda _: None)
         prints.append(weights_fingerprint(tmp_path / name))
     assert prints[0] == prints[1] != prints[2]
-    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 3
+    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 5
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +224,25 @@ def test_long_contexts(reader: Reader) -> None:
     world = sample_test_world(79, 0, num_facts=237)
     assert 1_450 <= len(reader.tokenizer(world.context)["input_ids"]) <= 1_600
     assert measure_choices(reader, [world], seed=0)["reversal"].value >= 0.9
+
+
+def fresh_worlds(name: str, count: int) -> list[MadeWorld]:
+    """Worlds of a small set that are neither the demo's nor the card's."""
+    return list(make_worlds(name, default_section(name, ("--lexicon", "tiny", "--worlds", str(count))), seed=80))
+
+
+@pytest.mark.parametrize("name", ["semantic", "process"])
+def test_the_shipped_model_reads_and_writes_down_what_is_inherited_and_composed(reader: Reader, name: str) -> None:
+    worlds = fresh_worlds(name, 3)
+    for split, share in measure_questions(reader, worlds).items():
+        if split.startswith("without context"):
+            low, high = share.interval
+            assert low - 0.03 <= 0.25 <= high + 0.03, (split, share)
+        else:
+            assert share.value >= 0.8, (split, share)
+    written = measure_inferences(reader, worlds, temperature=0.7, seed=0)
+    assert written["reverse"].interval[1] >= 0.97 and written["rephrase"].interval[1] >= 0.97
+    assert written["deduce"].value >= 0.8
 
 
 def parameters(reader: Reader) -> int:

@@ -15,7 +15,7 @@ from data.worlds.builder import save_set
 from data.worlds.closure import closure
 from data.worlds.curse import world as curse
 from data.worlds.derivation import PLAIN, derive
-from data.worlds.language import Statement
+from data.worlds.language import Statement, parse
 from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
 from data.worlds.oracle import Oracle
 from data.worlds.process import world as process
@@ -199,9 +199,52 @@ def test_held_out_pairs_of_rules_are_never_shown() -> None:
             assert not [term for term in told if f"({name}(x))" in term]
 
 
+def test_small_categories_pass_their_properties_on() -> None:
+    (made,) = make_worlds("semantic", default_section("semantic", ("--lexicon", "tiny", "--worlds", "1")), seed=3)
+    told = [statement for document in made.documents if (statement := parse(document.text))]
+    above = {fact.first: fact.second for fact in told if fact.form == "all"}
+    properties = {(fact.first, fact.relation): fact.second for fact in told if fact.form == "more"}
+    held_out = set(made.notes["held_out"])
+    assert len(held_out) == len(set(above.values())) == len({above[name] for name in held_out}) == 8
+    assert not held_out & {fact.first for fact in told if fact.form != "all"}
+    assert not held_out & {fact.second for fact in told}
+    for split, of_held_out in (("syllogisms", False), ("category-holdout", True)):
+        asked = [question for question in made.questions if question.split == split]
+        assert len(asked) == (16 if of_held_out else 32)
+        for question in asked:
+            statement = parse(f"{question.prompt} {question.options[question.answer]}")
+            assert (statement.first in held_out) == of_held_out and (
+                statement.first,
+                statement.relation,
+            ) not in properties
+            assert properties[above[statement.first], statement.relation] == statement.second
+
+
+def test_small_processes_ask_for_pairs_of_steps_that_no_example_shows() -> None:
+    (made,) = make_worlds("process", default_section("process", ("--lexicon", "tiny", "--worlds", "1")), seed=3)
+    told = [statement for document in made.documents if (statement := parse(document.text))]
+    values = {(fact.relation, fact.first): fact.second for fact in told}
+    shown = {fact.relation for fact in told if " " in fact.relation}
+    held_out = set(made.notes["held_out"])
+    assert len(held_out) == len(shown) == 2 and not held_out & shown
+    for question in made.questions:
+        statement = parse(f"{question.prompt} {question.options[question.answer]}")
+        second, first = statement.relation.split(" of the ")
+        assert values[second, values[first, statement.first]] == statement.second
+        assert (statement.relation in held_out) == (question.split == "combinations")
+        assert ((statement.relation, statement.first) in values) == (question.split == "rephrased")
+        assert question.split == "rephrased" or statement.first not in {f.first for f in told if " " in f.relation}
+
+
+def test_small_sets_that_are_too_small_are_refused() -> None:
+    for name, key, value in (("semantic", "--categories", "15"), ("process", "--functions", "15")):
+        with pytest.raises(InputError, match="too few"):
+            list(make_worlds(name, default_section(name, ("--lexicon", "tiny", key, value)), seed=0))
+
+
 def test_small_sets_keep_to_the_lexicon() -> None:
     known = {*NOUNS, *FEATURES, *ROLES, *PUNCTUATION, *" ".join(PREAMBLES).split()}
-    known |= set("all some no are count as is the of".split())
+    known |= set("all some are more less seem than count as is called the of".split())
     for name, lexicon in MAKERS:
         if lexicon == "tiny" and name in ("semantic", "process"):
             for made in make_worlds(name, default_section(name, ("--lexicon", "tiny")), seed=0):

@@ -125,7 +125,25 @@ def _opposite_semantic(statement: Statement) -> list[Statement]:
     return []
 
 
+def _join_properties(one: Statement, two: Statement) -> list[Statement]:
+    if one.form == "all" and two.form == "more" and one.first != two.second:
+        return [replace(two, first=one.first)]
+    return conclude_plain(one, two)
+
+
+def _join_steps(one: Statement, two: Statement) -> list[Statement]:
+    # "r is the ruler of m", "m is the maker of u": two steps at most, so that the closure is finite.
+    if one.form == two.form == "is" and " " not in one.relation + two.relation and one.first != two.second:
+        return [Statement("is", f"{one.relation} of the {two.relation}", one.first, two.second)]
+    return []
+
+
 # Comparisons are transitive, quantified statements convert and chain: `data.worlds.closure` has the rules.
 PLAIN = Theory(_alone_plain, conclude_plain, _name_plain, _opposite_plain)
 # Categories: kinds are transitive, and everything else is inherited from the kinds above.
 SEMANTIC = Theory(lambda _: [], _join_inherited, _name_plain, _opposite_semantic)
+# The same, and comparisons are properties: what is said of a category holds of its members. Nothing is said here of
+# what is compared with a category: no document of the small worlds does so.
+PROPERTIES = Theory(_alone_plain, _join_properties, _name_plain, _opposite_plain)
+# What one step makes, the next step takes.
+STEPS = Theory(lambda _: [], _join_steps, lambda _, proof: f"steps-{len(proof)}", lambda _: [])

@@ -28,13 +28,14 @@ _REVERSED_FORM = {"more": "less", "less": "more", "is": "of", "of": "is", "all":
 SEMANTIC_FORMS = {"kind": "kinds", "trait": "traits", "able": "ables", "part": "parts", "link": "linked"}
 _REVERSED_FORM |= SEMANTIC_FORMS | {backward: forward for forward, backward in SEMANTIC_FORMS.items()}
 _BACKWARD = frozenset(("less", "of", *SEMANTIC_FORMS.values()))
+_ROLE = r"(?P<r>[a-z]+(?: of the [a-z]+)?)"  # a role, or one role after another: "the ruler of the maker of skug"
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
     """`form` is a key of PHRASINGS, or one of the semantic forms; `first` is named first.
 
-    `relation` is a feature, a role or a verb, "" where the form says it all.
+    `relation` is a feature, a role (or two of them: "ruler of the maker") or a verb, "" where the form says it all.
     """
 
     form: str
@@ -78,8 +79,14 @@ def parse(text: str) -> Statement | None:
 @cache
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
     word = r"(?P<{}>[a-z]+)"
+    relations = {"is": _ROLE, "of": _ROLE}
     return tuple(
-        (form, re.compile(phrasing.format(a=word.format("a"), b=word.format("b"), r=word.format("r"))))
+        (
+            form,
+            re.compile(
+                phrasing.format(a=word.format("a"), b=word.format("b"), r=relations.get(form, word.format("r")))
+            ),
+        )
         for form, phrasings in PHRASINGS.items()
         for phrasing in phrasings
     )

@@ -5,11 +5,11 @@ from functools import cache, partial
 
 from data.sentences import split_sentences
 from data.worlds.curse.logic import logic as curse_logic
-from data.worlds.derivation import PLAIN, contradicts, derive
+from data.worlds.derivation import PLAIN, PROPERTIES, STEPS, contradicts, derive
 from data.worlds.language import parse
 from data.worlds.oracle import Logic, Reading
 from data.worlds.process.logic import logic as process_logic
-from data.worlds.process.small import logic as small_process_logic
+from data.worlds.process.small import contradicts as contradicts_steps
 from data.worlds.semantic.logic import logic as semantic_logic
 from data.worlds.simple.logic import logic as simple_logic
 
@@ -18,6 +18,18 @@ from data.worlds.simple.logic import logic as simple_logic
 def plain_logic() -> Logic:
     """The closed language of the small sets, sentence by sentence."""
     return Logic(_read_plain, partial(derive, theory=PLAIN), partial(contradicts, theory=PLAIN))
+
+
+@cache
+def _small_semantic_logic() -> Logic:
+    """The same language; members inherit the properties of their category."""
+    return Logic(_read_plain, partial(derive, theory=PROPERTIES), partial(contradicts, theory=PROPERTIES))
+
+
+@cache
+def _small_process_logic() -> Logic:
+    """The same language; steps follow one another."""
+    return Logic(_read_plain, partial(derive, theory=STEPS), contradicts_steps)
 
 
 @cache
@@ -55,10 +67,10 @@ def _curse_logic() -> Logic:
 
 _LOGICS: dict[str, Callable[[], Logic]] = {
     "process": process_logic,
-    "process-tiny": small_process_logic,
+    "process-tiny": _small_process_logic,
     "reversal-curse": _curse_logic,
     "reversals": simple_logic,
     "syllogisms": simple_logic,
     "semantic": semantic_logic,
-    "semantic-tiny": plain_logic,
+    "semantic-tiny": _small_semantic_logic,
 }

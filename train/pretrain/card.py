@@ -49,11 +49,12 @@ def write_card(folder: Path, plan: Mapping[str, Any], measured: Mapping[str, Map
     with safe_open(folder / "model.safetensors", "pt") as weights:
         parameters = sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     rows = [f"| {name} | {key} | {share} |" for name, part in measured.items() for key, share in part.items()]
+    steps = plan["num_steps"] + plan["linked_steps"]
     text = TEXT.format(
         parameters=parameters,
-        tokens=plan["num_steps"] * plan["tokens_per_step"],
+        tokens=steps * plan["tokens_per_step"],
         seed=plan["seed"],
-        steps=plan["num_steps"],
+        steps=steps,
         minutes=plan["seconds"] / 60,
         threads=plan["threads"],
         vocabulary=len(vocabulary()),

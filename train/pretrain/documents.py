@@ -5,7 +5,7 @@ its facts, then a separator, then lines that follow from them: restatements, rev
 lines (`reverse : F => R`). Every token carries a loss weight: high where the context decides it, low elsewhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
@@ -21,6 +21,7 @@ from data.worlds.lexicon import (
     PREAMBLES,
     ROLES,
     SEPARATOR,
+    TASKS,
     THEREFORE,
 )
 
@@ -37,6 +38,7 @@ WORLD_MIXES: tuple[tuple[str, ...], ...] = (
     ("comparison", "role", "quantified"),
 )
 TOKENS_PER_FACT = 7.0
+REVERSE, REPHRASE, DEDUCE = TASKS
 _DIRECTION = frozenset("more less all some no nothing follows".split())
 _RELATION = frozenset(FEATURES + ROLES)
 _ENTITY = frozenset(NOUNS)
@@ -143,19 +145,42 @@ def weigh(text: str, weights: LineWeights, *, opening: float | None = None) -> W
 
 def world_document(rng: Random, length: int) -> Weighted:
     """A fresh world and what follows from it, of exactly `length` words (without the leading <s>)."""
+    world = sample_world(rng, draw_num_facts(rng, length))
+
+    def task_line(preambles: float) -> Weighted:
+        fact = rng.choice(world.facts)
+        task = draw_task(rng)
+        if task == DEDUCE and world.conclusions and rng.random() < 0.7:
+            fact = rng.choice(list(world.conclusions))
+        return write_task(rng, task, fact, _deduction(world, fact) if task == DEDUCE else [], preambles)
+
+    return compose(rng, length, world.facts, lambda: _plain_line(rng, world), task_line)
+
+
+def draw_num_facts(rng: Random, length: int) -> int:
+    """How many facts a document of so many words states; now and then one alone, as local tasks have it."""
     share = rng.uniform(0.25, 0.6)
-    num_facts = max(1, round(length * share / TOKENS_PER_FACT))
     if length < 200 and rng.random() < 0.15:
-        num_facts = 1
-    world = sample_world(rng, num_facts)
+        return 1
+    return max(1, round(length * share / TOKENS_PER_FACT))
+
+
+def compose(
+    rng: Random,
+    length: int,
+    facts: Sequence[Statement],
+    plain_line: Callable[[], Weighted],
+    task_line: Callable[[float], Weighted],
+) -> Weighted:
+    """Facts, a separator, and lines of both kinds up to `length` words; `task_line` takes the share of preambles."""
     preambles, phrasings = rng.choice((0.0, 0.3, 1.0)), rng.choice((0.0, 0.5))
     words: Weighted = []
-    for fact in world.facts:
+    for fact in facts:
         words += [*weigh(_dress(rng, fact, preambles, phrasings), FACT), (END_OF_LINE, 0.02)]
     words += [(SEPARATOR, 0.02), (END_OF_LINE, 0.02)]
     tasks = rng.choices((0.0, 0.5, 1.0), (0.3, 0.4, 0.3))[0]
     while len(words) < length:
-        words += _task_line(rng, world, preambles) if rng.random() < tasks else _plain_line(rng, world)
+        words += task_line(preambles) if rng.random() < tasks else plain_line()
     return words[:length]
 
 
@@ -175,25 +200,32 @@ def _plain_line(rng: Random, world: World) -> Weighted:
         statement = fact.reversed()
     else:
         statement = fact
+    return write_plain(rng, statement, PLAIN, concludes=statement in world.conclusions.values())
+
+
+def write_plain(rng: Random, statement: Statement, weights: LineWeights, *, concludes: bool) -> Weighted:
+    """A statement as a line of its own, in some phrasing; half of the conclusions are introduced as such."""
     phrasing = 0 if rng.random() < 0.8 else rng.randrange(3)
-    opening = f"{CONCLUSION} " if statement in world.conclusions.values() and rng.random() < 0.5 else ""
-    return [*weigh(opening + statement.text(phrasing), PLAIN, opening=0.05), (END_OF_LINE, 0.1)]
+    opening = f"{CONCLUSION} " if concludes and rng.random() < 0.5 else ""
+    return [*weigh(opening + statement.text(phrasing), weights, opening=0.05), (END_OF_LINE, 0.1)]
 
 
-def _task_line(rng: Random, world: World, preambles: float) -> Weighted:
-    fact = rng.choice(world.facts)
-    task = rng.choices(("reverse", "rephrase", "deduce"), (0.25, 0.2, 0.55))[0]
-    if task == "deduce" and world.conclusions and rng.random() < 0.7:
-        fact = rng.choice(list(world.conclusions))
+def draw_task(rng: Random) -> str:
+    """One of the three instructions."""
+    return rng.choices((REVERSE, REPHRASE, DEDUCE), (0.25, 0.2, 0.55))[0]
+
+
+def write_task(rng: Random, task: str, fact: Statement, deduction: Weighted, preambles: float) -> Weighted:
+    """An instruction line about a fact; `deduction` is its answer where the task is to deduce."""
     given = weigh(_dress(rng, fact, preambles, 0.1), GIVEN)
-    if task == "reverse":
+    if task == REVERSE:
         answer = weigh(fact.reversed().text(), ANSWER)
-    elif task == "rephrase":
+    elif task == REPHRASE:
         phrasing = rng.randrange(1, 3)
         preamble = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
         answer = weigh(preamble + fact.text(phrasing), REPHRASED, opening=0.3)
     else:
-        answer = _deduction(world, fact)
+        answer = deduction
     return [(task, 0.02), (":", 0.1), *given, (ARROW, 0.2), *answer, (END_OF_LINE, 0.3)]
 
 
@@ -205,41 +237,3 @@ def _deduction(world: World, fact: Statement) -> Weighted:
     shared = fact.second if fact.second == partner.first else fact.first
     trace = [(shared, 1.0), (":", 0.2), *weigh(partner.text(), ANSWER), *weigh(THEREFORE, ANSWER)]
     return [*trace, *weigh(conclusion.text() if conclusion else NOTHING, ANSWER)]
-
-
-def lookup_document(rng: Random, length: int, *, chained: bool) -> Weighted:
-    """Key-value pairs and their look-ups, forward, backward or over two pairs: the circuits that all else builds on.
-
-    A chained document has pairs (A B, B C) and also asks for the far end of A, marked by a filler word of its own.
-    """
-    gap, lead = rng.randrange(5), rng.randrange(2)
-    *fillers, far = rng.sample(PREAMBLE_WORDS, gap + lead + 1)
-    num_pairs = max(2, round(length * rng.uniform(0.3, 0.5) / (3 + gap + lead)))
-    names = rng.sample(NOUNS, 2 * num_pairs)
-    pairs = list(zip(names[::2], names[1::2], strict=True))
-    chains = []
-    if chained:
-        triples = [names[3 * i : 3 * i + 3] for i in range(max(1, num_pairs // 2))]
-        pairs = [pair for a, b, c in triples for pair in ((a, b), (b, c))]
-        chains = [(a, c) for a, _, c in triples]
-        rng.shuffle(pairs)
-    backward = rng.choice((0.0, 0.0, 0.5, 1.0))
-    words: Weighted = []
-
-    def line(one: str, two: str, answer: float, between: Sequence[str]) -> Weighted:
-        head = [(word, 0.02) for word in (*fillers[:lead], one, *between)]
-        return [*head, (two, answer), (END_OF_LINE, 0.02)]
-
-    for one, two in pairs:
-        words += line(one, two, 0.0, fillers[lead:])
-    words += [(SEPARATOR, 0.02), (END_OF_LINE, 0.02)]
-    while len(words) < length:
-        if chains and rng.random() < 0.6:
-            words += line(*rng.choice(chains), 1.0, [far, *fillers[lead + 1 :]])
-            continue
-        one, two = rng.choice(pairs)
-        words += line(*((two, one) if rng.random() < backward else (one, two)), 1.0, fillers[lead:])
-    return words[:length]
-
-
-PREAMBLE_WORDS = tuple(dict.fromkeys(" ".join(PREAMBLES).replace(",", "").split()))

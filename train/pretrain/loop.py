@@ -14,8 +14,10 @@ import torch
 from transformers import LlamaForCausalLM
 
 from data.seeds import stream
-from train.pretrain.documents import Weighted, lookup_document, world_document
+from train.pretrain.documents import Weighted, world_document
 from train.pretrain.initialise import build_model
+from train.pretrain.linked import linked_document
+from train.pretrain.lookups import lookup_document
 from train.pretrain.muon import Muon
 from train.pretrain.tokenizer import BOS, save_tokenizer, vocabulary
 
@@ -36,10 +38,18 @@ class PretrainPlan:
     learning_rate: float = 2e-3  # at 3e-3 one seed of three stood still at its first lengths until the rate fell
     warmup_steps: int = 30
     decay_from: float = 0.3
+    linked_steps: int = 3000  # come last: linked worlds join, and the optimisers start anew at a rate of their own
+    linked_share: float = 0.5  # of the documents that are no look-ups
+    linked_rate: float = 1e-3
     window: int = 2048
     width: int = 128
     layers: int = 3
     heads: int = 4
+
+    @property
+    def total_steps(self) -> int:
+        """All steps, those with linked worlds among them."""
+        return self.num_steps + self.linked_steps
 
 
 @dataclass
@@ -61,10 +71,13 @@ class Curriculum:
 
 
 def learning_rate(plan: PretrainPlan, step: int) -> float:
-    """Linear warmup, constant, then linear to zero from the share `decay_from` of all steps on."""
+    """Linear warmup, constant, then linear to zero from the share `decay_from` of the steps on; twice, where linked."""
+    peak, num_steps = plan.learning_rate, plan.num_steps
+    if step >= plan.num_steps:
+        peak, num_steps, step = plan.linked_rate, plan.linked_steps, step - plan.num_steps
     warm = min(1.0, (step + 1) / plan.warmup_steps)
-    left = (plan.num_steps - step) / (plan.num_steps * (1 - plan.decay_from))
-    return plan.learning_rate * warm * min(1.0, left)
+    left = (num_steps - step) / (num_steps * (1 - plan.decay_from))
+    return peak * warm * min(1.0, left)
 
 
 def pretrain(plan: PretrainPlan, folder: Path, on_step: Callable[[dict[str, float]], None]) -> LlamaForCausalLM:
@@ -72,37 +85,51 @@ def pretrain(plan: PretrainPlan, folder: Path, on_step: Callable[[dict[str, floa
     torch.set_flush_denormal(True)
     _keep_freed_memory()
     model = build_model(plan.seed, window=plan.window, width=plan.width, layers=plan.layers, heads=plan.heads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device).train()
+    model.to("cuda" if torch.cuda.is_available() else "cpu").train()
+    curriculum = Curriculum(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with (folder / "metrics.jsonl").open("w") as log:
+
+        def record(metrics: dict[str, float]) -> None:
+            log.write(json.dumps({**metrics, "seconds": round(time.monotonic() - started, 1)}) + "\n")
+            on_step({**metrics, "running": curriculum.accuracy})
+
+        learn(model, plan, curriculum, range(plan.num_steps), record)
+        learn(model, plan, curriculum, range(plan.num_steps, plan.total_steps), record)
+    model.eval()
+    model.save_pretrained(folder)
+    save_tokenizer(folder, plan.window)
+    return model
+
+
+def learn(
+    model: LlamaForCausalLM,
+    plan: PretrainPlan,
+    curriculum: Curriculum,
+    steps: range,
+    record: Callable[[dict[str, float]], None],
+) -> None:
+    """Take these steps of the plan, with fresh optimisers; all that a step does follows from its number."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     inner = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in inner]
     muon = Muon(matrices, lr=plan.learning_rate)
     adamw = torch.optim.AdamW(others, lr=plan.learning_rate / 2, betas=(0.9, 0.95), weight_decay=0.0)
-    curriculum = Curriculum(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with (folder / "metrics.jsonl").open("w") as log:
-        for step in range(plan.num_steps):
-            stage = _choose_stage(plan, curriculum, step)
-            ids, targets, weights = _batch(plan, step, stage, curriculum.stage, device)
-            loss, accuracy = _weighted_loss(model, ids, targets, weights)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            rate = learning_rate(plan, step)
-            muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = rate, rate / 2
-            muon.step()
-            adamw.step()
-            model.zero_grad(set_to_none=True)
-            if stage == curriculum.stage:
-                curriculum.observe(accuracy)
-            metrics = {"step": step, "length": plan.lengths[stage], "loss": loss.item(), "accuracy": accuracy}
-            log.write(json.dumps({**metrics, "seconds": round(time.monotonic() - started, 1)}) + "\n")
-            on_step({**metrics, "running": curriculum.accuracy})
-    model.eval()
-    model.save_pretrained(folder)
-    save_tokenizer(folder, plan.window)
-    return model
+    for step in steps:
+        stage = _choose_stage(plan, curriculum, step)
+        ids, targets, weights = _batch(plan, step, stage, curriculum.stage, str(model.device))
+        loss, accuracy = _weighted_loss(model, ids, targets, weights)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        rate = learning_rate(plan, step)
+        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = rate, rate / 2
+        muon.step()
+        adamw.step()
+        model.zero_grad(set_to_none=True)
+        if stage == curriculum.stage:
+            curriculum.observe(accuracy)
+        record({"step": step, "length": plan.lengths[stage], "loss": loss.item(), "accuracy": accuracy})
 
 
 def _keep_freed_memory() -> None:
@@ -133,6 +160,8 @@ def _batch(
         if rng.random() < plan.lookup_shares[stage]:
             chained = learned >= plan.chained_from and rng.random() < 0.5
             document = lookup_document(rng, length, chained=chained)
+        elif step >= plan.num_steps and rng.random() < plan.linked_share:
+            document = linked_document(rng, length)
         else:
             document = world_document(rng, length)
         documents.append([(BOS, 0.0), *document])

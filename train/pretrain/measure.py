@@ -4,19 +4,34 @@ The worlds come from a stream of their own, so no pretraining document shares th
 or a model in memory; returns counts that the model card prints.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from random import Random
 
 import torch
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from data.records import Question
 from data.seeds import stream
-from data.worlds.builder import NUM_OPTIONS
+from data.worlds.builder import NUM_OPTIONS, MadeWorld
 from data.worlds.closure import closure, conclude, follows
 from data.worlds.language import Statement, parse
-from data.worlds.lexicon import ARROW, END_OF_LINE, FEATURES, NOTHING, NOUNS, PREAMBLES, ROLES, SEPARATOR, THEREFORE
+from data.worlds.lexicon import (
+    ARROW,
+    END_OF_LINE,
+    FEATURES,
+    NOTHING,
+    NOUNS,
+    PREAMBLES,
+    ROLES,
+    SEPARATOR,
+    TASKS,
+    THEREFORE,
+)
+from data.worlds.logics import logic_of
+from data.worlds.oracle import Oracle
 
 LINE_TOKENS = 24
 
@@ -176,23 +191,33 @@ def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature
     """
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
-        known = closure(world.facts)
-        paired = {premise for one, two, _ in world.pairs for premise in (one, two)}
-        for task in ("reverse", "rephrase", "deduce"):
-            prompts = [f"{task} : {fact.text()} {ARROW}" for fact in world.facts]
-            lines = reader.write(world.context, prompts, temperature, seed + number)
-            for fact, line in zip(world.facts, lines, strict=True):
-                hits.setdefault(task, []).append(_is_true(task, fact, line, fact in paired, known))
-                if task == "deduce":
-                    kind = "deduce, something follows" if fact in paired else "deduce, nothing follows"
-                    hits.setdefault(kind, []).append(hits[task][-1])
+        linked = {premise for one, two, _ in world.pairs for premise in (one, two)}
+        write = partial(reader.write, world.context, temperature=temperature, seed=seed + number)
+        _judge(hits, world.facts, linked, closure(world.facts), write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
-def _is_true(task: str, fact: Statement, line: str, paired: bool, known: frozenset[Statement]) -> bool:
+def _judge(
+    hits: dict[str, list[bool]],
+    facts: Sequence[Statement],
+    linked: set[Statement],
+    known: frozenset[Statement],
+    write: Callable[[Sequence[str]], list[str]],
+) -> None:
+    """Add to `hits`, by task, whether what is written about each fact is true; `linked` are those that lead on."""
+    for task in TASKS:
+        lines = write([f"{task} : {fact.text()} {ARROW}" for fact in facts])
+        for fact, line in zip(facts, lines, strict=True):
+            hits.setdefault(task, []).append(_is_true(task, fact, line, fact in linked, known))
+            if task == "deduce":
+                kind = "deduce, something follows" if fact in linked else "deduce, nothing follows"
+                hits.setdefault(kind, []).append(hits[task][-1])
+
+
+def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozenset[Statement]) -> bool:
     line = line.rpartition(f"{THEREFORE} ")[2]
     if task == "deduce" and line == NOTHING:
-        return not paired
+        return not linked
     statement = parse(line)
     if statement is None or not follows(statement, known):
         return False
@@ -202,3 +227,35 @@ def _is_true(task: str, fact: Statement, line: str, paired: bool, known: frozens
     if task == "rephrase":
         return same and statement.first == fact.first and line != fact.text()
     return not same and not turned
+
+
+def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, Share]:
+    """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
+
+    For splits whose options are single words.
+    """
+    hits: dict[str, list[bool]] = {}
+    for world in worlds:
+        asked: Sequence[Question] = world.questions
+        for prefix, context in (("", _context_of(world)), ("without context: ", "")):
+            chosen = reader.choose(context, [q.prompt for q in asked], [q.options for q in asked])
+            for question, index in zip(asked, chosen, strict=True):
+                hits.setdefault(prefix + question.split, []).append(index == question.answer)
+    return {name: Share(sum(found), len(found)) for name, found in hits.items()}
+
+
+def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature: float, seed: int) -> dict[str, Share]:
+    """What `measure_generations` measures, about the facts of made sets and by their oracles."""
+    hits: dict[str, list[bool]] = {}
+    for number, world in enumerate(worlds):
+        oracle = Oracle(world.documents, logic_of(world.name))
+        used = {fact for found in oracle.derived.values() if len(found.proof) > 1 for fact in found.proof}
+        facts = list(oracle.stated)
+        known, linked = frozenset(oracle.derived), {fact for fact in facts if fact.canonical() in used}
+        write = partial(reader.write, _context_of(world), temperature=temperature, seed=seed + number)
+        _judge(hits, facts, linked, known, write)
+    return {name: Share(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _context_of(world: MadeWorld) -> str:
+    return END_OF_LINE.join([*(document.text for document in world.documents), SEPARATOR, ""])

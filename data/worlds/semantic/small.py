@@ -1,52 +1,77 @@
-"""A semantic world within the embedded model's lexicon.
+"""A semantic world within the embedded model's lexicon: categories, their members, and what the members inherit.
 
-Categories and properties alike are nouns and every fact is "all a are b", so that the statements and the deductions are
-those that the model has learned. The splits are those of the full set. `rephrased` asks in a phrasing that no document
-uses; the reversal of "all a are b" is "some b are a", the strongest statement that follows the other way round.
+"all skug are vaff" puts a category below another, "vaff are more curious than zusu" tells a property: so all skug are
+more curious than zusu. Two levels, one step of inheritance. The splits are those of the full set. `rephrased` asks in
+a phrasing that no document uses; reversals are "zusu are less curious than vaff", and "some vaff are skug", the
+strongest statement that follows the other way round.
 """
 
 from collections.abc import Sequence
 from random import Random
 
 from data.baselines import NgramModel
+from data.errors import InputError
 from data.seeds import stream
 from data.worlds.blocks import NUM_OPTIONS, Item, Truths, list_truths, make_blocks
 from data.worlds.builder import World
-from data.worlds.derivation import PLAIN, derive
+from data.worlds.derivation import PROPERTIES, derive
 from data.worlds.language import PHRASINGS, Statement
 from data.worlds.leveller import Leveller
-from data.worlds.semantic.hierarchy import hold_out, make_hierarchy
-from data.worlds.semantic.world import HOLDOUT, HOLDOUT_SHARE, REPHRASED, REVERSALS, SYLLOGISMS
+from data.worlds.lexicon import FEATURES
+from data.worlds.semantic.world import HOLDOUT, REPHRASED, REVERSALS, SYLLOGISMS
 
+MEMBERS = 3  # of each category, the last of them held out: of it nothing but its category is told
+PROPERTIES_TOLD = 2  # of each category; of each member that is not held out, one of its own
 UNUSED_PHRASING = 2  # of PHRASINGS: kept for the tests
 
 
 def make_world(seed: int, index: int, *, categories: int, documents_per_fact: int) -> World:
-    """One world; each fact stands in `documents_per_fact` documents of one sentence."""
+    """One world of so many categories, members among them; each fact stands in `documents_per_fact` documents."""
     rng = stream(seed, "semantic-tiny", index)
     world = World(f"semantic-tiny/w{index}", rng)
-    hierarchy = make_hierarchy(categories, _Nouns(world))
-    held_out = hold_out(hierarchy, HOLDOUT_SHARE, rng)
-    told = [f for f in hierarchy.facts if f.form != "link" and (f.form == "kind" or f.first not in held_out)]
-    facts = [Statement("all", "", fact.first, fact.second) for fact in told]
+    num_groups = categories // (MEMBERS + 1)
+    if num_groups < NUM_OPTIONS:
+        raise InputError(
+            f"{categories} categories are too few for questions with {NUM_OPTIONS} options",
+            where="data.semantic.categories",
+            mend=f"ask for {NUM_OPTIONS * (MEMBERS + 1)} or more",
+        )
+    groups = [world.noun() for _ in range(num_groups)]
+    parents = {world.noun(): groups[number % num_groups] for number in range(categories - num_groups)}
+    held_out = tuple(sorted({group: member for member, group in parents.items()}.values()))
+    facts = [Statement("all", "", member, group) for member, group in parents.items()]
+    features = rng.sample(FEATURES, len(FEATURES))
+    facts += _tell_properties(world, groups, PROPERTIES_TOLD, features)
+    facts += _tell_properties(world, [member for member in parents if member not in held_out], 1, features[::-1])
     for fact in rng.sample(facts, len(facts)):
         world.state(fact, times=documents_per_fact)
-    derived = derive(facts, PLAIN)
+    derived = derive(facts, PROPERTIES)
     items: dict[str, list[Item]] = {split: [] for split in (REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT)}
     for statement, derivation in derived.items():
-        if statement.form != "all":
-            continue
-        # Categories stand in more documents than properties do: mixed among options, they would be told by frequency.
-        kind = "category" if statement.second in hierarchy.categories else "property"
+        # Answers of one kind stand in equally many documents: else they would be told apart by frequency.
+        kind = (statement.form, statement.relation)
         if derivation.inference != "stated":
-            split = HOLDOUT if statement.first in held_out else SYLLOGISMS
-            items[split].append(Item(statement, derivation.proof, derivation.inference, kind))
+            if statement.form == "more":
+                split = HOLDOUT if statement.first in held_out else SYLLOGISMS
+                items[split].append(Item(statement, derivation.proof, derivation.inference, kind))
         elif statement.first not in held_out:
             items[REPHRASED].append(Item(statement, derivation.proof, REPHRASED, kind))
             items[REVERSALS].append(Item(statement.reversed(), derivation.proof, "reversal", kind))
-    _ask(world, items, list_truths(derived), rng)
+    _ask(world, items, list_truths(turned for s in derived for turned in (s, s.reversed())), rng)
     world.notes["held_out"] = list(held_out)
     return world
+
+
+def _tell_properties(world: World, subjects: Sequence[str], count: int, features: Sequence[str]) -> list[Statement]:
+    """So many properties of each subject, each with a noun of its own.
+
+    Taken from the first half of the features; each is told of four subjects or more, so that questions about it have
+    enough wrong options.
+    """
+    num_features = min(len(features) // 2, max(count, count * len(subjects) // NUM_OPTIONS))
+    deck = [features[number % num_features] for number in range(count * len(subjects))]
+    told = [(subject, deck[count * number + turn]) for number, subject in enumerate(subjects) for turn in range(count)]
+    return [Statement("more", feature, subject, world.noun()) for subject, feature in told]
 
 
 def _ask(world: World, items: dict[str, list[Item]], truths: Truths, rng: Random) -> None:
@@ -66,11 +91,5 @@ def _ask(world: World, items: dict[str, list[Item]], truths: Truths, rng: Random
 
 
 def _prompt(statement: Statement, phrasing: int) -> str:
-    return PHRASINGS[statement.form][phrasing].removesuffix("{b}").format(a=statement.first).rstrip()
-
-
-class _Nouns:
-    """The lexicon's nouns, for whatever the hierarchy needs a word for."""
-
-    def __init__(self, world: World) -> None:
-        self.noun = self.verb = self.adjective = world.noun
+    text = PHRASINGS[statement.form][phrasing].removesuffix("{b}")
+    return text.format(a=statement.first, r=statement.relation).rstrip()
