@@ -82,9 +82,7 @@ def test_the_cards_header_matches_the_files(made: Path, tmp_path: Path, caplog: 
 def test_rows_of_one_split_alone_keep_their_types(tmp_path: Path) -> None:
     write_folder(tmp_path / "questions", Question, QUESTIONS[:1])  # an empty list, of which JSON cannot tell the type
     export(tmp_path / "questions", tmp_path / "out", "jsonl")
-    found = datasets.load_dataset(
-        str(tmp_path / "out"), "questions", split="as_trained", cache_dir=tmp_path / "cache"
-    )
+    found = datasets.load_dataset(str(tmp_path / "out"), "questions", split="as_trained", cache_dir=tmp_path / "cache")
     assert found.features["requires"] == datasets.List(datasets.Value("string"))
     assert found.features["answer"] == datasets.Value("int64")
 
