@@ -198,7 +198,7 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
                 "step": s,
                 "loss": loss,
                 "learning_rate": learning_rate(run, s),
-                "tokens": taken.tokens,
+                "total_tokens": taken.tokens,
                 "tokens_per_second": round(rate),
             }
             for s, (loss, (taken, _)) in enumerate(zip(losses, stretch, strict=True), start=first)

@@ -28,7 +28,7 @@ def summed_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     labels = torch.from_numpy(batch.labels).to(logits.device)
     if batch.teacher is None:
         return _cross_entropy(logits, labels)
-    places = torch.from_numpy(batch.teacher.places).to(logits.device)
+    places = torch.from_numpy(batch.teacher.places).to(logits.device) & (labels != IGNORED)
     return _cross_entropy(logits, labels.masked_fill(places, IGNORED)) + _taught(logits, batch.teacher, places)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +32,8 @@ class TextSource:
     relative to the other sources' weights; all sources have one or none has. The text of `prompt_column`, if it is
     named, is read before each text and not learned. A folder of `Distribution` records brings its own tokens.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
 
     folder: str
     world: str = ""
