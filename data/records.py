@@ -151,6 +151,24 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a teacher with a context expects in a text of n tokens. Producer: an engine. Consumer: `train`.
+
+    `token_ids` are the text's tokens, without the context. `top_ids` and `top_log_probs` (nats) are the `num_top`
+    likeliest tokens in place of each of the tokens 1 to n-1, place after place. `vocabulary` names what the ids belong
+    to: the `data.seeds.vocabulary_fingerprint` of the tokenizer.
+    """
+
+    text_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    top_ids: tuple[int, ...]
+    top_log_probs: tuple[float, ...]
+    num_top: int
+    vocabulary: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A row that has no answer, and why: never a score of zero. Producers: an engine, a pool actor. Consumer: stages.
 

@@ -87,7 +87,7 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--model", required=True, help="a folder or a hub model")
     train.add_argument("--documents", type=Path, required=True, help="a made set, or a folder of documents")
     train.add_argument("--augmentations", type=Path, help="what `augment` wrote")
-    train.add_argument("--steps", type=int, default=240)
+    _add_texts(train)
     train.add_argument("--batch-size", type=int, default=32, help="texts a step, over all ranks")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="peak; 3e-3 suits the embedded model")
     train.add_argument("--stage", type=int, default=1, choices=(0, 1, 2, 3), help="ZeRO stage")
@@ -112,6 +112,21 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--address", help="a running Ray cluster (default: this machine)")
     for verb in (augment, train):
         verb.add_argument("--seed", type=int, default=0)
+
+
+def _add_texts(train: argparse.ArgumentParser) -> None:
+    """What `train` learns, how much of it, and how it is laid out."""
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="the budget in steps (default: 240)")
+    budget.add_argument("--tokens", type=int, help="the budget in tokens that are learned")
+    budget.add_argument("--epochs", type=float, help="the budget in rounds over all texts")
+    train.add_argument("--replay", type=Path, help="general text beside the documents: a folder of documents")
+    train.add_argument("--teacher", type=Path, help="distributions of a teacher in context, to learn instead of tokens")
+    train.add_argument("--mix", metavar="WEIGHTS", help="shares of tokens, e.g. documents=0.5,augmentations=0.5")
+    train.add_argument("--text-column", default="text", help="of the documents (default: text)")
+    train.add_argument("--prompt-column", default="", help="of the documents: read before each text, not learned")
+    train.add_argument("--batch-tokens", type=int, default=0, help="bounds the tokens of a batch instead of its texts")
+    train.add_argument("--layout", choices=("auto", "packed", "padded"), default="auto", help="how texts share rows")
 
 
 def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

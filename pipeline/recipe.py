@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from data.errors import InputError
 from pipeline.set_sections import Data, Section, SetSection
+from pipeline.train_section import TrainingTexts
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
@@ -23,10 +24,9 @@ class Augment(Section):
     temperature: float = Field(0.7, ge=0)
 
 
-class Train(Section):
-    """One finetuning recipe for all arms: they differ in their texts alone, so they are step-matched."""
+class Train(TrainingTexts):
+    """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens."""
 
-    steps: int = Field(240, ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(10, ge=0)

@@ -21,15 +21,17 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
+from pipeline.mixing import describe_courses, fields_of_flags, inner, read_course
 from pipeline.progress import bar, run_units, tell_refusals
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
 from train.checkpoint import read_ref
 from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun, TextSource
+from train.runs import FinetuneRun
 
 CONSOLE = Console()
+WARMUP_STEPS = 10
 WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
 
 
@@ -60,25 +62,24 @@ def augment_documents(flags: Namespace) -> None:
 def train_model(flags: Namespace) -> None:
     """`train`: finetune a model on documents, and on kept augmentations where given, into the folder `OUT`."""
     space, wanted = Workspace(flags.out.with_name(f".{flags.out.name}.work")), Cluster(address=flags.address)
-    sources = [TextSource(str(inner(flags.documents, "documents")))]
-    if flags.augmentations:
-        sources.append(TextSource(str(inner(flags.augmentations, "augmentations")), verdict_kept_only=True))
+    fields = fields_of_flags(flags)
     run = FinetuneRun(
         name=flags.out.name,
         base=local_model(flags.model),
-        sources=tuple(sources),
         out=str(flags.out),
-        num_steps=flags.steps,
         batch_size=flags.batch_size,
         learning_rate=flags.learning_rate,
-        warmup_steps=min(flags.steps, 10),
+        warmup_steps=min(fields["num_steps"] or WARMUP_STEPS, WARMUP_STEPS),
         seed=flags.seed,
         stage=flags.stage,
+        **fields,
     )
-    with space.locked(), bar(CONSOLE, "train", flags.steps) as shown:
+    total = run.num_steps or 100  # where the steps are not known yet, hundredths are counted
+    with space.locked(), bar(CONSOLE, "train", total) as shown:
 
         def show(progress: Progress) -> None:
-            shown.update(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
+            done = progress.step * total // progress.num_steps
+            shown.update(done, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
 
         with open_cluster(wanted, space, CONSOLE) as placement:
             (ref,) = finetune_all(
@@ -89,6 +90,7 @@ def train_model(flags: Namespace) -> None:
                 storage=space.root,
                 on_progress=show,
             )
+    CONSOLE.print(f"trained   {describe_courses([read_course(Path(ref.path))])}", highlight=False)
     CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
 
 
@@ -129,11 +131,6 @@ def evaluate_suite(flags: Namespace) -> dict[str, Any]:
         report = write_report(content, space.root / "report")
     print_report(report, CONSOLE)
     return report
-
-
-def inner(folder: Path, name: str) -> Path:
-    """The part `name` of a made set or of a stage's output, or the folder itself."""
-    return folder / name if (folder / name).is_dir() else folder
 
 
 def _read_suite(flags: Namespace) -> Suite:

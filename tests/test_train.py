@@ -74,11 +74,13 @@ def study(world: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) 
     write_folder(folder / "english", Document, [Document("d0", "w1 whale w2", "w0")])
     runs = [make_run(world, folder / f"stage{stage}", stage=stage) for stage in range(4)]
     runs += long_runs(world, folder)
-    runs.append(make_run(world, folder / "unknown", sources=(TextSource(str(folder / "english")),)))
-    seen: list[Progress] = []
+    unknown = make_run(world, folder / "unknown", sources=(TextSource(str(folder / "english")),))
     with pytest.raises(InputError) as refusal:
-        train_all(runs, 2, folder / "storage", seen)
-    return Study({run.name: read_ref(Path(run.out)) for run in runs[:-1]}, seen, refusal.value)
+        train_all([*runs, unknown], 2, folder / "storage", [])
+    assert not any(Path(run.out).exists() for run in runs)  # it is told before anything starts
+    seen: list[Progress] = []
+    refs = train_all(runs, 2, folder / "storage", seen)
+    return Study({ref.name: ref for ref in refs}, seen, refusal.value)
 
 
 def long_runs(world: Path, folder: Path) -> list[FinetuneRun]:
@@ -124,10 +126,10 @@ def test_ranks_and_stages_share_one_loss_curve(world: Path, study: Study, tmp_pa
 
 def test_progress_names_the_run_and_its_place(study: Study) -> None:
     last = study.seen[-1]
-    assert (last.run, last.index, last.num_runs, last.step, last.num_steps) == ("long2", 6, 8, 200, 200)
+    assert (last.run, last.index, last.num_runs, last.step, last.num_steps) == ("long2", 6, 7, 200, 200)
 
 
-def test_unknown_words_are_refused_by_the_workers(study: Study) -> None:
+def test_unknown_words_are_refused_before_the_workers_start(study: Study) -> None:
     assert study.refusal.what.endswith("vocabulary: whale")
     assert study.refusal.where == "the texts of run unknown"
 

@@ -6,6 +6,7 @@ by which the driver sees how far they are. The storage folder must be shared by 
 
 import dataclasses
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,9 @@ from data.records import CheckpointRef
 from data.store import write_json
 from data.weights import weights_fingerprint
 from train.checkpoint import find_finished, read_ref
-from train.runs import FinetuneRun, absolute, read_texts, run_key
+from train.course import check_ranks, write_course
+from train.encode import load_reader
+from train.runs import FinetuneRun, absolute, run_key
 
 MAX_RESTARTS = 3
 _POLL_SECONDS = 0.5
@@ -60,10 +63,14 @@ def finetune_all(
     A dead worker costs the run it was in: the group restarts, at most three times. Raises InputError for input that
     is wrong, before anything starts where that can be known; ResumableError if the workers keep failing.
     """
-    runs = [absolute(run) for run in runs]
+    storage = storage.absolute()
+    # All runs share one folder of tokens: what several of them learn from is tokenised once.
+    runs = [absolute(dataclasses.replace(run, tokens=run.tokens or str(storage / "tokens"))) for run in runs]
     todo = _unfinished(runs)
+    for _, run in todo:
+        check_ranks(run, num_workers)
+        write_course(run)
     if todo:
-        storage = storage.absolute()
         progress = storage / "progress.json"
         config = {"runs": todo, "num_runs": len(runs), "num_threads": cpus_per_worker, "progress": str(progress)}
         with _watch(progress, on_progress):
@@ -71,6 +78,7 @@ def finetune_all(
         if refusal is not None:
             what, where, mend = refusal
             raise InputError(what, where=where, mend=mend)
+    shutil.rmtree(storage / "tokens", ignore_errors=True)
     return [read_ref(Path(run.out)) for run in runs]
 
 
@@ -81,7 +89,7 @@ def _unfinished(runs: Sequence[FinetuneRun]) -> list[tuple[int, FinetuneRun]]:
         twice = next(out for out in outs if outs.count(out) > 1)
         raise InputError("two runs have the same output folder", where=twice, mend="give each run a folder of its own")
     bases = {base: weights_fingerprint(Path(base)) for base in {run.base for run in runs}}
-    keys = [run_key(run, bases[run.base], read_texts(run.sources)) for run in runs]
+    keys = [run_key(run, bases[run.base], load_reader(run.base).fingerprint) for run in runs]
     return [
         (index, run)
         for index, (run, key) in enumerate(zip(runs, keys, strict=True))
@@ -125,7 +133,7 @@ def _train_all(config: dict[str, Any]) -> Refusal | None:
                 index=index,
                 num_runs=config["num_runs"],
                 step=row["step"] + 1,
-                num_steps=run.num_steps,
+                num_steps=row["num_steps"],
                 loss=row["loss"],
                 tokens_per_second=row["tokens_per_second"],
             )

@@ -21,16 +21,20 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.store import write_json
 from data.weights import weights_fingerprint
-from train.batches import IGNORED, Batch, encode, rank_batches
+from train.batches import Batch
 from train.checkpoint import METRICS, export, find_finished, work_folder
-from train.runs import FinetuneRun, TextSource, read_texts, run_key
+from train.course import COURSE, Course, check_ranks, forget_tokens, open_course, write_course
+from train.encode import Reader, load_reader
+from train.objective import model_inputs, summed_loss
+from train.packing_probe import arithmetic_of, packing_refusal
+from train.runs import FinetuneRun, TextSource, run_key
 from train.zero import zero_config
 
 __all__ = ["FinetuneRun", "TextSource", "finetune", "learning_rate"]
@@ -44,19 +48,17 @@ class _Base:
     """The model that all runs of a study start from, loaded once per process."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    reader: Reader
     fingerprint: str
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A run that is ready to start, or the checkpoint that an earlier start left."""
+    """A run that is ready to start."""
 
     base: _Base
-    texts: list[str]
-    rows: list[list[int]]
+    course: Course
     key: str
-    finished: CheckpointRef | None
 
 
 def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None]) -> CheckpointRef:
@@ -66,15 +68,20 @@ def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None]) -> Chec
     `learning_rate` and `tokens_per_second`. Raises InputError on every rank if any rank finds the input wrong.
     """
     _join_group()
-    task = _agree(lambda: _prepare(run))
-    if task.finished is not None:
-        return task.finished
+    finished, key = _agree(lambda: _look_up(run))
+    if finished is not None:
+        return finished
+    _agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
+    task = _agree(lambda: _prepare(run, key))
     torch.manual_seed(run.seed)
+    given, run = run, task.course.run
     engine = _start_engine(run, copy.deepcopy(task.base.model))
     try:
         for row in _train(engine, run, task):
             if dist.get_rank() == 0:
-                report(row)
+                report({**row, "num_steps": run.num_steps})
+        if dist.get_rank() == 0:
+            forget_tokens(given)
         return export(
             engine, name=run.name, base=Path(run.base), out=Path(run.out), num_steps=run.num_steps, key=task.key
         )
@@ -129,27 +136,31 @@ def _agree(prepare: Callable[[], Result]) -> Result:
     return prepared[0]
 
 
-def _prepare(run: FinetuneRun) -> _Task:
-    base, texts = _load_base(run.base), read_texts(run.sources)
-    key = run_key(run, base.fingerprint, texts)
-    finished = find_finished(Path(run.out), key)
-    if run.batch_size < dist.get_world_size():
-        raise InputError(
-            f"a batch of {run.batch_size} texts cannot be shared by {dist.get_world_size()} workers",
-            where=f"run {run.name}",
-            mend="raise batch_size, or use fewer workers",
-        )
-    window = getattr(base.model.config, "max_position_embeddings", 1 << 30)
-    rows = encode(texts, base.tokenizer, window=window, where=f"the texts of run {run.name}") if not finished else []
-    return _Task(base, texts, rows, key, finished)
+def _look_up(run: FinetuneRun) -> tuple[CheckpointRef | None, str]:
+    """The checkpoint that an earlier start left, if it did, and the run's key."""
+    check_ranks(run, dist.get_world_size())
+    key = run_key(run, _load_base(run.base).fingerprint, load_reader(run.base).fingerprint)
+    return find_finished(Path(run.out), key), key
+
+
+def _prepare(run: FinetuneRun, key: str) -> _Task:
+    base = _load_base(run.base)
+    refusal = None if run.layout == "padded" else _packing_refusal(run.base)
+    arithmetic = arithmetic_of(base.model)
+    return _Task(base, open_course(run, refusal, arithmetic, world_size=dist.get_world_size()), key)
 
 
 @lru_cache(maxsize=1)
 def _load_base(folder: str) -> _Base:
-    fingerprint = weights_fingerprint(Path(folder))
+    reader, fingerprint = load_reader(folder), weights_fingerprint(Path(folder))
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    return _Base(model, AutoTokenizer.from_pretrained(folder), fingerprint)
+    return _Base(model, reader, fingerprint)
+
+
+@lru_cache(maxsize=1)
+def _packing_refusal(folder: str) -> str | None:
+    return packing_refusal(_load_base(folder).model)
 
 
 def _start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
@@ -171,11 +182,10 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
     if dist.get_rank() == 0:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
+        write_json(work / COURSE, task.course.summary())
     stretch: list[tuple[Batch, torch.Tensor]] = []
     started = time.perf_counter()
-    ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    batches = rank_batches(task.rows, batch_size=run.batch_size, num_steps=run.num_steps, seed=run.seed, **ranks)
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(task.course.batches(dist.get_rank(), dist.get_world_size())):
         stretch.append((batch, _take_step(engine, batch, learning_rate(run, step))))
         if len(stretch) < REPORT_EVERY and step + 1 < run.num_steps:
             continue
@@ -184,12 +194,18 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
         rate = sum(b.global_labels for b, _ in stretch) / seconds
         first = step + 1 - len(stretch)
         rows = [
-            {"step": s, "loss": loss, "learning_rate": learning_rate(run, s), "tokens_per_second": round(rate)}
-            for s, loss in enumerate(losses, start=first)
+            {
+                "step": s,
+                "loss": loss,
+                "learning_rate": learning_rate(run, s),
+                "total_tokens": taken.tokens,
+                "tokens_per_second": round(rate),
+            }
+            for s, (loss, (taken, _)) in enumerate(zip(losses, stretch, strict=True), start=first)
         ]
         for row, (failed, _) in zip(rows, stretch, strict=True):
             if not math.isfinite(row["loss"]):
-                raise _diverged(run, row, [task.texts[i] for i in failed.indices])
+                raise _diverged(run, row, [task.course.opening(i, task.base.reader) for i in failed.indices[:3]])
         if dist.get_rank() == 0:
             with (work / METRICS).open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -204,11 +220,8 @@ def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    input_ids = torch.from_numpy(batch.input_ids).to(engine.device)
-    labels = torch.from_numpy(batch.labels).to(engine.device)
-    logits = engine(input_ids=input_ids, use_cache=False).logits
-    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    share = total / batch.global_labels
+    logits = engine(**model_inputs(batch, engine.device)).logits
+    share = summed_loss(logits, batch) / batch.global_labels
     # The engine averages gradients over the ranks; the shares are meant to be summed.
     engine.backward(share * dist.get_world_size())
     engine.step()
@@ -223,7 +236,7 @@ def _add_up(stretch: list[tuple[Batch, torch.Tensor]]) -> list[float]:
 
 
 def _diverged(run: FinetuneRun, row: dict[str, Any], texts: list[str]) -> InputError:
-    openings = "; ".join(" ".join(text.split()[:5]) for text in texts[:3])
+    openings = "; ".join(" ".join(text.split()[:5]) for text in texts)
     loss, step, rate = row["loss"], row["step"], row["learning_rate"]
     return InputError(
         f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
