@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,9 +15,13 @@ import pyarrow.compute as pc
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import is_sealed, read_table
+from train.zero import OFFLOADS
 
 SCHEDULES = ("linear", "constant", "cosine")
 STAGES = (0, 1, 2, 3)
+# What a run is computed with decides its rounding only, and what is saved on the way decides nothing.
+_ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload")
+_WITHOUT_EFFECT = ("offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +32,28 @@ class TextSource:
     drops the augmentations that were set aside.
     """
 
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
     folder: str
     world: str = ""
     verdict_kept_only: bool = False
     methods: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters, trained in place of the weights and merged into them at the end.
+
+    `rank` and `alpha` as peft means them (the update is scaled by alpha / rank). `targets` ends the names of the linear
+    layers that get one; empty means all of them but the output layer. Producer: `pipeline`. Consumer: `train`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +62,15 @@ class FinetuneRun:
 
     `batch_size` counts texts over all ranks, `clip` bounds the gradient's norm (0: unbounded), `warmup_steps` are
     part of `num_steps`, `stage` is the ZeRO stage.
+
+    How it is computed: each rank goes over its texts of a step in `accumulation` parts; `activation_checkpointing`
+    computes activations twice rather than keeping them; `offload` ("none", "cpu", "nvme" below `offload_folder`) is
+    where the optimizer's state lies; `lora` trains adapters. What survives a crash: the training state after every
+    `checkpoint_every` steps (0: none), of which the `keep_last` newest stay until the run is finished, and those of
+    each `keep_every` steps (0: none) for good. Without `resume` the run begins at its first step.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
     base: str
@@ -54,6 +85,15 @@ class FinetuneRun:
     clip: float = 1.0
     seed: int = 0
     stage: int = 1
+    accumulation: int = 1
+    activation_checkpointing: bool = False
+    offload: str = "none"
+    offload_folder: str = ""
+    lora: Lora | None = None
+    checkpoint_every: int = 0
+    keep_last: int = 2
+    keep_every: int = 0
+    resume: bool = True
 
     def __post_init__(self) -> None:
         checks = {
@@ -69,6 +109,27 @@ class FinetuneRun:
         for message, holds in checks.items():
             if not holds:
                 raise InputError(message, where=f"run {self.name}", mend="correct the recipe's [train] section")
+        _check_engine_settings(self)
+
+
+def _check_engine_settings(run: FinetuneRun) -> None:
+    nvme = run.offload == "nvme"
+    checks = {
+        f"accumulation must be at least 1, not {run.accumulation}": run.accumulation >= 1,
+        f"offload must be one of {', '.join(OFFLOADS)}, not {run.offload!r}": run.offload in OFFLOADS,
+        "stage 0 has nothing to offload": run.stage > 0 or run.offload == "none",
+        "offload to nvme needs stage 3": run.stage == 3 or not nvme,
+        "offload to nvme needs offload_folder": bool(run.offload_folder) or not nvme,
+        "checkpoint_every cannot be kept with offload to nvme": not (nvme and run.checkpoint_every),
+        f"checkpoint_every must be 0 or more, not {run.checkpoint_every}": run.checkpoint_every >= 0,
+        f"keep_last must be at least 1, not {run.keep_last}": run.keep_last >= 1,
+        f"keep_every must be 0 or more, not {run.keep_every}": run.keep_every >= 0,
+        "a lora rank must be at least 1": run.lora is None or run.lora.rank >= 1,
+        "lora dropout must lie within 0 and 1": run.lora is None or 0 <= run.lora.dropout < 1,
+    }
+    for message, holds in checks.items():
+        if not holds:
+            raise InputError(message, where=f"run {run.name}", mend="correct the recipe's [train] section")
 
 
 def read_texts(sources: Sequence[TextSource]) -> list[str]:
@@ -86,16 +147,26 @@ def read_texts(sources: Sequence[TextSource]) -> list[str]:
 def run_key(run: FinetuneRun, base_fingerprint: str, texts: Sequence[str]) -> str:
     """Names the run by what decides its result: settings, base weights and texts, but no path."""
     fields = dataclasses.asdict(run)
-    for path in ("base", "sources", "out"):
-        del fields[path]
+    for field in ("base", "sources", "out", *_WITHOUT_EFFECT):
+        del fields[field]
     return fingerprint(sorted(fields.items()), base_fingerprint, *texts)
+
+
+def exact_settings(run: FinetuneRun) -> FinetuneRun:
+    """The same run with the settings that decide its rounding at their defaults.
+
+    The key of what this returns names a training state: any stage and any number of ranks may go on from it.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(FinetuneRun) if field.name in _ROUNDING}
+    return dataclasses.replace(run, **defaults)  # type: ignore[arg-type]
 
 
 def absolute(run: FinetuneRun) -> FinetuneRun:
     """The same run with absolute paths: workers have a working folder of their own."""
     sources = tuple(dataclasses.replace(s, folder=str(Path(s.folder).absolute())) for s in run.sources)
     base, out = str(Path(run.base).absolute()), str(Path(run.out).absolute())
-    return dataclasses.replace(run, base=base, sources=sources, out=out)
+    offload = str(Path(run.offload_folder).absolute()) if run.offload_folder else ""
+    return dataclasses.replace(run, base=base, sources=sources, out=out, offload_folder=offload)
 
 
 def _shards(source: TextSource) -> list[Path]:
