@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from data.errors import InputError
 from pipeline.set_sections import Data, Section, SetSection
+from train.runs import Lora
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
@@ -23,8 +24,20 @@ class Augment(Section):
     temperature: float = Field(0.7, ge=0)
 
 
+class Adapters(Section):
+    """Low-rank adapters in place of full weights; they are merged into the checkpoint. Rank 0 means none."""
+
+    rank: int = Field(0, ge=0)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+
 class Train(Section):
-    """One finetuning recipe for all arms: they differ in their texts alone, so they are step-matched."""
+    """One finetuning recipe for all arms: they differ in their texts alone, so they are step-matched.
+
+    A rank that makes no progress within a step for `stall_seconds` costs its group a restart.
+    """
 
     steps: int = Field(240, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -37,6 +50,21 @@ class Train(Section):
     arms: dict[str, tuple[str, ...]] = Field(
         {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")}
     )
+    accumulation: int = Field(1, ge=1)
+    activation_checkpointing: bool = False
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    offload_folder: str = ""
+    lora: Adapters = Adapters()
+    checkpoint_every: int = Field(0, ge=0)
+    keep_last: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
+    stall_seconds: float = Field(1800.0, gt=0)
+
+    def engine_settings(self) -> dict[str, Any]:
+        """How a run is computed and what is saved on the way, as `FinetuneRun` names it."""
+        names = "accumulation activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every"
+        settings = {name: getattr(self, name) for name in names.split()}
+        return settings | {"lora": Lora(**self.lora.model_dump()) if self.lora.rank else None}
 
 
 class Cluster(Section):

@@ -25,9 +25,9 @@ from pipeline.progress import bar, run_units, tell_refusals
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
-from train.checkpoint import read_ref
+from train.checkpoint import how_computed, read_ref
 from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun, TextSource
+from train.runs import FinetuneRun, Lora, TextSource
 
 CONSOLE = Console()
 WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
@@ -74,6 +74,12 @@ def train_model(flags: Namespace) -> None:
         warmup_steps=min(flags.steps, 10),
         seed=flags.seed,
         stage=flags.stage,
+        accumulation=flags.accumulation,
+        activation_checkpointing=flags.activation_checkpointing,
+        offload=flags.offload,
+        offload_folder=flags.offload_folder,
+        lora=Lora(rank=flags.lora_rank, alpha=2.0 * flags.lora_rank) if flags.lora_rank else None,
+        checkpoint_every=flags.checkpoint_every,
     )
     with space.locked(), bar(CONSOLE, "train", flags.steps) as shown:
 
@@ -89,6 +95,7 @@ def train_model(flags: Namespace) -> None:
                 storage=space.root,
                 on_progress=show,
             )
+    CONSOLE.print(f"trained in {how_computed(Path(ref.path))}", highlight=False)
     CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
 
 

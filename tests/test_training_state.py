@@ -25,7 +25,7 @@ from train.state import expired, find_state, states_folder
 STAGES = range(4)
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """A test stops a run from within, as a signal would."""
 
 
@@ -39,13 +39,13 @@ def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
 
     def report(row: dict[str, Any]) -> None:
         if row["step"] + 1 >= step:
-            raise Stopped
+            raise StoppedError
 
     return report
 
 
 def stopped(run: FinetuneRun, step: int) -> None:
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         finetune(run, stop_at(step))
 
 
@@ -206,7 +206,7 @@ def test_a_disk_that_fills_leaves_the_state_before_it(
         if row["step"] == 7:
             full_disk()
 
-    with pytest.raises(ResumableError, match="nothing could be written: .*File too large"):
+    with pytest.raises(ResumableError, match=r"nothing could be written: .*File too large"):
         finetune(run, fill)
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     states = states_folder(tmp_path / "run")

@@ -25,7 +25,7 @@ def read_runs(path: Path) -> list[FinetuneRun]:
         text = path.read_text()
     except OSError as error:
         raise InputError(f"no such file: {error.strerror}", where=str(path), mend="name a JSON file of runs") from error
-    kind = list[FinetuneRun] if text.lstrip().startswith("[") else FinetuneRun
+    kind: Any = list[FinetuneRun] if text.lstrip().startswith("[") else FinetuneRun
     try:
         read = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:

@@ -29,6 +29,12 @@ def read_ref(folder: Path) -> CheckpointRef:
     )
 
 
+def how_computed(folder: Path) -> str:
+    """In what precision and on how many ranks a checkpoint was trained, for people; the last start counts."""
+    start = json.loads((folder / REFERENCE).read_text())["starts"][-1]
+    return f"{start['precision']} on {start['ranks']} rank{'s' * (start['ranks'] > 1)}"
+
+
 def find_finished(folder: Path, key: str) -> CheckpointRef | None:
     """The checkpoint that a run of this key left in `folder`, if it did.
 

@@ -131,7 +131,8 @@ def _load_base(folder: str) -> _Base:
 
 def _find_state(task: _Task) -> State | None:
     """The state to go on from, the same one on every rank."""
-    out, found = Path(task.run.out), [None]
+    out = Path(task.run.out)
+    found: list[State | None] = [None]
     if not task.run.resume and dist.get_rank() == 0:
         shutil.rmtree(state.states_folder(out), ignore_errors=True)
     if task.run.resume:

@@ -178,7 +178,7 @@ def _write_part(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 def _index(folder: Path) -> dict[str, Any]:
     """For each tensor of a state the open file that holds it; opening checks that no file is cut off."""
-    files = [safe_open(path, framework="pt") for path in sorted(folder.glob(_PARTS))]
+    files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(_PARTS))]
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
 
 

@@ -23,7 +23,8 @@ def zero_config(
     if stage:
         zero["overlap_comm"] = False
     if offload != "none":
-        where = {"device": offload} | ({"nvme_path": offload_folder} if offload == "nvme" else {})
+        where: dict[str, object] = {"device": offload}
+        where |= {"nvme_path": offload_folder} if offload == "nvme" else {}
         # Pinned memory is what a GPU copies from without a stop; without a GPU there is nothing to copy to.
         where |= {"pin_memory": True} if bf16 else {}
         zero["offload_optimizer"] = where
