@@ -93,7 +93,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A folder of HF safetensors. Producer: `train.checkpoint`, written last. Consumer: `evaluate`, engines.
+    """A folder of HF safetensors. Producer: `train.export`, written last. Consumer: `evaluate`, engines.
 
     `fingerprint` is a hash of the weights' content, `name` the run that made it (e.g. "reversals/w0/augmented").
     """

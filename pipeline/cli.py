@@ -91,6 +91,7 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--batch-size", type=int, default=32, help="texts a step, over all ranks")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="peak; 3e-3 suits the embedded model")
     train.add_argument("--stage", type=int, default=1, choices=(0, 1, 2, 3), help="ZeRO stage")
+    _add_engine_flags(train)
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="score a suite of questions by a model or by checkpoints")
@@ -163,6 +164,18 @@ def _serve_status(flags: argparse.Namespace, _: list[str]) -> None:
     from pipeline.serve import status
 
     status(flags)
+
+
+def _add_engine_flags(train: argparse.ArgumentParser) -> None:
+    """How a run is computed, and what is saved on the way."""
+    train.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank, then merge (default: no)")
+    train.add_argument(
+        "--accumulation", type=int, default=1, help="parts in which a rank goes over its texts of a step"
+    )
+    train.add_argument("--activation-checkpointing", action="store_true", help="less memory, more computing")
+    train.add_argument("--offload", default="none", choices=("none", "cpu", "nvme"), help="where optimizer state lies")
+    train.add_argument("--offload-folder", default="", help="a folder on a fast disk, for --offload nvme")
+    train.add_argument("--checkpoint-every", type=int, default=200, help="steps between training states (0: none)")
 
 
 def _serve_down(flags: argparse.Namespace, _: list[str]) -> None:

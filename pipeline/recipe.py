@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from data.errors import InputError
 from pipeline.set_sections import Data, Section, SetSection
-from pipeline.train_section import TrainingTexts
+from pipeline.train_section import TrainingComputation, TrainingTexts
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
@@ -24,7 +24,7 @@ class Augment(Section):
     temperature: float = Field(0.7, ge=0)
 
 
-class Train(TrainingTexts):
+class Train(TrainingTexts, TrainingComputation):
     """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens."""
 
     batch_size: int = Field(32, ge=1)

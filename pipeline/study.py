@@ -29,6 +29,7 @@ from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
 from pipeline.workspace import Workspace
+from train.checkpoint import how_computed
 from train.launch import Progress, finetune_all
 from train.runs import FinetuneRun, TextSource
 
@@ -199,6 +200,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
             seed=study.recipe.seed,
             stage=settings.stage,
             **training_fields(settings, next(iter(arms.values()))),
+            **settings.engine_settings(),
         )
         for suite in suites
         for world in suite.documents
@@ -234,9 +236,11 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             use_gpu=placement.gpus_per_rank > 0,
             storage=study.trained / "ray",
             on_progress=show,
+            stall_seconds=study.recipe.train.stall_seconds,
         )
     courses = describe_courses([read_course(Path(run.out)) for run in runs])
-    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {study.recipe.train.stage}")
+    how = f"ZeRO stage {study.recipe.train.stage}, {how_computed(Path(refs[-1].path))}"
+    study.say(f"train     {len(runs)} runs of {courses}, {how}")
     return refs
 
 

@@ -1,4 +1,4 @@
-"""The keys of a recipe's [train] section that say what is learned, how much of it, and how it is laid out."""
+"""The keys of a recipe's [train] section: what is learned, how much of it, how it is laid out, how it is computed."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.set_sections import Section
+from train.runs import Lora
 
 STEPS = 240
 DOCUMENTS, REPLAY = "documents", "replay"
@@ -55,3 +56,35 @@ class TrainingTexts(Section):
         if bool(self.replay) != bool(self.mix.get(REPLAY)):
             raise ValueError('a replay folder needs a weight above 0 for "replay" in the mix, and that weight a folder')
         return self
+
+
+class Adapters(Section):
+    """Low-rank adapters in place of full weights; they are merged into the checkpoint. Rank 0 means none."""
+
+    rank: int = Field(0, ge=0)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+
+class TrainingComputation(Section):
+    """How all arms of a study are computed, and what is saved on the way.
+
+    A rank that makes no progress within a step for `stall_seconds` costs its group a restart.
+    """
+
+    accumulation: int = Field(1, ge=1)
+    activation_checkpointing: bool = False
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    offload_folder: str = ""
+    lora: Adapters = Adapters()
+    checkpoint_every: int = Field(0, ge=0)
+    keep_last: int = Field(2, ge=1)
+    keep_every: int = Field(0, ge=0)
+    stall_seconds: float = Field(1800.0, gt=0)
+
+    def engine_settings(self) -> dict[str, Any]:
+        """How a run is computed and what is saved on the way, as `FinetuneRun` names it."""
+        names = "accumulation activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every"
+        settings = {name: getattr(self, name) for name in names.split()}
+        return settings | {"lora": Lora(**self.lora.model_dump()) if self.lora.rank else None}

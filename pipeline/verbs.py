@@ -26,9 +26,9 @@ from pipeline.progress import bar, run_units, tell_refusals
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
-from train.checkpoint import read_ref
+from train.checkpoint import how_computed, read_ref
 from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun
+from train.runs import FinetuneRun, Lora
 
 CONSOLE = Console()
 WARMUP_STEPS = 10
@@ -73,6 +73,12 @@ def train_model(flags: Namespace) -> None:
         seed=flags.seed,
         stage=flags.stage,
         **fields,
+        accumulation=flags.accumulation,
+        activation_checkpointing=flags.activation_checkpointing,
+        offload=flags.offload,
+        offload_folder=flags.offload_folder,
+        lora=Lora(rank=flags.lora_rank, alpha=2.0 * flags.lora_rank) if flags.lora_rank else None,
+        checkpoint_every=flags.checkpoint_every,
     )
     total = run.num_steps or 100  # where the steps are not known yet, hundredths are counted
     with space.locked(), bar(CONSOLE, "train", total) as shown:
@@ -90,7 +96,8 @@ def train_model(flags: Namespace) -> None:
                 storage=space.root,
                 on_progress=show,
             )
-    CONSOLE.print(f"trained   {describe_courses([read_course(Path(ref.path))])}", highlight=False)
+    told = f"{describe_courses([read_course(Path(ref.path))])}, in {how_computed(Path(ref.path))}"
+    CONSOLE.print(f"trained   {told}", highlight=False)
     CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
 
 

@@ -284,6 +284,8 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(world: Pat
         check_ranks(make_run(world, tmp_path), 9)
     with pytest.raises(InputError, match="a batch of 4 tokens cannot be shared by 9 workers"):
         check_ranks(make_run(world, tmp_path, batch_tokens=4), 9)
+    with pytest.raises(InputError, match="a batch of 8 texts cannot be shared by 2 workers in 5 parts each"):
+        check_ranks(make_run(world, tmp_path, accumulation=5), 2)
 
 
 def test_a_model_with_fewer_tokens_than_its_tokenizer_is_refused(world: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from data.store import write_folder
 from train.checkpoint import METRICS
 from train.course import COURSE
 from train.loop import finetune
-from train.runs import FinetuneRun, TextSource
+from train.runs import FinetuneRun, Lora, TextSource
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -54,6 +54,22 @@ def test_packed_and_padded_runs_have_one_loss_curve(world: Path, tmp_path: Path)
     assert not list(tmp_path.glob(".*"))  # neither tokens nor work folders stay behind
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"accumulation": 2},
+        {"accumulation": 2, "stage": 3, "activation_checkpointing": True},
+        {"accumulation": 2, "lora": Lora(rank=4), "learning_rate": 3e-2},
+    ],
+    ids=str,
+)
+def test_packed_rows_go_with_parts_and_adapters(world: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    packed = train(world, tmp_path / "packed", layout="packed", row_tokens=32, **settings)
+    padded = train(world, tmp_path / "padded", layout="padded", **{**settings, "accumulation": 1})
+    assert [row["loss"] for row in packed] == pytest.approx([row["loss"] for row in padded], abs=1e-5)
+    assert packed[-1]["loss"] < packed[0]["loss"] - 0.05
+
+
 def test_a_budget_of_tokens_ends_the_schedule_of_rates_with_the_run(world: Path, tmp_path: Path) -> None:
     log = train(world, tmp_path / "run", num_steps=0, num_tokens=600, warmup_steps=2)
     assert log[-1]["total_tokens"] == pytest.approx(600, abs=16)
@@ -80,6 +96,7 @@ def test_distillation_begins_at_nothing_where_the_teacher_is_the_student(
             sources=(TextSource(str(tmp_path / name)),),
             objective="distillation",
             layout=layout,
+            accumulation=2,
         )
         for name in ("self", "another")
     }
@@ -98,12 +115,12 @@ def taught(model: Any, tokenizer: Any, number: int) -> Distribution:
 
 
 def test_a_model_that_leaks_is_padded_or_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.loop.packing_refusal", lambda model: "it leaks")
-    from train import loop
+    monkeypatch.setattr("train.task.packing_refusal", lambda model: "it leaks")
+    from train import task
 
-    loop._packing_refusal.cache_clear()
+    task._packing_refusal.cache_clear()
     with pytest.raises(InputError, match="packed rows cannot be had: it leaks"):
         train(world, tmp_path / "packed", layout="packed")
     train(world, tmp_path / "auto")
-    loop._packing_refusal.cache_clear()
+    task._packing_refusal.cache_clear()
     assert json.loads((tmp_path / "auto" / COURSE).read_text())["layout"]["name"] == "padded"

@@ -121,7 +121,9 @@ def test_a_recurrent_model_is_not_packed() -> None:
     assert refusal == "MambaForCausalLM takes no position ids"
 
 
-def choose(wanted: str, lengths: list[int], refusal: str | None = None, row_tokens: int = 0) -> Layout:
+def choose(
+    wanted: str, lengths: list[int], refusal: str | None = None, row_tokens: int = 0, accumulation: int = 1
+) -> Layout:
     rows = TokenRows.of([[1] * (length + 1) for length in lengths])
     return choose_layout(
         wanted,
@@ -133,7 +135,17 @@ def choose(wanted: str, lengths: list[int], refusal: str | None = None, row_toke
         world_size=1,
         arithmetic=Arithmetic(per_token=1e5, per_pair=1e3),
         where="run r",
+        accumulation=accumulation,
     )
+
+
+def test_each_part_of_a_batch_needs_a_packed_row() -> None:
+    lengths = [10, 9, 8, 7, 6, 5, 6, 7]  # four rows of 16, two of 32, one of 64
+    assert choose("packed", lengths, row_tokens=32, accumulation=2).row_tokens == 32
+    assert choose("packed", lengths, accumulation=4).row_tokens == 16
+    assert choose("auto", lengths, accumulation=5).why == "packed rows are too few for 5 parts"
+    with pytest.raises(InputError, match="packed rows are too few for 3 parts"):
+        choose("packed", lengths, row_tokens=32, accumulation=3)
 
 
 def test_the_layout_follows_from_the_lengths() -> None:

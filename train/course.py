@@ -59,13 +59,14 @@ class Course:
 
 
 def check_ranks(run: FinetuneRun, world_size: int) -> None:
-    """Refuse a batch that leaves ranks without work in every step."""
+    """Refuse a batch that leaves ranks, or parts of their batches, without work in every step."""
     size, unit = (run.batch_tokens, "tokens") if run.batch_tokens else (run.batch_size, "texts")
-    if size < world_size:
+    if size < world_size * run.accumulation:
+        parts = f" in {run.accumulation} parts each" * (run.accumulation > 1)
         raise InputError(
-            f"a batch of {size} {unit} cannot be shared by {world_size} workers",
+            f"a batch of {size} {unit} cannot be shared by {world_size} workers{parts}",
             where=f"run {run.name}",
-            mend=f"raise batch_{'tokens' if run.batch_tokens else 'size'}, or use fewer workers",
+            mend=f"raise batch_{'tokens' if run.batch_tokens else 'size'}, or use fewer workers or parts",
         )
 
 
@@ -94,6 +95,7 @@ def open_course(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *
         world_size=world_size,
         arithmetic=arithmetic,
         where=f"run {run.name}",
+        accumulation=run.accumulation,
     )
     resolved = dataclasses.replace(
         run,

@@ -1,91 +1,73 @@
 """The finetuning loop around a DeepSpeed engine: under Ray Train, under torchrun, or alone in one process.
 
-Reads: a base model folder, Arrow folders of texts. Writes: a checkpoint folder with `metrics.jsonl` beside the
+Reads: a base model folder, Arrow folders of texts, the training state that an earlier start left. Writes: tokens and
+training states beside the checkpoint, and the checkpoint folder with `metrics.jsonl` and `course.json` beside the
 weights. The loss of a step is the mean over all label tokens of its global batch, however many ranks share it.
 """
 
 import copy
 import gc
 import json
-import logging
 import math
-import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.seeds import derive_seed
 from data.store import write_json
-from data.weights import weights_fingerprint
+from train import lora, state
 from train.batches import Batch
-from train.checkpoint import METRICS, export, find_finished, work_folder
-from train.course import COURSE, Course, check_ranks, forget_tokens, open_course, write_course
-from train.encode import Reader, load_reader
+from train.checkpoint import METRICS, work_folder
+from train.course import COURSE, forget_tokens, write_course
+from train.engine import agree, join_group, precision, restore, start_engine, take_step
+from train.export import Made, export
 from train.objective import model_inputs, summed_loss
-from train.packing_probe import arithmetic_of, packing_refusal
-from train.runs import FinetuneRun, TextSource, run_key
-from train.zero import zero_config
+from train.pulse import Pulse
+from train.runs import FinetuneRun, TextSource
+from train.state import Start, State
+from train.task import Task, look_up, prepare
 
 __all__ = ["FinetuneRun", "TextSource", "finetune", "learning_rate"]
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
-Result = TypeVar("Result")
+_TEXTS_TOLD = 3  # of a batch that went wrong
+_NO_PULSE = Pulse(Path(), 0, None)
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The model that all runs of a study start from, loaded once per process."""
-
-    model: PreTrainedModel
-    reader: Reader
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A run that is ready to start."""
-
-    base: _Base
-    course: Course
-    key: str
-
-
-def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None]) -> CheckpointRef:
+def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: Pulse = _NO_PULSE) -> CheckpointRef:
     """Train one run to its end and export it; a run that is finished already is only looked up.
 
-    Every rank calls it. `report` is called on rank 0 every few steps with `step`, `loss` (nats per token),
-    `learning_rate` and `tokens_per_second`. Raises InputError on every rank if any rank finds the input wrong.
+    Every rank calls it. It goes on from the last training state, if there is one. `report` is called on rank 0 every
+    few steps with the step's line of `metrics.jsonl` and `num_steps`; `pulse` beats with every step. Raises InputError
+    on every rank if any rank finds the input wrong, ResumableError if one cannot write.
     """
-    _join_group()
-    finished, key = _agree(lambda: _look_up(run))
-    if finished is not None:
-        return finished
-    _agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
-    task = _agree(lambda: _prepare(run, key))
-    torch.manual_seed(run.seed)
-    given, run = run, task.course.run
-    engine = _start_engine(run, copy.deepcopy(task.base.model))
+    join_group()
+    known = agree(lambda: look_up(run))
+    if known.finished is not None:
+        _clear(run)
+        return known.finished
+    agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
+    task = agree(lambda: prepare(run, known))
+    found = _find_state(task)
+    engine = _start(task, found)
     try:
-        for row in _train(engine, run, task):
+        starts = (*(found.starts if found else ()), _this_start(run, found))
+        for row in _train(engine, task, found, starts, pulse):
             if dist.get_rank() == 0:
-                report({**row, "num_steps": run.num_steps})
-        if dist.get_rank() == 0:
-            forget_tokens(given)
-        return export(
-            engine, name=run.name, base=Path(run.base), out=Path(run.out), num_steps=run.num_steps, key=task.key
-        )
+                report({**row, "num_steps": task.run.num_steps})
+        pulse.rest()
+        ref = export(engine, Made(task.run, known.key, task.base.model, starts, len(task.course.rows)))
+        _clear(run)
+        return ref
     finally:
+        pulse.rest()
         engine.destroy()
         del engine
         gc.collect()  # engines hold themselves in reference cycles; left alone, dozens of runs pile up
@@ -100,146 +82,123 @@ def learning_rate(run: FinetuneRun, step: int) -> float:
     return run.learning_rate * factors[run.schedule]
 
 
-def _join_group() -> None:
-    """Join the process group of Ray Train or torchrun, or make one of a single process; once per process."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    os.environ.setdefault("LOCAL_RANK", "0")
-    if not dist.is_initialized():
-        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group(backend, **alone)
-    if not deepspeed.comm.is_initialized():
-        # An empty list of C++ operators: nothing in training uses them, and building one takes a minute.
-        deepspeed.ops.__compatible_ops__ = {}
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+def _find_state(task: Task) -> State | None:
+    """The state to go on from, the same one on every rank."""
+    out = Path(task.run.out)
+    found: list[State | None] = [None]
+    if not task.run.resume and dist.get_rank() == 0:
+        shutil.rmtree(state.states_folder(out), ignore_errors=True)
+    if task.run.resume:
+        found = [agree(lambda: state.find_state(out, task.known.state_key) if dist.get_rank() == 0 else None)]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
 
 
-def _agree(prepare: Callable[[], Result]) -> Result:
-    """Prepare on every rank; if one refuses its input all do, so that none waits for a rank that gave up."""
-    prepared: list[Result] = []
-    refusals: list[tuple[str, str, str] | None] = [None] * dist.get_world_size()
-    try:
-        prepared.append(prepare())
-        dist.all_gather_object(refusals, None)
-    except InputError as error:
-        dist.all_gather_object(refusals, (error.what, error.where, error.mend))
-    for refusal in refusals:
-        if refusal is not None:
-            what, where, mend = refusal
-            raise InputError(what, where=where, mend=mend)
-    return prepared[0]
-
-
-def _look_up(run: FinetuneRun) -> tuple[CheckpointRef | None, str]:
-    """The checkpoint that an earlier start left, if it did, and the run's key."""
-    check_ranks(run, dist.get_world_size())
-    key = run_key(run, _load_base(run.base).fingerprint, load_reader(run.base).fingerprint)
-    return find_finished(Path(run.out), key), key
-
-
-def _prepare(run: FinetuneRun, key: str) -> _Task:
-    base = _load_base(run.base)
-    refusal = None if run.layout == "padded" else _packing_refusal(run.base)
-    arithmetic = arithmetic_of(base.model)
-    return _Task(base, open_course(run, refusal, arithmetic, world_size=dist.get_world_size()), key)
-
-
-@lru_cache(maxsize=1)
-def _load_base(folder: str) -> _Base:
-    reader, fingerprint = load_reader(folder), weights_fingerprint(Path(folder))
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    return _Base(model, reader, fingerprint)
-
-
-@lru_cache(maxsize=1)
-def _packing_refusal(folder: str) -> str | None:
-    return packing_refusal(_load_base(folder).model)
-
-
-def _start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
-    import deepspeed
-
-    on_gpu = torch.cuda.is_available()
-    rows_per_rank = -(-run.batch_size // dist.get_world_size())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=run.learning_rate, weight_decay=run.weight_decay, fused=not on_gpu or None
-    )
-    config = zero_config(run.stage, rows_per_rank, run.clip, bf16=on_gpu)
-    engine, *_ = deepspeed.initialize(model=model.train(), optimizer=optimizer, config=config, dist_init_required=False)
+def _start(task: Task, found: State | None) -> Any:
+    """An engine at the run's beginning, or where a state was."""
+    torch.manual_seed(task.run.seed)
+    model = copy.deepcopy(task.base.model)
+    if task.run.lora is not None:
+        adapters, name = task.run.lora, task.run.name
+        model = agree(lambda: lora.wrap(model, adapters, where=f"run {name}"))
+    if found is None:
+        return start_engine(task.run, model)
+    read = state.open_state(found)
+    state.load_weights(model, read)
+    engine = start_engine(task.run, model)
+    restore(engine, found.optimizer_steps, read)
     return engine
 
 
-def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any]]:
-    """Take all steps; yields the last line of each stretch of `metrics.jsonl`."""
-    work = work_folder(Path(run.out))
-    if dist.get_rank() == 0:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        write_json(work / COURSE, task.course.summary())
+def _this_start(run: FinetuneRun, found: State | None) -> Start:
+    return Start(found.step if found else 0, dist.get_world_size(), run.stage, precision())
+
+
+def _train(
+    engine: Any, task: Task, found: State | None, starts: tuple[Start, ...], pulse: Pulse
+) -> Iterator[dict[str, Any]]:
+    """Take all steps that are left; yields the last line of each stretch of `metrics.jsonl`."""
+    run, begun, rank = task.run, found.step if found else 0, dist.get_rank()
+    metrics = _open_work(task, found)
     stretch: list[tuple[Batch, torch.Tensor]] = []
     started = time.perf_counter()
-    for step, batch in enumerate(task.course.batches(dist.get_rank(), dist.get_world_size())):
-        stretch.append((batch, _take_step(engine, batch, learning_rate(run, step))))
-        if len(stretch) < REPORT_EVERY and step + 1 < run.num_steps:
+    for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
+        pulse.beat(step)
+        # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
+        torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
+        stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
+        done = step + 1
+        save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
+        if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
             continue
-        losses = _add_up(stretch)
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        rate = sum(b.global_labels for b, _ in stretch) / seconds
-        first = step + 1 - len(stretch)
-        rows = [
-            {
-                "step": s,
-                "loss": loss,
-                "learning_rate": learning_rate(run, s),
-                "total_tokens": taken.tokens,
-                "tokens_per_second": round(rate),
-            }
-            for s, (loss, (taken, _)) in enumerate(zip(losses, stretch, strict=True), start=first)
-        ]
-        for row, (failed, _) in zip(rows, stretch, strict=True):
-            if not math.isfinite(row["loss"]):
-                raise _diverged(run, row, [task.course.opening(i, task.base.reader) for i in failed.indices[:3]])
-        if dist.get_rank() == 0:
-            with (work / METRICS).open("a") as file:
+        rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
+        if rank == 0:
+            with metrics.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         stretch.clear()
         yield rows[-1]
+        if save:
+            pulse.beat(done)
+            _save(engine, task, done, starts, metrics)
+        started = time.perf_counter()
 
 
-def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's share of the global mean loss, still on its device.
+def _open_work(task: Task, found: State | None) -> Path:
+    """The work folder with what is known before the first step; returns where the log lies in it."""
+    metrics = work_folder(Path(task.run.out)) / METRICS
+    if dist.get_rank() == 0:
+        shutil.rmtree(metrics.parent, ignore_errors=True)
+        metrics.parent.mkdir(parents=True)
+        write_json(metrics.parent / COURSE, task.course.summary())
+        if found:
+            shutil.copyfile(Path(found.folder) / METRICS, metrics)
+    return metrics
 
-    The share is not a number if the gradient was not finite: the engine then leaves the weights alone, silently.
-    """
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+
+def _share_of_loss(engine: Any, batch: Batch) -> torch.Tensor:
+    """What these rows add to the mean loss of the global batch, in nats per token."""
     logits = engine(**model_inputs(batch, engine.device)).logits
-    share = summed_loss(logits, batch) / batch.global_labels
-    # The engine averages gradients over the ranks; the shares are meant to be summed.
-    engine.backward(share * dist.get_world_size())
-    engine.step()
-    return share.detach() if engine.skipped_steps == 0 else torch.full_like(share, math.nan)
+    return summed_loss(logits, batch) / batch.global_labels
 
 
-def _add_up(stretch: list[tuple[Batch, torch.Tensor]]) -> list[float]:
-    """The global mean losses of a stretch of steps, in nats per token, equal on every rank."""
+def _lines(
+    task: Task, stretch: list[tuple[Batch, torch.Tensor]], *, first: int, seconds: float
+) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` of a stretch of steps, equal on every rank but for the speed.
+
+    `loss` is in nats per token; `tokens` are those learned in the step, `total_tokens` those up to its end.
+    """
     shares = torch.stack([share for _, share in stretch])
     dist.all_reduce(shares)
-    return shares.tolist()
+    rate = round(sum(batch.global_labels for batch, _ in stretch) / seconds)
+    rows = []
+    for step, (batch, _), loss in zip(range(first, first + len(stretch)), stretch, shares.tolist(), strict=True):
+        row = {"step": step, "loss": loss, "learning_rate": learning_rate(task.run, step)}
+        if not math.isfinite(loss):
+            raise _diverged(task, row, batch)
+        counts = {"tokens": batch.global_labels, "total_tokens": batch.tokens, "tokens_per_second": rate}
+        rows.append(row | counts)
+    return rows
 
 
-def _diverged(run: FinetuneRun, row: dict[str, Any], texts: list[str]) -> InputError:
-    openings = "; ".join(" ".join(text.split()[:5]) for text in texts)
+def _save(engine: Any, task: Task, step: int, starts: tuple[Start, ...], metrics: Path) -> None:
+    run = task.run
+    state.save(engine, Path(run.out), step=step, key=task.known.state_key, starts=starts, metrics=metrics)
+    if dist.get_rank() == 0:
+        state.prune(Path(run.out), keep_last=run.keep_last, keep_every=run.keep_every)
+
+
+def _clear(run: FinetuneRun) -> None:
+    """A finished run needs no tokens of its own, and no states but those that are to stay for good."""
+    if dist.get_rank() == 0:
+        forget_tokens(run)
+        state.prune(Path(run.out), keep_last=0, keep_every=run.keep_every)
+
+
+def _diverged(task: Task, row: dict[str, Any], batch: Batch) -> InputError:
     loss, step, rate = row["loss"], row["step"], row["learning_rate"]
     return InputError(
         f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
-        where=f"run {run.name}, the batch that begins: {openings}",
+        where=f"run {task.run.name}, the batch that begins: {task.openings(batch.indices[:_TEXTS_TOLD].tolist())}",
         mend="lower the learning rate, or clip the gradient",
     )

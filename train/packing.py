@@ -96,11 +96,13 @@ def choose_layout(
     world_size: int,
     arithmetic: Arithmetic,
     where: str,
+    accumulation: int = 1,
 ) -> Layout:
     """The layout that is `wanted`, or with "auto" the one that computes least on some of the run's batches.
 
     `refusal` says why the model cannot be trained on packed rows, if it cannot. `row_tokens` of 0 are chosen, too, up
-    to the model's `window`. Raises InputError where packed rows are wanted and cannot be had.
+    to the model's `window`. Packed rows must be enough for the `accumulation` parts of each rank's batch. Raises
+    InputError where packed rows are wanted and cannot be had.
     """
     if wanted == "padded":
         return Layout("padded", why="as asked for")
@@ -114,7 +116,14 @@ def choose_layout(
     packed = {
         width: _operations(steps, Layout("packed", width), world_size, arithmetic)
         for width in ([row_tokens] if row_tokens else _widths(window))
+        # The last batch of a run may be smaller than all others.
+        if _fewest_rows(steps[:-1] or steps, Layout("packed", width), world_size) >= accumulation
     }
+    if not packed:
+        trouble = f"packed rows are too few for {accumulation} parts"
+        if wanted == "packed":
+            raise InputError(trouble, where=where, mend="raise the batch, lower row_tokens, or use fewer parts")
+        return Layout("padded", why=trouble)
     width = min(packed, key=lambda w: (packed[w], w))
     share = f"{packed[width] / padded:.2f} of the arithmetic of padded ones"
     if wanted == "packed":
@@ -129,6 +138,15 @@ def _widths(window: int) -> list[int]:
     while widths[-1] * 2 <= window:
         widths.append(widths[-1] * 2)
     return [min(width, window) for width in widths]
+
+
+def _fewest_rows(steps: Iterable[Sequence[int]], layout: Layout, world_size: int) -> int:
+    """The least number of packed rows that a rank has in a step."""
+    return min(
+        len(rows_of([lengths[index] for index in hand], layout))
+        for lengths in steps
+        for hand in deal(lengths, world_size)
+    )
 
 
 def _operations(steps: Iterable[Sequence[int]], layout: Layout, world_size: int, arithmetic: Arithmetic) -> float:

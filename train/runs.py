@@ -7,19 +7,41 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from data.errors import InputError
 from data.seeds import fingerprint
 from train.sources import TextSource, check_weights, content_of, read_texts
+from train.zero import OFFLOADS
 
-__all__ = ["FinetuneRun", "TextSource", "absolute", "read_texts", "run_key"]
+__all__ = ["FinetuneRun", "Lora", "TextSource", "absolute", "exact_settings", "read_texts", "run_key"]
 
 SCHEDULES = ("linear", "constant", "cosine")
 STAGES = (0, 1, 2, 3)
 LAYOUTS = ("auto", "packed", "padded")
 OBJECTIVES = ("text", "distillation")
 MATCHES = ("", "steps", "tokens")
+# What a run is computed with decides its rounding only, and what is saved on the way decides nothing.
+_ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload", "layout", "row_tokens")
+_WITHOUT_EFFECT = ("offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume")
+_PATHS = ("base", "sources", "matched_to", "out", "tokens")
 _RECIPE = "correct the recipe's [train] section"
+
+
+@dataclass(frozen=True, slots=True)
+class Lora:
+    """Low-rank adapters, trained in place of the weights and merged into them at the end.
+
+    `rank` and `alpha` as peft means them (the update is scaled by alpha / rank). `targets` ends the names of the linear
+    layers that get one; empty means all of them but the output layer. Producer: `pipeline`. Consumer: `train`.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +54,15 @@ class FinetuneRun:
     bounds the gradient's norm (0: unbounded), `warmup_steps` are part of the steps, `stage` is the ZeRO stage.
     `layout` says how texts share rows, in packed rows of `row_tokens` (0: chosen by the texts' lengths). `tokens` is
     the folder that tokenised texts are shared in ("": one beside `out`).
+
+    How it is computed: each rank goes over its rows of a step in `accumulation` parts; `activation_checkpointing`
+    computes activations twice rather than keeping them; `offload` ("none", "cpu", "nvme" below `offload_folder`) is
+    where the optimizer's state lies; `lora` trains adapters. What survives a crash: the training state after every
+    `checkpoint_every` steps (0: none), of which the `keep_last` newest stay until the run is finished, and those of
+    each `keep_every` steps (0: none) for good. Without `resume` the run begins at its first step.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     name: str
     base: str
@@ -56,6 +86,15 @@ class FinetuneRun:
     row_tokens: int = 0
     objective: str = "text"
     tokens: str = ""
+    accumulation: int = 1
+    activation_checkpointing: bool = False
+    offload: str = "none"
+    offload_folder: str = ""
+    lora: Lora | None = None
+    checkpoint_every: int = 0
+    keep_last: int = 2
+    keep_every: int = 0
+    resume: bool = True
 
     def __post_init__(self) -> None:
         budget = (self.num_steps, self.num_tokens, self.num_epochs)
@@ -82,16 +121,47 @@ class FinetuneRun:
                 raise InputError(message, where=f"run {self.name}", mend=_RECIPE)
         for sources in (self.sources, self.matched_to):
             check_weights([source.weight for source in sources], where=f"run {self.name}")
+        _check_engine_settings(self)
+
+
+def _check_engine_settings(run: FinetuneRun) -> None:
+    nvme = run.offload == "nvme"
+    checks = {
+        f"accumulation must be at least 1, not {run.accumulation}": run.accumulation >= 1,
+        f"offload must be one of {', '.join(OFFLOADS)}, not {run.offload!r}": run.offload in OFFLOADS,
+        "stage 0 has nothing to offload": run.stage > 0 or run.offload == "none",
+        "offload to nvme needs stage 3": run.stage == 3 or not nvme,
+        "offload to nvme needs offload_folder": bool(run.offload_folder) or not nvme,
+        "checkpoint_every cannot be kept with offload to nvme": not (nvme and run.checkpoint_every),
+        f"checkpoint_every must be 0 or more, not {run.checkpoint_every}": run.checkpoint_every >= 0,
+        f"keep_last must be at least 1, not {run.keep_last}": run.keep_last >= 1,
+        f"keep_every must be 0 or more, not {run.keep_every}": run.keep_every >= 0,
+        "a lora rank must be at least 1": run.lora is None or run.lora.rank >= 1,
+        "lora dropout must lie within 0 and 1": run.lora is None or 0 <= run.lora.dropout < 1,
+    }
+    for message, holds in checks.items():
+        if not holds:
+            raise InputError(message, where=f"run {run.name}", mend=_RECIPE)
 
 
 def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str) -> str:
     """Names the run by what decides its result: settings, base weights, tokenizer, texts and weights, but no path."""
     fields = dataclasses.asdict(run)
-    for path in ("base", "sources", "matched_to", "out", "tokens"):
-        del fields[path]
+    for field in (*_PATHS, *_WITHOUT_EFFECT):
+        del fields[field]
     texts = [(content_of(source), source.weight) for source in run.sources]
     reference = [(content_of(source), source.weight) for source in run.matched_to]
     return fingerprint(sorted(fields.items()), base_fingerprint, tokenizer_fingerprint, texts, reference)
+
+
+def exact_settings(run: FinetuneRun) -> FinetuneRun:
+    """The same run with the settings that decide its rounding at their defaults.
+
+    The key of what this returns names a training state: any stage, layout and number of ranks may go on from it.
+    Budgets stay as they were given: a number of steps alone does not say what the last batch holds.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(FinetuneRun) if field.name in _ROUNDING}
+    return dataclasses.replace(run, **defaults)  # type: ignore[arg-type]
 
 
 def absolute(run: FinetuneRun) -> FinetuneRun:
@@ -101,5 +171,6 @@ def absolute(run: FinetuneRun) -> FinetuneRun:
         for some in (run.sources, run.matched_to)
     )
     base, out = str(Path(run.base).absolute()), str(Path(run.out).absolute())
-    tokens = run.tokens and str(Path(run.tokens).absolute())
-    return dataclasses.replace(run, base=base, sources=sources, matched_to=matched_to, out=out, tokens=tokens)
+    tokens, offload = (path and str(Path(path).absolute()) for path in (run.tokens, run.offload_folder))
+    changes = {"base": base, "sources": sources, "matched_to": matched_to, "out": out}
+    return dataclasses.replace(run, **changes, tokens=tokens, offload_folder=offload)  # type: ignore[arg-type]
