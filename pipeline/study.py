@@ -23,7 +23,8 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.planning import fit_runs
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
@@ -196,7 +197,8 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             seed=study.recipe.seed,
-            stage=settings.stage,
+            stage=1 if settings.stage == "auto" else settings.stage,  # chosen when the ranks are known
+            trackers=settings.trackers,
         )
         for suite in suites
         for world in suite.documents
@@ -215,12 +217,14 @@ def _sources(study: Study, suite: str, world: str, methods: tuple[str, ...]) -> 
 
 def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> list[CheckpointRef]:
     """All runs of the study on one worker group."""
-    steps = study.recipe.train.steps
-    with bar(study.console, "train", len(runs) * steps) as shown:
+    steps, stage = study.recipe.train.steps, study.recipe.train.stage
+    if study.recipe.train.memory_check:
+        address = study.recipe.cluster.address
+        runs = fit_runs(runs, placement, address, study.console, auto=stage == "auto")
+    with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            note = f"{progress.run}  loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s"
-            shown.update(progress.index * steps + progress.step, note)
+            shown.update(progress.index * steps + progress.step, f"{progress.run}  {training_note(progress)}")
 
         refs = finetune_all(
             runs,
@@ -230,7 +234,7 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             storage=study.trained / "ray",
             on_progress=show,
         )
-    study.say(f"train     {len(runs)} runs of {steps} steps, ZeRO stage {study.recipe.train.stage}")
+    study.say(f"train     {len(runs)} runs of {steps} steps, ZeRO stage {runs[0].stage}")
     return refs
 
 

@@ -21,7 +21,8 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.planning import AUTO, fit_runs, print_plan
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
@@ -73,16 +74,23 @@ def train_model(flags: Namespace) -> None:
         learning_rate=flags.learning_rate,
         warmup_steps=min(flags.steps, 10),
         seed=flags.seed,
-        stage=flags.stage,
+        stage=1 if flags.stage == AUTO else flags.stage,
+        trackers=tuple(filter(None, flags.trackers.split(","))),
     )
-    with space.locked(), bar(CONSOLE, "train", flags.steps) as shown:
+    if flags.plan:
+        print_plan(flags, run, CONSOLE)
+        return
+    with space.locked(), bar(CONSOLE, "train", flags.steps, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            shown.update(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
+            shown.update(progress.step, training_note(progress))
 
         with open_cluster(wanted, space, CONSOLE) as placement:
+            runs = [run]
+            if not flags.no_memory_check:
+                runs = fit_runs(runs, placement, flags.address, CONSOLE, auto=flags.stage == AUTO)
             (ref,) = finetune_all(
-                [run],
+                runs,
                 num_workers=placement.ranks,
                 cpus_per_worker=placement.cpus_per_rank,
                 use_gpu=placement.gpus_per_rank > 0,

@@ -23,6 +23,7 @@ from data.records import CheckpointRef
 from data.store import write_json
 from data.weights import weights_fingerprint
 from train.checkpoint import find_finished, read_ref
+from train.metrics import check_trackers
 from train.runs import FinetuneRun, absolute, read_texts, run_key
 
 MAX_RESTARTS = 3
@@ -34,7 +35,8 @@ Refusal = tuple[str, str, str]  # an InputError's what, where and mend
 class Progress:
     """How far a list of runs is. Producer: rank 0. Consumer: the progress bar of `pipeline`.
 
-    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token.
+    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token, `mfu` the
+    share of the GPUs' arithmetic that is used, where known.
     """
 
     run: str
@@ -44,6 +46,7 @@ class Progress:
     num_steps: int
     loss: float
     tokens_per_second: int
+    mfu: float | None = None
 
 
 def finetune_all(
@@ -61,6 +64,7 @@ def finetune_all(
     is wrong, before anything starts where that can be known; ResumableError if the workers keep failing.
     """
     runs = [absolute(run) for run in runs]
+    check_trackers(name for run in runs for name in run.trackers)
     todo = _unfinished(runs)
     if todo:
         storage = storage.absolute()
@@ -128,6 +132,7 @@ def _train_all(config: dict[str, Any]) -> Refusal | None:
                 num_steps=run.num_steps,
                 loss=row["loss"],
                 tokens_per_second=row["tokens_per_second"],
+                mfu=row.get("mfu"),
             )
             write_json(Path(config["progress"]), dataclasses.asdict(progress))
 

@@ -30,6 +30,7 @@ from data.records import CheckpointRef
 from data.weights import weights_fingerprint
 from train.batches import IGNORED, Batch, encode, rank_batches
 from train.checkpoint import METRICS, export, find_finished, work_folder
+from train.metrics import check_trackers, open_sinks
 from train.runs import FinetuneRun, TextSource, read_texts, run_key
 from train.zero import zero_config
 
@@ -130,6 +131,7 @@ def _agree(prepare: Callable[[], Result]) -> Result:
 
 
 def _prepare(run: FinetuneRun) -> _Task:
+    check_trackers(run.trackers)
     base, texts = _load_base(run.base), read_texts(run.sources)
     key = run_key(run, base.fingerprint, texts)
     finished = find_finished(Path(run.out), key)
@@ -171,6 +173,7 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
     if dist.get_rank() == 0:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
+    sinks = open_sinks(run, engine.module.config.to_dict(), work)
     stretch: list[tuple[Batch, torch.Tensor]] = []
     started = time.perf_counter()
     ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
@@ -190,11 +193,13 @@ def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any
         for row, (failed, _) in zip(rows, stretch, strict=True):
             if not math.isfinite(row["loss"]):
                 raise _diverged(run, row, [task.texts[i] for i in failed.indices])
+        sinks.write(rows)
         if dist.get_rank() == 0:
             with (work / METRICS).open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         stretch.clear()
         yield rows[-1]
+    sinks.close()
 
 
 def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:

@@ -54,6 +54,7 @@ class FinetuneRun:
     clip: float = 1.0
     seed: int = 0
     stage: int = 1
+    trackers: tuple[str, ...] = ()  # who gets the log beside metrics.jsonl: see `train.metrics`
 
     def __post_init__(self) -> None:
         checks = {
@@ -84,10 +85,10 @@ def read_texts(sources: Sequence[TextSource]) -> list[str]:
 
 
 def run_key(run: FinetuneRun, base_fingerprint: str, texts: Sequence[str]) -> str:
-    """Names the run by what decides its result: settings, base weights and texts, but no path."""
+    """Names the run by what decides its result: settings, base weights and texts, but no path and no tracker."""
     fields = dataclasses.asdict(run)
-    for path in ("base", "sources", "out"):
-        del fields[path]
+    for name in ("base", "sources", "out", "trackers"):
+        del fields[name]
     return fingerprint(sorted(fields.items()), base_fingerprint, *texts)
 
 
