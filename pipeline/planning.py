@@ -24,6 +24,7 @@ from train.sizing import (
     Setup,
     check_fit,
     gib,
+    lowest_stage,
     plan,
     sent_bytes,
     smallest_stage,
@@ -63,7 +64,7 @@ def add_plan_flags(train: argparse.ArgumentParser) -> None:
     planned.add_argument("--row-tokens", type=int, help="plan for rows of that length (default: the longest text)")
     planned.add_argument("--adapters", type=int, default=0, metavar="RANK", help="plan low-rank adapters (0: full)")
     planned.add_argument("--recompute", action="store_true", help="plan activation checkpointing")
-    planned.add_argument("--offload", choices=OFFLOADS, default="none", help="plan offload to the host's memory")
+    planned.add_argument("--offload", choices=OFFLOADS, default="none", help="plan offload to the host")
 
 
 def print_plan(flags: argparse.Namespace, run: "FinetuneRun", console: "Console") -> None:
@@ -78,7 +79,7 @@ def print_plan(flags: argparse.Namespace, run: "FinetuneRun", console: "Console"
         adapter_rank=flags.adapters,
         checkpointing=flags.recompute,
         offload=flags.offload,
-        stage=1 if flags.offload == "optimizer" else 3 if flags.offload == "weights" else 0,
+        stage=lowest_stage(flags.offload),
     )
     kind = "GPU, bfloat16" if machine.on_gpu else "CPU, float32"
     adapters = f", adapters of {trained_parameters(shape, setup):,}" if setup.adapter_rank else ""

@@ -173,9 +173,12 @@ def test_communication_is_that_of_the_zero_paper() -> None:
 def test_each_means_saves_what_it_is_meant_to_save() -> None:
     shape = shapes()["8B (Llama 3.1)"]
     base = plan(shape, SETUP)
-    offloaded = plan(shape, dataclasses.replace(SETUP, offload="optimizer"))
+    offloaded = plan(shape, dataclasses.replace(SETUP, offload="cpu"))
     assert (offloaded.optimizer, offloaded.weights) == (0, base.weights)
     assert offloaded.host - base.host == base.optimizer
+    whole, on_disk = (plan(shape, dataclasses.replace(SETUP, stage=3, offload=to)) for to in ("cpu", "nvme"))
+    assert whole.weights == whole.optimizer == on_disk.optimizer == 0
+    assert on_disk.host == base.host < whole.host
     recomputed = plan(shape, dataclasses.replace(SETUP, checkpointing=True))
     assert recomputed.activations < base.activations / 5 and recomputed.logits == base.logits
     adapters = dataclasses.replace(SETUP, adapter_rank=16)
@@ -206,8 +209,8 @@ def test_the_smallest_stage_that_fits_is_chosen_and_a_larger_need_is_refused_wit
     [
         ({"stage": 4}, "stage must be"),
         ({"offload": "disk"}, "offload must be"),
-        ({"stage": 0, "offload": "optimizer"}, "needs stage 1"),
-        ({"offload": "weights"}, "needs stage 3"),
+        ({"stage": 0, "offload": "cpu"}, "needs stage 1"),
+        ({"offload": "nvme"}, "needs stage 3"),
         ({"ranks": 0}, "too few"),
         ({"rows": 0}, "too few"),
     ],

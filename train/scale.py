@@ -58,8 +58,7 @@ def other_ways(found: dict[str, Shape]) -> Iterator[str]:
     ways = {
         "full": base,
         "full, activations kept": dataclasses.replace(base, checkpointing=False),
-        "full, optimizer offloaded": dataclasses.replace(base, stage=1, offload="optimizer"),
-        "full, weights offloaded, too": dataclasses.replace(base, stage=3, offload="weights"),
+        "full, offload to the host": dataclasses.replace(base, stage=1, offload="cpu"),
         "adapters of rank 16": dataclasses.replace(base, adapter_rank=16),
     }
     for name, shape in found.items():

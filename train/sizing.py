@@ -12,7 +12,7 @@ from data.errors import InputError
 from train.shapes import BF16, FP32, Shape
 
 STAGES = (0, 1, 2, 3)
-OFFLOADS = ("none", "optimizer", "weights")
+OFFLOADS = ("none", "cpu", "nvme")
 GIB = 2**30
 # DeepSpeed's own settings, in numbers: what is sent at a time, and what stage 3 keeps gathered.
 BUCKET, GATHERED, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
@@ -27,7 +27,8 @@ class Setup:
 
     One rank computes `rows` rows of `row_tokens` tokens at a time, `accumulation` times a step. `adapter_rank` 0 trains
     all weights, else low-rank adapters of that rank. Rows are `packed` with several documents or not. `offload` keeps
-    the optimizer's state, or that and the weights, in the memory of the host; on a CPU that is the same memory.
+    the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme"). On a
+    CPU the host's memory is the ranks' own.
     """
 
     stage: int
@@ -46,7 +47,7 @@ class Setup:
             f"stage must be one of 0 to 3, not {self.stage}": self.stage not in STAGES,
             f"offload must be one of {', '.join(OFFLOADS)}, not {self.offload!r}": self.offload not in OFFLOADS,
             "offload needs stage 1 or higher": self.offload != "none" and self.stage == 0,
-            "offload of weights needs stage 3": self.offload == "weights" and self.stage < 3,
+            "offload to nvme needs stage 3": self.offload == "nvme" and self.stage < 3,
             f"{self.ranks} ranks are too few": self.ranks < 1,
             f"{self.rows} rows of {self.row_tokens} tokens are too few": min(self.rows, self.row_tokens) < 1,
         }
@@ -103,25 +104,26 @@ def plan(shape: Shape, setup: Setup) -> Memory:
             where="the training's settings",
             mend="give shorter rows",
         )
-    size, on_host = setup.size, setup.on_gpu and setup.offload != "none"
+    size, away = setup.size, setup.offload == "nvme" or (setup.on_gpu and setup.offload == "cpu")
     model, trained = shape.parameters, trained_parameters(shape, setup)
     frozen = model if setup.adapter_rank else 0
     weights = _weights(setup, frozen, trained)
     optimizer = _optimizer(setup, trained)
     tokens = setup.rows * setup.row_tokens
-    offloaded = optimizer + (weights if setup.offload == "weights" else 0)
+    weights_away = away and setup.stage == 3
+    offloaded = (optimizer + weights * weights_away) * (away and setup.offload == "cpu")
     return Memory(
-        weights=0 if on_host and setup.offload == "weights" else weights,
+        weights=0 if weights_away else weights,
         gradients=size * _share(trained, setup if setup.stage >= 2 else None),
-        optimizer=0 if on_host else optimizer,
+        optimizer=0 if away else optimizer,
         buffers=_buffers(setup, model, trained),
         activations=_activations(shape, setup) * tokens,
         logits=shape.logit_bytes(size) * tokens,
-        step=0 if on_host else _step(setup, trained),
+        step=0 if away else _step(setup, trained),
         base=0 if setup.on_gpu else size * model,
         process=PROCESS_BYTES,
         # as loaded, and a copy on its way to the GPU
-        host=(2 * size * model + offloaded * on_host + PROCESS_BYTES) if setup.on_gpu else 0,
+        host=(2 * size * model + offloaded + PROCESS_BYTES) if setup.on_gpu else 0,
     )
 
 
@@ -145,9 +147,14 @@ def sent_bytes(shape: Shape, setup: Setup) -> int:
 
 def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
     """The lowest stage at which the setup fits into `limit` bytes a rank; None if none does."""
-    lowest = {"none": 0, "optimizer": 1, "weights": 3}[setup.offload]
+    lowest = lowest_stage(setup.offload)
     stages = [stage for stage in STAGES if stage >= lowest]
     return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limit)), None)
+
+
+def lowest_stage(offload: str) -> int:
+    """The lowest stage that goes with an offload."""
+    return {"none": 0, "cpu": 1, "nvme": 3}[offload]
 
 
 def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
