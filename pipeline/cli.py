@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.errors import InputError, ResumableError
 from pipeline.data_verbs import add_data_verbs
+from pipeline.planning import add_plan_flags
 
 DESCRIPTION = """\
 Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
@@ -90,8 +91,8 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _add_texts(train)
     train.add_argument("--batch-size", type=int, default=32, help="texts a step, over all ranks")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="peak; 3e-3 suits the embedded model")
-    train.add_argument("--stage", type=int, default=1, choices=(0, 1, 2, 3), help="ZeRO stage")
     _add_engine_flags(train)
+    add_plan_flags(train)
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="score a suite of questions by a model or by checkpoints")

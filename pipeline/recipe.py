@@ -25,7 +25,11 @@ class Augment(Section):
 
 
 class Train(TrainingTexts, TrainingComputation):
-    """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens."""
+    """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens.
+
+    `stage` "auto" is the smallest ZeRO stage that fits the memory of a rank; without `memory_check` nothing is refused
+    for its need of memory. `trackers` get the log beside `metrics.jsonl`: tensorboard, wandb, mlflow.
+    """
 
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
@@ -33,7 +37,9 @@ class Train(TrainingTexts, TrainingComputation):
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
-    stage: Literal[0, 1, 2, 3] = 1
+    stage: Literal[0, 1, 2, 3, "auto"] = 1
+    memory_check: bool = True
+    trackers: tuple[str, ...] = ()
     arms: dict[str, tuple[str, ...]] = Field(
         {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")}
     )

@@ -24,7 +24,8 @@ from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
 from pipeline.mixing import arm_sources, describe_courses, read_course, training_fields
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.planning import AUTO, first_stage, fit_runs
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
@@ -198,7 +199,8 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             seed=study.recipe.seed,
-            stage=settings.stage,
+            stage=first_stage(settings.stage, settings.offload),
+            trackers=settings.trackers,
             **training_fields(settings, next(iter(arms.values()))),
             **settings.engine_settings(),
         )
@@ -222,12 +224,15 @@ def _arms(study: Study, suite: str, world: str) -> dict[str, tuple[TextSource, .
 
 def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> list[CheckpointRef]:
     """All runs of the study on one worker group."""
-    steps = study.recipe.train.steps or 100  # of a run whose steps are not known yet, hundredths are counted
-    with bar(study.console, "train", len(runs) * steps) as shown:
+    settings, auto = study.recipe.train, study.recipe.train.stage == AUTO
+    if auto or settings.memory_check:
+        runs = fit_runs(runs, placement, study.recipe.cluster.address, study.console, auto=auto)
+    steps = settings.steps or 100  # of a run whose steps are not known yet, hundredths are counted
+    with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            note = f"{progress.run}  loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s"
-            shown.update(progress.index * steps + progress.step * steps // progress.num_steps, note)
+            done = progress.index * steps + progress.step * steps // progress.num_steps
+            shown.update(done, f"{progress.run}  {training_note(progress)}")
 
         refs = finetune_all(
             runs,
@@ -236,11 +241,11 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             use_gpu=placement.gpus_per_rank > 0,
             storage=study.trained / "ray",
             on_progress=show,
-            stall_seconds=study.recipe.train.stall_seconds,
+            stall_seconds=settings.stall_seconds,
         )
     courses = describe_courses([read_course(Path(run.out)) for run in runs])
-    how = f"ZeRO stage {study.recipe.train.stage}, {how_computed(Path(refs[-1].path))}"
-    study.say(f"train     {len(runs)} runs of {courses}, {how}")
+    stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))
+    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {stages}, {how_computed(Path(refs[-1].path))}")
     return refs
 
 

@@ -22,7 +22,8 @@ from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
 from pipeline.mixing import describe_courses, fields_of_flags, inner, read_course
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.planning import AUTO, first_stage, fit_runs, print_plan
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
@@ -71,7 +72,8 @@ def train_model(flags: Namespace) -> None:
         learning_rate=flags.learning_rate,
         warmup_steps=min(fields["num_steps"] or WARMUP_STEPS, WARMUP_STEPS),
         seed=flags.seed,
-        stage=flags.stage,
+        stage=first_stage(flags.stage, flags.offload),
+        trackers=tuple(filter(None, flags.trackers.split(","))),
         **fields,
         accumulation=flags.accumulation,
         activation_checkpointing=flags.activation_checkpointing,
@@ -80,16 +82,21 @@ def train_model(flags: Namespace) -> None:
         lora=Lora(rank=flags.lora_rank, alpha=2.0 * flags.lora_rank) if flags.lora_rank else None,
         checkpoint_every=flags.checkpoint_every,
     )
-    total = run.num_steps or 100  # where the steps are not known yet, hundredths are counted
-    with space.locked(), bar(CONSOLE, "train", total) as shown:
+    if flags.plan:
+        print_plan(flags, run, CONSOLE)
+        return
+    total, auto = run.num_steps or 100, flags.stage == AUTO  # steps that are not known yet are counted in hundredths
+    with space.locked(), bar(CONSOLE, "train", total, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            done = progress.step * total // progress.num_steps
-            shown.update(done, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
+            shown.update(progress.step * total // progress.num_steps, training_note(progress))
 
         with open_cluster(wanted, space, CONSOLE) as placement:
+            runs = [run]
+            if auto or not flags.no_memory_check:
+                runs = fit_runs(runs, placement, flags.address, CONSOLE, auto=auto)
             (ref,) = finetune_all(
-                [run],
+                runs,
                 num_workers=placement.ranks,
                 cpus_per_worker=placement.cpus_per_rank,
                 use_gpu=placement.gpus_per_rank > 0,

@@ -29,6 +29,7 @@ from data.weights import weights_fingerprint
 from train.checkpoint import find_finished, read_ref
 from train.course import check_ranks, write_course
 from train.encode import load_reader
+from train.metrics import check_trackers
 from train.pulse import Beat, Pulse, Watch, end_worker, read_beats, stacks_written
 from train.runs import FinetuneRun, absolute, run_key
 
@@ -43,7 +44,8 @@ _PROGRESS, _PULSES, _TOKENS = "progress.json", "pulses", "tokens"
 class Progress:
     """How far a list of runs is. Producer: rank 0. Consumer: the progress bar of `pipeline`.
 
-    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token.
+    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token, `mfu` the
+    share of the GPUs' arithmetic that is used, where known.
     """
 
     run: str
@@ -53,6 +55,7 @@ class Progress:
     num_steps: int
     loss: float
     tokens_per_second: int
+    mfu: float | None = None
 
 
 def finetune_all(
@@ -75,6 +78,7 @@ def finetune_all(
     storage = storage.absolute()
     # All runs share one folder of tokens: what several of them learn from is tokenised once.
     runs = [absolute(dataclasses.replace(run, tokens=run.tokens or str(storage / _TOKENS))) for run in runs]
+    check_trackers(name for run in runs for name in run.trackers)
     todo = _unfinished(runs)
     for _, run in todo:
         check_ranks(run, num_workers)
@@ -152,6 +156,7 @@ def _train_all(config: dict[str, Any]) -> Refusal | None:
                 num_steps=row["num_steps"],
                 loss=row["loss"],
                 tokens_per_second=row["tokens_per_second"],
+                mfu=row.get("mfu"),
             )
             write_json(storage / _PROGRESS, dataclasses.asdict(progress))
 

@@ -28,6 +28,7 @@ from train.checkpoint import METRICS, work_folder
 from train.course import COURSE, forget_tokens, write_course
 from train.engine import agree, join_group, precision, restore, start_engine, take_step
 from train.export import Made, export
+from train.metrics import check_trackers, open_sinks
 from train.objective import model_inputs, summed_loss
 from train.pulse import Pulse
 from train.runs import FinetuneRun, TextSource
@@ -49,6 +50,7 @@ def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: 
     on every rank if any rank finds the input wrong, ResumableError if one cannot write.
     """
     join_group()
+    agree(lambda: check_trackers(run.trackers))
     known = agree(lambda: look_up(run))
     if known.finished is not None:
         _clear(run)
@@ -120,6 +122,7 @@ def _train(
     """Take all steps that are left; yields the last line of each stretch of `metrics.jsonl`."""
     run, begun, rank = task.run, found.step if found else 0, dist.get_rank()
     metrics = _open_work(task, found)
+    sinks = open_sinks(run, task.base.model.config.to_dict(), metrics.parent, goes_on=found is not None)
     stretch: list[tuple[Batch, torch.Tensor]] = []
     started = time.perf_counter()
     for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
@@ -132,6 +135,7 @@ def _train(
         if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
             continue
         rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
+        sinks.write(rows)
         if rank == 0:
             with metrics.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -141,6 +145,7 @@ def _train(
             pulse.beat(done)
             _save(engine, task, done, starts, metrics)
         started = time.perf_counter()
+    sinks.close()
 
 
 def _open_work(task: Task, found: State | None) -> Path:

@@ -85,6 +85,17 @@ def rows_of(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
     return pack(lengths, max(layout.row_tokens, max(lengths)))
 
 
+def most_rows(schedule: Schedule, num_inputs: np.ndarray, layout: Layout, *, world_size: int, accumulation: int) -> int:
+    """The most rows that a rank computes at once in any step of a schedule: those of one part of its batch."""
+    deal_out = deal_like_cards if layout.name == "padded" else deal
+    most = 1
+    for step in range(schedule.num_steps):
+        lengths = num_inputs[schedule.step(step)].tolist()
+        for hand in deal_out(lengths, world_size):
+            most = max(most, -(-len(rows_of([lengths[index] for index in hand], layout)) // accumulation))
+    return most
+
+
 def choose_layout(
     wanted: str,
     row_tokens: int,

@@ -23,7 +23,7 @@ OBJECTIVES = ("text", "distillation")
 MATCHES = ("", "steps", "tokens")
 # What a run is computed with decides its rounding only, and what is saved on the way decides nothing.
 _ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload", "layout", "row_tokens")
-_WITHOUT_EFFECT = ("offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume")
+_WITHOUT_EFFECT = ("offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume", "trackers")
 _PATHS = ("base", "sources", "matched_to", "out", "tokens")
 _RECIPE = "correct the recipe's [train] section"
 
@@ -60,6 +60,7 @@ class FinetuneRun:
     where the optimizer's state lies; `lora` trains adapters. What survives a crash: the training state after every
     `checkpoint_every` steps (0: none), of which the `keep_last` newest stay until the run is finished, and those of
     each `keep_every` steps (0: none) for good. Without `resume` the run begins at its first step.
+    `trackers` get the log beside `metrics.jsonl`: see `train.metrics`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -95,6 +96,7 @@ class FinetuneRun:
     keep_last: int = 2
     keep_every: int = 0
     resume: bool = True
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         budget = (self.num_steps, self.num_tokens, self.num_epochs)
