@@ -15,7 +15,7 @@ from data.errors import InputError
 from train.mix import Schedule
 
 STEPS_LOOKED_AT = 8
-NARROWEST_ROW = 16  # tokens
+NARROWEST_ROW = 64  # tokens; narrower rows compute less, but there are more of them, and each costs something
 
 
 @dataclass(frozen=True, slots=True)
