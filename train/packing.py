@@ -100,8 +100,16 @@ def choose_layout(
     """The layout that is `wanted`, or with "auto" the one that computes least on some of the run's batches.
 
     `refusal` says why the model cannot be trained on packed rows, if it cannot. `row_tokens` of 0 are chosen, too, up
-    to the model's `window`. Raises InputError where packed rows are wanted and cannot be had.
+    to the model's `window`. Raises InputError where packed rows are wanted and cannot be had, or are longer than the
+    window.
     """
+    if row_tokens > window:
+        # The padding of a row has positions, too, and some models have none beyond their window.
+        raise InputError(
+            f"rows of {row_tokens} tokens are longer than the model's window of {window}",
+            where=where,
+            mend="lower row_tokens, or set it to 0 to have it chosen",
+        )
     if wanted == "padded":
         return Layout("padded", why="as asked for")
     if refusal:
