@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.errors import InputError
-from data.records import Distribution, Document
+from data.records import Augmentation, Distribution, Document
 from data.seeds import vocabulary_fingerprint
 from data.store import seal, write_folder, write_shard
 from train import sources as sources_module
@@ -268,18 +268,22 @@ def test_weights_that_say_nothing_are_refused(world: Path, tmp_path: Path, weigh
         make_run(world, tmp_path, sources=sources)
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_is_written(world: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_trained_is_refused_before_anything_is_trained(world: Path, tmp_path: Path) -> None:
     nobody = TextSource(str(world / "long"), world="nobody", weight=1.0)
     short = TextSource(str(world / "short"), weight=1.0)
     for changes, message in (
         ({"base": str(tmp_path / "none")}, "no model here"),
         ({"sources": ()}, "no texts to train on"),
-        ({"sources": (short, nobody)}, "source 1 of the mix has a weight but no texts"),
+        ({"sources": (short, nobody)}, "a source of the mix has a weight but no texts"),
         ({"sources": (TextSource(str(world / "short"), text_column="words"),)}, "no column words"),
     ):
         with pytest.raises(InputError, match=message):
             write_course(make_run(world, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+    nothing_kept = TextSource(str(tmp_path / "made"), verdict_kept_only=True, weight=1.0)
+    write_folder(tmp_path / "made", Augmentation, [])
+    course = course_of(make_run(world, tmp_path / "out", sources=(short, nothing_kept)))
+    assert course.summary()["source_shares"] == [1.0, 0.0]  # that may happen in any world, and is told
     with pytest.raises(InputError, match="a batch of 8 texts cannot be shared by 9 workers"):
         check_ranks(make_run(world, tmp_path), 9)
     with pytest.raises(InputError, match="a batch of 4 tokens cannot be shared by 9 workers"):

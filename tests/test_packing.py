@@ -156,6 +156,8 @@ def test_the_layout_follows_from_the_lengths() -> None:
     assert choose("padded", unlike).name == "padded"
     assert choose("packed", alike).name == "packed"
     assert choose("packed", unlike, row_tokens=48).row_tokens == 48
+    with pytest.raises(InputError, match="rows of 257 tokens are longer than the model's window of 256"):
+        choose("auto", unlike, row_tokens=257)
 
 
 def test_where_packing_leaks_auto_pads_and_packed_is_refused() -> None:

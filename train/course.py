@@ -135,19 +135,32 @@ def _plan(run: FinetuneRun, reader: Reader) -> tuple[TokenRows, Schedule]:
 
 
 def _schedule(run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget) -> Schedule:
-    try:
-        return make_schedule(
-            rows.lengths,
-            [source.weight for source in sources if source.weight is not None],
-            budget=budget,
-            batch_size=run.batch_size,
-            batch_tokens=run.batch_tokens,
-            seed=run.seed,
-        )
-    except InputError as error:
-        raise InputError(
-            error.what, where=f"run {run.name}: {'; '.join(map(str, sources))}", mend=error.mend
-        ) from error
+    return make_schedule(
+        rows.lengths,
+        _weights(run, sources, rows),
+        budget=budget,
+        batch_size=run.batch_size,
+        batch_tokens=run.batch_tokens,
+        seed=run.seed,
+    )
+
+
+def _weights(run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows) -> list[float]:
+    """The sources' weights, or none. Inferences of which none was kept leave their share to the others.
+
+    That may happen in any world; a folder of documents without texts is a mistake.
+    """
+    weights = [source.weight for source in sources if source.weight is not None]
+    for index, (source, weight) in enumerate(zip(sources, weights, strict=False)):
+        if weight > 0 and not (rows.lengths.sources == index).any():
+            if not source.verdict_kept_only or sum(weights) == weight:
+                raise InputError(
+                    "a source of the mix has a weight but no texts",
+                    where=f"run {run.name}: {source}",
+                    mend="check its folder, world and methods, or give it a weight of 0",
+                )
+            weights[index] = 0.0
+    return weights
 
 
 def _root(run: FinetuneRun) -> Path:

@@ -113,8 +113,15 @@ def choose_layout(
 
     `refusal` says why the model cannot be trained on packed rows, if it cannot. `row_tokens` of 0 are chosen, too, up
     to the model's `window`. Packed rows must be enough for the `accumulation` parts of each rank's batch. Raises
-    InputError where packed rows are wanted and cannot be had.
+    InputError where packed rows are wanted and cannot be had, or are longer than the window.
     """
+    if row_tokens > window:
+        # The padding of a row has positions, too, and some models have none beyond their window.
+        raise InputError(
+            f"rows of {row_tokens} tokens are longer than the model's window of {window}",
+            where=where,
+            mend="lower row_tokens, or set it to 0 to have it chosen",
+        )
     if wanted == "padded":
         return Layout("padded", why="as asked for")
     if refusal:
