@@ -49,9 +49,11 @@ def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
 
     inputs, sources = _sample(run.base, run.sources)
     longest = min(int(inputs.max()), shape.window)
+    # A source without texts leaves its share to the others, or is refused when the tokens are there.
+    weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(run.sources)]
     schedule = make_schedule(
         Lengths(inputs, inputs, sources),
-        [source.weight for source in run.sources if source.weight is not None],
+        weights if any(weights) else [],
         budget=Budget(steps=STEPS_LOOKED_AT),
         batch_size=run.batch_size,
         batch_tokens=run.batch_tokens,
