@@ -5,6 +5,7 @@ our loop trains on, so that what our loop adds to the arithmetic can be seen.
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +29,13 @@ class BareSide:
         self._clock = Clock()
         return {"versions": {name: version(name) for name in ("torch", "transformers")}}
 
-    def train(self, texts: str, model: str, settings: dict[str, Any], same_batches: bool) -> dict[str, Any]:
-        """One training; returns what the clock saw, and the losses of all steps (nats per token)."""
+    def train(
+        self, texts: str, documents: str, model: str, settings: dict[str, Any], same_batches: bool
+    ) -> dict[str, Any]:
+        """One training; returns what the clock saw, and the losses of all steps (nats per token).
+
+        `documents` are the same texts as `texts`, in a folder as our loop reads it.
+        """
         import torch
         from torch.nn.utils import clip_grad_norm_
         from transformers import AutoModelForCausalLM, AutoTokenizer, get_linear_schedule_with_warmup
@@ -50,9 +56,9 @@ class BareSide:
         if same_batches:
             # ours warms up from the first step on, not from a rate of 0
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _our_rate(step, settings))
-        batches = our_batches if same_batches else self._padded_batches
+        batches = our_batches(documents, model, net, settings) if same_batches else None
         losses = []
-        for batch, num_labels in batches(rows, tokenizer, settings):
+        for batch, num_labels in batches or self._padded_batches(rows, tokenizer, settings):
             loss = _loss(net, batch, num_labels)
             loss.backward()
             clip_grad_norm_(net.parameters(), settings["clip"])
@@ -82,19 +88,23 @@ class BareSide:
             yield batch, 0
 
 
-def our_batches(texts: list[str], tokenizer: Any, settings: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
-    """The batches of our own loop on one rank, and how many labels they have."""
+def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
+    """The batches of our own loop on one rank, in the layout that it chooses, and how many labels they have."""
     import torch
 
-    from train.batches import encode, rank_batches
+    from train.course import open_course, write_course
+    from train.packing_probe import arithmetic_of, packing_refusal
+    from train.runs import FinetuneRun, TextSource
 
-    rows = encode(texts, tokenizer, window=1 << 30, where="the benchmark")
-    sizes = {name: settings[name] for name in ("batch_size", "num_steps", "seed")}
-    for batch in rank_batches(rows, **sizes, rank=0, world_size=1):
-        yield (
-            {"input_ids": torch.from_numpy(batch.input_ids), "targets": torch.from_numpy(batch.labels)},
-            batch.global_labels,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        run = FinetuneRun("same", model, (TextSource(documents),), str(Path(folder) / "out"), **settings)
+        write_course(run)
+        course = open_course(run, packing_refusal(net), arithmetic_of(net), world_size=1)
+        for batch in course.batches(0, 1):
+            arrays = {"input_ids": batch.input_ids, "targets": batch.labels}
+            if batch.position_ids is not None:
+                arrays["position_ids"] = batch.position_ids
+            yield {name: torch.from_numpy(array) for name, array in arrays.items()}, batch.global_labels
 
 
 def _loss(net: Any, batch: dict[str, Any], num_labels: int) -> Any:
