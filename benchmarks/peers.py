@@ -1,6 +1,7 @@
 """The peers' own environments: built once, outside the repository, under the user's cache folder.
 
-lm-evaluation-harness must never enter the project's `.venv`: it requires a package named `evaluate`, as ours is.
+lm-evaluation-harness must never enter the project's `.venv`: it requires a package named `evaluate`, as ours is. TRL is
+nothing that the project uses.
 Writes `~/.cache/entail/peers/NAME` (or `$XDG_CACHE_HOME/entail/...`), and in it, last, a stamp named by what is
 installed: with the stamp nothing is done, without it the environment is made anew.
 """
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.side import ROOT
@@ -19,6 +21,7 @@ from cluster.install import TORCH_CPU_INDEX, UNWANTED
 from data.errors import ResumableError
 
 LM_EVAL = "lm-eval[hf]==0.4.13"
+TRAINERS = ("accelerate==1.15.0", "trl==1.16.0")
 
 
 def cache_folder() -> Path:
@@ -31,6 +34,17 @@ def lm_eval_requirements(*, on_gpu: bool) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     transformers = next(line for line in project["dependencies"] if line.startswith("transformers"))
     return [*project["optional-dependencies"]["cuda" if on_gpu else "cpu"], transformers, LM_EVAL]
+
+
+def trainer_requirements(*, on_gpu: bool) -> list[str]:
+    """HF's Trainer and TRL's, with the very builds of torch, transformers and DeepSpeed that our own loop runs on.
+
+    On a GPU the version of torch is that of this environment, for vLLM chose it.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [line for line in project["dependencies"] if line.startswith(("transformers", "deepspeed", "datasets"))]
+    torch = [line for line in project["optional-dependencies"]["cpu"] if line.startswith("torch==")]
+    return [*([f"torch=={version('torch')}"] if on_gpu else torch), *wanted, *TRAINERS]
 
 
 def peer_python(name: str, requirements: Sequence[str], *, on_gpu: bool, tell: Callable[[str], None]) -> Path:

@@ -93,7 +93,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A folder of HF safetensors. Producer: `train.checkpoint`, written last. Consumer: `evaluate`, engines.
+    """A folder of HF safetensors. Producer: `train.export`, written last. Consumer: `evaluate`, engines.
 
     `fingerprint` is a hash of the weights' content, `name` the run that made it (e.g. "reversals/w0/augmented").
     """
@@ -148,6 +148,24 @@ class Echo:
     log_likelihoods: tuple[float, ...]
     best_tokens: tuple[int, ...]
     best_log_likelihoods: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """What a teacher with a context expects in a text of n tokens. Producer: an engine. Consumer: `train`.
+
+    `token_ids` are the text's tokens, without the context. `top_ids` and `top_log_probs` (nats) are the `num_top`
+    likeliest tokens in place of each of the tokens 1 to n-1, place after place. `vocabulary` names what the ids belong
+    to: the `data.seeds.vocabulary_fingerprint` of the tokenizer.
+    """
+
+    text_id: str
+    text: str
+    token_ids: tuple[int, ...]
+    top_ids: tuple[int, ...]
+    top_log_probs: tuple[float, ...]
+    num_top: int
+    vocabulary: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections.abc import Mapping
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -19,3 +20,8 @@ def fingerprint(*parts: object) -> str:
     """16 hex digits that name a content; used for ids and for the keys of resumable work."""
     joined = "\x1f".join(map(str, parts))
     return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
+
+
+def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:
+    """Names a vocabulary by its tokens and their ids: token ids mean nothing in another one."""
+    return fingerprint(*sorted(vocabulary.items()))

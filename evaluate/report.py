@@ -1,13 +1,13 @@
 """Puts the report together: from outcomes to `report.json`, `report.html` and the figures.
 
 Reads a `ReportInput`, collected by the pipeline. Writes, `report.json` last: accuracy.png, accuracy.svg, losses.png,
-report.html, report.json. All of the JSON but `wall_seconds`, `stages` and `versions` follows from the outcomes and the
-audit, so that a study that was interrupted and resumed tells the same.
+report.html, report.json. All of the JSON but `wall_seconds`, `stages` and `versions` follows from the outcomes, the
+audit and the courses of the runs, so that a study that was interrupted and resumed tells the same.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ class ReportInput:
     """All that a report tells. Producer: the pipeline's last stage. Consumer: `write_report`.
 
     `losses` maps a run, "suite/.../condition", to its (step, nats per token). `command` makes the study again.
+    `courses` tells of each run its num_steps, its num_tokens (trained), its sources' shares and how texts shared rows.
     `audit` has per suite the counts num_documents, num_questions, num_tests (questions that ask for an inference),
     verbatim_in_documents and verbatim_in_augmentations (of these), missing_requirements (questions whose documents are
     not all there); `methods`: per method the lines generated, how many are distinct, kept, and of the kept ones true
@@ -47,6 +48,7 @@ class ReportInput:
     versions: Mapping[str, str]
     losses: Mapping[str, Sequence[tuple[int, float]]]
     command: str
+    courses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(content: ReportInput, folder: Path) -> dict[str, Any]:
@@ -81,6 +83,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "suites": _tabulate_accuracies(content.outcomes),
         "differences": _tabulate_differences(content.outcomes),
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
+        "training": {run: dict(course) for run, course in sorted(content.courses.items())},
         "recipe": dict(content.recipe),
         "versions": dict(content.versions),
         "command": content.command,

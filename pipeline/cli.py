@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.errors import InputError, ResumableError
 from pipeline.data_verbs import add_data_verbs
+from pipeline.planning import add_plan_flags
 
 DESCRIPTION = """\
 Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
@@ -87,10 +88,11 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--model", required=True, help="a folder or a hub model")
     train.add_argument("--documents", type=Path, required=True, help="a made set, or a folder of documents")
     train.add_argument("--augmentations", type=Path, help="what `augment` wrote")
-    train.add_argument("--steps", type=int, default=240)
+    _add_texts(train)
     train.add_argument("--batch-size", type=int, default=32, help="texts a step, over all ranks")
     train.add_argument("--learning-rate", type=float, default=3e-3, help="peak; 3e-3 suits the embedded model")
-    train.add_argument("--stage", type=int, default=1, choices=(0, 1, 2, 3), help="ZeRO stage")
+    _add_engine_flags(train)
+    add_plan_flags(train)
     train.set_defaults(run=_train)
 
     evaluate = verbs.add_parser("evaluate", help="score a suite of questions by a model or by checkpoints")
@@ -112,6 +114,21 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     train.add_argument("--address", help="a running Ray cluster (default: this machine)")
     for verb in (augment, train):
         verb.add_argument("--seed", type=int, default=0)
+
+
+def _add_texts(train: argparse.ArgumentParser) -> None:
+    """What `train` learns, how much of it, and how it is laid out."""
+    budget = train.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=int, help="the budget in steps (default: 240)")
+    budget.add_argument("--tokens", type=int, help="the budget in tokens that are learned")
+    budget.add_argument("--epochs", type=float, help="the budget in rounds over all texts")
+    train.add_argument("--replay", type=Path, help="general text beside the documents: a folder of documents")
+    train.add_argument("--teacher", type=Path, help="distributions of a teacher in context, to learn instead of tokens")
+    train.add_argument("--mix", metavar="WEIGHTS", help="shares of tokens, e.g. documents=0.5,augmentations=0.5")
+    train.add_argument("--text-column", default="text", help="of the documents (default: text)")
+    train.add_argument("--prompt-column", default="", help="of the documents: read before each text, not learned")
+    train.add_argument("--batch-tokens", type=int, default=0, help="bounds the tokens of a batch instead of its texts")
+    train.add_argument("--layout", choices=("auto", "packed", "padded"), default="auto", help="how texts share rows")
 
 
 def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -148,6 +165,18 @@ def _serve_status(flags: argparse.Namespace, _: list[str]) -> None:
     from pipeline.serve import status
 
     status(flags)
+
+
+def _add_engine_flags(train: argparse.ArgumentParser) -> None:
+    """How a run is computed, and what is saved on the way."""
+    train.add_argument("--lora-rank", type=int, default=0, help="train adapters of this rank, then merge (default: no)")
+    train.add_argument(
+        "--accumulation", type=int, default=1, help="parts in which a rank goes over its texts of a step"
+    )
+    train.add_argument("--activation-checkpointing", action="store_true", help="less memory, more computing")
+    train.add_argument("--offload", default="none", choices=("none", "cpu", "nvme"), help="where optimizer state lies")
+    train.add_argument("--offload-folder", default="", help="a folder on a fast disk, for --offload nvme")
+    train.add_argument("--checkpoint-every", type=int, default=200, help="steps between training states (0: none)")
 
 
 def _serve_down(flags: argparse.Namespace, _: list[str]) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,15 +14,19 @@ from cluster.meter import Meter, Snapshot, export, format_seconds
 from cluster.pool import ActorPool, Unit
 from data.records import Refusal
 
+if TYPE_CHECKING:
+    from train.launch import Progress as TrainingProgress
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
 class Bar:
     """Counts up to `total`; `advance` and `update` may carry a note, e.g. the present loss."""
 
-    def __init__(self, console: Console, label: str, total: int) -> None:
-        self._console, self._label, self._total = console, label, total
-        self._done, self._printed = 0, time.monotonic()
+    def __init__(self, console: Console, label: str, total: int, *, eta: bool = False) -> None:
+        self._console, self._label, self._total, self._eta = console, label, total, eta
+        self._done, self._started = 0, time.monotonic()
+        self._printed = self._started
         self._progress: Progress | None = None
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -42,7 +47,11 @@ class Bar:
             self._progress.update(self._task, completed=done, note=note)
         elif time.monotonic() - self._printed > SECONDS_BETWEEN_LINES:
             self._printed = time.monotonic()
-            self._console.print(f"  {self._label}: {done}/{self._total} {note}".rstrip(), highlight=False)
+            line = f"  {self._label}: {done}/{self._total} {note}".rstrip()
+            if self._eta and done:
+                seconds = (self._printed - self._started) * (self._total - done) / done
+                line += f"  ETA {format_seconds(seconds)}"
+            self._console.print(line, highlight=False)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -51,13 +60,19 @@ class Bar:
 
 
 @contextmanager
-def bar(console: Console, label: str, total: int) -> Iterator[Bar]:
-    """A bar for the length of a block."""
-    shown = Bar(console, label, total)
+def bar(console: Console, label: str, total: int, *, eta: bool = False) -> Iterator[Bar]:
+    """A bar for the length of a block; `eta` lets lines tell what is left, where their notes do not."""
+    shown = Bar(console, label, total, eta=eta)
     try:
         yield shown
     finally:
         shown.close()
+
+
+def training_note(progress: "TrainingProgress") -> str:
+    """Loss (nats per token), speed and, on a GPU that is known, the share of its arithmetic that is used."""
+    note = f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s"
+    return note if progress.mfu is None else f"{note}  MFU {progress.mfu:.0%}"
 
 
 def run_units(

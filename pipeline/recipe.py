@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from data.errors import InputError
 from pipeline.set_sections import Data, Section, SetSection
+from pipeline.train_section import TrainingComputation, TrainingTexts
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
@@ -23,17 +24,22 @@ class Augment(Section):
     temperature: float = Field(0.7, ge=0)
 
 
-class Train(Section):
-    """One finetuning recipe for all arms: they differ in their texts alone, so they are step-matched."""
+class Train(TrainingTexts, TrainingComputation):
+    """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens.
 
-    steps: int = Field(240, ge=1)
+    `stage` "auto" is the smallest ZeRO stage that fits the memory of a rank; without `memory_check` nothing is refused
+    for its need of memory. `trackers` get the log beside `metrics.jsonl`: tensorboard, wandb, mlflow.
+    """
+
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(3e-3, gt=0)
     warmup_steps: int = Field(10, ge=0)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, gt=0)
-    stage: Literal[0, 1, 2, 3] = 1
+    stage: Literal[0, 1, 2, 3, "auto"] = 1
+    memory_check: bool = True
+    trackers: tuple[str, ...] = ()
     arms: dict[str, tuple[str, ...]] = Field(
         {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")}
     )

@@ -23,11 +23,14 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions, read_losses
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.mixing import arm_sources, describe_courses, read_course, training_fields
+from pipeline.planning import AUTO, first_stage, fit_runs
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
 from pipeline.workspace import Workspace
+from train.checkpoint import how_computed
 from train.launch import Progress, finetune_all
 from train.runs import FinetuneRun, TextSource
 
@@ -101,6 +104,7 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             losses={
                 f"{job.suite}/{run.name}": read_losses(Path(run.out)) for job, run in zip(tuned_jobs, runs, strict=True)
             },
+            courses={run.name: read_course(Path(run.out)) for run in runs},
             command=f"python -m pipeline run {recipe.study}",
         )
         report = write_report(content, space.root / "report")
@@ -182,15 +186,14 @@ def plan_base_jobs(study: Study, suites: list[Suite]) -> list[Job]:
 
 
 def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
-    """One finetuning for each world and arm; arms differ in their texts alone, so they are step-matched."""
+    """One finetuning for each world and arm; arms differ in their texts alone, and are matched in steps or tokens."""
     settings = study.recipe.train
     return [
         FinetuneRun(
             name=f"{world}/{arm}",
             base=study.model,
-            sources=_sources(study, suite.name, world, methods),
+            sources=sources,
             out=str(study.trained / world / arm),
-            num_steps=settings.steps,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
@@ -198,31 +201,40 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
             weight_decay=settings.weight_decay,
             clip=settings.clip,
             seed=study.recipe.seed,
-            stage=settings.stage,
+            stage=first_stage(settings.stage, settings.offload),
+            trackers=settings.trackers,
+            **training_fields(settings, next(iter(arms.values()))),
+            **settings.engine_settings(),
         )
         for suite in suites
         for world in suite.documents
-        for arm, methods in settings.arms.items()
+        for arms in [_arms(study, suite.name, world)]
+        for arm, sources in arms.items()
     ]
 
 
-def _sources(study: Study, suite: str, world: str, methods: tuple[str, ...]) -> tuple[TextSource, ...]:
+def _arms(study: Study, suite: str, world: str) -> dict[str, tuple[TextSource, ...]]:
+    """What each arm learns of a world."""
     documents = TextSource(str(study.data / suite / "documents"), world)
-    if not methods:
-        return (documents,)
-    names = tuple(template.method for template in study.book.select(methods))
-    folder = str(study.augmented / suite / AUGMENTATIONS)
-    return documents, TextSource(folder, world, verdict_kept_only=True, methods=names)
+    inferences = TextSource(str(study.augmented / suite / AUGMENTATIONS), world, verdict_kept_only=True)
+    settings = study.recipe.train
+    return {
+        arm: arm_sources(documents, inferences, [t.method for t in study.book.select(methods)], settings)
+        for arm, methods in settings.arms.items()
+    }
 
 
 def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> list[CheckpointRef]:
     """All runs of the study on one worker group."""
-    steps = study.recipe.train.steps
-    with bar(study.console, "train", len(runs) * steps) as shown:
+    settings, auto = study.recipe.train, study.recipe.train.stage == AUTO
+    if auto or settings.memory_check:
+        runs = fit_runs(runs, placement, study.recipe.cluster.address, study.console, auto=auto)
+    steps = settings.steps or 100  # of a run whose steps are not known yet, hundredths are counted
+    with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            note = f"{progress.run}  loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s"
-            shown.update(progress.index * steps + progress.step, note)
+            done = progress.index * steps + progress.step * steps // progress.num_steps
+            shown.update(done, f"{progress.run}  {training_note(progress)}")
 
         refs = finetune_all(
             runs,
@@ -231,8 +243,11 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             use_gpu=placement.gpus_per_rank > 0,
             storage=study.trained / "ray",
             on_progress=show,
+            stall_seconds=settings.stall_seconds,
         )
-    study.say(f"train     {len(runs)} runs of {steps} steps, ZeRO stage {study.recipe.train.stage}")
+    courses = describe_courses([read_course(Path(run.out)) for run in runs])
+    stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))
+    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {stages}, {how_computed(Path(refs[-1].path))}")
     return refs
 
 

@@ -21,15 +21,18 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import Condition
 from evaluate.report import ReportInput, print_report, write_report
 from pipeline.evidence import audit_suite, installed_versions
-from pipeline.progress import bar, run_units, tell_refusals
+from pipeline.mixing import describe_courses, fields_of_flags, inner, read_course
+from pipeline.planning import AUTO, first_stage, fit_runs, print_plan
+from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
-from train.checkpoint import read_ref
+from train.checkpoint import how_computed, read_ref
 from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun, TextSource
+from train.runs import FinetuneRun, Lora
 
 CONSOLE = Console()
+WARMUP_STEPS = 10
 WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
 
 
@@ -60,35 +63,48 @@ def augment_documents(flags: Namespace) -> None:
 def train_model(flags: Namespace) -> None:
     """`train`: finetune a model on documents, and on kept augmentations where given, into the folder `OUT`."""
     space, wanted = Workspace(flags.out.with_name(f".{flags.out.name}.work")), Cluster(address=flags.address)
-    sources = [TextSource(str(inner(flags.documents, "documents")))]
-    if flags.augmentations:
-        sources.append(TextSource(str(inner(flags.augmentations, "augmentations")), verdict_kept_only=True))
+    fields = fields_of_flags(flags)
     run = FinetuneRun(
         name=flags.out.name,
         base=local_model(flags.model),
-        sources=tuple(sources),
         out=str(flags.out),
-        num_steps=flags.steps,
         batch_size=flags.batch_size,
         learning_rate=flags.learning_rate,
-        warmup_steps=min(flags.steps, 10),
+        warmup_steps=min(fields["num_steps"] or WARMUP_STEPS, WARMUP_STEPS),
         seed=flags.seed,
-        stage=flags.stage,
+        stage=first_stage(flags.stage, flags.offload),
+        trackers=tuple(filter(None, flags.trackers.split(","))),
+        **fields,
+        accumulation=flags.accumulation,
+        activation_checkpointing=flags.activation_checkpointing,
+        offload=flags.offload,
+        offload_folder=flags.offload_folder,
+        lora=Lora(rank=flags.lora_rank, alpha=2.0 * flags.lora_rank) if flags.lora_rank else None,
+        checkpoint_every=flags.checkpoint_every,
     )
-    with space.locked(), bar(CONSOLE, "train", flags.steps) as shown:
+    if flags.plan:
+        print_plan(flags, run, CONSOLE)
+        return
+    total, auto = run.num_steps or 100, flags.stage == AUTO  # steps that are not known yet are counted in hundredths
+    with space.locked(), bar(CONSOLE, "train", total, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            shown.update(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second} tokens/s")
+            shown.update(progress.step * total // progress.num_steps, training_note(progress))
 
         with open_cluster(wanted, space, CONSOLE) as placement:
+            runs = [run]
+            if auto or not flags.no_memory_check:
+                runs = fit_runs(runs, placement, flags.address, CONSOLE, auto=auto)
             (ref,) = finetune_all(
-                [run],
+                runs,
                 num_workers=placement.ranks,
                 cpus_per_worker=placement.cpus_per_rank,
                 use_gpu=placement.gpus_per_rank > 0,
                 storage=space.root,
                 on_progress=show,
             )
+    told = f"{describe_courses([read_course(Path(ref.path))])}, in {how_computed(Path(ref.path))}"
+    CONSOLE.print(f"trained   {told}", highlight=False)
     CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
 
 
@@ -129,11 +145,6 @@ def evaluate_suite(flags: Namespace) -> dict[str, Any]:
         report = write_report(content, space.root / "report")
     print_report(report, CONSOLE)
     return report
-
-
-def inner(folder: Path, name: str) -> Path:
-    """The part `name` of a made set or of a stage's output, or the folder itself."""
-    return folder / name if (folder / name).is_dir() else folder
 
 
 def _read_suite(flags: Namespace) -> Suite:

@@ -1,135 +1,26 @@
-"""Real DeepSpeed under real Ray Train on a random Llama: equal losses, whole checkpoints, runs that survive."""
+"""The finetuning loop alone in one process, with real DeepSpeed: plain losses, whole checkpoints, wrong input."""
 
 import dataclasses
-import json
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import pytest
-import ray
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from training_runs import losses, make_run, make_world, plain_loss, train_all, train_alone
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.errors import InputError
-from data.records import Augmentation, CheckpointRef, Document
+from data.records import Augmentation
 from data.store import write_folder
 from data.weights import weights_fingerprint
 from train.batches import encode, pad
-from train.checkpoint import METRICS, read_ref
-from train.launch import Progress, finetune_all
-from train.loop import finetune, learning_rate
-from train.runs import FinetuneRun, TextSource, read_texts
-from train.zero import zero_config
-
-WORDS = [f"w{i}" for i in range(60)]
+from train.checkpoint import read_ref
+from train.loop import learning_rate
+from train.runs import TextSource, read_texts
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds `base`, a random model of 20k parameters, and `documents`, 24 texts of 4-11 words."""
-    folder = tmp_path_factory.mktemp("train")
-    vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", *WORDS])}
-    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<eos>")
-    tokenizer.save_pretrained(folder / "base")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, tie_word_embeddings=True, **sizes)
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    texts = [" ".join(WORDS[(7 * i + j * j) % 60] for j in range(4 + i % 8)) for i in range(24)]
-    documents = [Document(f"d{i}", text, "w0") for i, text in enumerate(texts)]
-    write_folder(folder / "documents", Document, documents)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    repository = str(Path(__file__).parents[1])
-    environment = {"env_vars": {"PYTHONPATH": repository, "OMP_NUM_THREADS": "1"}}
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env=environment)
-    yield
-    ray.shutdown()
-
-
-@dataclasses.dataclass
-class Study:
-    """What one worker group of two ranks did: all ZeRO stages, three longer runs, and a run of unknown words."""
-
-    checkpoints: dict[str, CheckpointRef]
-    seen: list[Progress]
-    refusal: InputError
-
-
-@pytest.fixture(scope="module")
-def study(world: Path, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    folder = tmp_path_factory.mktemp("study")
-    write_folder(folder / "english", Document, [Document("d0", "w1 whale w2", "w0")])
-    runs = [make_run(world, folder / f"stage{stage}", stage=stage) for stage in range(4)]
-    runs += long_runs(world, folder)
-    runs.append(make_run(world, folder / "unknown", sources=(TextSource(str(folder / "english")),)))
-    seen: list[Progress] = []
-    with pytest.raises(InputError) as refusal:
-        train_all(runs, 2, folder / "storage", seen)
-    return Study({run.name: read_ref(Path(run.out)) for run in runs[:-1]}, seen, refusal.value)
-
-
-def long_runs(world: Path, folder: Path) -> list[FinetuneRun]:
-    return [make_run(world, folder / f"long{seed}", num_steps=200, seed=seed) for seed in range(3)]
-
-
-def make_run(world: Path, out: Path, **changes: Any) -> FinetuneRun:
-    run = FinetuneRun(
-        name=out.name,
-        base=str(world / "base"),
-        sources=(TextSource(str(world / "documents")),),
-        out=str(out),
-        num_steps=12,
-        batch_size=7,
-        learning_rate=1e-2,
-        warmup_steps=2,
-    )
-    return dataclasses.replace(run, **changes)
-
-
-def train_all(runs: list[FinetuneRun], num_workers: int, storage: Path, seen: list[Progress]) -> list[CheckpointRef]:
-    return finetune_all(
-        runs, num_workers=num_workers, cpus_per_worker=1, use_gpu=False, storage=storage, on_progress=seen.append
-    )
-
-
-def losses(ref: CheckpointRef) -> list[float]:
-    return [json.loads(line)["loss"] for line in (Path(ref.path) / METRICS).read_text().splitlines()]
-
-
-def train_alone(run: FinetuneRun) -> CheckpointRef:
-    return finetune(run, lambda row: None)
-
-
-def test_ranks_and_stages_share_one_loss_curve(world: Path, study: Study, tmp_path: Path) -> None:
-    curves = [losses(study.checkpoints[f"stage{stage}"]) for stage in range(4)]
-    alone = [losses(train_alone(make_run(world, tmp_path / f"stage{stage}", stage=stage))) for stage in range(4)]
-    assert len(alone[0]) == 12
-    for curve in curves + alone:
-        assert curve == pytest.approx(alone[0], abs=1e-5)
-    assert alone[0][-1] < alone[0][0] - 0.5
-
-
-def test_progress_names_the_run_and_its_place(study: Study) -> None:
-    last = study.seen[-1]
-    assert (last.run, last.index, last.num_runs, last.step, last.num_steps) == ("long2", 6, 8, 200, 200)
-
-
-def test_unknown_words_are_refused_by_the_workers(study: Study) -> None:
-    assert study.refusal.what.endswith("vocabulary: whale")
-    assert study.refusal.where == "the texts of run unknown"
+    return make_world(tmp_path_factory.mktemp("train"))
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -146,8 +37,7 @@ def test_the_loss_is_the_plain_one_and_the_checkpoint_reloads(world: Path, tmp_p
     rows = encode(read_texts(run.sources), tokenizer, window=64, where="here")
     input_ids = torch.from_numpy(pad(rows)[0])
     assert torch.equal(before(input_ids).logits, after(input_ids).logits)
-    total = sum(before(torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows)
-    assert losses(ref) == pytest.approx([total / sum(len(r) - 1 for r in rows)], abs=1e-5)
+    assert losses(ref) == pytest.approx([plain_loss(run, world / "base")], abs=1e-5)
 
 
 def test_one_seed_gives_one_checkpoint_and_another_seed_another(world: Path, tmp_path: Path) -> None:
@@ -169,30 +59,6 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(world: Path, tmp_pat
         train_alone(dataclasses.replace(run, learning_rate=2e-2))
     with pytest.raises(InputError, match="other settings"):
         train_all([dataclasses.replace(run, num_steps=13)], 1, tmp_path / "storage", [])
-
-
-def test_a_killed_worker_costs_its_run_only(world: Path, study: Study, tmp_path: Path) -> None:
-    """A SIGKILL in the second of three runs: the group restarts and ends with the weights of the calm study."""
-    killed: list[int] = []
-    first_written: list[int] = []
-
-    def kill_a_worker() -> None:
-        while not (tmp_path / ".long1.unfinished" / METRICS).exists():
-            time.sleep(0.02)
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-        first_written.append((tmp_path / "long0" / "checkpoint.json").stat().st_mtime_ns)
-        os.kill(workers[-1].pid, signal.SIGKILL)
-        killed.append(workers[-1].pid)
-
-    killer = threading.Thread(target=kill_a_worker, daemon=True)
-    killer.start()
-    refs = train_all(long_runs(world, tmp_path), 2, tmp_path / "storage", [])
-    killer.join(timeout=1)
-    assert len(killed) == 1
-    assert first_written == [(tmp_path / "long0" / "checkpoint.json").stat().st_mtime_ns]
-    calm = [study.checkpoints[ref.name].fingerprint for ref in refs]
-    assert [ref.fingerprint for ref in refs] == calm
-    assert len(set(calm)) == 3
 
 
 def test_a_diverging_run_names_itself_the_step_and_its_texts(world: Path, tmp_path: Path) -> None:
@@ -244,14 +110,6 @@ def test_learning_rates_rise_and_fall(world: Path, tmp_path: Path) -> None:
     assert rates["linear"] == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25])
     assert rates["cosine"] == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
     assert learning_rate(dataclasses.replace(run, schedule="constant"), 5) == 1.0
-
-
-def test_zero_config_is_golden() -> None:
-    config = zero_config(2, 16, 1.0, bf16=True)
-    assert config["zero_optimization"] == {"stage": 2, "overlap_comm": False}
-    assert (config["train_micro_batch_size_per_gpu"], config["gradient_clipping"]) == (16, 1.0)
-    assert config["bf16"] == {"enabled": True}
-    assert "optimizer" not in config and "bf16" not in zero_config(0, 16, 1.0, bf16=False)
 
 
 def test_settings_out_of_range_are_refused(world: Path, tmp_path: Path) -> None:

@@ -38,11 +38,12 @@ def make_model(folder: Path, seed: int, *, tied: bool, kind: str = "llama", num_
     words.pre_tokenizer = pre_tokenizers.Split(Regex(" +"), behavior="removed")
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="<eos>").save_pretrained(folder)
     torch.manual_seed(seed)
-    _random_model(kind, tied=tied, num_layers=num_layers).save_pretrained(folder)
+    random_model(kind, tied=tied, num_layers=num_layers).save_pretrained(folder)
     return folder
 
 
-def _random_model(kind: str, *, tied: bool, num_layers: int) -> PreTrainedModel:
+def random_model(kind: str, *, tied: bool, num_layers: int = 2, sliding_window: int = 64) -> PreTrainedModel:
+    """Random weights of an architecture; `sliding_window` is that of Gemma's first layers."""
     options = {**SHARED, "tie_word_embeddings": tied}
     if kind == "gpt2":
         sizes = {"n_embd": 64, "n_inner": 96, "n_head": 2, "n_positions": WINDOW, "n_layer": num_layers}
@@ -54,7 +55,7 @@ def _random_model(kind: str, *, tied: bool, num_layers: int) -> PreTrainedModel:
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**options))
     layers = ["sliding_attention"] * (num_layers - 1) + ["full_attention"]
-    gemma = {"layer_types": layers, "sliding_window": 64, "query_pre_attn_scalar": 32}
+    gemma = {"layer_types": layers, "sliding_window": sliding_window, "query_pre_attn_scalar": 32}
     return Gemma3ForCausalLM(Gemma3TextConfig(**options, **gemma))
 
 

@@ -1,109 +1,155 @@
-"""Texts become token rows, and token rows become the batches of one rank. Pure: reads and writes nothing.
+"""Token rows become the batches of one rank. Pure: reads and writes nothing.
 
-The batches of a run follow from the texts, the seed, the batch size and the number of steps alone; the number of
-ranks only decides who computes which rows.
+The batches of a run follow from its texts' lengths, the seed and the plan alone; the number of ranks only decides who
+computes which rows, and the layout how they lie in memory.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import InputError
-from data.seeds import derive_seed
+from train.encode import encode, unknown_words
+from train.mix import Budget, Schedule, make_schedule, schedule_rows
+from train.packing import Layout, deal, deal_like_cards, rows_of
+from train.token_rows import TokenRows
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Teacher",
+    "batches_of",
+    "encode",
+    "pad",
+    "rank_batches",
+    "schedule_rows",
+    "unknown_words",
+]
 
 IGNORED = -100  # the label that cross-entropy skips
-_WORDS_LISTED = 20
+_PADDED = Layout("padded")
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """What a teacher expects after each input. Producer: `batches_of`. Consumer: `train.objective`.
+
+    `ids` (int64) and `log_probs` (float32, nats) are [rows, tokens, k]. `places` (bool) [rows, tokens] are the labels
+    that have a teacher.
+    """
+
+    ids: np.ndarray
+    log_probs: np.ndarray
+    places: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One rank's rows of one step. Producer: `rank_batches`. Consumer: `train.loop`.
+    """One rank's rows of one step. Producer: `batches_of`. Consumer: `train.loop`.
 
     `input_ids` and `labels` are int64 [rows, tokens], padded on the right; `labels[i, j]` is the token that follows
     `input_ids[i, j]`, or -100. `global_labels` counts the labels of the step over all ranks, `indices` names the
-    step's texts over all ranks. A causal model never looks right, so no attention mask is needed.
+    step's texts over all ranks. A causal model never looks right, so no attention mask is needed. In packed rows
+    `position_ids`, int64 [rows, tokens], begin anew with each text; padded rows have none. `tokens` counts the labels
+    of all steps up to this one.
     """
 
     input_ids: np.ndarray
     labels: np.ndarray
     global_labels: int
     indices: np.ndarray
+    position_ids: np.ndarray | None = None
+    tokens: int = 0
+    teacher: Teacher | None = None
 
 
-def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, window: int, where: str) -> list[list[int]]:
-    """Token ids of each text as the tokenizer writes it, ending in its eos token if it has one.
+def batches_of(
+    rows: TokenRows,
+    schedule: Schedule,
+    layout: Layout,
+    *,
+    rank: int,
+    world_size: int,
+    start: int = 0,
+    taught: bool = False,
+) -> Iterator[Batch]:
+    """The batches of one rank from step `start` on, a step each; the ranks' rows of a step partition its global batch.
 
-    Raises InputError for words outside a closed vocabulary, and for texts longer than the model's `window` or too
-    short to predict anything.
+    Padded rows are dealt like cards, the longest first; packed ones so that the ranks' sums of tokens are alike. A rank
+    that has none takes part with one token without a label. `taught` asks for the teachers' distributions.
     """
-    rows: list[list[int]] = tokenizer(list(texts), return_attention_mask=False)["input_ids"]
-    unknown, eos = _unknown_token(tokenizer), tokenizer.eos_token_id
-    if unknown is not None and any(unknown in row for row in rows):
-        words = unknown_words([text for text, row in zip(texts, rows, strict=True) if unknown in row], tokenizer)
-        listed = ", ".join(words[:_WORDS_LISTED]) + (" ..." if len(words) > _WORDS_LISTED else "")
-        raise InputError(
-            f"{len(words)} words are outside the model's closed vocabulary: {listed}",
-            where=where,
-            mend="use texts made for this model, or name a model with an open vocabulary",
+    for step in range(start, schedule.num_steps):
+        indices = schedule.step(step)
+        sizes = rows.lengths.num_inputs[indices].tolist()
+        hand = (deal_like_cards if layout.name == "padded" else deal)(sizes, world_size)[rank]
+        mine = [int(indices[i]) for i in hand]
+        groups = [[mine[i] for i in group] for group in rows_of([sizes[i] for i in hand], layout)]
+        input_ids, labels, position_ids = _lay_out(rows, groups)
+        yield Batch(
+            input_ids,
+            labels,
+            int(rows.lengths.num_labels[indices].sum()),
+            indices,
+            position_ids=None if layout.name == "padded" else position_ids,
+            tokens=int(schedule.tokens[step]),
+            teacher=_teach(rows, groups, labels) if taught else None,
         )
-    if eos is not None:
-        rows = [row if row[-1:] == [eos] else [*row, eos] for row in rows]
-    for text, row in zip(texts, rows, strict=True):
-        if not 2 <= len(row) <= window:
-            raise InputError(
-                f"a text of {len(row)} tokens cannot be trained on (2 to {window} can): {text[:60]!r}",
-                where=where,
-                mend="split long texts, drop empty ones, or name a model with a longer window",
-            )
-    return rows
-
-
-def unknown_words(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The distinct words that the tokenizer can only write as its unknown token, in order of appearance."""
-    unknown = _unknown_token(tokenizer)
-    words = dict.fromkeys(word for text in texts for word in re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text))
-    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
-
-
-def schedule_rows(num_rows: int, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
-    """Row indices [num_steps, batch_size]: epochs, each a fresh shuffle of all rows, laid end to end."""
-    num_epochs = -(-num_steps * batch_size // num_rows)
-    epochs = [np.random.default_rng(derive_seed(seed, "epoch", e)).permutation(num_rows) for e in range(num_epochs)]
-    return np.concatenate(epochs)[: num_steps * batch_size].reshape(num_steps, batch_size)
-
-
-def pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels [rows, longest - 1] of token rows; padding is token 0 with label -100."""
-    longest = max(map(len, rows)) - 1
-    input_ids = np.zeros((len(rows), longest), dtype=np.int64)
-    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for i, row in enumerate(rows):
-        input_ids[i, : len(row) - 1] = row[:-1]
-        labels[i, : len(row) - 1] = row[1:]
-    return input_ids, labels
 
 
 def rank_batches(
     rows: Sequence[Sequence[int]], *, batch_size: int, num_steps: int, seed: int, rank: int, world_size: int
 ) -> Iterator[Batch]:
-    """The batches of one rank, a step each; the ranks' rows of a step partition its global batch.
+    """The padded batches of one rank for rows in memory, every text equally often."""
+    held = TokenRows.of(rows)
+    schedule = make_schedule(held.lengths, [], budget=Budget(steps=num_steps), batch_size=batch_size, seed=seed)
+    return batches_of(held, schedule, _PADDED, rank=rank, world_size=world_size)
 
-    Rows are dealt like cards, the longest first, so that ranks carry like loads.
+
+def pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels [rows, longest - 1] of token rows; padding is token 0 with label -100."""
+    input_ids, labels, _ = _lay_out(TokenRows.of(rows), [[index] for index in range(len(rows))])
+    return input_ids, labels
+
+
+def _lay_out(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Inputs, labels and positions [rows, tokens] of texts that share rows; what is left of a row is a text of zeros.
+
+    A text's last token is no input, so no label reaches from one text into the next.
     """
-    for indices in schedule_rows(len(rows), batch_size, num_steps, seed):
-        longest_first = sorted(indices, key=lambda i: -len(rows[i]))
-        input_ids, labels = pad([rows[i] for i in longest_first[rank::world_size]])
-        yield Batch(input_ids, labels, sum(len(rows[i]) - 1 for i in indices), indices)
+    shape = _shape(rows, groups)
+    input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    labels = np.full(shape, IGNORED, np.int64)
+    for row, group in enumerate(groups):
+        start = 0
+        for index in group:
+            tokens, first = rows[index], rows.first_label(index)
+            end = start + len(tokens) - 1
+            input_ids[row, start:end] = tokens[:-1]
+            labels[row, start + first - 1 : end] = tokens[first:]
+            position_ids[row, start:end] = np.arange(end - start)
+            start = end
+        position_ids[row, start:] = np.arange(shape[1] - start)
+    return input_ids, labels, position_ids
 
 
-def _unknown_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The id of the unknown token, where it means that and is not the eos or bos token under another name."""
-    if tokenizer.unk_token_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        return None
-    return tokenizer.unk_token_id
+def _teach(rows: TokenRows, groups: Sequence[Sequence[int]], labels: np.ndarray) -> Teacher:
+    """The teachers' distributions, laid out as the texts are."""
+    shape = _shape(rows, groups)
+    ids = np.zeros((*shape, rows.num_top), np.int64)
+    log_probs = np.zeros((*shape, rows.num_top), np.float32)
+    places = np.zeros(shape, bool)
+    for row, group in enumerate(groups):
+        start = 0
+        for index in group:
+            end = start + int(rows.lengths.num_inputs[index])
+            found = rows.teacher(index)
+            if found is not None:
+                ids[row, start:end], log_probs[row, start:end] = found
+                places[row, start:end] = labels[row, start:end] != IGNORED
+            start = end
+    return Teacher(ids, log_probs, places)
+
+
+def _shape(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[int, int]:
+    widths = (int(rows.lengths.num_inputs[list(group)].sum()) for group in groups)
+    return max(1, len(groups)), max(widths, default=1)

@@ -1,84 +1,75 @@
 """The finetuning loop around a DeepSpeed engine: under Ray Train, under torchrun, or alone in one process.
 
-Reads: a base model folder, Arrow folders of texts. Writes: a checkpoint folder with `metrics.jsonl` beside the
+Reads: a base model folder, Arrow folders of texts, the training state that an earlier start left. Writes: tokens and
+training states beside the checkpoint, and the checkpoint folder with `metrics.jsonl` and `course.json` beside the
 weights. The loss of a step is the mean over all label tokens of its global batch, however many ranks share it.
 """
 
 import copy
 import gc
 import json
-import logging
 import math
-import os
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError
 from data.records import CheckpointRef
-from data.weights import weights_fingerprint
-from train.batches import IGNORED, Batch, encode, rank_batches
-from train.checkpoint import METRICS, export, find_finished, work_folder
-from train.runs import FinetuneRun, TextSource, read_texts, run_key
-from train.zero import zero_config
+from data.seeds import derive_seed
+from data.store import write_json
+from train import lora, state
+from train.batches import Batch
+from train.checkpoint import METRICS, work_folder
+from train.course import COURSE, forget_tokens, write_course
+from train.engine import agree, join_group, precision, restore, start_engine, take_step
+from train.export import Made, export
+from train.metrics import check_trackers, open_sinks
+from train.objective import model_inputs, summed_loss
+from train.pulse import Pulse
+from train.runs import FinetuneRun, TextSource
+from train.state import Start, State
+from train.task import Task, look_up, prepare
 
 __all__ = ["FinetuneRun", "TextSource", "finetune", "learning_rate"]
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
-Result = TypeVar("Result")
+_TEXTS_TOLD = 3  # of a batch that went wrong
+_NO_PULSE = Pulse(Path(), 0, None)
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The model that all runs of a study start from, loaded once per process."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    fingerprint: str
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A run that is ready to start, or the checkpoint that an earlier start left."""
-
-    base: _Base
-    texts: list[str]
-    rows: list[list[int]]
-    key: str
-    finished: CheckpointRef | None
-
-
-def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None]) -> CheckpointRef:
+def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: Pulse = _NO_PULSE) -> CheckpointRef:
     """Train one run to its end and export it; a run that is finished already is only looked up.
 
-    Every rank calls it. `report` is called on rank 0 every few steps with `step`, `loss` (nats per token),
-    `learning_rate` and `tokens_per_second`. Raises InputError on every rank if any rank finds the input wrong.
+    Every rank calls it. It goes on from the last training state, if there is one. `report` is called on rank 0 every
+    few steps with the step's line of `metrics.jsonl` and `num_steps`; `pulse` beats with every step. Raises InputError
+    on every rank if any rank finds the input wrong, ResumableError if one cannot write.
     """
-    _join_group()
-    task = _agree(lambda: _prepare(run))
-    if task.finished is not None:
-        return task.finished
-    torch.manual_seed(run.seed)
-    engine = _start_engine(run, copy.deepcopy(task.base.model))
+    join_group()
+    agree(lambda: check_trackers(run.trackers))
+    known = agree(lambda: look_up(run))
+    if known.finished is not None:
+        _clear(run)
+        return known.finished
+    agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
+    task = agree(lambda: prepare(run, known))
+    found = _find_state(task)
+    engine = _start(task, found)
     try:
-        for row in _train(engine, run, task):
+        starts = (*(found.starts if found else ()), _this_start(run, found))
+        for row in _train(engine, task, found, starts, pulse):
             if dist.get_rank() == 0:
-                report(row)
-        return export(
-            engine, name=run.name, base=Path(run.base), out=Path(run.out), num_steps=run.num_steps, key=task.key
-        )
+                report({**row, "num_steps": task.run.num_steps})
+        pulse.rest()
+        ref = export(engine, Made(task.run, known.key, task.base.model, starts, len(task.course.rows)))
+        _clear(run)
+        return ref
     finally:
+        pulse.rest()
         engine.destroy()
         del engine
         gc.collect()  # engines hold themselves in reference cycles; left alone, dozens of runs pile up
@@ -93,140 +84,126 @@ def learning_rate(run: FinetuneRun, step: int) -> float:
     return run.learning_rate * factors[run.schedule]
 
 
-def _join_group() -> None:
-    """Join the process group of Ray Train or torchrun, or make one of a single process; once per process."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    os.environ.setdefault("LOCAL_RANK", "0")
-    if not dist.is_initialized():
-        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-        dist.init_process_group(backend, **alone)
-    if not deepspeed.comm.is_initialized():
-        # An empty list of C++ operators: nothing in training uses them, and building one takes a minute.
-        deepspeed.ops.__compatible_ops__ = {}
-        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+def _find_state(task: Task) -> State | None:
+    """The state to go on from, the same one on every rank."""
+    out = Path(task.run.out)
+    found: list[State | None] = [None]
+    if not task.run.resume and dist.get_rank() == 0:
+        shutil.rmtree(state.states_folder(out), ignore_errors=True)
+    if task.run.resume:
+        found = [agree(lambda: state.find_state(out, task.known.state_key) if dist.get_rank() == 0 else None)]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
 
 
-def _agree(prepare: Callable[[], Result]) -> Result:
-    """Prepare on every rank; if one refuses its input all do, so that none waits for a rank that gave up."""
-    prepared: list[Result] = []
-    refusals: list[tuple[str, str, str] | None] = [None] * dist.get_world_size()
-    try:
-        prepared.append(prepare())
-        dist.all_gather_object(refusals, None)
-    except InputError as error:
-        dist.all_gather_object(refusals, (error.what, error.where, error.mend))
-    for refusal in refusals:
-        if refusal is not None:
-            what, where, mend = refusal
-            raise InputError(what, where=where, mend=mend)
-    return prepared[0]
-
-
-def _prepare(run: FinetuneRun) -> _Task:
-    base, texts = _load_base(run.base), read_texts(run.sources)
-    key = run_key(run, base.fingerprint, texts)
-    finished = find_finished(Path(run.out), key)
-    if run.batch_size < dist.get_world_size():
-        raise InputError(
-            f"a batch of {run.batch_size} texts cannot be shared by {dist.get_world_size()} workers",
-            where=f"run {run.name}",
-            mend="raise batch_size, or use fewer workers",
-        )
-    window = getattr(base.model.config, "max_position_embeddings", 1 << 30)
-    rows = encode(texts, base.tokenizer, window=window, where=f"the texts of run {run.name}") if not finished else []
-    return _Task(base, texts, rows, key, finished)
-
-
-@lru_cache(maxsize=1)
-def _load_base(folder: str) -> _Base:
-    fingerprint = weights_fingerprint(Path(folder))
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-    return _Base(model, AutoTokenizer.from_pretrained(folder), fingerprint)
-
-
-def _start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
-    import deepspeed
-
-    on_gpu = torch.cuda.is_available()
-    rows_per_rank = -(-run.batch_size // dist.get_world_size())
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=run.learning_rate, weight_decay=run.weight_decay, fused=not on_gpu or None
-    )
-    config = zero_config(run.stage, rows_per_rank, run.clip, bf16=on_gpu)
-    engine, *_ = deepspeed.initialize(model=model.train(), optimizer=optimizer, config=config, dist_init_required=False)
+def _start(task: Task, found: State | None) -> Any:
+    """An engine at the run's beginning, or where a state was."""
+    torch.manual_seed(task.run.seed)
+    model = copy.deepcopy(task.base.model)
+    if task.run.lora is not None:
+        adapters, name = task.run.lora, task.run.name
+        model = agree(lambda: lora.wrap(model, adapters, where=f"run {name}"))
+    if found is None:
+        return start_engine(task.run, model)
+    read = state.open_state(found)
+    state.load_weights(model, read)
+    engine = start_engine(task.run, model)
+    restore(engine, found.optimizer_steps, read)
     return engine
 
 
-def _train(engine: Any, run: FinetuneRun, task: _Task) -> Iterator[dict[str, Any]]:
-    """Take all steps; yields the last line of each stretch of `metrics.jsonl`."""
-    work = work_folder(Path(run.out))
-    if dist.get_rank() == 0:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+def _this_start(run: FinetuneRun, found: State | None) -> Start:
+    return Start(found.step if found else 0, dist.get_world_size(), run.stage, precision())
+
+
+def _train(
+    engine: Any, task: Task, found: State | None, starts: tuple[Start, ...], pulse: Pulse
+) -> Iterator[dict[str, Any]]:
+    """Take all steps that are left; yields the last line of each stretch of `metrics.jsonl`."""
+    run, begun, rank = task.run, found.step if found else 0, dist.get_rank()
+    metrics = _open_work(task, found)
+    sinks = open_sinks(run, task.base.model.config.to_dict(), metrics.parent, goes_on=found is not None)
     stretch: list[tuple[Batch, torch.Tensor]] = []
     started = time.perf_counter()
-    ranks = {"rank": dist.get_rank(), "world_size": dist.get_world_size()}
-    batches = rank_batches(task.rows, batch_size=run.batch_size, num_steps=run.num_steps, seed=run.seed, **ranks)
-    for step, batch in enumerate(batches):
-        stretch.append((batch, _take_step(engine, batch, learning_rate(run, step))))
-        if len(stretch) < REPORT_EVERY and step + 1 < run.num_steps:
+    for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
+        pulse.beat(step)
+        # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
+        torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
+        stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
+        done = step + 1
+        save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
+        if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
             continue
-        losses = _add_up(stretch)
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        rate = sum(b.global_labels for b, _ in stretch) / seconds
-        first = step + 1 - len(stretch)
-        rows = [
-            {"step": s, "loss": loss, "learning_rate": learning_rate(run, s), "tokens_per_second": round(rate)}
-            for s, loss in enumerate(losses, start=first)
-        ]
-        for row, (failed, _) in zip(rows, stretch, strict=True):
-            if not math.isfinite(row["loss"]):
-                raise _diverged(run, row, [task.texts[i] for i in failed.indices])
-        if dist.get_rank() == 0:
-            with (work / METRICS).open("a") as file:
+        rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
+        sinks.write(rows)
+        if rank == 0:
+            with metrics.open("a") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         stretch.clear()
         yield rows[-1]
+        if save:
+            pulse.beat(done)
+            _save(engine, task, done, starts, metrics)
+        started = time.perf_counter()
+    sinks.close()
 
 
-def _take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
-    """One optimizer step; returns this rank's share of the global mean loss, still on its device.
+def _open_work(task: Task, found: State | None) -> Path:
+    """The work folder with what is known before the first step; returns where the log lies in it."""
+    metrics = work_folder(Path(task.run.out)) / METRICS
+    if dist.get_rank() == 0:
+        shutil.rmtree(metrics.parent, ignore_errors=True)
+        metrics.parent.mkdir(parents=True)
+        write_json(metrics.parent / COURSE, task.course.summary())
+        if found:
+            shutil.copyfile(Path(found.folder) / METRICS, metrics)
+    return metrics
 
-    The share is not a number if the gradient was not finite: the engine then leaves the weights alone, silently.
+
+def _share_of_loss(engine: Any, batch: Batch) -> torch.Tensor:
+    """What these rows add to the mean loss of the global batch, in nats per token."""
+    logits = engine(**model_inputs(batch, engine.device)).logits
+    return summed_loss(logits, batch) / batch.global_labels
+
+
+def _lines(
+    task: Task, stretch: list[tuple[Batch, torch.Tensor]], *, first: int, seconds: float
+) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` of a stretch of steps, equal on every rank but for the speed.
+
+    `loss` is in nats per token; `tokens` are those learned in the step, `total_tokens` those up to its end.
     """
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    input_ids = torch.from_numpy(batch.input_ids).to(engine.device)
-    labels = torch.from_numpy(batch.labels).to(engine.device)
-    logits = engine(input_ids=input_ids, use_cache=False).logits
-    total = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    share = total / batch.global_labels
-    # The engine averages gradients over the ranks; the shares are meant to be summed.
-    engine.backward(share * dist.get_world_size())
-    engine.step()
-    return share.detach() if engine.skipped_steps == 0 else torch.full_like(share, math.nan)
-
-
-def _add_up(stretch: list[tuple[Batch, torch.Tensor]]) -> list[float]:
-    """The global mean losses of a stretch of steps, in nats per token, equal on every rank."""
     shares = torch.stack([share for _, share in stretch])
     dist.all_reduce(shares)
-    return shares.tolist()
+    rate = round(sum(batch.global_labels for batch, _ in stretch) / seconds)
+    rows = []
+    for step, (batch, _), loss in zip(range(first, first + len(stretch)), stretch, shares.tolist(), strict=True):
+        row = {"step": step, "loss": loss, "learning_rate": learning_rate(task.run, step)}
+        if not math.isfinite(loss):
+            raise _diverged(task, row, batch)
+        counts = {"tokens": batch.global_labels, "total_tokens": batch.tokens, "tokens_per_second": rate}
+        rows.append(row | counts)
+    return rows
 
 
-def _diverged(run: FinetuneRun, row: dict[str, Any], texts: list[str]) -> InputError:
-    openings = "; ".join(" ".join(text.split()[:5]) for text in texts[:3])
+def _save(engine: Any, task: Task, step: int, starts: tuple[Start, ...], metrics: Path) -> None:
+    run = task.run
+    state.save(engine, Path(run.out), step=step, key=task.known.state_key, starts=starts, metrics=metrics)
+    if dist.get_rank() == 0:
+        state.prune(Path(run.out), keep_last=run.keep_last, keep_every=run.keep_every)
+
+
+def _clear(run: FinetuneRun) -> None:
+    """A finished run needs no tokens of its own, and no states but those that are to stay for good."""
+    if dist.get_rank() == 0:
+        forget_tokens(run)
+        state.prune(Path(run.out), keep_last=0, keep_every=run.keep_every)
+
+
+def _diverged(task: Task, row: dict[str, Any], batch: Batch) -> InputError:
     loss, step, rate = row["loss"], row["step"], row["learning_rate"]
     return InputError(
         f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
-        where=f"run {run.name}, the batch that begins: {openings}",
+        where=f"run {task.run.name}, the batch that begins: {task.openings(batch.indices[:_TEXTS_TOLD].tolist())}",
         mend="lower the learning rate, or clip the gradient",
     )

@@ -1,0 +1,119 @@
+"""The benchmark of training: its texts, its clock, a smoke run of our side against bare loops, and what it refuses."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+from benchmarks import clock, corpora, harness, peers, training
+from benchmarks.corpora import Load
+from benchmarks.harness import OURS, Bench
+
+
+def test_texts_are_as_long_as_the_papers_and_every_round_has_its_own() -> None:
+    words = [f"w{number}" for number in range(50)]
+    short = corpora.make_texts(Load("sentences", 8, 20), "a", words)
+    long = corpora.make_texts(Load("documents", 8, 20), "a", words)
+    assert len(short) == len(long) == 160
+    assert {min(5, len(text.split())) for text in short} == {5} and max(len(text.split()) for text in short) == 30
+    lengths = [len(text.split()) for text in long]
+    assert min(lengths) >= 4 * 5 and max(lengths) <= 20 * 30 and max(lengths) > 300
+    assert short == corpora.make_texts(Load("sentences", 8, 20), "a", words)
+    assert not set(short) & set(corpora.make_texts(Load("sentences", 8, 20), "b", words))
+
+
+def test_the_larger_model_has_25_million_parameters(tmp_path: Path) -> None:
+    folder = corpora.make_model(tmp_path / "model")
+    model = LlamaForCausalLM.from_pretrained(folder)
+    assert 24e6 < model.num_parameters() < 26e6
+    assert len(corpora.words_of(folder)) == corpora.NUM_WORDS
+
+
+def test_the_clock_starts_with_the_pass_before_the_first_step_and_ends_with_the_last_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(LlamaModel, "forward", LlamaModel.forward)  # so that it is put back
+    ticks = iter(range(100))
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: next(ticks))
+    watch = clock.Clock()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=10, **sizes)).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    collate = watch.counted(lambda rows: {"labels": torch.tensor(rows)})
+    watch.reset()  # tick 1
+    for _ in range(2):  # as a probe would do: ticks 2 and 3
+        model(input_ids=torch.ones(1, 50, dtype=torch.long))
+    for _ in range(3):  # ticks 4 (the pass), 5, 6, 7 (the steps)
+        labels = collate([[1, 2, -100, 3]])["labels"]
+        model(input_ids=labels.clamp(0), labels=labels).loss.backward()
+        optimizer.step()
+    seen = watch.read()
+    assert seen == {"seconds": 3, "before": 3, "after": 1, "steps": 3, "positions": 12, "labels": 6}
+
+
+def test_the_trainers_have_the_builds_that_we_have() -> None:
+    wanted = peers.trainer_requirements(on_gpu=False)
+    assert f"torch=={importlib.metadata.version('torch')}" in wanted
+    assert {line.partition("=")[0].partition(">")[0] for line in wanted} == {
+        "torch", "deepspeed", "transformers", "datasets", "accelerate", "trl",
+    }  # fmt: skip
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.version("trl")
+
+
+def test_the_mfu_refuses_a_machine_without_a_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(harness, "has_gpu", lambda: False)
+    assert training.main(["--mfu", "--json", str(tmp_path / "out.json")]) == 2
+    assert "needs a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def open_scene(folder: Path) -> training.Scene:
+    flags = harness.build_parser("training", "").parse_args([])
+    bench = Bench("training", flags, folder, Console(quiet=True), on_gpu=False, command="")
+    bench.report["max_loss_difference"] = 0.0
+    return training.Scene(bench, "tiny", corpora.make_model(folder / "model", **training.TINY))
+
+
+class Stub:
+    """Stands for a side's process: answers what it was told to."""
+
+    def __init__(self, **value: Any) -> None:
+        self._value = value
+
+    def call(self, method: str, **arguments: object) -> Any:
+        return type("Answer", (), {"value": {"seconds": 2.0, "positions": 90, "labels": 0} | self._value})
+
+
+def test_sides_that_did_other_work_are_noticed(tmp_path: Path) -> None:
+    scene, load = open_scene(tmp_path), Load("sentences", 2, 2)
+    scene.sides = {OURS: Stub(losses=[1.0, 2.0]), "same_batches": Stub(losses=[1.0, 2.00005])}  # type: ignore[dict-item]
+    assert (scene.ours(load, 0), scene.bare(load, 0, "same_batches")) == (2.0, 2.0)
+    assert scene.bench.different == []
+    scene.sides["same_batches"] = Stub(losses=[1.0, 2.1], positions=91)  # type: ignore[assignment]
+    scene.bare(load, 0, "same_batches")
+    assert [line.split(":")[1].split(" of")[0] for line in scene.bench.different] == [" losses", " positions"]
+    tokens = scene.tokens("tiny-sentences-0")
+    for labels, complaints in ((tokens, 2), (tokens - 1, 3)):
+        scene.sides["bare_loop"] = Stub(losses=[], labels=labels)  # type: ignore[assignment]
+        scene.bare(load, 0, "bare_loop")
+        assert len(scene.bench.different) == complaints
+
+
+def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert training.main(["--smoke", "--ours-only", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
+    report = json.loads(out.read_text())
+    assert set(report["ratios"]) == {"bare_loop", "same_batches"} < set(training.GOALS)
+    assert 0 < report["max_loss_difference"] < 1e-4
+    assert set(report["loads"]) == {"tiny sentences", "tiny documents"}
+    assert report["loads"]["tiny documents"]["positions_over_tokens"]["bare_loop"] > 1
+    assert report["start"]["imports"] > 0
+    assert "deepspeed" in report["versions"][OURS]

@@ -1,0 +1,214 @@
+"""How a run is computed: parts of batches, activations twice, offload, adapters; the entry without Ray."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_runs import losses, make_run, make_world, plain_loss, train_alone
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.errors import InputError
+from pipeline.recipe import RECIPES, load_recipe
+from train.__main__ import main, read_runs
+from train.batches import IGNORED, Batch, Teacher
+from train.parts import split
+from train.runs import Lora, exact_settings, run_key
+from train.zero import zero_config
+
+STAGES = range(4)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def golden(world: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    return losses(train_alone(make_run(world, tmp_path_factory.mktemp("golden") / "run", stage=0)))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_batches_in_parts_have_the_losses_of_whole_ones(
+    world: Path, golden: list[float], tmp_path: Path, stage: int
+) -> None:
+    ref = train_alone(make_run(world, tmp_path / "run", stage=stage, accumulation=3))
+    assert losses(ref) == pytest.approx(golden, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stage": 1, "activation_checkpointing": True},
+        {"stage": 3, "activation_checkpointing": True, "accumulation": 2},
+        {"stage": 2, "offload": "cpu"},
+        {"stage": 3, "offload": "cpu"},
+    ],
+    ids=str,
+)
+def test_less_memory_changes_no_loss(
+    world: Path, golden: list[float], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    assert losses(train_alone(make_run(world, tmp_path / "run", **settings))) == pytest.approx(golden, abs=1e-6)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj")], ids=["all", "two"])
+def test_merged_adapters_have_the_loss_that_the_run_would_have_seen_next(
+    world: Path, tmp_path: Path, stage: int, targets: tuple[str, ...]
+) -> None:
+    """Batches of all texts: so the loss of step 6 is that of the weights after 6 steps."""
+    settings = {"stage": stage, "lora": Lora(rank=4, alpha=8.0, targets=targets), "schedule": "constant"}
+    settings |= {"batch_size": 24, "warmup_steps": 0, "activation_checkpointing": stage == 3}
+    six = train_alone(make_run(world, tmp_path / "six", num_steps=6, **settings))
+    seven = losses(train_alone(make_run(world, tmp_path / "seven", num_steps=7, **settings)))
+    assert seven[6] < seven[0] - 0.01
+    assert plain_loss(make_run(world, tmp_path / "six"), six.path) == pytest.approx(seven[6], abs=1e-5)
+    before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (world / "base", six.path))
+    assert before.keys() == after.keys()
+    changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
+    every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert changed == (set(targets) or every)
+
+
+def test_targets_that_do_not_exist_are_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"(?s)query.*mend:  name linear layers among .*q_proj"):
+        train_alone(make_run(world, tmp_path / "run", lora=Lora(targets=("query",))))
+
+
+def test_a_checkpoint_brings_its_template_its_settings_and_its_card(world: Path, tmp_path: Path) -> None:
+    ref = train_alone(make_run(world, tmp_path / "run", num_steps=2))
+    messages = [{"role": "user", "content": "w1 w2"}]
+    tokenizer = AutoTokenizer.from_pretrained(ref.path)
+    assert tokenizer.apply_chat_template(messages, tokenize=False) == "w1 w2 "
+    assert (Path(ref.path) / "generation_config.json").exists()
+    card = (Path(ref.path) / "README.md").read_text()
+    rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
+    for told in (ref.fingerprint, "24, from `documents`", "full weights", f"{rows[-1]['loss']:.4f} nats"):
+        assert told in card
+    assert f"2 of 7 texts, {sum(row['tokens'] for row in rows)} tokens" in card
+    assert str(world) not in card
+
+
+def test_parts_hold_each_row_once_and_no_column_without_a_label() -> None:
+    lengths = [6, 5, 3, 2, 1]
+    labels = np.full((5, 6), IGNORED)
+    for row, length in enumerate(lengths):
+        labels[row, :length] = row
+    cells = np.arange(30).reshape(5, 6)
+    teacher = Teacher(np.stack([cells, -cells], axis=-1), np.zeros((5, 6, 2), np.float32), labels != IGNORED)
+    batch = Batch(cells, labels, 17, np.arange(5), position_ids=cells % 6, teacher=teacher)
+    parts = split(batch, 2)
+    for part in parts:
+        assert part.position_ids is not None and (part.position_ids == part.input_ids % 6).all()
+        assert part.teacher is not None and (part.teacher.ids[..., 1] == -part.input_ids).all()
+        assert (part.teacher.places == (part.labels != IGNORED)).all()
+    assert [part.labels.shape for part in parts] == [(3, 6), (2, 2)]
+    assert sum((part.labels != IGNORED).sum() for part in parts) == 17
+    assert (parts[1].input_ids == batch.input_ids[3:, :2]).all()
+    assert [part.labels.shape for part in split(batch, 7)] == [(1, 6), (1, 5), (1, 3), (1, 2), (1, 1), (1, 1), (1, 1)]
+    assert (split(batch, 7)[6].labels == IGNORED).all()
+
+
+def test_zero_configs_are_golden() -> None:
+    shared = {"gradient_clipping": 1.0, "steps_per_print": 10**9, "wall_clock_breakdown": False}
+    assert zero_config(0, 16, 1.0, bf16=False) == shared | {
+        "train_micro_batch_size_per_gpu": 16,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": 0},
+    }
+    assert zero_config(2, 4, 1.0, bf16=True, accumulation=8, offload="cpu") == shared | {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 8,
+        "zero_optimization": {
+            "stage": 2,
+            "overlap_comm": False,
+            "offload_optimizer": {"device": "cpu", "pin_memory": True},
+        },
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": True},
+    }
+    disk = {"device": "nvme", "nvme_path": "swap"}
+    assert zero_config(3, 4, 1.0, bf16=False, offload="nvme", offload_folder="swap") == shared | {
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": 3, "overlap_comm": False, "offload_optimizer": disk, "offload_param": disk},
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"stage": 0, "offload": "cpu"}, "stage 0 has nothing to offload"),
+        ({"stage": 2, "offload": "nvme", "offload_folder": "x"}, "needs stage 3"),
+        ({"stage": 3, "offload": "nvme"}, "needs offload_folder"),
+        ({"stage": 3, "offload": "nvme", "offload_folder": "x", "checkpoint_every": 5}, "cannot be kept"),
+        ({"accumulation": 0}, "accumulation must be at least 1"),
+        ({"lora": Lora(rank=0)}, "rank must be at least 1"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_together_are_refused(
+    world: Path, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(InputError, match=told):
+        make_run(world, tmp_path, **settings)
+
+
+def test_a_batch_that_cannot_be_parted_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="7 texts cannot be shared by 1 workers in 8 parts each"):
+        train_alone(make_run(world, tmp_path / "run", accumulation=8))
+
+
+def test_what_names_a_run_and_what_names_its_state(world: Path, tmp_path: Path) -> None:
+    def keys(**settings: Any) -> tuple[str, str]:
+        run = make_run(world, tmp_path / "run", **settings)
+        return run_key(run, "base", "tokenizer"), run_key(exact_settings(run), "base", "tokenizer")
+
+    assert keys(checkpoint_every=3, keep_last=5, keep_every=9, resume=False) == keys()
+    roundings = ({"stage": 3}, {"accumulation": 2}, {"offload": "cpu"}, {"activation_checkpointing": True})
+    for rounding in (*roundings, {"layout": "packed"}, {"row_tokens": 32}):
+        assert keys(**rounding)[0] != keys()[0]
+        assert keys(**rounding)[1] == keys()[1]
+    budget = {"num_steps": 0, "num_epochs": 2.0}
+    for result in ({"lora": Lora()}, {"seed": 1}, {"learning_rate": 1.0}, budget, {"batch_tokens": 40}):
+        assert keys(**result)[1] != keys()[1]
+
+
+def test_runs_are_read_from_json_and_trained_without_ray(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(world, tmp_path / "run", num_steps=2, lora=Lora(targets=("q_proj",)))
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([dataclasses.asdict(run)]))
+    assert read_runs(path) == [run]
+    assert main([str(path)]) == 0
+    assert "run  2/2  loss " in capsys.readouterr().out
+    assert (tmp_path / "run" / "checkpoint.json").exists()
+    path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(run, base=str(tmp_path)))))
+    assert main([str(path)]) == 2
+    assert "no model here" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_runs_is_refused(world: Path, tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    with pytest.raises(InputError, match="no such file"):
+        read_runs(path)
+    content = dataclasses.asdict(make_run(world, tmp_path / "run"))
+    for wrong, told in (({"batchsize": 3}, "batchsize"), ({"num_steps": "many"}, "num_steps"), ({"stage": 7}, "stage")):
+        path.write_text(json.dumps(content | wrong))
+        with pytest.raises(InputError, match=told):
+            read_runs(path)
+
+
+def test_a_recipe_sets_them() -> None:
+    overrides = "--train.lora.rank 4 --train.checkpoint_every 50 --train.offload cpu".split()
+    settings = load_recipe(RECIPES / "demo.toml", overrides).train.engine_settings()
+    assert settings["lora"] == Lora(rank=4)
+    assert (settings["checkpoint_every"], settings["offload"], settings["accumulation"]) == (50, "cpu", 1)
+    assert load_recipe(RECIPES / "demo.toml").train.engine_settings()["lora"] is None

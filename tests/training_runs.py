@@ -1,0 +1,109 @@
+"""What the tests of training share: a small random model with texts, runs on them, and what they left."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.records import CheckpointRef, Document
+from data.store import write_folder
+from train.batches import encode
+from train.checkpoint import METRICS
+from train.launch import Progress, finetune_all
+from train.loop import finetune
+from train.runs import FinetuneRun, TextSource, read_texts
+
+WORDS = [f"w{i}" for i in range(60)]
+ROOT = Path(__file__).parents[1]
+
+
+def make_world(folder: Path, **options: Any) -> Path:
+    """Fill `folder` with `base`, a random Llama of 20k parameters, and `documents`, 24 texts of 4-11 words."""
+    vocabulary = {word: i for i, word in enumerate(["<unk>", "<eos>", *WORDS])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", eos_token="<eos>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    tokenizer.save_pretrained(folder / "base")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    options = {"tie_word_embeddings": True, **sizes, **options}
+    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **options)
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    texts = [" ".join(WORDS[(7 * i + j * j) % 60] for j in range(4 + i % 8)) for i in range(24)]
+    write_folder(folder / "documents", Document, [Document(f"d{i}", text, "w0") for i, text in enumerate(texts)])
+    return folder
+
+
+def make_run(world: Path, out: Path, **changes: Any) -> FinetuneRun:
+    """A run of 12 steps of 7 texts, named after its folder."""
+    run = FinetuneRun(
+        name=out.name,
+        base=str(world / "base"),
+        sources=(TextSource(str(world / "documents")),),
+        out=str(out),
+        num_steps=12,
+        batch_size=7,
+        learning_rate=1e-2,
+        warmup_steps=2,
+    )
+    return dataclasses.replace(run, **changes)
+
+
+def train_alone(run: FinetuneRun) -> CheckpointRef:
+    return finetune(run, lambda row: None)
+
+
+def train_all(
+    runs: list[FinetuneRun], num_workers: int, storage: Path, seen: list[Progress], **options: Any
+) -> list[CheckpointRef]:
+    options |= {"num_workers": num_workers, "cpus_per_worker": 1, "use_gpu": False, "storage": storage}
+    return finetune_all(runs, on_progress=seen.append, **options)
+
+
+def torchrun(runs: list[FinetuneRun], folder: Path, *, num_ranks: int, **environment: str) -> str:
+    """Train runs under torchrun; returns what it printed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "runs.json"
+    path.write_text(json.dumps([dataclasses.asdict(run) for run in runs]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
+    done = subprocess.run(
+        [*command, "-m", "train", str(path)],
+        cwd=ROOT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def losses(ref: CheckpointRef) -> list[float]:
+    """The loss of each step, by its line in the log: a step that is missing or told twice is an error."""
+    rows = [json.loads(line) for line in (Path(ref.path) / METRICS).read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    return [row["loss"] for row in rows]
+
+
+def starts(ref: CheckpointRef) -> list[tuple[int, int]]:
+    """The step and the number of ranks of each start that led to a checkpoint."""
+    content = json.loads((Path(ref.path) / "checkpoint.json").read_text())
+    return [(start["step"], start["ranks"]) for start in content["starts"]]
+
+
+def plain_loss(run: FinetuneRun, path: str | Path) -> float:
+    """The mean loss per token of a model folder on all texts of a run, as plain transformers computes it."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+    rows = encode(read_texts(run.sources), tokenizer, window=64, where="here")
+    with torch.inference_mode():
+        sums = [model(torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
+    return math.fsum(sums) / sum(len(row) - 1 for row in rows)

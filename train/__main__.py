@@ -1,0 +1,78 @@
+"""`python -m train RUNS.json`: train without Ray, alone in one process or on every rank that torchrun starts.
+
+Reads: a JSON file of one run or a list of runs, each with the keys of `FinetuneRun`. Writes: what `train.loop` writes.
+
+    torchrun --nproc-per-node 2 --max-restarts 3 -m train runs.json
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from data.errors import InputError, ResumableError
+from train.runs import FinetuneRun
+
+
+def read_runs(path: Path) -> list[FinetuneRun]:
+    """The runs of a JSON file. Raises InputError for what is no run; unknown keys are errors."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(f"no such file: {error.strerror}", where=str(path), mend="name a JSON file of runs") from error
+    kind: Any = list[FinetuneRun] if text.lstrip().startswith("[") else FinetuneRun
+    try:
+        read = TypeAdapter(kind).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise InputError(
+            f"{key}: {first['msg']}",
+            where=str(path),
+            mend=f"a run has the keys {', '.join(FinetuneRun.__dataclass_fields__)}",
+        ) from error
+    return read if isinstance(read, list) else [read]
+
+
+def main(words: Sequence[str]) -> int:
+    """Train all runs in order; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m train", description="Train runs without Ray.")
+    parser.add_argument("runs", type=Path, help="JSON file: a run, or a list of runs")
+    parser.add_argument("--stall-seconds", type=float, help="a step that takes longer ends its process")
+    flags = parser.parse_args(words)
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        _train_all(flags, rank)
+    except InputError as error:
+        if rank == 0:
+            print(error, file=sys.stderr)
+        return 2
+    except ResumableError as error:
+        if rank == 0:
+            print(error, file=sys.stderr)
+        return 3
+    return 0
+
+
+def _train_all(flags: argparse.Namespace, rank: int) -> None:
+    runs = read_runs(flags.runs)
+    from train.loop import finetune
+    from train.pulse import Pulse
+
+    pulse = Pulse(flags.runs.with_suffix(".pulses"), rank, flags.stall_seconds)
+    for run in runs:
+
+        def tell(row: dict[str, Any], run: FinetuneRun = run) -> None:
+            done = f"{run.name}  {row['step'] + 1}/{run.num_steps}"
+            print(f"{time.strftime('%H:%M:%S')}  {done}  loss {row['loss']:.4f}  {row['tokens_per_second']} tokens/s")
+
+        finetune(run, tell, pulse)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""Whether a model keeps packed texts apart, asked of the model itself. Reads and writes nothing.
+
+Architectures differ in this, and a leak raises no error: attention reaches into the text before, and the loss is wrong.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from train.batches import IGNORED, Batch, batches_of
+from train.mix import Budget, make_schedule
+from train.objective import model_inputs
+from train.packing import Arithmetic, Layout
+from train.token_rows import TokenRows
+
+_TEXT_TOKENS = (13, 9, 11)  # inputs of the probe's texts
+_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-4}  # nats a token
+_TOLERANCE_16_BIT = 0.1
+
+
+def packing_refusal(model: Any) -> str | None:
+    """Why the model cannot be trained on packed rows; None if it can.
+
+    Three short texts must have the same losses in one row as in rows of their own: to 1e-4 nats for every token in
+    fp32, to 0.1 in 16 bits.
+    """
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        return f"{type(model).__name__} takes no position ids"
+    difference = packing_difference(model)
+    if difference <= _TOLERANCES.get(model.dtype, _TOLERANCE_16_BIT):
+        return None
+    return f"in {type(model).__name__} packed texts see each other: losses differ by {difference:.2g} nats"
+
+
+def packing_difference(model: Any, text_tokens: Sequence[int] = _TEXT_TOKENS) -> float:
+    """The largest difference of a token's loss (nats) between texts in one packed row and in rows of their own.
+
+    The texts are random, of `text_tokens` inputs each, all different.
+    """
+    rng = np.random.default_rng(0)
+    vocab_size = model.config.get_text_config().vocab_size
+    rows = TokenRows.of([rng.integers(vocab_size, size=size + 1).tolist() for size in text_tokens])
+    schedule = make_schedule(rows.lengths, [], budget=Budget(steps=1), batch_size=len(rows), seed=0)
+    was_training = model.training
+    model.eval()
+    losses = []
+    for name in ("packed", "padded"):
+        (batch,) = batches_of(rows, schedule, Layout(name, sum(text_tokens)), rank=0, world_size=1)
+        losses.append(_label_losses(model, batch))
+    model.train(was_training)
+    # Both layouts put the longest text first, so the labels stand in the same order.
+    return float((losses[0] - losses[1]).abs().max())
+
+
+def arithmetic_of(model: Any) -> Arithmetic:
+    """What a forward pass computes: two operations for each weight and token, four for each pair and attention channel.
+
+    Weights that are only looked up are not counted.
+    """
+    config = model.config.get_text_config()
+    num_weights = sum(parameter.numel() for parameter in model.parameters())
+    if not config.tie_word_embeddings:
+        num_weights -= model.get_input_embeddings().weight.numel()
+    channels = getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
+    return Arithmetic(2.0 * num_weights, 4.0 * channels * config.num_attention_heads * config.num_hidden_layers)
+
+
+def _label_losses(model: Any, batch: Batch) -> torch.Tensor:
+    labels = torch.from_numpy(batch.labels).to(model.device)
+    with torch.no_grad():
+        logits = model(**model_inputs(batch, model.device)).logits
+    learned = labels != IGNORED
+    return cross_entropy(logits[learned].float(), labels[learned], reduction="none")
