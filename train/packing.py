@@ -15,6 +15,7 @@ from data.errors import InputError
 from train.mix import Schedule
 
 STEPS_LOOKED_AT = 8
+WORTHWHILE = 0.95  # of the arithmetic; a mask has its price, too
 NARROWEST_ROW = 64  # tokens; narrower rows compute less, but there are more of them, and each costs something
 
 
@@ -128,7 +129,9 @@ def choose_layout(
     if wanted == "packed":
         return Layout("packed", width, f"as asked for; {share}")
     return (
-        Layout("packed", width, share) if packed[width] < padded else Layout("padded", why=f"packed would be {share}")
+        Layout("packed", width, share)
+        if packed[width] < WORTHWHILE * padded
+        else Layout("padded", why=f"packed would be {share}")
     )
 
 
