@@ -42,7 +42,7 @@ GOALS = {BARE: Goal(1.0), SAME: Goal(0.85), HF: Goal(1.2), TRL: Goal(1.0), TWO: 
 LOSS_GOAL = 1e-4  # nats, ours and a bare loop on the same batches, in every step
 TINY = {"words": 700, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 LOADS = {
-    "tiny": (Load("sentences", 32, 120), Load("documents", 8, 60)),
+    "tiny": (Load("sentences", 32, 120), Load("documents", 8, 30)),
     "25M": (Load("sentences", 32, 20), Load("documents", 8, 10)),
 }
 SMOKE = {"tiny": (Load("sentences", 8, 4), Load("documents", 4, 3))}
@@ -132,8 +132,12 @@ class Scene:
     def choose_rows(self, load: Load) -> None:
         """TRL's fastest length of rows, each tried warm."""
         longest = max(len(text.split()) + 1 for text in json.loads((self.texts(load, -1) / "texts.json").read_text()))
+        fitting = [tokens for tokens in ROW_TOKENS if tokens >= longest] or [ROW_TOKENS[-1]]
+        if len(fitting) == 1:
+            self.row_tokens = fitting[0]
+            return
         tried = {}
-        for tokens in [tokens for tokens in ROW_TOKENS if tokens >= longest] or [ROW_TOKENS[-1]]:
+        for tokens in fitting:
             self.trainer(load, -1, TRL, tokens)
             tried[tokens] = self.trainer(load, -1, TRL, tokens)
         self.row_tokens = min(tried, key=lambda tokens: tried[tokens])

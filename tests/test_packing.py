@@ -145,7 +145,7 @@ def test_each_part_of_a_batch_needs_a_packed_row() -> None:
     lengths = [10, 9, 8, 7, 6, 5, 6, 7]  # four rows of 16, two of 32, one of 64
     assert choose("packed", lengths, row_tokens=32, accumulation=2).row_tokens == 32
     assert choose("packed", lengths, accumulation=4).row_tokens == 16
-    assert choose("auto", lengths, accumulation=5).why == "packed rows are too few for 5 parts"
+    assert choose("auto", lengths, accumulation=9).why == "packed rows are too few for 9 parts"
     with pytest.raises(InputError, match="packed rows are too few for 3 parts"):
         choose("packed", lengths, row_tokens=32, accumulation=3)
 

@@ -12,7 +12,15 @@ from pipeline.cli import build_parser
 from pipeline.recipe import RECIPES, default_section, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/scale.md", "docs/serve.md", "docs/training.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/scale.md",
+    "docs/serve.md",
+    "docs/training-data.md",
+    "docs/training.md",
+)
 TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 INDENT = 2
 

@@ -15,7 +15,8 @@ from data.errors import InputError
 from train.mix import Schedule
 
 STEPS_LOOKED_AT = 8
-NARROWEST_ROW = 64  # tokens; narrower rows compute less, but there are more of them, and each costs something
+WORTHWHILE = 0.95  # of the arithmetic; a mask has its price, too
+NARROWEST_ROW = 64  # tokens, where there is a choice; narrower rows compute less, but each row costs something
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,12 @@ def choose_layout(
     looked_at = np.linspace(0, schedule.num_steps - 1, min(STEPS_LOOKED_AT, schedule.num_steps)).astype(int)
     steps = [num_inputs[schedule.step(step)].tolist() for step in looked_at]
     padded = _operations(steps, Layout("padded"), world_size, arithmetic)
-    packed = {
-        width: _operations(steps, Layout("packed", width), world_size, arithmetic)
-        for width in ([row_tokens] if row_tokens else _widths(window))
-        # The last batch of a run may be smaller than all others.
-        if _fewest_rows(steps[:-1] or steps, Layout("packed", width), world_size) >= accumulation
-    }
+    widths = [row_tokens] if row_tokens else _widths(window)
+    # The last batch of a run may be smaller than all others.
+    enough = [w for w in widths if _fewest_rows(steps[:-1] or steps, w, world_size) >= accumulation]
+    # Narrow rows are for batches that would have too few others.
+    wide = [w for w in enough if w >= min(NARROWEST_ROW, window)] or enough[-1:]
+    packed = {width: _operations(steps, Layout("packed", width), world_size, arithmetic) for width in wide}
     if not packed:
         trouble = f"packed rows are too few for {accumulation} parts"
         if wanted == "packed":
@@ -147,19 +148,24 @@ def choose_layout(
     if wanted == "packed":
         return Layout("packed", width, f"as asked for; {share}")
     return (
-        Layout("packed", width, share) if packed[width] < padded else Layout("padded", why=f"packed would be {share}")
+        Layout("packed", width, share)
+        if packed[width] < WORTHWHILE * padded
+        else Layout("padded", why=f"packed would be {share}")
     )
 
 
 def _widths(window: int) -> list[int]:
-    widths = [NARROWEST_ROW]
-    while widths[-1] * 2 <= window:
-        widths.append(widths[-1] * 2)
-    return [min(width, window) for width in widths]
+    widths = {min(NARROWEST_ROW, window)}
+    width = NARROWEST_ROW // 8
+    while width <= window:
+        widths.add(width)
+        width *= 2
+    return sorted(widths)
 
 
-def _fewest_rows(steps: Iterable[Sequence[int]], layout: Layout, world_size: int) -> int:
+def _fewest_rows(steps: Iterable[Sequence[int]], width: int, world_size: int) -> int:
     """The least number of packed rows that a rank has in a step."""
+    layout = Layout("packed", width)
     return min(
         len(rows_of([lengths[index] for index in hand], layout))
         for lengths in steps
