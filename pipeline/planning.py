@@ -62,8 +62,8 @@ def add_plan_flags(train: argparse.ArgumentParser) -> None:
     planned.add_argument("--ranks", type=int, help="plan for so many ranks (default: as many as this machine carries)")
     planned.add_argument("--gpu-gib", type=float, help="plan for GPUs of that memory (default: this machine's)")
     planned.add_argument("--row-tokens", type=int, help="plan for rows of that length (default: the longest text)")
-    planned.add_argument("--adapters", type=int, default=0, metavar="RANK", help="plan low-rank adapters (0: full)")
-    planned.add_argument("--recompute", action="store_true", help="plan activation checkpointing")
+    planned.add_argument("--lora-rank", type=int, default=0, help="plan adapters of this rank (0: full)")
+    planned.add_argument("--activation-checkpointing", action="store_true", help="plan it")
     planned.add_argument("--offload", choices=OFFLOADS, default="none", help="plan offload to the host")
 
 
@@ -76,8 +76,8 @@ def print_plan(flags: argparse.Namespace, run: "FinetuneRun", console: "Console"
     tokens = flags.row_tokens or longest_row(run)
     setup = dataclasses.replace(
         setup_of(run, machine, tokens),
-        adapter_rank=flags.adapters,
-        checkpointing=flags.recompute,
+        adapter_rank=flags.lora_rank,
+        checkpointing=flags.activation_checkpointing,
         offload=flags.offload,
         stage=lowest_stage(flags.offload),
     )
