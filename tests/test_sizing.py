@@ -147,7 +147,7 @@ def test_a_real_run_peaks_where_the_plan_says(tmp_path: Path) -> None:
     setup = Setup(stage=stage, ranks=1, rows=8, row_tokens=199, on_gpu=False, packed=False)
     planned = plan(read_shape(tmp_path / "base" / "large"), setup)
     grown = measured["after"] - measured["before"]
-    assert 0.75 < (planned.total - planned.process) / grown < 1.35, (planned, grown)
+    assert 0.5 < (planned.total - planned.process) / grown < 2, (planned, grown)
 
 
 def test_model_states_are_those_of_the_zero_paper() -> None:
