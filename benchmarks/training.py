@@ -89,8 +89,8 @@ class Scene:
     def bare(self, load: Load, number: int, name: str) -> float:
         """A round of a bare loop."""
         folder, settings = self.texts(load, number), self.settings(load)
-        words = {"texts": str(folder / "texts.json"), "documents": str(folder / "documents"), "model": str(self.model)}
-        words |= {"settings": settings}
+        words: dict[str, Any] = {"texts": str(folder / "texts.json"), "documents": str(folder / "documents")}
+        words |= {"model": str(self.model), "settings": settings}
         found = self.sides[name].call("train", same_batches=name == SAME, **words).value
         seconds = self.note(folder.name, name, found)
         if name == SAME:
