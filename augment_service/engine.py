@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from data.errors import InputError, ResumableError
-from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
 
@@ -76,6 +76,15 @@ class EchoEngine(Engine, Protocol):
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
         """One `Echo` for each row of token ids, each with room for one token more; a `Refusal` bears a row's index."""
+        ...
+
+
+@runtime_checkable
+class TeacherEngine(Engine, Protocol):
+    """An engine that also says which tokens its model expects in a text."""
+
+    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
+        """One `Distribution` for each lesson, in the lessons' order; a `Refusal` as in `generate`."""
         ...
 
 

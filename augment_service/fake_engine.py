@@ -10,7 +10,7 @@ from typing import Any
 
 from augment_service.engine import EngineSpec
 from augment_service.tokens import TextReader
-from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
 from data.seeds import derive_seed, stream
 
 COUNTS = (
@@ -23,6 +23,7 @@ class WordTokenizer:
 
     is_fast = True
     bos_token_id: int | None = None
+    eos_token_id: int | None = None
     unk_token_id: int | None = None
 
     def __call__(self, text: str | list[str], **options: Any) -> dict[str, Any]:
@@ -72,6 +73,17 @@ class FakeEngine:
         checked = self._reader.ids(rows, num_more=1)
         self._counts["prompt_tokens"] += sum(len(row) for row in checked if not isinstance(row, Refusal))
         return [row if isinstance(row, Refusal) else self._listen(row) for row in checked]
+
+    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
+        """As `TeacherEngine.teach`: each token is itself the likeliest, and its neighbours follow."""
+        rows = self._reader.lessons(lessons)
+        asked = [lesson for lesson, row in zip(lessons, rows, strict=True) if not isinstance(row, Refusal)]
+        num_asked = sum(len(row.path) for row in rows if not isinstance(row, Refusal))
+        self._count(((lesson.context, lesson.prompt) for lesson in asked), "scored_tokens", num_asked)
+        return [
+            row if isinstance(row, Refusal) else _expect(lesson, row.row)
+            for lesson, row in zip(lessons, rows, strict=True)
+        ]
 
     def load_weights(self, ref: CheckpointRef) -> None:
         """Other weights are another hash."""
@@ -128,3 +140,10 @@ class FakeEngine:
             self._counts["computed_tokens"] += num_read - num_cached
         self._counts["computed_tokens"] += num_answered
         self._counts[name] += num_answered
+
+
+def _expect(lesson: Lesson, row: Sequence[int]) -> Distribution:
+    ranks = range(lesson.num_top)
+    top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
+    halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...
+    return Distribution(lesson.text_id, lesson.text, tuple(row), top_ids, halves, lesson.num_top, vocabulary="fake")

@@ -77,15 +77,13 @@ def parse_generations(
         if prompt.prompt_id not in by_id:
             continue
         generation, document = by_id[prompt.prompt_id], documents_by_id[prompt.doc_id]
-        answer_after = templates[prompt.method].answer_after
-        text = " ".join(generation.text.split())
-        text = text.rpartition(answer_after)[2] if answer_after else text
+        _, text = split_answer(generation.text, templates[prompt.method])
         verdict = _judge(text, generation.finish_reason, seen, book.nothing)
         if verdict == KEPT:
             seen.add(text)
         rows.append(
             Augmentation(
-                augmentation_id=fingerprint(prompt.prompt_id, model, templates[prompt.method].fingerprint),
+                augmentation_id=augmentation_id(prompt, templates[prompt.method], model),
                 world=document.world,
                 method=prompt.method,
                 doc_id=prompt.doc_id,
@@ -100,6 +98,20 @@ def parse_generations(
             )
         )
     return rows
+
+
+def augmentation_id(prompt: Prompt, template: Template, model: str) -> str:
+    """Names what a model writes for a prompt; `model` is its weights' fingerprint."""
+    return fingerprint(prompt.prompt_id, model, template.fingerprint)
+
+
+def split_answer(text: str, template: Template) -> tuple[str, str]:
+    """What a model wrote, as one line: its way to the inference, if the template asks for one, and the inference."""
+    line = " ".join(text.split())
+    if not template.answer_after:
+        return "", line
+    way, mark, answer = line.rpartition(template.answer_after)
+    return way + mark, answer
 
 
 def _judge(text: str, finish_reason: str, seen: set[str], nothing: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data.errors import InputError
-from data.records import Prompt, Refusal, ScoreItem
+from data.records import Lesson, Prompt, Refusal, ScoreItem
 
 NUM_UNKNOWN_SHOWN = 12
 TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
@@ -26,6 +26,7 @@ class Tokenizer(Protocol):
 
     is_fast: bool
     bos_token_id: int | None
+    eos_token_id: int | None
     unk_token_id: int | None
 
     def __call__(self, text: str | list[str], **options: Any) -> Any:
@@ -47,6 +48,15 @@ class ItemTokens:
 
     pairs: tuple[TokenPair, ...]
     unconditional: tuple[TokenPair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LessonTokens:
+    """A lesson in tokens: what the teacher reads, the tokens that it is asked about, and the row of its student."""
+
+    prefix: list[int]
+    path: list[int]
+    row: list[int]
 
 
 class _FlawError(Exception):
@@ -106,6 +116,27 @@ class TextReader:
                 rows.append(ItemTokens(pairs, alone))
             except _FlawError as flaw:
                 rows.append(flaw.refusal(item.item_id))
+        return rows
+
+    def lessons(self, lessons: Sequence[Lesson]) -> list[LessonTokens | Refusal]:
+        """Each text as its student reads it (between its start and end tokens, if there are any), after its context.
+
+        The text is tokenised by itself, so that the places of teacher and student are the same: at the seam the teacher
+        may read other tokens than it would write.
+        """
+        tokens = self._tokens(text for lesson in lessons for text in _texts_of_lesson(lesson))
+        end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
+        rows: list[LessonTokens | Refusal] = []
+        for lesson in lessons:
+            try:
+                before, text = (self._sound(*part, tokens) for part in _texts_of_lesson(lesson))
+                if not lesson.context + lesson.prompt or len(text) < 2:
+                    raise _FlawError("empty", "a lesson needs a context, and a text that has a token to be expected")
+                prefix = before + text[len(self._start) : 1]  # nobody has to expect a text's first token
+                self._check_window(len(prefix) + len(text))  # with room for one more, which some ways write
+                rows.append(LessonTokens(prefix, text[1:], text + end))
+            except _FlawError as flaw:
+                rows.append(flaw.refusal(lesson.text_id))
         return rows
 
     def ids(self, rows: Sequence[Sequence[int]], *, num_more: int) -> list[list[int] | Refusal]:
@@ -227,3 +258,7 @@ def _texts_of(item: ScoreItem) -> Iterable[Text]:
     for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
         yield context, prompt
         yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)
+
+
+def _texts_of_lesson(lesson: Lesson) -> tuple[Text, Text]:
+    return (lesson.context, lesson.prompt), ("", lesson.text)

@@ -17,9 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from augment_service.engine import EchoEngine, Engine, EngineSpec, start_engine
+from augment_service.engine import EchoEngine, Engine, EngineSpec, TeacherEngine, start_engine
 from data.errors import InputError, ResumableError
-from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
+from data.records import (
+    CheckpointRef,
+    Distribution,
+    Echo,
+    Generation,
+    Lesson,
+    Prompt,
+    Refusal,
+    Score,
+    ScoreItem,
+    ShardReceipt,
+)
 from data.store import read_refusals, read_shard, read_table, refusals_path, write_shard
 
 PARTS = "parts"
@@ -73,6 +84,18 @@ class EngineWorker:
         `rows` and `poison` as in `generate_shard`.
         """
         task = _Task(ScoreItem, Score, "item_id", ref, self._engine.score)
+        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
+
+    def teach_shard(
+        self, source: str, target: str, unit: str, *, rows: Rows | None = None, poison: Mapping[int, str] | None = None
+    ) -> ShardReceipt:
+        """Lessons of the shard `source` -> distributions in the shard `target`, by the base model.
+
+        `rows` and `poison` as in `generate_shard`.
+        """
+        if not isinstance(self._engine, TeacherEngine):
+            raise InputError("this engine is no teacher", where="lessons", mend="use an engine of vLLM")
+        task = _Task(Lesson, Distribution, "text_id", None, self._engine.teach)
         return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:

@@ -151,11 +151,27 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.lessons`.
+
+    Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
+    shared by many lessons, so an engine computes it once.
+    """
+
+    text_id: str
+    context: str
+    prompt: str
+    text: str
+    num_top: int
+
+
+@dataclass(frozen=True, slots=True)
 class Distribution:
     """What a teacher with a context expects in a text of n tokens. Producer: an engine. Consumer: `train`.
 
-    `token_ids` are the text's tokens, without the context. `top_ids` and `top_log_probs` (nats) are the `num_top`
-    likeliest tokens in place of each of the tokens 1 to n-1, place after place. `vocabulary` names what the ids belong
+    `token_ids` are the text's tokens as a student reads it, without the context. `top_ids` and `top_log_probs` (nats)
+    are the `num_top` likeliest tokens in place of each of the tokens 1 to n-1, place after place. The token that ends a
+    text is its own teacher: it alone is likely in its place. `vocabulary` names what the ids belong
     to: the `data.seeds.vocabulary_fingerprint` of the tokenizer.
     """
 

@@ -82,6 +82,9 @@ def _add_stages(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     augment.add_argument("--methods", default="local,global", help="by family or name, e.g. local/reverse,global")
     augment.add_argument("--samples", type=int, default=2, help="generations of each sentence and method")
     augment.add_argument("--temperature", type=float, default=0.7)
+    augment.add_argument(
+        "--teacher-top", type=int, default=0, metavar="K", help="for `train --teacher`: store the K likeliest tokens"
+    )
     augment.set_defaults(run=_augment)
 
     train = verbs.add_parser("train", help="finetune a model on documents, and on augmentations where given")

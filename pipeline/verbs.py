@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from augment_service.augment import collect, group_by_world, is_augmented, write_prompts
+from augment_service.lessons import TEACHER, collect_lessons, is_taught, write_lessons
 from augment_service.methods import AugmentPlan
 from data.errors import InputError
 from data.records import CheckpointRef, Document
@@ -37,7 +38,10 @@ WITH_DOCUMENTS = {"pretrained": False, "finetuned": False, "icl": True}
 
 
 def augment_documents(flags: Namespace) -> None:
-    """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`."""
+    """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`.
+
+    If it is asked for, what the model expects in each place of these inferences goes into `OUT/teacher/`.
+    """
     space, model, folder = Workspace(flags.out), local_model(flags.model), inner(flags.documents, "documents")
     service = wanted_service(flags.service, [model])
     wanted = Cluster(address=service.address if service else flags.address)
@@ -47,17 +51,24 @@ def augment_documents(flags: Namespace) -> None:
     documents = list(read_folder(folder, Document))
     with space.locked():
         claim(space.root, fingerprint(*documents, weights, book, plan))
-        if not is_augmented(space.root):
+        taught = not flags.teacher_top or is_taught(space.root, num_top=flags.teacher_top)
+        if not (taught and is_augmented(space.root)):
             with (
                 open_cluster(wanted, space, CONSOLE) as placement,
                 open_engines(model, wanted, flags.seed, placement, space, CONSOLE, service) as pool,
             ):
-                units = write_prompts(folder, space.root, book, plan)
-                run_units(pool, units, CONSOLE, "augment", metrics_port=flags.metrics_port)
-            refused = collect(folder, space.root, book, units, model=weights)
-            if refused:
-                CONSOLE.print(f"{refused} prompts refused, see {space.root / 'generations' / 'refused'}")
+                if not is_augmented(space.root):
+                    units = write_prompts(folder, space.root, book, plan)
+                    run_units(pool, units, CONSOLE, "augment", metrics_port=flags.metrics_port)
+                    refused = collect(folder, space.root, book, units, model=weights)
+                    _tell_refused(refused, "prompts", space.root / "generations")
+                if not taught:
+                    units = write_lessons(space.root, book, num_top=flags.teacher_top)
+                    run_units(pool, units, CONSOLE, "teach", metrics_port=flags.metrics_port)
+                    _tell_refused(collect_lessons(space.root, units), "lessons", space.root / TEACHER)
     CONSOLE.print(f"augmentations in {space.root / 'augmentations'}", highlight=False)
+    if flags.teacher_top:
+        CONSOLE.print(f"teacher   in {space.root / TEACHER}", highlight=False)
 
 
 def train_model(flags: Namespace) -> None:
@@ -145,6 +156,11 @@ def evaluate_suite(flags: Namespace) -> dict[str, Any]:
         report = write_report(content, space.root / "report")
     print_report(report, CONSOLE)
     return report
+
+
+def _tell_refused(count: int, what: str, folder: Path) -> None:
+    if count:
+        CONSOLE.print(f"{count} {what} refused, see {folder / 'refused'}", highlight=False)
 
 
 def _read_suite(flags: Namespace) -> Suite:

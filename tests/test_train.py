@@ -9,13 +9,14 @@ from training_runs import losses, make_run, make_world, plain_loss, train_all, t
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.errors import InputError
-from data.records import Augmentation
+from data.records import Augmentation, Generation
 from data.store import write_folder
 from data.weights import weights_fingerprint
 from train.batches import encode, pad
 from train.checkpoint import read_ref
 from train.loop import learning_rate
 from train.runs import TextSource, read_texts
+from train.sources import name_rows
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +62,24 @@ def test_finished_runs_are_skipped_and_changed_ones_refused(world: Path, tmp_pat
         train_all([dataclasses.replace(run, num_steps=13)], 1, tmp_path / "storage", [])
 
 
-def test_a_diverging_run_names_itself_the_step_and_its_texts(world: Path, tmp_path: Path) -> None:
+def test_a_diverging_run_names_itself_the_step_and_its_rows(world: Path, tmp_path: Path) -> None:
     run = make_run(world, tmp_path / "wild", learning_rate=1e30, clip=0.0)
-    with pytest.raises(InputError, match=r"(?s)became (nan|inf) at step \d+ .*run wild.*begins: w\d+"):
+    with pytest.raises(
+        InputError, match=r"(?s)became (nan|inf) at step \d+ .*run wild, .* d\d+(, d\d+){6} in .*documents"
+    ):
         train_alone(run)
     assert not (tmp_path / "wild").exists()
+
+
+def test_rows_are_named_by_their_ids_among_those_that_are_kept(tmp_path: Path) -> None:
+    write_folder(tmp_path / "plain", Generation, [Generation(f"p{i}", f"w{i} w1", "stop", 2) for i in range(3)])
+    rows = [
+        Augmentation(f"a{i}", f"w{i % 2}", "local", "d", "", f"w{i} w2", "kept", "stop", "", "", 0.0, 0)
+        for i in range(6)
+    ]
+    write_folder(tmp_path / "made", Augmentation, rows)
+    assert name_rows(TextSource(str(tmp_path / "made"), world="w1"), [2, 0]) == ["a5", "a1"]
+    assert name_rows(TextSource(str(tmp_path / "plain")), [1]) == ["row 1"]
 
 
 def test_sources_keep_their_world_methods_and_verdict(tmp_path: Path) -> None:

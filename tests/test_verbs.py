@@ -47,6 +47,24 @@ def test_a_checkpoint_answers_what_it_was_not_told(made: Path) -> None:
     assert report["suites"]["reversals"]["reversal"]["finetuned"]["accuracy"] > 0.7
 
 
+def test_a_student_of_the_teacher_in_context_answers_as_well(made: Path) -> None:
+    """What was written stays as it is, and is only taught; no token of an inference is a label here."""
+    model, documents = ("--model", "models/tiny"), ("--documents", made / "set")
+    written = {path: path.stat().st_mtime_ns for path in (made / "wrote" / "augmentations").iterdir()}
+    teacher = ("--methods", "local", "--teacher-top", "8", "--out", made / "wrote")
+    budget = ("--steps", "80", "--batch-size", "16")
+    for words in (
+        ("augment", *documents, *model, *teacher),
+        ("train", *documents, *model, "--teacher", made / "wrote" / "teacher", *budget, "--out", made / "distilled"),
+        ("evaluate", "--suite", made / "set", "--checkpoints", made / "distil*", "--out", made / "judged"),
+    ):
+        done = entail(*words)
+        assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in (made / "wrote" / "augmentations").iterdir()} == written
+    report = json.loads((made / "judged" / "report" / "report.json").read_text())
+    assert report["suites"]["reversals"]["reversal"]["finetuned"]["accuracy"] > 0.7
+
+
 def test_other_settings_do_not_mix_with_finished_work(made: Path) -> None:
     words = ("augment", "--documents", made / "set", "--model", "models/tiny", "--methods", "global")
     done = entail(*words, "--out", made / "wrote")

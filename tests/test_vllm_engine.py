@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tiny_models import CONTEXT, VOCABULARY, WINDOW, WORDS, make_model, plain_scores
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from augment_service.engine import EngineSpec, start_engine
 from augment_service.tokens import TextReader
@@ -21,7 +21,7 @@ from augment_service.vllm_engine.sampling import RowProcessor
 from augment_service.vllm_engine.tries import Branch, Trie
 from augment_service.vllm_engine.ways import WAYS, Way, choose_way
 from data.errors import InputError, ResumableError
-from data.records import Generation, Prompt, Refusal, Score, ScoreItem
+from data.records import Distribution, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
 from data.seeds import derive_seed
 
 GOLDEN_NOISE = [0.179120045381, -0.314491095701, -1.264283326401]  # key 1, by splitmix64 in plain Python
@@ -98,6 +98,46 @@ def test_a_context_is_computed_once(engine: VllmEngine) -> None:
     assert cost["cached_tokens"] == 19 * 192  # the full blocks, for all of the twenty requests but the first
     assert cost["computed_tokens"] == 20 * (202 + 1) - 19 * 192  # and the last token of an option is never read
     assert cost["scored_tokens"] == 40
+
+
+def test_a_teacher_expects_what_a_plain_forward_pass_does(
+    engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the fast way and by its slow twin; the context is computed once, and the end is its own teacher."""
+    long = " ".join(Random(9).choices(WORDS, k=250))
+    context = " ".join(Random(10).choices(WORDS, k=200))
+    lessons = [Lesson(f"t{i}", context, f" w{i}", " ".join(WORDS[i : i + 2 + i]), 5) for i in range(6)]
+    before = engine.stats()
+    taught = [
+        row for row in engine.teach([*lessons, Lesson("long", long, "", long, 5)]) if isinstance(row, Distribution)
+    ]
+    cost = {name: value - before[name] for name, value in engine.stats().items()}
+    assert cost["cached_tokens"] == 5 * 192
+    assert cost["scored_tokens"] == sum(1 + i for i in range(6))
+    assert [row.text_id for row in taught] == [lesson.text_id for lesson in lessons]
+    for lesson, row in zip(lessons, taught, strict=True):
+        wanted = plain_expectations(folder, lesson)
+        num_places = len(row.token_ids) - 2  # the first token is nobody's, the last one is the end
+        ids, values = (torch.tensor(of).view(-1, 5) for of in (row.top_ids, row.top_log_probs))
+        assert torch.equal(ids[:num_places], wanted.indices)
+        assert values[:num_places].tolist() == pytest.approx(wanted.values.numpy(), abs=1e-4)
+        assert (row.token_ids[-1], ids[-1, 0], values[-1].exp().tolist()) == (1, 1, [1.0, 0.0, 0.0, 0.0, 0.0])
+        assert len(set(ids[-1].tolist())) == 5
+    monkeypatch.setattr(engine, "way", choose_way("whole"))
+    for fast, slow in zip(taught, engine.teach(lessons), strict=True):
+        assert isinstance(slow, Distribution)
+        assert replace(slow, top_log_probs=()) == replace(fast, top_log_probs=())
+        assert slow.top_log_probs == pytest.approx(fast.top_log_probs, abs=1e-5)
+
+
+def plain_expectations(folder: Path, lesson: Lesson) -> torch.return_types.topk:
+    """The likeliest tokens in place of each of a text's tokens but the first, by transformers."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    text = tokenizer(lesson.text)["input_ids"]
+    ids = tokenizer(lesson.context + lesson.prompt)["input_ids"] + text
+    with torch.inference_mode():
+        values = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return values[-len(text) : -1].topk(lesson.num_top)
 
 
 @pytest.mark.parametrize("name", [way.name for way in WAYS if not way().obstacle()])

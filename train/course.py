@@ -16,11 +16,12 @@ from train.encode import Reader, load_reader
 from train.mix import Budget, Schedule, make_schedule, match_budget, source_shares
 from train.packing import Arithmetic, Layout, choose_layout
 from train.runs import FinetuneRun
-from train.sources import TextSource
+from train.sources import TextSource, name_rows
 from train.token_rows import TokenRows
 from train.tokens import open_tokens, write_tokens
 
 COURSE = "course.json"
+_ROWS_TOLD = 64  # of a batch that went wrong
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,15 @@ class Course:
         ranks = {"rank": rank, "world_size": world_size}
         return batches_of(self.rows, self.schedule, self.layout, **ranks, start=start, taught=taught)
 
-    def opening(self, index: int, reader: Reader, num_tokens: int = 8) -> str:
-        """How a text begins, for messages."""
-        opening: str = reader.tokenizer.decode(self.rows[index][:num_tokens], skip_special_tokens=True)
-        return opening
+    def name_rows(self, indices: Sequence[int]) -> str:
+        """What some of the texts are called, by folder, for messages."""
+        by_source: dict[int, list[int]] = {}
+        for index in indices[:_ROWS_TOLD]:
+            source, local = self.rows.locate(index)
+            by_source.setdefault(source, []).append(local)
+        more = f", and {len(indices) - _ROWS_TOLD} more rows" if len(indices) > _ROWS_TOLD else ""
+        sources = ((self.run.sources[at], places) for at, places in by_source.items())
+        return "; ".join(f"{', '.join(name_rows(*of))} in {of[0].folder}" for of in sources) + more
 
     def summary(self) -> dict[str, object]:
         """What people ask of a course: how long it is, what it consists of, how it was laid out and why."""

@@ -12,6 +12,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ from train.task import Task, look_up, prepare
 __all__ = ["FinetuneRun", "TextSource", "finetune", "learning_rate"]
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
-_TEXTS_TOLD = 3  # of a batch that went wrong
 _NO_PULSE = Pulse(Path(), 0, None)
 
 
@@ -122,30 +122,29 @@ def _train(
     """Take all steps that are left; yields the last line of each stretch of `metrics.jsonl`."""
     run, begun, rank = task.run, found.step if found else 0, dist.get_rank()
     metrics = _open_work(task, found)
-    sinks = open_sinks(run, task.base.model.config.to_dict(), metrics.parent, goes_on=found is not None)
-    stretch: list[tuple[Batch, torch.Tensor]] = []
-    started = time.perf_counter()
-    for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
-        pulse.beat(step)
-        # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
-        torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
-        stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
-        done = step + 1
-        save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
-        if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
-            continue
-        rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
-        sinks.write(rows)
-        if rank == 0:
-            with metrics.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-        stretch.clear()
-        yield rows[-1]
-        if save:
-            pulse.beat(done)
-            _save(engine, task, done, starts, metrics)
+    with closing(open_sinks(run, task.base.model.config.to_dict(), metrics.parent, goes_on=found is not None)) as sinks:
+        stretch: list[tuple[Batch, torch.Tensor]] = []
         started = time.perf_counter()
-    sinks.close()
+        for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
+            pulse.beat(step)
+            # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
+            torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
+            stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
+            done = step + 1
+            save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
+            if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
+                continue
+            rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
+            sinks.write(rows)
+            if rank == 0:
+                with metrics.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
+            stretch.clear()
+            yield rows[-1]
+            if save:
+                pulse.beat(done)
+                _save(engine, task, done, starts, metrics)
+            started = time.perf_counter()
 
 
 def _open_work(task: Task, found: State | None) -> Path:
@@ -204,6 +203,6 @@ def _diverged(task: Task, row: dict[str, Any], batch: Batch) -> InputError:
     loss, step, rate = row["loss"], row["step"], row["learning_rate"]
     return InputError(
         f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
-        where=f"run {task.run.name}, the batch that begins: {task.openings(batch.indices[:_TEXTS_TOLD].tolist())}",
+        where=f"run {task.run.name}, the batch of {task.course.name_rows(batch.indices.tolist())}",
         mend="lower the learning rate, or clip the gradient",
     )

@@ -21,6 +21,7 @@ from data.seeds import fingerprint
 from data.store import MANIFEST, is_sealed, read_table
 
 ROWS_AT_ONCE = 1024  # texts that are held as Python strings at a time
+ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,17 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
             yield texts, prompts
 
 
+def name_rows(source: TextSource, places: Sequence[int]) -> list[str]:
+    """What rows of a source are called, by their places among those that it keeps: by their ids where it has any."""
+    names: list[str] = []
+    for shard in shards_of(source):
+        table = _keep(read_table(shard), source)
+        column = next((name for name in ID_COLUMNS if name in table.column_names), None)
+        first = len(names)
+        names += table[column].to_pylist() if column else (f"row {first + at}" for at in range(table.num_rows))
+    return [names[place] for place in places]
+
+
 def no_texts(sources: Sequence[TextSource]) -> InputError:
     """What to say where a mix is empty."""
     return InputError(
@@ -134,19 +146,29 @@ def _manifest(source: TextSource) -> dict[str, str]:
     return content
 
 
-def _select(table: pa.Table, source: TextSource) -> pa.Table:
-    """The rows that the source wants, with the columns of text and prompt alone."""
+def _keep(table: pa.Table, source: TextSource) -> pa.Table:
+    """The rows that the source wants."""
     wanted = {"world": [source.world] * bool(source.world), "method": list(source.methods)}
     wanted["verdict"] = ["kept"] * source.verdict_kept_only
+    _require(table, source, {column for column, values in wanted.items() if values})
+    for column, values in wanted.items():
+        if values:
+            table = table.filter(pc.is_in(table[column], value_set=pa.array(values)))
+    return table
+
+
+def _select(table: pa.Table, source: TextSource) -> pa.Table:
+    """The rows that the source wants, with the columns of text and prompt alone."""
     read = [source.text_column, *([source.prompt_column] if source.prompt_column else [])]
-    missing = {*read, *(column for column, values in wanted.items() if values)} - set(table.column_names)
+    _require(table, source, set(read))
+    return _keep(table, source).select(read)
+
+
+def _require(table: pa.Table, source: TextSource, columns: set[str]) -> None:
+    missing = columns - set(table.column_names)
     if missing:
         raise InputError(
             f"no column {', '.join(sorted(missing))}; there are {', '.join(table.column_names)}",
             where=source.folder,
             mend="name a folder of documents or augmentations",
         )
-    for column, values in wanted.items():
-        if values:
-            table = table.filter(pc.is_in(table[column], value_set=pa.array(values)))
-    return table.select(read)

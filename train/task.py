@@ -55,10 +55,6 @@ class Task:
         """The run with its budget in steps."""
         return self.course.run
 
-    def openings(self, indices: list[int]) -> str:
-        """How some of its texts begin, for messages."""
-        return "; ".join(self.course.opening(index, self.base.reader) for index in indices)
-
 
 def look_up(run: FinetuneRun) -> Known:
     """What the run is known by, and what an earlier start left. Raises InputError as `find_finished`, `check_ranks`."""

@@ -78,6 +78,11 @@ class TokenRows(Sequence[np.ndarray]):
         shape = (-1, part.num_top)
         return part.top_ids[first:last].reshape(shape), part.top_log_probs[first:last].reshape(shape)
 
-    def _find(self, index: int) -> tuple[TokenSource, int]:
+    def locate(self, index: int) -> tuple[int, int]:
+        """Which source a text is of, and its place there."""
         source = int(self.lengths.sources[index])
-        return self._parts[source], int(index - self._starts[source])
+        return source, int(index - self._starts[source])
+
+    def _find(self, index: int) -> tuple[TokenSource, int]:
+        source, local = self.locate(index)
+        return self._parts[source], local

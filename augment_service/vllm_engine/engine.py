@@ -17,19 +17,21 @@ from augment_service.engine import EngineSpec, ParityError, model_window
 from augment_service.tokens import ItemTokens, TextReader, TokenPair
 from augment_service.vllm_engine.checkpoints import check_adapter, check_fit, is_adapter, read_anatomy
 from augment_service.vllm_engine.host import ON_CPU, Host, Request
+from augment_service.vllm_engine.lessons import lesson_request, read_lesson
 from augment_service.vllm_engine.probe import PARITY_LIMIT, plain_log_probabilities, probe_pairs
 from augment_service.vllm_engine.tries import Trie
 from augment_service.vllm_engine.ways import choose_way
-from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from data.seeds import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
 Values = Mapping[TokenPair, list[tuple[float, bool]]]  # of each token: its log-probability, whether it is the likeliest
 
 
 class VllmEngine:
-    """`augment_service.engine.EchoEngine` over vLLM; `way` is how it scores. One engine per process.
+    """`EchoEngine` and `TeacherEngine` of `augment_service.engine` over vLLM; `way` is how it scores.
 
-    Raises InputError, and ParityError if the probe fails.
+    One engine per process. Raises InputError, and ParityError if the probe fails.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -95,6 +97,23 @@ class VllmEngine:
         for request, output in self._host.run(requests):
             answers[request.about] = _echo_of(output)
             self._counts["scored_tokens"] += len(request.prompt) - 1
+        return answers
+
+    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
+        """As `TeacherEngine.teach`. Each context is computed once, if the way of scoring can follow a given text."""
+        rows = self._reader.lessons(lessons)
+        answers: list[Any] = list(rows)
+        vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
+        order = sorted(range(len(lessons)), key=lambda at: lessons[at].context + lessons[at].prompt)
+        requests = (
+            lesson_request(self.way, (at, row), lessons[at].num_top)
+            for at in order
+            if not isinstance(row := rows[at], Refusal)
+        )
+        for request, output in self._host.run(requests):
+            at, tokens = request.about
+            answers[at] = read_lesson(lessons[at], vocabulary, request, output)
+            self._counts["scored_tokens"] += len(tokens.path)
         return answers
 
     def load_weights(self, ref: CheckpointRef) -> None:

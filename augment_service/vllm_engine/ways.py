@@ -39,6 +39,10 @@ class Way(ABC):
         """Arguments of `vllm.LLM` that this way needs."""
         return {"logits_processors": [RowProcessor]}
 
+    def follow(self, path: list[int]) -> dict[str, Any] | None:
+        """Options of `SamplingParams` that make an engine write these tokens; None where this way cannot."""
+        return None
+
     @abstractmethod
     def requests(self, trie: Trie) -> Iterator[Request[Question]]:
         """The requests that find all values of a trie."""
@@ -58,20 +62,21 @@ class Forced(Way):
     v2_runner = False
     needs = ("extra_args", "logprob_token_ids", "flat_logprobs")
 
+    def follow(self, path: list[int]) -> dict[str, Any]:
+        """As `Way.follow`."""
+        return {"extra_args": {"forced": path} if path else None}
+
     def requests(self, trie: Trie) -> Iterator[Request[Question]]:
         """As `Way.requests`: one per node that has leaves."""
         for branch in trie.twigs():
             path = trie.spell(branch.nodes)
-            params = _params(
-                max_tokens=len(path) + 1,
-                logprob_token_ids=trie.spell(branch.children),
-                extra_args={"forced": path} if path else None,
-            )
+            asked = trie.spell(branch.children)
+            params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
 
     def read(self, request: Request[Question], output: RequestOutput) -> None:
         """As `Way.read`."""
-        _check_cache(output, len(request.prompt))
+        check_cache(output, len(request.prompt))
         _read_written(request, output, request.about[1].nodes)
 
 
@@ -92,17 +97,21 @@ class Replay(Way):
         """As `Way.engine_options`; this runner takes no logits processors."""
         return {"enable_trace_replay": True}
 
+    def follow(self, path: list[int]) -> dict[str, Any]:
+        """As `Way.follow`."""
+        return {"trace_decode_token_ids": path}
+
     def requests(self, trie: Trie) -> Iterator[Request[Question]]:
         """As `Way.requests`: one per continuation that is not the beginning of another."""
         for leaf in trie.leaves():
             branch = Branch(trie.path(leaf), ())
             path = trie.spell(branch.nodes)
-            params = _params(max_tokens=len(path), logprobs=0, trace_decode_token_ids=path)
+            params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
 
     def read(self, request: Request[Question], output: RequestOutput) -> None:
         """As `Way.read`."""
-        _check_cache(output, len(request.prompt))
+        check_cache(output, len(request.prompt))
         _read_written(request, output, request.about[1].nodes)
 
 
@@ -115,12 +124,12 @@ class Stepwise(Way):
     def requests(self, trie: Trie) -> Iterator[Request[Question]]:
         """As `Way.requests`."""
         for branch in trie.forks():
-            params = _params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
+            params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
             yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
 
     def read(self, request: Request[Question], output: RequestOutput) -> None:
         """As `Way.read`."""
-        _check_cache(output, len(request.prompt))
+        check_cache(output, len(request.prompt))
         _read_written(request, output, ())
 
 
@@ -135,13 +144,13 @@ class Whole(Way):
         for leaf in trie.leaves():
             # the last token is asked for, not read: it may be the last one of the window
             branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
-            params = _params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
+            params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
             yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
 
     def read(self, request: Request[Question], output: RequestOutput) -> None:
         """As `Way.read`."""
         trie, branch = request.about
-        _check_cache(output, len(trie.prefix))
+        check_cache(output, len(trie.prefix))
         values = output.prompt_logprobs
         for at, node in enumerate(branch.nodes, start=len(trie.prefix)):
             _read_node(trie, node, values, values.start_indices[at])
@@ -166,14 +175,18 @@ def choose_way(name: str) -> Way:
     raise InputError(f"scoring by {name!r}: {reason}", where="scoring", mend=f"one of {AUTO}, {open_ways}")
 
 
-def _params(**options: Any) -> SamplingParams:
+def exact_params(**options: Any) -> SamplingParams:
+    """Greedy, never ended early, told in flat lists."""
     # no min_tokens: it would take the end token out of the choice, and with it out of what is most likely
     options |= {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
     return SamplingParams(skip_clone=True, **options)  # made for one request, so vLLM need not copy them
 
 
-def _check_cache(output: RequestOutput, num_prefix: int) -> None:
-    """The logits of the last prefix token score the first token, so its position must have been computed."""
+def check_cache(output: RequestOutput, num_prefix: int) -> None:
+    """Refuse values of positions that were not computed.
+
+    The logits of the last prefix token score the first token, so its position must have been computed.
+    """
     if output.num_cached_tokens is None or output.num_cached_tokens >= num_prefix:
         raise ResumableError(
             f"{output.num_cached_tokens} tokens came from the prefix cache, though token {num_prefix} is to be scored: "
