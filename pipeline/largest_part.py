@@ -40,7 +40,7 @@ def part_of_rows(run: "FinetuneRun", ranks: int, row_tokens: int) -> Part:
 
 
 def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
-    """The rows of the run's layout, as many as some of its batches have, all as long as the longest.
+    """As many rows as some of its batches have, all as long as the longest text; packed, as many as the tokens fill.
 
     Whether the model keeps packed texts apart is not known before it is loaded; here it is taken for granted.
     """
@@ -61,19 +61,16 @@ def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
     )
     layout = choose_layout(
         run.layout,
-        run.row_tokens,
         refusal=None,
         schedule=schedule,
         num_inputs=inputs,
-        window=shape.window,
         world_size=ranks,
         arithmetic=Arithmetic(2.0 * multiplied_weights(shape), 4.0 * shape.queries * shape.layers),
         where=f"run {run.name}",
         accumulation=run.accumulation,
     )
-    rows = most_rows(schedule, inputs, layout, world_size=ranks, accumulation=run.accumulation)
-    packed = layout.name == "packed"
-    return Part(rows, max(layout.row_tokens, longest) if packed else longest, packed)
+    rows = most_rows(schedule, inputs, layout, world_size=ranks, accumulation=run.accumulation, row_tokens=longest)
+    return Part(rows, longest, packed=layout.name == "packed")
 
 
 @lru_cache(maxsize=64)

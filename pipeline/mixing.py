@@ -60,7 +60,6 @@ def training_fields(settings: TrainingTexts, reference: tuple[TextSource, ...]) 
         "matched_to": reference if matched else (),
         "batch_tokens": settings.batch_tokens,
         "layout": settings.layout,
-        "row_tokens": settings.row_tokens,
     }
 
 
@@ -99,10 +98,7 @@ def read_course(checkpoint: Path) -> dict[str, Any]:
 
 def describe_courses(courses: Sequence[Mapping[str, Any]]) -> str:
     """Steps, tokens and layouts of finished runs in a phrase."""
-    layouts = {
-        f"packed rows of {of['row_tokens']} tokens" if of["name"] == "packed" else "padded rows": of["why"]
-        for of in (course["layout"] for course in courses)
-    }
+    layouts = {f"{of['name']} texts": of["why"] for of in (course["layout"] for course in courses)}
     named = f"{next(iter(layouts))} ({next(iter(layouts.values()))})" if len(layouts) == 1 else ", ".join(layouts)
     spans = (_span([course[key] for course in courses]) for key in ("num_steps", "num_tokens"))
     return "{} steps, {} tokens, {}".format(*spans, named)

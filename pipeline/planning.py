@@ -80,8 +80,7 @@ def print_plan(flags: argparse.Namespace, run: "FinetuneRun", console: "Console"
     console.print(
         f"model     {shape.family}, {shape.parameters:,} parameters{adapters}",
         f"ranks     {machine.ranks} ({kind}), {gib(machine.limit) if machine.limit else 'unknown memory'} each",
-        f"batch     {setup.rows} {'packed' if setup.packed else 'padded'} rows of {setup.row_tokens} tokens a rank"
-        + f" in each of {run.accumulation} parts" * (run.accumulation > 1),
+        f"batch     {_batch_words(setup)} a rank" + f" in each of {run.accumulation} parts" * (run.accumulation > 1),
         sep="\n",
         highlight=False,
     )
@@ -95,6 +94,12 @@ def print_plan(flags: argparse.Namespace, run: "FinetuneRun", console: "Console"
     if smallest is None:
         check_fit(shape, dataclasses.replace(setup, stage=STAGES[-1]), machine.limit, f"run {run.name}")
     console.print(f"stage {smallest} is the smallest that fits", highlight=False)
+
+
+def _batch_words(setup: Setup) -> str:
+    if setup.packed:
+        return f"{setup.rows * setup.row_tokens:,} tokens of packed texts"
+    return f"{setup.rows} padded rows of {setup.row_tokens} tokens"
 
 
 def fit_runs(

@@ -18,7 +18,7 @@ class TrainingTexts(Section):
     The budget is one of `steps`, `tokens` (that are learned) and `epochs`; 0 is none. It is that of the first arm; the
     others `match` it in steps or in tokens. `batch_tokens`, if above 0, bounds the tokens of a batch in place of
     `batch_size`. `mix` gives shares of tokens to "documents", to methods by family or name, and to "replay", which is
-    general text from the folder `replay`; without it all texts occur equally often. `row_tokens` of 0 are chosen.
+    general text from the folder `replay`; without it all texts occur equally often.
     """
 
     steps: int = Field(0, ge=0)
@@ -29,7 +29,6 @@ class TrainingTexts(Section):
     mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field({})
     replay: str = ""
     layout: Literal["auto", "packed", "padded"] = "auto"
-    row_tokens: int = Field(0, ge=0)
 
     @model_validator(mode="before")
     @classmethod

@@ -78,7 +78,6 @@ def test_the_mfu_refuses_a_machine_without_a_gpu(
 def open_scene(folder: Path) -> training.Scene:
     flags = harness.build_parser("training", "").parse_args([])
     bench = Bench("training", flags, folder, Console(quiet=True), on_gpu=False, command="")
-    bench.report["max_loss_difference"] = 0.0
     return training.Scene(bench, "tiny", corpora.make_model(folder / "model", **training.TINY))
 
 
@@ -99,7 +98,7 @@ def test_sides_that_did_other_work_are_noticed(tmp_path: Path) -> None:
     assert scene.bench.different == []
     scene.sides["same_batches"] = Stub(losses=[1.0, 2.1], positions=91)  # type: ignore[assignment]
     scene.bare(load, 0, "same_batches")
-    assert [line.split(":")[1].split(" of")[0] for line in scene.bench.different] == [" losses", " positions"]
+    assert [line.split(":")[1].split(" of")[0] for line in scene.bench.different] == [" losses", " losses", " positions"]
     tokens = scene.tokens("tiny-sentences-0")
     for labels, complaints in ((tokens, 2), (tokens - 1, 3)):
         scene.sides["bare_loop"] = Stub(losses=[], labels=labels)  # type: ignore[assignment]

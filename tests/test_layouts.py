@@ -47,7 +47,6 @@ def test_packed_and_padded_runs_have_one_loss_curve(world: Path, tmp_path: Path)
     assert curves["packed"] == pytest.approx(curves["padded"], abs=1e-5)
     assert curves["packed"][-1] < curves["packed"][0] - 0.1
     told = {layout: json.loads((tmp_path / layout / COURSE).read_text()) for layout in logs}
-    assert told["packed"]["layout"]["row_tokens"] > 0 == told["padded"]["layout"]["row_tokens"]
     assert told["auto"]["layout"]["name"] == "packed" and "arithmetic" in told["auto"]["layout"]["why"]
     for layout, log in logs.items():
         assert (told[layout]["num_steps"], told[layout]["num_tokens"]) == (len(log), log[-1]["total_tokens"])
@@ -64,7 +63,7 @@ def test_packed_and_padded_runs_have_one_loss_curve(world: Path, tmp_path: Path)
     ids=str,
 )
 def test_packed_rows_go_with_parts_and_adapters(world: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    packed = train(world, tmp_path / "packed", layout="packed", row_tokens=32, **settings)
+    packed = train(world, tmp_path / "packed", layout="packed", **settings)
     padded = train(world, tmp_path / "padded", layout="padded", **{**settings, "accumulation": 1})
     assert [row["loss"] for row in packed] == pytest.approx([row["loss"] for row in padded], abs=1e-5)
     assert packed[-1]["loss"] < packed[0]["loss"] - 0.05

@@ -103,11 +103,9 @@ def test_flags_of_train_name_the_same_things() -> None:
 
 
 def test_courses_are_told_in_a_phrase() -> None:
-    packed = {"name": "packed", "row_tokens": 64, "why": "0.60 of the arithmetic of padded ones"}
+    packed = {"name": "packed", "rows": 1, "why": "0.60 of the arithmetic of padded ones"}
     first = {"num_steps": 240, "num_tokens": 59_000, "layout": packed}
     told = describe_courses([first, first | {"num_tokens": 71_000}])
-    assert told == (
-        "240 steps, 59,000 to 71,000 tokens, packed rows of 64 tokens (0.60 of the arithmetic of padded ones)"
-    )
-    padded = first | {"layout": {"name": "padded", "row_tokens": 0, "why": "as asked for"}}
-    assert describe_courses([first, padded]) == "240 steps, 59,000 tokens, packed rows of 64 tokens, padded rows"
+    assert told == ("240 steps, 59,000 to 71,000 tokens, packed texts (0.60 of the arithmetic of padded ones)")
+    padded = first | {"layout": {"name": "padded", "rows": 1, "why": "as asked for"}}
+    assert describe_courses([first, padded]) == "240 steps, 59,000 tokens, packed texts, padded texts"

@@ -1,5 +1,6 @@
 """Packed rows: nothing is lost or split, no architecture lets texts see each other, and the choice is by arithmetic."""
 
+import copy
 from collections import Counter
 from itertools import pairwise
 
@@ -8,21 +9,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import WINDOW, random_model
+from tiny_models import random_model
 from transformers import MambaConfig, MambaForCausalLM
 
 from data.errors import InputError
 from train.batches import IGNORED, Batch, batches_of
 from train.mix import Budget, Schedule, make_schedule
-from train.objective import model_inputs
-from train.packing import Arithmetic, Layout, choose_layout, deal, pack
+from train.objective import model_inputs, summed_loss
+from train.packed_attention import NAME, find_places
+from train.packing import ALIKE, SHORT, Arithmetic, Layout, choose_layout, deal, group_alike, most_rows
 from train.packing_probe import arithmetic_of, packing_difference, packing_refusal
 from train.token_rows import TokenRows
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2")
-PADDED, PACKED = Layout("padded"), Layout("packed", 24)
+LENGTHS = (90, 70, 41, 40, 33, 12, 9, 3, 2)
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=40), min_size=1, max_size=12)
 MODELS = {kind: random_model(kind, tied=True, sliding_window=8).double().eval() for kind in KINDS}
+PACKED_MODELS = copy.deepcopy(MODELS)
+for packed_model in PACKED_MODELS.values():
+    packed_model.set_attn_implementation(NAME)
 
 
 def one_step(rows: TokenRows) -> Schedule:
@@ -35,15 +40,13 @@ def batches(rows: TokenRows, layout: Layout, world_size: int = 1) -> list[Batch]
     ]
 
 
-@given(lengths=st.lists(st.integers(1, 40), max_size=40), capacity=st.integers(1, 50))
-def test_rows_hold_every_text_once_and_no_more_than_fits(lengths: list[int], capacity: int) -> None:
-    rows = pack(lengths, capacity)
-    assert sorted(index for row in rows for index in row) == list(range(len(lengths)))
-    for row in rows:
-        assert len(row) == 1 or sum(lengths[index] for index in row) <= capacity
-    if all(length <= capacity for length in lengths):  # no two rows could share one
-        loads = sorted(sum(lengths[index] for index in row) for row in rows)
-        assert len(loads) < 2 or loads[0] + loads[1] > capacity
+@given(lengths=st.lists(st.integers(1, 200), min_size=1, max_size=40))
+def test_texts_that_share_a_call_are_alike(lengths: list[int]) -> None:
+    groups = group_alike(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        shared = [lengths[index] for index in group]
+        assert shared[0] == max(shared) and (shared[0] <= SHORT or min(shared) >= ALIKE * shared[0])
 
 
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=40), world_size=st.integers(1, 5))
@@ -55,13 +58,11 @@ def test_ranks_carry_like_loads(lengths: list[int], world_size: int) -> None:
 
 
 @settings(deadline=None)
-@given(rows=ROWS, world_size=st.integers(1, 4), width=st.sampled_from([16, 24, 64]), data=st.data())
-def test_packed_ranks_teach_what_padded_ones_teach(
-    rows: list[list[int]], world_size: int, width: int, data: st.DataObject
-) -> None:
+@given(rows=ROWS, world_size=st.integers(1, 4), num_rows=st.integers(1, 5))
+def test_packed_ranks_teach_what_padded_ones_teach(rows: list[list[int]], world_size: int, num_rows: int) -> None:
     """Whatever the layout and the ranks, also more ranks than texts: the same labels after the same inputs."""
     held = TokenRows.of(rows)
-    parts = batches(held, Layout("packed", width), world_size)
+    parts = batches(held, Layout("packed", num_rows), world_size)
     taught: Counter[tuple[int, ...]] = Counter()
     for part in parts:
         assert part.position_ids is not None
@@ -81,21 +82,34 @@ def test_packed_ranks_teach_what_padded_ones_teach(
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=12)
-@given(rows=ROWS, width=st.sampled_from([16, 64, 250]))
-def test_packed_loss_is_the_loss_of_each_text_alone(kind: str, rows: list[list[int]], width: int) -> None:
+@given(rows=ROWS, num_rows=st.sampled_from([1, 1, 2, 3]))
+def test_packed_loss_is_the_loss_of_each_text_alone(kind: str, rows: list[list[int]], num_rows: int) -> None:
     """In float64: sums in float32 differ by as much. Gemma's windows are 8 tokens wide, less than most texts."""
-    model, held = MODELS[kind], TokenRows.of(rows)
+    model, held = PACKED_MODELS[kind], TokenRows.of(rows)
     with torch.no_grad():
-        (packed,) = batches(held, Layout("packed", width))
+        (packed,) = batches(held, Layout("packed", num_rows))
         logits, labels = model(**model_inputs(packed, "cpu")).logits, torch.from_numpy(packed.labels)
         learned = labels != IGNORED
         together = float(torch.nn.functional.cross_entropy(logits[learned], labels[learned], reduction="sum"))
         alone = 0.0
         for row in rows:
             ids = torch.tensor([row])
-            logits = model(ids[:, :-1], use_cache=False).logits
+            logits = MODELS[kind](ids[:, :-1], use_cache=False).logits
             alone += float(torch.nn.functional.cross_entropy(logits[0], ids[0, 1:], reduction="sum"))
     assert together / packed.global_labels == pytest.approx(alone / packed.global_labels, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_gradients_are_those_of_padded_rows(kind: str) -> None:
+    rows = TokenRows.of([[(7 * i + j * j) % 99 + 1 for j in range(length)] for i, length in enumerate(LENGTHS)])
+    gradients = []
+    for model, layout in ((PACKED_MODELS[kind], Layout("packed", 2)), (MODELS[kind], Layout("padded"))):
+        (batch,) = batches(rows, layout)
+        model.zero_grad()
+        summed_loss(model(**model_inputs(batch, "cpu")).logits, batch).backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    # Losses and some norms are computed in float32, whatever the model's precision.
+    assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,16 +119,36 @@ def test_known_architectures_keep_texts_apart(kind: str) -> None:
 
 
 def test_the_probe_sees_attention_across_texts() -> None:
-    """The same call with a mask of ones, as a data collator would add it, leaks: the probe must say so."""
+    """A model that takes a row for one text, as one with a mask of its own would."""
     leaky = random_model("llama", tied=True)
     inner = leaky.forward
 
     def forward(input_ids: torch.Tensor, position_ids: torch.Tensor | None = None, **options: object) -> object:
-        return inner(input_ids, position_ids=position_ids, attention_mask=torch.ones_like(input_ids), **options)
+        if "places" in options:
+            options["places"] = find_places(np.arange(input_ids.numel()).reshape(input_ids.shape), "cpu")
+        return inner(input_ids, position_ids=position_ids, **options)
 
     leaky.forward = forward
     refusal = packing_refusal(leaky)
     assert refusal is not None and "packed texts see each other" in refusal
+
+
+def test_the_probe_sees_a_window_that_packed_attention_does_not_know_of() -> None:
+    """The window is longer than the probe's texts, so it is shortened for the probe, and put back."""
+    blind = random_model("gemma3", tied=True, sliding_window=64)
+    for layer in blind.model.layers:
+        attention = layer.self_attn
+        attention.sliding_window = None  # the mask of padded rows follows from the config
+    refusal = packing_refusal(blind)
+    assert refusal is not None and "losses differ" in refusal
+    assert blind.config.sliding_window == 64 and blind.config._attn_implementation == "sdpa"
+    assert packing_refusal(random_model("gemma3", tied=True, sliding_window=64)) is None
+
+
+def test_a_model_whose_attention_is_its_own_is_not_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = random_model("llama", tied=True)
+    monkeypatch.setattr(closed, "set_attn_implementation", lambda name: None)  # what transformers does, with a warning
+    assert packing_refusal(closed) == "LlamaForCausalLM: its attention cannot be replaced"
 
 
 def test_a_recurrent_model_is_not_packed() -> None:
@@ -123,17 +157,13 @@ def test_a_recurrent_model_is_not_packed() -> None:
     assert refusal == "MambaForCausalLM takes no position ids"
 
 
-def choose(
-    wanted: str, lengths: list[int], refusal: str | None = None, row_tokens: int = 0, accumulation: int = 1
-) -> Layout:
+def choose(wanted: str, lengths: list[int], refusal: str | None = None, accumulation: int = 1) -> Layout:
     rows = TokenRows.of([[1] * (length + 1) for length in lengths])
     return choose_layout(
         wanted,
-        row_tokens,
         refusal=refusal,
         schedule=one_step(rows),
         num_inputs=rows.lengths.num_inputs,
-        window=WINDOW,
         world_size=1,
         arithmetic=Arithmetic(per_token=1e5, per_pair=1e3),
         where="run r",
@@ -141,13 +171,25 @@ def choose(
     )
 
 
-def test_each_part_of_a_batch_needs_a_packed_row() -> None:
-    lengths = [10, 9, 8, 7, 6, 5, 6, 7]  # four rows of 16, two of 32, one of 64
-    assert choose("packed", lengths, row_tokens=32, accumulation=2).row_tokens == 32
-    assert choose("packed", lengths, accumulation=4).row_tokens == 16
-    assert choose("auto", lengths, accumulation=9).why == "packed rows are too few for 9 parts"
-    with pytest.raises(InputError, match="packed rows are too few for 3 parts"):
-        choose("packed", lengths, row_tokens=32, accumulation=3)
+def test_each_part_of_a_batch_is_a_packed_row() -> None:
+    assert choose("packed", [10, 9, 8, 7], accumulation=2).rows == 2
+    held = TokenRows.of([[1] * (length + 1) for length in (10, 9, 8, 7)])
+    (batch,) = batches(held, Layout("packed", 2))
+    assert batch.labels.shape == (2, 17)  # 10 and 7, 9 and 8: parts of like sizes
+    (batch,) = batches(held, Layout("packed", 6))  # more parts than texts: some have nothing to learn
+    assert (batch.labels != IGNORED).any(axis=1).sum() == 4 and len(batch.labels) == 6
+
+
+def test_packed_texts_count_as_the_rows_that_their_tokens_fill() -> None:
+    rows = TokenRows.of([[1] * (length + 1) for length in (10, 2, 2, 3, 2)])
+    inputs = rows.lengths.num_inputs
+
+    def most(layout: Layout, world_size: int = 1, accumulation: int = 1) -> int:
+        sizes = {"world_size": world_size, "accumulation": accumulation, "row_tokens": 10}
+        return most_rows(one_step(rows), inputs, layout, **sizes)
+
+    assert (most(Layout("padded")), most(Layout("padded"), 2), most(Layout("padded"), 2, 2)) == (5, 3, 2)
+    assert (most(Layout("packed")), most(Layout("packed"), 2), most(Layout("packed", 2), 1, 2)) == (2, 1, 1)
 
 
 def test_the_layout_follows_from_the_lengths() -> None:
@@ -157,9 +199,6 @@ def test_the_layout_follows_from_the_lengths() -> None:
     assert choose("auto", alike).name == "padded"
     assert choose("padded", unlike).name == "padded"
     assert choose("packed", alike).name == "packed"
-    assert choose("packed", unlike, row_tokens=48).row_tokens == 48
-    with pytest.raises(InputError, match="rows of 257 tokens are longer than the model's window of 256"):
-        choose("auto", unlike, row_tokens=257)
 
 
 def test_where_packing_leaks_auto_pads_and_packed_is_refused() -> None:

@@ -108,8 +108,8 @@ def test_the_largest_part_is_counted_in_tokens_and_follows_the_layout(documents:
 
     assert part(layout="padded") == Part(3, longest, packed=False)
     assert part(2, layout="padded") == part(layout="padded", accumulation=2) == Part(2, longest, packed=False)
-    assert part(layout="packed", row_tokens=64) == Part(1, 64, packed=True)
-    assert part(layout="packed", row_tokens=4) == Part(3, longest, packed=True)
+    assert part(layout="packed") == Part(3, longest, packed=True)  # the tokens of the three texts fill that many
+    assert part(layout="packed", accumulation=2) == Part(2, longest, packed=True)
     assert part(layout="padded", batch_size=1, batch_tokens=2 * longest) == Part(2, longest, packed=False)
 
 

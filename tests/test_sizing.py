@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from transformers import (
 
 from data.errors import InputError
 from train.flops import flops_per_token, peak_flops, utilisation
+from train.packed_attention import NAME, find_places
 from train.scale import shapes, tables
 from train.shapes import Shape, read_shape, shape_of
 from train.sizing import GIB, Setup, check_fit, plan, sent_bytes, smallest_stage, trained_parameters
@@ -84,13 +86,17 @@ def test_activations_are_what_autograd_keeps(name: str, dtype: torch.dtype, pack
             kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    positions = torch.cat([torch.arange(50), torch.arange(tokens - 50)]).expand(rows, tokens) if packed else None
+    options: dict[str, Any] = {}
+    if packed:
+        positions = torch.arange(tokens).repeat(rows)[None]
+        options = {"position_ids": positions, "places": find_places(positions.numpy(), "cpu")}
+        model.set_attn_implementation(NAME)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        input_ids = torch.randint(0, VOCABULARY, (rows, tokens))
-        model(input_ids=input_ids, position_ids=positions, use_cache=False)
+        input_ids = torch.randint(0, VOCABULARY, (1, rows * tokens) if packed else (rows, tokens))
+        model(input_ids=input_ids, **options, use_cache=False)
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     shape, size = shape_on_disk(MODELS[name], tmp_path), dtype.itemsize
-    layer = shape.layer_bytes(tokens, size, masked=packed, on_gpu=False)
+    layer = shape.layer_bytes(tokens, size, packed=packed, on_gpu=False)
     assert (shape.layers * layer + shape.outer_bytes(size)) * rows * tokens == pytest.approx(real, rel=0.1)
 
 

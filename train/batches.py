@@ -11,7 +11,7 @@ import numpy as np
 
 from train.encode import encode, unknown_words
 from train.mix import Budget, Schedule, make_schedule, schedule_rows
-from train.packing import Layout, deal, deal_like_cards, rows_of
+from train.packing import Layout, deal_texts, rows_of
 from train.token_rows import TokenRows
 
 __all__ = [
@@ -81,7 +81,7 @@ def batches_of(
     for step in range(start, schedule.num_steps):
         indices = schedule.step(step)
         sizes = rows.lengths.num_inputs[indices].tolist()
-        hand = (deal_like_cards if layout.name == "padded" else deal)(sizes, world_size)[rank]
+        hand = deal_texts(sizes, layout, world_size)[rank]
         mine = [int(indices[i]) for i in hand]
         groups = [[mine[i] for i in group] for group in rows_of([sizes[i] for i in hand], layout)]
         input_ids, labels, position_ids = _lay_out(rows, groups)

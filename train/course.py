@@ -93,11 +93,9 @@ def open_course(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *
     rows, schedule = _plan(run, reader)
     layout = choose_layout(
         run.layout,
-        run.row_tokens,
         refusal=refusal,
         schedule=schedule,
         num_inputs=rows.lengths.num_inputs,
-        window=reader.window,
         world_size=world_size,
         arithmetic=arithmetic,
         where=f"run {run.name}",

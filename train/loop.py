@@ -23,7 +23,7 @@ from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import derive_seed
 from data.store import write_json
-from train import lora, state
+from train import lora, packed_attention, state
 from train.batches import Batch
 from train.checkpoint import METRICS, work_folder
 from train.course import COURSE, forget_tokens, write_course
@@ -100,6 +100,8 @@ def _start(task: Task, found: State | None) -> Any:
     """An engine at the run's beginning, or where a state was."""
     torch.manual_seed(task.run.seed)
     model = copy.deepcopy(task.base.model)
+    if task.course.layout.name == "packed":
+        model.set_attn_implementation(packed_attention.NAME)
     if task.run.lora is not None:
         adapters, name = task.run.lora, task.run.name
         model = agree(lambda: lora.wrap(model, adapters, where=f"run {name}"))

@@ -9,13 +9,15 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from train.batches import IGNORED, Batch, Teacher
+from train.packed_attention import find_places
 
 
 def model_inputs(batch: Batch, device: torch.device | str) -> dict[str, Any]:
-    """The arguments of the model's forward call. No mask and no cache: both let attention leak in packed rows."""
-    inputs = {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
+    """The arguments of the model's forward call. No mask and no cache: none is needed, and neither knows of texts."""
+    inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
     if batch.position_ids is not None:
         inputs["position_ids"] = torch.from_numpy(batch.position_ids).to(device)
+        inputs["places"] = find_places(batch.position_ids, device)
     return {**inputs, "use_cache": False}
 
 

@@ -1,11 +1,10 @@
-"""How texts share rows: packed without attention across them, or padded. Pure: reads and writes nothing.
+"""How texts share rows: packed end to end without attention across them, or padded. Pure: reads and writes nothing.
 
-Packed texts are kept apart by position ids that begin anew with each of them, and by nothing else: a mask or a cache
-would let attention through. Attention over a row is quadratic in its length, so rows are as short as packs well.
+Packed rows have no padding, and attention is computed for each text, not for a row (`train.packed_attention`): so how
+many texts a row holds changes neither what is learned nor what it costs.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
 
@@ -15,50 +14,33 @@ from data.errors import InputError
 from train.mix import Schedule
 
 STEPS_LOOKED_AT = 8
-WORTHWHILE = 0.95  # of the arithmetic; a mask has its price, too
-NARROWEST_ROW = 64  # tokens, where there is a choice; narrower rows compute less, but each row costs something
+WORTHWHILE = 0.95  # of the arithmetic; moving tokens about has its price, too
+ALIKE = 0.75  # texts share a call of the attention if the shortest has at least this part of the longest one's tokens
+SHORT = 16  # tokens; texts of at most that share a call whatever their lengths: calls cost more than padding
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How the texts of a step share rows. Producer: `choose_layout`. Consumers: batches, people.
 
-    `name` is "packed" or "padded"; packed rows hold `row_tokens` inputs, or the longest text if that is longer. `why`
+    `name` is "packed" or "padded"; packed, each rank's texts lie in `rows` rows, one for each part of its batch. `why`
     is a phrase for people.
     """
 
     name: str
-    row_tokens: int = 0
+    rows: int = 1
     why: str = ""
 
     def __str__(self) -> str:
-        named = f"packed rows of {self.row_tokens} tokens" if self.name == "packed" else "padded rows"
-        return f"{named} ({self.why})" if self.why else named
+        return f"{self.name} texts ({self.why})" if self.why else f"{self.name} texts"
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What a model computes, in operations: for each token, and for each pair of tokens that share a row."""
+    """What a model computes, in operations: for each token, and for each pair of tokens that see each other."""
 
     per_token: float
     per_pair: float
-
-
-def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Rows of indices of texts, each of at most `capacity` tokens in sum; a longer text gets a row of its own.
-
-    Best fit, the longest text first; no text is split.
-    """
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # sorted (tokens that are free, row)
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        at = bisect_left(room, (lengths[index], -1))
-        free, row = room.pop(at) if at < len(room) else (capacity, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(index)
-        insort(room, (free - lengths[index], row))
-    return rows
 
 
 def deal(lengths: Sequence[int], world_size: int) -> list[list[int]]:
@@ -79,50 +61,66 @@ def deal_like_cards(lengths: Sequence[int], world_size: int) -> list[list[int]]:
     return [longest_first[rank::world_size] for rank in range(world_size)]
 
 
+def deal_texts(lengths: Sequence[int], layout: Layout, world_size: int) -> list[list[int]]:
+    """Indices of texts for each rank, as suits the layout."""
+    return (deal_like_cards if layout.name == "padded" else deal)(lengths, world_size)
+
+
 def rows_of(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
-    """Which of one rank's texts share which row of its batch."""
+    """Which of one rank's texts share which row of its batch, the longest first in packed rows; rows may be empty."""
     if layout.name == "padded" or not lengths:
         return [[index] for index in range(len(lengths))]
-    return pack(lengths, max(layout.row_tokens, max(lengths)))
+    return deal(lengths, layout.rows)
 
 
-def most_rows(schedule: Schedule, num_inputs: np.ndarray, layout: Layout, *, world_size: int, accumulation: int) -> int:
-    """The most rows that a rank computes at once in any step of a schedule: those of one part of its batch."""
-    deal_out = deal_like_cards if layout.name == "padded" else deal
+def group_alike(lengths: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Indices of texts, the longest first, in groups of like lengths: those whose attention is computed in one call."""
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    groups, start = [], 0
+    for end in range(1, len(order) + 1):
+        longest = lengths[order[start]]
+        if end == len(order) or (longest > SHORT and lengths[order[end]] < ALIKE * longest):
+            groups.append(order[start:end])
+            start = end
+    return groups
+
+
+def most_rows(
+    schedule: Schedule, num_inputs: np.ndarray, layout: Layout, *, world_size: int, accumulation: int, row_tokens: int
+) -> int:
+    """The most rows of `row_tokens` that a rank computes at once in any step: those of one part of its batch.
+
+    Packed texts count as the rows that their tokens fill.
+    """
     most = 1
     for step in range(schedule.num_steps):
         lengths = num_inputs[schedule.step(step)].tolist()
-        for hand in deal_out(lengths, world_size):
-            most = max(most, -(-len(rows_of([lengths[index] for index in hand], layout)) // accumulation))
+        for hand in deal_texts(lengths, layout, world_size):
+            mine = [lengths[index] for index in hand]
+            rows = rows_of(mine, layout)
+            if layout.name == "padded":
+                most = max(most, -(-len(rows) // accumulation))
+            else:
+                most = max(most, *(-(-sum(mine[index] for index in row) // row_tokens) for row in rows), 1)
     return most
 
 
 def choose_layout(
     wanted: str,
-    row_tokens: int,
     *,
     refusal: str | None,
     schedule: Schedule,
     num_inputs: np.ndarray,
-    window: int,
     world_size: int,
     arithmetic: Arithmetic,
     where: str,
     accumulation: int = 1,
 ) -> Layout:
-    """The layout that is `wanted`, or with "auto" the one that computes least on some of the run's batches.
+    """The layout that is `wanted`, or with "auto" the one that computes less on some of the run's batches.
 
-    `refusal` says why the model cannot be trained on packed rows, if it cannot. `row_tokens` of 0 are chosen, too, up
-    to the model's `window`. Packed rows must be enough for the `accumulation` parts of each rank's batch. Raises
-    InputError where packed rows are wanted and cannot be had, or are longer than the window.
+    `refusal` says why the model cannot be trained on packed rows, if it cannot. Raises InputError where packed rows
+    are wanted and cannot be had.
     """
-    if row_tokens > window:
-        # The padding of a row has positions, too, and some models have none beyond their window.
-        raise InputError(
-            f"rows of {row_tokens} tokens are longer than the model's window of {window}",
-            where=where,
-            mend="lower row_tokens, or set it to 0 to have it chosen",
-        )
     if wanted == "padded":
         return Layout("padded", why="as asked for")
     if refusal:
@@ -131,59 +129,28 @@ def choose_layout(
         return Layout("padded", why=f"packed rows cannot be had: {refusal}")
     looked_at = np.linspace(0, schedule.num_steps - 1, min(STEPS_LOOKED_AT, schedule.num_steps)).astype(int)
     steps = [num_inputs[schedule.step(step)].tolist() for step in looked_at]
-    padded = _operations(steps, Layout("padded"), world_size, arithmetic)
-    widths = [row_tokens] if row_tokens else _widths(window)
-    # The last batch of a run may be smaller than all others.
-    enough = [w for w in widths if _fewest_rows(steps[:-1] or steps, w, world_size) >= accumulation]
-    # Narrow rows are for batches that would have too few others.
-    wide = [w for w in enough if w >= min(NARROWEST_ROW, window)] or enough[-1:]
-    packed = {width: _operations(steps, Layout("packed", width), world_size, arithmetic) for width in wide}
-    if not packed:
-        trouble = f"packed rows are too few for {accumulation} parts"
-        if wanted == "packed":
-            raise InputError(trouble, where=where, mend="raise the batch, lower row_tokens, or use fewer parts")
-        return Layout("padded", why=trouble)
-    width = min(packed, key=lambda w: (packed[w], w))
-    share = f"{packed[width] / padded:.2f} of the arithmetic of padded ones"
+    packed, padded = (
+        sum(_operations(lengths, Layout(name), world_size, arithmetic) for lengths in steps)
+        for name in ("packed", "padded")
+    )
+    share = f"{packed / padded:.2f} of the arithmetic of padded ones"
     if wanted == "packed":
-        return Layout("packed", width, f"as asked for; {share}")
-    return (
-        Layout("packed", width, share)
-        if packed[width] < WORTHWHILE * padded
-        else Layout("padded", why=f"packed would be {share}")
-    )
+        return Layout("packed", accumulation, f"as asked for; {share}")
+    if packed < WORTHWHILE * padded:
+        return Layout("packed", accumulation, share)
+    return Layout("padded", why=f"packed would be {share}")
 
 
-def _widths(window: int) -> list[int]:
-    widths = {min(NARROWEST_ROW, window)}
-    width = NARROWEST_ROW // 8
-    while width <= window:
-        widths.add(width)
-        width *= 2
-    return sorted(widths)
-
-
-def _fewest_rows(steps: Iterable[Sequence[int]], width: int, world_size: int) -> int:
-    """The least number of packed rows that a rank has in a step."""
-    layout = Layout("packed", width)
-    return min(
-        len(rows_of([lengths[index] for index in hand], layout))
-        for lengths in steps
-        for hand in deal(lengths, world_size)
-    )
-
-
-def _operations(steps: Iterable[Sequence[int]], layout: Layout, world_size: int, arithmetic: Arithmetic) -> float:
-    """Operations of the slowest rank, over some steps. A causal mask alone spares half of the pairs."""
-    total = 0.0
-    for lengths in steps:
-        dealt = deal(lengths, world_size) if layout.name == "packed" else deal_like_cards(lengths, world_size)
-        loads = []
-        for hand in dealt:
-            mine = [lengths[index] for index in hand]
-            rows = rows_of(mine, layout)
-            width = max((sum(mine[i] for i in row) for row in rows), default=1)
-            pairs = len(rows) * width * width * (1.0 if layout.name == "packed" else 0.5)
-            loads.append(len(rows) * width * arithmetic.per_token + pairs * arithmetic.per_pair)
-        total += max(loads)
-    return total
+def _operations(lengths: Sequence[int], layout: Layout, world_size: int, arithmetic: Arithmetic) -> float:
+    """Operations of the slowest rank in a step. A text sees half of its pairs."""
+    loads = []
+    for hand in deal_texts(lengths, layout, world_size):
+        mine = np.array([lengths[index] for index in hand] or [1])
+        if layout.name == "padded":
+            tokens = len(mine) * mine.max()
+            pairs = tokens * mine.max() / 2
+        else:
+            tokens = mine.sum()
+            pairs = sum(len(group) * mine[group].max() ** 2 / 2 for group in group_alike(mine))
+        loads.append(float(tokens * arithmetic.per_token + pairs * arithmetic.per_pair))
+    return max(loads)

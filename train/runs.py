@@ -22,7 +22,7 @@ LAYOUTS = ("auto", "packed", "padded")
 OBJECTIVES = ("text", "distillation")
 MATCHES = ("", "steps", "tokens")
 # What a run is computed with decides its rounding only, and what is saved on the way decides nothing.
-_ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload", "layout", "row_tokens")
+_ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload", "layout")
 _WITHOUT_EFFECT = ("offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume", "trackers")
 _PATHS = ("base", "sources", "matched_to", "out", "tokens")
 _RECIPE = "correct the recipe's [train] section"
@@ -52,8 +52,8 @@ class FinetuneRun:
     `match` the budget is that of a run on the texts `matched_to`, and this one takes as many "steps" or "tokens".
     `batch_size` counts texts over all ranks; `batch_tokens`, if above 0, bounds the tokens of a batch instead. `clip`
     bounds the gradient's norm (0: unbounded), `warmup_steps` are part of the steps, `stage` is the ZeRO stage.
-    `layout` says how texts share rows, in packed rows of `row_tokens` (0: chosen by the texts' lengths). `tokens` is
-    the folder that tokenised texts are shared in ("": one beside `out`).
+    `layout` says how texts share rows. `tokens` is the folder that tokenised texts are shared in ("": one beside
+    `out`).
 
     How it is computed: each rank goes over its rows of a step in `accumulation` parts; `activation_checkpointing`
     computes activations twice rather than keeping them; `offload` ("none", "cpu", "nvme" below `offload_folder`) is
@@ -84,7 +84,6 @@ class FinetuneRun:
     matched_to: tuple[TextSource, ...] = ()
     batch_tokens: int = 0
     layout: str = "auto"
-    row_tokens: int = 0
     objective: str = "text"
     tokens: str = ""
     accumulation: int = 1
@@ -108,7 +107,6 @@ class FinetuneRun:
             and sum(part > 0 for part in budget) == 1,
             f"batch_size must be at least 1, not {self.batch_size}": self.batch_size >= 1,
             f"batch_tokens must not be negative: {self.batch_tokens}": self.batch_tokens >= 0,
-            f"row_tokens must not be negative: {self.row_tokens}": self.row_tokens >= 0,
             f"learning_rate must be above 0, not {self.learning_rate}": self.learning_rate > 0,
             f"warmup_steps must lie within num_steps, not {self.warmup_steps}": 0
             <= self.warmup_steps

@@ -27,7 +27,7 @@ def shapes() -> dict[str, Shape]:
 
 
 def usual(ranks: int) -> Setup:
-    """One packed row a rank, activations computed again; the stage is set later."""
+    """One text a rank, packed, activations computed again; the stage is set later."""
     return Setup(stage=0, ranks=ranks, rows=1, row_tokens=ROW_TOKENS, on_gpu=True, checkpointing=True)
 
 

@@ -96,15 +96,15 @@ class Shape:
         """Parameters of low-rank adapters of that rank on every linear layer but the output layer."""
         return self.layers * sum(rank * (linear.inputs + linear.outputs) for linear in self.linears)
 
-    def layer_bytes(self, row_tokens: int, size: int, *, masked: bool, on_gpu: bool) -> int:
+    def layer_bytes(self, row_tokens: int, size: int, *, packed: bool, on_gpu: bool) -> int:
         """Bytes that one layer keeps of a token for the backward pass, as transformers writes the layer today.
 
-        `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the row that the token is in;
-        `masked`: rows hold several documents. Every term is a tensor that some operation's backward reads.
+        `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the text that the token is in,
+        `packed` or in a row of its own.
+        Every term is a tensor that some operation's backward reads.
         """
-        # Queries and their outcome, keys, values; under a mask these are repeated for every head, and the mask is kept.
-        attention = 2 * size * self.queries + 2 * size * (self.queries if masked else self.keys) + FP32 * self.heads
-        attention += size * row_tokens * masked
+        # Queries and their outcome, keys and values, and of each head its log-sum; packed, the outcome in two orders.
+        attention = (2 + packed) * size * self.queries + 2 * size * self.keys + FP32 * self.heads
         if self.dropout and not on_gpu:  # no fused kernel: the weights thrice in float32, and which were dropped
             attention += self.heads * row_tokens * (3 * FP32 + 1)
         if self.family == "gpt2":

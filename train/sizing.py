@@ -26,7 +26,7 @@ class Setup:
     """How a model is to be trained. Producers: the command line, a recipe. Consumer: `plan`.
 
     One rank computes `rows` rows of `row_tokens` tokens at a time, `accumulation` times a step. `adapter_rank` 0 trains
-    all weights, else low-rank adapters of that rank. Rows are `packed` with several documents or not. `offload` keeps
+    all weights, else low-rank adapters of that rank. `packed`: the rows lie end to end, each a text. `offload` keeps
     the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme"). On a
     CPU the host's memory is the ranks' own.
     """
@@ -231,7 +231,7 @@ def _step(setup: Setup, trained: int) -> int:
 
 def _activations(shape: Shape, setup: Setup) -> int:
     """Bytes a token."""
-    layer = shape.layer_bytes(setup.row_tokens, setup.size, masked=setup.packed, on_gpu=setup.on_gpu)
+    layer = shape.layer_bytes(setup.row_tokens, setup.size, packed=setup.packed, on_gpu=setup.on_gpu)
     if setup.checkpointing:  # of every layer its input, and one layer whole while it is computed again
         return shape.layers * setup.size * shape.width + layer + shape.outer_bytes(setup.size)
     return shape.layers * layer + shape.outer_bytes(setup.size)

@@ -89,10 +89,12 @@ class BareSide:
 
 
 def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) -> Iterator[tuple[dict[str, Any], int]]:
-    """The batches of our own loop on one rank, in the layout that it chooses, and how many labels they have."""
+    """The batches of our own loop on one rank, and how many labels they have; the net gets their layout's attention."""
     import torch
 
     from train.course import open_course, write_course
+    from train.objective import model_inputs
+    from train.packed_attention import NAME
     from train.packing_probe import arithmetic_of, packing_refusal
     from train.runs import FinetuneRun, TextSource
 
@@ -100,11 +102,10 @@ def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) 
         run = FinetuneRun("same", model, (TextSource(documents),), str(Path(folder) / "out"), **settings)
         write_course(run)
         course = open_course(run, packing_refusal(net), arithmetic_of(net), world_size=1)
+        if course.layout.name == "packed":
+            net.set_attn_implementation(NAME)
         for batch in course.batches(0, 1):
-            arrays = {"input_ids": batch.input_ids, "targets": batch.labels}
-            if batch.position_ids is not None:
-                arrays["position_ids"] = batch.position_ids
-            yield {name: torch.from_numpy(array) for name, array in arrays.items()}, batch.global_labels
+            yield {"targets": torch.from_numpy(batch.labels), **model_inputs(batch, "cpu")}, batch.global_labels
 
 
 def _loss(net: Any, batch: dict[str, Any], num_labels: int) -> Any:
@@ -114,7 +115,7 @@ def _loss(net: Any, batch: dict[str, Any], num_labels: int) -> Any:
     if "labels" in batch:
         return net(**batch, use_cache=False).loss
     targets = batch.pop("targets")
-    logits = net(**batch, use_cache=False).logits
+    logits = net(**batch).logits
     return cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum") / num_labels
 
 
