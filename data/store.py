@@ -65,15 +65,21 @@ def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
     return len(data)
 
 
-class ShardWriter:
-    """Streams tables of one record class into shards of about `shard_bytes`, each renamed when it is full.
+def shard_name(number: int) -> str:
+    """What the shards of a folder are called, counted from 0."""
+    return f"part-{number:05d}.arrow"
 
-    A context: a shard that an error leaves half written keeps its temporary name, and is no shard.
+
+class ShardWriter:
+    """Streams tables of one record class into shards, each renamed when it is full: of `shard_bytes`, or a little more.
+
+    A context: a shard that an error leaves half written keeps its temporary name, and is no shard. `num_shards` are
+    in the folder already.
     """
 
-    def __init__(self, folder: Path, record: type, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(self, folder: Path, record: type, *, shard_bytes: int = SHARD_BYTES, num_shards: int = 0) -> None:
         self._folder, self._schema, self._shard_bytes = folder, schema_of(record), shard_bytes
-        self._num_shards, self._num_bytes = 0, 0
+        self.num_shards, self._num_bytes = num_shards, 0
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -84,8 +90,13 @@ class ShardWriter:
             self._writer = pa.ipc.new_stream(self._sink, self._schema)
         self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
         self._num_bytes += rows.nbytes
-        if self._num_bytes >= self._shard_bytes:
+
+    def end_if_full(self) -> bool:
+        """End the shard under way if it is full; whether it was."""
+        is_full = self._num_bytes >= self._shard_bytes
+        if is_full:
             self._finish()
+        return is_full
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -100,11 +111,11 @@ class ShardWriter:
         self._sink.close()
         self._writer, self._num_bytes = None, 0
         if complete:
-            os.replace(self._temporary(), self._folder / f"part-{self._num_shards:05d}.arrow")
-            self._num_shards += 1
+            os.replace(self._temporary(), self._folder / shard_name(self.num_shards))
+            self.num_shards += 1
 
     def _temporary(self) -> Path:
-        return self._folder / f".part-{self._num_shards:05d}.arrow.{os.getpid()}.tmp"
+        return self._folder / f".{shard_name(self.num_shards)}.{os.getpid()}.tmp"
 
 
 def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:

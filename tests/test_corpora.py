@@ -10,6 +10,8 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -19,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.corpora import lines
+from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from data.corpora.importer import Summary, import_corpus
 from data.corpora.intake import ImportSettings
 from data.corpora.sources import find_sources
@@ -257,20 +260,67 @@ def test_nothing_usable_is_an_error_and_the_folder_is_free_again(tmp_path: Path)
     assert load(path, tmp_path / "out").num_documents == 1
 
 
-def test_a_killed_import_is_done_again_from_its_start(tmp_path: Path) -> None:
-    path, out = (
-        write_jsonl(tmp_path / "a.jsonl", [f"{n} " + "glon femp " * 60 for n in range(100_000)]),
-        tmp_path / "out",
-    )
+def resumable(folder: Path) -> Path:
+    """Files that are set aside in part, are read in several shards, and resemble each other across shards."""
+    rng = Random(0)
+    lines = [f"{n} " + " ".join(f"w{rng.randrange(997)}" for _ in range(60)) for n in range(6_000)]
+    broken = [line if n % 500 else "{" for n, line in enumerate(json.dumps({"text": text}) for text in lines)]
+    folder.mkdir()
+    (folder / "a.jsonl").write_text("\n".join(broken))
+    write_jsonl(folder / "b.jsonl", [*lines[::100], *(f"{text} end" for text in lines[1::90]), *lines[3000:3100]])
+    (folder / "c.zip").write_bytes(b"PK")
+    write_jsonl(folder / "d.jsonl", [f"other {n} " + "glon femp " * 40 for n in range(3_000)])
+    return folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"similarity": 0.8}, {"split": "independent", "chunk_tokens": 20}], ids=str)
+def test_a_killed_import_goes_on_behind_its_last_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Killed at every shard in turn, it ends as one that never was: documents, rows set aside, counts."""
+    monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=300_000))
+    monkeypatch.setattr("data.corpora.flow.BLOCK_BYTES", 100_000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 100_000)
+    source = resumable(tmp_path / "files")
+    whole = load(source, tmp_path / "whole", **settings)
+    out, starts = tmp_path / "out", []
+
+    def mark_and_die(folder: Path, mark: Bookmark) -> None:
+        write_bookmark(folder, mark)
+        (folder / "documents" / ".part-99999.arrow.1.tmp").write_bytes(b"half a shard")
+        raise KeyboardInterrupt  # nothing catches it, as nothing catches SIGKILL
+
+    monkeypatch.setattr("data.corpora.flow.write_bookmark", mark_and_die)
+    while True:
+        starts.append(read_bookmark(out))
+        try:
+            resumed = load(source, out, **settings)
+            break
+        except KeyboardInterrupt:
+            assert not (out / "manifest.json").exists()
+    assert [mark.num_shards for mark in starts] == list(range(len(starts))) and len(starts) > 8
+    assert len({mark.source for mark in starts}) > 1 and any(mark.told for mark in starts)
+    assert resumed == whole
+    assert sorted(set_aside(out)) == sorted(set_aside(tmp_path / "whole"))
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+    contents = [json.loads((folder / "manifest.json").read_text())["content"] for folder in (out, tmp_path / "whole")]
+    assert contents[0] == contents[1]
+
+
+def test_an_import_that_was_really_killed_goes_on(tmp_path: Path) -> None:
+    path, out = tmp_path / "a.jsonl", tmp_path / "out"
+    write_jsonl(path, [f"{n} " + "glon femp " * 60 for n in range(250_000)])  # more than two shards
     command = [sys.executable, "-m", "pipeline", "data", "import", str(path), "--out", str(out)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not list(out.glob("documents/.part-*")):
+    while process.poll() is None and not read_bookmark(out).num_shards:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
     assert not (out / "manifest.json").exists() and not (out / "documents" / "manifest.json").exists()
+    first = (out / "documents" / "part-00000.arrow").stat().st_mtime_ns
     done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
+    assert (out / "documents" / "part-00000.arrow").stat().st_mtime_ns == first  # it was not written again
     load(path, tmp_path / "whole")
     files = [sorted(file.name for file in (folder / "documents").iterdir()) for folder in (out, tmp_path / "whole")]
     assert files[0] == files[1]

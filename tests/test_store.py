@@ -66,6 +66,7 @@ def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
     with ShardWriter(tmp_path, Document, shard_bytes=3000) as writer:
         for start in range(0, 100, 10):
             writer.write(rows(start))
+            writer.end_if_full()
     seal(tmp_path, Document)
     assert [path.name for path in sorted(tmp_path.glob("*.arrow"))] == [f"part-{n:05d}.arrow" for n in range(4)]
     assert [document.doc_id for document in read_folder(tmp_path, Document)] == [str(n) for n in range(100)]
@@ -78,6 +79,7 @@ def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
     with pytest.raises(OSError, match="disk full"), ShardWriter(tmp_path, Document, shard_bytes=200) as writer:
         for _ in range(3):
             writer.write(table)
+            writer.end_if_full()
         raise OSError("disk full")
     assert len(list(read_folder(tmp_path, Document))) == 2
 

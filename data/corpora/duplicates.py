@@ -1,23 +1,44 @@
 """What was seen before: documents by their key, and near-duplicates by MinHash signatures.
 
-In memory: 12 bytes for a key; 16 keys for a document where near-duplicates are looked for. Signatures rest in a file
-without a name, which ends with the process.
+In memory: 12 bytes for a key; 16 keys for a document where near-duplicates are looked for. Keys and signatures rest in
+files, too, from which an import that was killed goes on.
 """
 
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from data.corpora.arrays import Mask
+from data.corpora.bookmark import GrowingFile
 from data.corpora.words import NUM_HASHES, Hashes, Signatures, mixed
 
 _BANDS = 16  # of 8 hashes: finds 95% of the pairs that are alike by 0.8, and nearly all above
 _NONE = -1
 Place = tuple[int, int]  # source, line
 Numbers = npt.NDArray[np.int64]
+_ROWS_READ = 8192  # signatures at a time, of an import that goes on
 _ROW = np.dtype([("signature", np.uint32, NUM_HASHES), ("source", np.int32), ("line", np.int64)])
+
+
+class SeenKeys:
+    """The keys of all documents that were seen. `length` bytes of the file are those of an import that was killed."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self._table, self.file = KeyTable(), GrowingFile(path, length)
+        known = np.fromfile(path, np.uint64)
+        self._table.insert(known, np.zeros(len(known), np.int64))
+
+    def add(self, keys: Hashes) -> Mask:
+        """Which of the keys are new, the first of equal ones; they are known from now on."""
+        _, firsts = np.unique(keys, return_index=True)
+        is_new = np.zeros(len(keys), bool)
+        is_new[firsts] = True
+        is_new &= self._table.find(keys) < 0
+        new = keys[is_new]
+        self._table.insert(new, np.zeros(len(new), np.int64))
+        self.file.append(new.tobytes())
+        return is_new
 
 
 class KeyTable:
@@ -57,13 +78,18 @@ def _merged(
 
 
 class NearDuplicates:
-    """Which documents are like an earlier one that was kept; likeness is estimated from signatures."""
+    """Which documents are like an earlier one that was kept; likeness is estimated from signatures.
 
-    def __init__(self, similarity: float, folder: Path) -> None:
+    `length` bytes of the file of signatures are those of an import that was killed.
+    """
+
+    def __init__(self, similarity: float, path: Path, length: int) -> None:
         self._similarity = similarity
-        self._table = KeyTable()
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - it lives as long as the import
-        self._num_kept = 0
+        self._table, self._num_kept = KeyTable(), 0
+        self.file = GrowingFile(path, length)
+        with path.open("rb") as file:
+            while len(rows := np.fromfile(file, _ROW, _ROWS_READ)):
+                self._know(_band_keys(rows["signature"]))
 
     def originals(self, signatures: Signatures, sources: Numbers, lines: Numbers) -> dict[int, Place]:
         """For a batch of documents: by row, where the kept document stands that it is like. The others are kept."""
@@ -86,7 +112,7 @@ class NearDuplicates:
         places: dict[int, Place] = {}
         for row, number in np.unique(np.stack([rows, numbers[rows, bands]], axis=1), axis=0).tolist():
             if row not in places:
-                stored = np.frombuffer(os.pread(self._file.fileno(), _ROW.itemsize, number * _ROW.itemsize), _ROW)[0]
+                stored = np.frombuffer(self.file.read(number * _ROW.itemsize, _ROW.itemsize), _ROW)[0]
                 if self._alike(signatures[row], stored["signature"]):
                     places[row] = int(stored["source"]), int(stored["line"])
         return places
@@ -94,8 +120,11 @@ class NearDuplicates:
     def _keep(self, signatures: Signatures, keys: Hashes, sources: Numbers, lines: Numbers) -> None:
         rows = np.zeros(len(keys), _ROW)
         rows["signature"], rows["source"], rows["line"] = signatures, sources, lines
-        self._file.write(rows.tobytes())
-        self._file.flush()
+        self.file.append(rows.tobytes())
+        self.file.flush()
+        self._know(keys)
+
+    def _know(self, keys: Hashes) -> None:
         numbers = np.arange(self._num_kept, self._num_kept + len(keys))
         self._table.insert(keys.ravel(), np.repeat(numbers, _BANDS))
         self._num_kept += len(keys)

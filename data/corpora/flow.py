@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.corpora.arrays import Mask, bool_array, buffer_of, hex_array, numbers_of, same_string, string_array
-from data.corpora.duplicates import KeyTable, NearDuplicates
+from data.corpora.bookmark import FOLDER, Bookmark, write_bookmark
+from data.corpora.duplicates import NearDuplicates, SeenKeys
 from data.corpora.intake import BLOCK_BYTES, MOST_ROWS, Intake, Reader, Source
 from data.corpora.parts import cut_into_parts
 from data.corpora.words import Hashes, count_all_words, signatures
@@ -22,6 +23,7 @@ from data.sentences import TokenCounter
 from data.store import ShardWriter
 
 _ID_BYTES = 8
+_BEGINNING = Bookmark()
 _LIKE_A_CONTENT_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}")
 # By kind; a library is loaded when a file needs it.
 _READERS = {
@@ -36,34 +38,56 @@ _READERS = {
 
 
 class Flow:
-    """One import: reads its sources in order; counts documents and words."""
+    """One import: reads its sources in order, from where its bookmark says; counts documents and words."""
 
     def __init__(
-        self, sources: Sequence[Source], intake: Intake, writer: ShardWriter, count: TokenCounter, out: Path
+        self,
+        sources: Sequence[Source],
+        intake: Intake,
+        writer: ShardWriter,
+        count: TokenCounter,
+        out: Path,
+        mark: Bookmark = _BEGINNING,
     ) -> None:
-        self.num_documents = self.num_words = 0
+        self.num_documents, self.num_words = mark.num_documents, mark.num_words
         settings = intake.settings
         self._sources, self._intake, self._writer, self._count = sources, intake, writer, count
-        self._seen = KeyTable()
+        self._out, self._mark, self._source, self._rows = out, mark, mark.source, 0
+        self._seen = SeenKeys(out / FOLDER / "keys", mark.lengths.get("keys", 0))
+        self._near: NearDuplicates | None = None
         self._steps = [self._without_empty, self._without_known]
         if settings.similarity:
-            near = NearDuplicates(settings.similarity, out)
-            self._steps.append(partial(self._without_near_duplicates, near))
+            path = out / FOLDER / "signatures"
+            self._near = NearDuplicates(settings.similarity, path, mark.lengths.get("signatures", 0))
+            self._steps.append(partial(self._without_near_duplicates, self._near))
         self._waiting: list[pa.Table] = []
         self._waiting_bytes = self._waiting_rows = 0
 
     def run(self) -> None:
         """Read all sources, one after another."""
-        for source in self._sources:
+        mark = self._mark
+        for done in self._sources[: mark.source]:
+            self._intake.on_bytes(done.size)
+        for index in range(mark.source, len(self._sources)):
+            source, goes_on = self._sources[index], index == mark.source
+            self._intake.begin(known=mark.told if goes_on else 0)
+            self._source, self._rows = index, 0
             if not source.size:
                 self._intake.reject(source, 0, "empty", "a file of no bytes")
                 continue
             try:
                 for rows in _reader(source.kind)(source, self._intake):
-                    self._add(rows)
+                    self._take(rows, known=mark.rows if goes_on else 0)
             except OSError as error:
                 self._intake.reject(source, 0, "unreadable", str(error))
         self._flush()
+
+    def _take(self, rows: pa.Table, known: int) -> None:
+        """The next rows of the source under way, of which the first `known` are in a shard already."""
+        left = rows.slice(max(0, known - self._rows))
+        self._rows += rows.num_rows
+        if left.num_rows:
+            self._add(left)
 
     def _add(self, rows: pa.Table) -> None:
         """Small tables wait for others, so that a folder of small files costs no more than one large file."""
@@ -82,6 +106,25 @@ class Flow:
                 if not rows.num_rows:
                     return
             self._write(rows)
+            if self._writer.end_if_full():
+                self._set_mark()
+
+    def _set_mark(self) -> None:
+        """A shard is full, and nothing waits: from here a killed import would go on."""
+        lengths = {"keys": self._seen.file.flush(), "rejections": self._intake.rejections.rows.flush()}
+        if self._near:
+            lengths["signatures"] = self._near.file.flush()
+        mark = Bookmark(
+            source=self._source,
+            rows=self._rows,
+            told=self._intake.told,
+            num_shards=self._writer.num_shards,
+            num_documents=self.num_documents,
+            num_words=self.num_words,
+            num_rejected=dict(self._intake.rejections.counts),
+            lengths=lengths,
+        )
+        write_bookmark(self._out, mark)
 
     def _without_empty(self, rows: pa.Table) -> pa.Table:
         left = pc.binary_length(pc.utf8_trim_whitespace(rows["text"].chunk(0)))
@@ -90,11 +133,7 @@ class Flow:
     def _without_known(self, rows: pa.Table) -> pa.Table:
         """The rows with an id each; those whose id was seen before are set aside."""
         keys, ids = _keys_and_ids(rows)
-        _, firsts = np.unique(keys, return_index=True)
-        is_new = np.zeros(len(keys), bool)
-        is_new[firsts] = True
-        is_new &= self._seen.find(keys) < 0
-        self._seen.insert(keys[is_new], np.zeros(np.count_nonzero(is_new), np.int64))
+        is_new = self._seen.add(keys)
         given = rows["id"].chunk(0)
 
         def _tell(row: int) -> tuple[str, str]:
@@ -130,7 +169,7 @@ class Flow:
         chosen = np.flatnonzero(mask)
         columns = rows.select(["source", "line", "text"]).filter(bool_array(mask)).to_pydict().values()
         for row, source, line, text in zip(chosen.tolist(), *columns, strict=True):
-            self._intake.reject(self._sources[source], line, *tell(row), text)
+            self._intake.rejections.add(self._sources[source].path, line, *tell(row), text)
         return rows.filter(bool_array(~mask))
 
 

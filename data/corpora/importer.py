@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data.corpora.bookmark import FOLDER, Bookmark, read_bookmark
 from data.corpora.flow import Flow
 from data.corpora.intake import REJECTED, ROWS_FILE, ImportSettings, Intake, Rejections
 from data.corpora.parts import load_counter
@@ -17,7 +18,7 @@ from data.corpora.sources import Found
 from data.errors import InputError
 from data.records import Document
 from data.seeds import fingerprint
-from data.store import INPUTS, MANIFEST, ShardWriter, claim, seal, write_json
+from data.store import INPUTS, MANIFEST, ShardWriter, claim, seal, shard_name, write_json
 
 DOCUMENTS = "documents"
 
@@ -57,7 +58,7 @@ def find_summary(out: Path, key: str) -> Summary | None:
 def import_corpus(
     found: Found, out: Path, settings: ImportSettings, *, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Summary:
-    """Write `out`, unless it is complete; what a killed import left is made anew.
+    """Write `out`, unless it is complete; a killed import goes on behind its last full shard.
 
     `on_bytes` hears of the bytes that were read. Raises InputError where `out` holds other work, or nothing is usable.
     """
@@ -65,12 +66,16 @@ def import_corpus(
     if done := find_summary(out, key):
         return done
     claim(out, key)
-    for name in (DOCUMENTS, REJECTED):
-        shutil.rmtree(out / name, ignore_errors=True)
-    with Rejections(out / REJECTED) as rejections, ShardWriter(out / DOCUMENTS, Document) as writer:
-        for path, reason, detail in found.refused:
-            rejections.add(path, 0, reason, detail)
-        flow = Flow(found.sources, Intake(settings, rejections, on_bytes), writer, count, out)
+    mark = _go_on(out)
+    rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
+    with (
+        Rejections(*rejected) as rejections,
+        ShardWriter(out / DOCUMENTS, Document, num_shards=mark.num_shards) as writer,
+    ):
+        if not mark.num_shards:
+            for path, reason, detail in found.refused:
+                rejections.add(path, 0, reason, detail)
+        flow = Flow(found.sources, Intake(settings, rejections, on_bytes), writer, count, out, mark)
         flow.run()
     summary = Summary(
         num_files=len(found.sources),
@@ -82,12 +87,27 @@ def import_corpus(
     if not summary.num_documents:
         (out / INPUTS).unlink()  # mended files may come into the same folder
         shutil.rmtree(out / DOCUMENTS)
+        shutil.rmtree(out / FOLDER)
         raise _nothing(summary, out)
     seal(out / DOCUMENTS, Document, key=key)
     content = json.loads((out / DOCUMENTS / MANIFEST).read_text())["content"]
     manifest = {"set": settings.world, "content": content, "settings": asdict(settings), "summary": asdict(summary)}
     write_json(out / MANIFEST, manifest)
+    shutil.rmtree(out / FOLDER, ignore_errors=True)
     return summary
+
+
+def _go_on(out: Path) -> Bookmark:
+    """Where an import of this folder begins; what a killed one wrote behind that place is removed."""
+    mark = read_bookmark(out)
+    if not mark.num_shards:
+        for name in (DOCUMENTS, REJECTED, FOLDER):
+            shutil.rmtree(out / name, ignore_errors=True)
+    kept = {shard_name(number) for number in range(mark.num_shards)}
+    for path in (out / DOCUMENTS).glob("*"):
+        if path.name not in kept:
+            path.unlink()
+    return mark
 
 
 def _nothing(summary: Summary, out: Path) -> InputError:

@@ -6,15 +6,16 @@ Writes `rejected/rows.jsonl`: one object for each row that was set aside, with f
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import numpy as np
 import pyarrow as pa
 
 from data.corpora.arrays import int_array, string_array
+from data.corpora.bookmark import GrowingFile
 from data.errors import InputError
 
 ROWS = pa.schema([("text", pa.string()), ("id", pa.string()), ("source", pa.int32()), ("line", pa.int64())])
@@ -74,14 +75,15 @@ class Source:
 
 
 class Rejections:
-    """The rows that are set aside: counted by reason, written as JSON lines under a temporary name until closed."""
+    """The rows that are set aside: counted by reason, written as JSON lines under a temporary name until closed.
 
-    def __init__(self, folder: Path) -> None:
-        self.counts: Counter[str] = Counter()
-        folder.mkdir(parents=True, exist_ok=True)
+    `counts` and `length` (bytes) are those that an import had which was killed.
+    """
+
+    def __init__(self, folder: Path, counts: Mapping[str, int] = MappingProxyType({}), length: int = 0) -> None:
+        self.counts = Counter(counts)
         self._path = folder / ROWS_FILE
-        self._temporary = folder / f".{ROWS_FILE}.tmp"
-        self._file = self._temporary.open("w", encoding="utf-8")
+        self.rows = GrowingFile(folder / f".{ROWS_FILE}.tmp", length)
 
     def add(self, file: object, line: int, reason: str, detail: str = "", excerpt: str | bytes = "") -> None:
         """Set a row aside. `line` counts from 1 (the row of a table, the page of a PDF); 0 is the file as a whole."""
@@ -95,7 +97,7 @@ class Rejections:
             "excerpt": (shown if isinstance(shown, str) else shown.decode(errors="replace"))[:_EXCERPT_CHARACTERS],
         }
         # File names and texts may hold halves of surrogate pairs: ASCII escapes carry them.
-        self._file.write(json.dumps(row) + "\n")
+        self.rows.append((json.dumps(row) + "\n").encode())
 
     def __enter__(self) -> "Rejections":
         return self
@@ -103,22 +105,33 @@ class Rejections:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self.rows.close()
         if kind is None:
-            os.replace(self._temporary, self._path)
+            os.replace(self.rows.path, self._path)
 
 
 @dataclass
 class Intake:
-    """One import under way: what a reader needs to know, and whom it tells about rows it cannot take."""
+    """One import under way: what a reader needs to know, and whom it tells about rows it cannot take.
+
+    `told` counts the rows of the source under way that were; the first `known` of them stand written already.
+    """
 
     settings: ImportSettings
     rejections: Rejections
     on_bytes: Callable[[int], None]
+    told: int = 0
+    known: int = 0
+
+    def begin(self, known: int = 0) -> None:
+        """Another source comes."""
+        self.told, self.known = 0, known
 
     def reject(self, source: Source, line: int, reason: str, detail: str = "", excerpt: str | bytes = "") -> None:
-        """Set a row of a source aside."""
-        self.rejections.add(source.path, line, reason, detail, excerpt)
+        """Set a row of the source under way aside."""
+        self.told += 1
+        if self.told > self.known:
+            self.rejections.add(source.path, line, reason, detail, excerpt)
 
 
 Reader = Callable[[Source, Intake], Iterator[pa.Table]]
