@@ -103,13 +103,21 @@ def _batch_words(setup: Setup) -> str:
 
 
 def fit_runs(
-    runs: "Sequence[FinetuneRun]", placement: Placement, address: str | None, console: "Console", *, auto: bool
+    runs: "Sequence[FinetuneRun]",
+    placement: Placement,
+    address: str | None,
+    console: "Console",
+    *,
+    auto: bool,
+    ranks: int = 0,
 ) -> "list[FinetuneRun]":
     """The runs with their stage: chosen if `auto`, else checked. Nothing has started yet.
 
+    Each run is trained by `ranks` of the ranks (0: by all).
+
     Raises InputError if a run cannot fit. A model or a memory that is not known is told, and not checked.
     """
-    machine = Machine(placement.ranks, placement.gpus_per_rank > 0, rank_bytes(placement, address))
+    machine = Machine(ranks or placement.ranks, placement.gpus_per_rank > 0, rank_bytes(placement, address))
     shapes: dict[str, Shape | None] = {base: _shape_or_word(base, console) for base in {run.base for run in runs}}
     if machine.limit is None:
         console.print("memory    of the GPUs is not known here: not checked", highlight=False)

@@ -228,13 +228,14 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
     """All runs of the study on one worker group."""
     settings, auto = study.recipe.train, study.recipe.train.stage == AUTO
     if auto or settings.memory_check:
-        runs = fit_runs(runs, placement, study.recipe.cluster.address, study.console, auto=auto)
+        runs = fit_runs(
+            runs, placement, study.recipe.cluster.address, study.console, auto=auto, ranks=settings.ranks_per_run
+        )
     steps = settings.steps or 100  # of a run whose steps are not known yet, hundredths are counted
     with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
 
         def show(progress: Progress) -> None:
-            done = progress.index * steps + progress.step * steps // progress.num_steps
-            shown.update(done, f"{progress.run}  {training_note(progress)}")
+            shown.update(int(progress.done * steps), f"{progress.run}  {training_note(progress)}")
 
         refs = finetune_all(
             runs,
@@ -244,6 +245,7 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             storage=study.trained / "ray",
             on_progress=show,
             stall_seconds=settings.stall_seconds,
+            ranks_per_run=settings.ranks_per_run,
         )
     courses = describe_courses([read_course(Path(run.out)) for run in runs])
     stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))

@@ -69,7 +69,8 @@ class Adapters(Section):
 class TrainingComputation(Section):
     """How all arms of a study are computed, and what is saved on the way.
 
-    A rank that makes no progress within a step for `stall_seconds` costs its group a restart.
+    A rank that makes no progress within a step for `stall_seconds` costs its group a restart. With `ranks_per_run`
+    above 0, the ranks are parted into groups of so many, which train runs side by side.
     """
 
     accumulation: int = Field(1, ge=1)
@@ -81,6 +82,7 @@ class TrainingComputation(Section):
     keep_last: int = Field(2, ge=1)
     keep_every: int = Field(0, ge=0)
     stall_seconds: float = Field(1800.0, gt=0)
+    ranks_per_run: int = Field(0, ge=0)
 
     def engine_settings(self) -> dict[str, Any]:
         """How a run is computed and what is saved on the way, as `FinetuneRun` names it."""

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from benchmarks import clock, corpora, harness, peers, training
+from benchmarks import clock, corpora, harness, launch, peers, training
 from benchmarks.corpora import Load
 from benchmarks.harness import OURS, Bench
 
@@ -98,9 +98,13 @@ def test_sides_that_did_other_work_are_noticed(tmp_path: Path) -> None:
     assert scene.bench.different == []
     scene.sides["same_batches"] = Stub(losses=[1.0, 2.1], positions=91)  # type: ignore[assignment]
     scene.bare(load, 0, "same_batches")
-    assert [line.split(":")[1].split(" of")[0] for line in scene.bench.different] == [" losses", " losses", " positions"]
+    assert [line.split(":")[1].split(" of")[0] for line in scene.bench.different] == [
+        " losses",
+        " losses",
+        " positions",
+    ]
     tokens = scene.tokens("tiny-sentences-0")
-    for labels, complaints in ((tokens, 2), (tokens - 1, 3)):
+    for labels, complaints in ((tokens, 3), (tokens - 1, 4)):
         scene.sides["bare_loop"] = Stub(losses=[], labels=labels)  # type: ignore[assignment]
         scene.bare(load, 0, "bare_loop")
         assert len(scene.bench.different) == complaints
@@ -116,3 +120,13 @@ def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
     assert report["loads"]["tiny documents"]["positions_over_tokens"]["bare_loop"] > 1
     assert report["start"]["imports"] > 0
     assert "deepspeed" in report["versions"][OURS]
+
+
+@pytest.mark.timeout(300)
+def test_the_parts_of_a_start_are_told(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert launch.main(["--smoke", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
+    parts = json.loads(out.read_text())["models"]["tiny"]["medians"]
+    assert list(parts)[:3] == [launch.PYTHON, launch.SESSION, launch.GROUP] and list(parts)[-1] == launch.FURTHER
+    assert parts["joining the group"] > 0 and parts["loading the model"] > 0
+    assert min(seconds for part, seconds in parts.items() if part != launch.FURTHER) >= 0

@@ -27,7 +27,7 @@ from data.rendering import load_book
 
 TINY = ROOT / "models" / "tiny"
 BOOK = load_book(TINY)
-NAMES = ("generation", "roofline", "scoring", "start", "swap", "training")
+NAMES = ("generation", "launch", "roofline", "scoring", "start", "swap", "training")
 # A side that talks, as libraries do, on the channel that is meant for answers.
 PARROT = """
 import os, sys

@@ -95,6 +95,7 @@ def test_two_ranks_on_two_nodes_train_what_one_process_does(world: Path, study: 
 def test_progress_names_the_run_and_its_place(study: Study) -> None:
     last = study.seen[-1]
     assert (last.run, last.index, last.num_runs, last.step, last.num_steps) == ("long2", 3, 4, 120, 120)
+    assert last.done == 4
 
 
 def test_unknown_words_are_refused_before_the_workers_start(study: Study) -> None:
@@ -148,35 +149,56 @@ from train.pulse import Pulse
 pulse = Pulse(Path({str(tmp_path)!r}), 3, 1.0)
 def stand_still(): time.sleep(60)
 for step in range(8):
-    pulse.beat(step)
+    pulse.beat(f"step {{step}}")
     time.sleep(0.2)
 pulse.rest()
 time.sleep(1.5)
-pulse.beat(8)
+pulse.beat("step 8")
 stand_still()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30)
     assert done.returncode == 1
     assert "stand_still" in (tmp_path / "rank-3.stacks").read_text()
     (beat,) = read_beats(tmp_path)
-    assert (beat.rank, beat.step) == (3, 8)
+    assert (beat.rank, beat.doing, beat.seconds) == (3, "step 8", 1.0)
+
+
+def test_a_phase_may_take_longer_than_a_step_and_not_for_ever(tmp_path: Path) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from train.pulse import Phases, Pulse
+phases = Phases(Pulse(Path({str(tmp_path)!r}), 0, 0.5))
+phases.enter("joining the group")
+time.sleep(1.0)
+phases.enter("loading the model")
+print(phases.seconds(), flush=True)
+time.sleep(60)
+"""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, capture_output=True, text=True)
+    assert done.returncode == 1 and time.monotonic() - began > 3.0
+    assert done.stdout.startswith("{'joining the group': 1.0")
+    (beat,) = read_beats(tmp_path)
+    assert (beat.doing, beat.seconds) == ("loading the model", 2.0)
+    assert stacks_written(tmp_path)
 
 
 def test_the_driver_tells_each_rank_that_stands_still_once(tmp_path: Path) -> None:
     def beat(rank: int, step: int) -> None:
-        (tmp_path / f"rank-{rank}.pulse").write_text(f"{step:12d} 7 node\n")
+        (tmp_path / f"rank-{rank}.pulse").write_text(f"step {step}   |  10.00|7|node\n")
 
-    watch = Watch(tmp_path, 10.0)
+    watch = Watch(tmp_path)
     beat(0, 1)
     beat(1, 1)
     assert watch.look(0.0) == []
     beat(0, 2)
     assert watch.look(14.0) == []
-    assert watch.look(16.0) == [Beat(1, 1, 7, "node")]
+    assert watch.look(16.0) == [Beat(1, "step 1", 10.0, 7, "node")]
     assert watch.look(17.0) == []
     beat(1, 2)
-    assert watch.look(30.0) == [Beat(0, 2, 7, "node")]
-    assert watch.look(46.0) == [Beat(1, 2, 7, "node")]
+    assert watch.look(30.0) == [Beat(0, "step 2", 10.0, 7, "node")]
+    assert watch.look(46.0) == [Beat(1, "step 2", 10.0, 7, "node")]
 
 
 def test_only_workers_of_ray_are_ended() -> None:

@@ -52,6 +52,29 @@ def join_group() -> None:
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
+def part_group(ranks: int, host: str) -> int:
+    """Leave the process group for one of `ranks` neighbours in it; returns which of the new groups this is.
+
+    Every rank of the old group calls it, before `join_group`. `host` is this rank's address for the others.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if ranks == world_size:
+        return 0
+    place = rank % ranks
+    # Port 0 is any that is free; the leaders tell theirs to all, since only they know it.
+    store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if place == 0 else None
+    addresses: list[tuple[str, int] | None] = [None] * world_size
+    dist.all_gather_object(addresses, (host, store.port) if store else None)
+    backend = dist.get_backend()
+    dist.destroy_process_group()
+    if store is None:
+        leader = addresses[rank - place]
+        assert leader is not None, "every leader has told its address"
+        store = dist.TCPStore(*leader, is_master=False)
+    dist.init_process_group(backend, store=store, rank=place, world_size=ranks)
+    return rank // ranks
+
+
 def agree(prepare: Callable[[], Result]) -> Result:
     """Prepare on every rank; if one gives up all do, so that none waits for it: wrong input, or a full disk."""
     return _all_or_none(prepare, InputError, ResumableError)

@@ -1,8 +1,10 @@
 """A list of finetuning runs on one Ray Train worker group that starts once.
 
-Reads: the runs' inputs. Writes: their checkpoints, through the workers, and in the storage folder `progress.json`, by
-which the driver sees how far they are, the pulses of the ranks, and until all runs are finished their tokens. The
-storage folder must be shared by all nodes.
+The group may be parted into lanes of a few workers each, which train runs side by side.
+
+Reads: the runs' inputs. Writes: their checkpoints, through the workers, and in the storage folder a file for each lane,
+by which the driver sees how far it is or why it gave up, the pulses of the ranks, and until all runs are finished their
+tokens. The storage folder must be shared by all nodes.
 """
 
 import dataclasses
@@ -37,15 +39,16 @@ Refusal = InputError | ResumableError
 MAX_RESTARTS = 3
 STALL_SECONDS = 1800.0
 _POLL_SECONDS = 0.5
-_PROGRESS, _PULSES, _TOKENS = "progress.json", "pulses", "tokens"
+_LANES, _PULSES, _TOKENS = "lanes", "pulses", "tokens"
+_PROGRESS, _REFUSAL = "progress-{}.json", "refusal-{}.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a list of runs is. Producer: rank 0. Consumer: the progress bar of `pipeline`.
+    """How far a list of runs is. Producer: each lane's first rank. Consumer: the progress bar of `pipeline`.
 
-    `index` counts the run from 0 within all `num_runs`; `loss` is in nats per token, `mfu` the
-    share of the GPUs' arithmetic that is used, where known.
+    `index` counts the run from 0 within all `num_runs`, of which `done` are done, parts of runs counted; `loss` is in
+    nats per token, `mfu` the share of the GPUs' arithmetic that is used, where known.
     """
 
     run: str
@@ -55,6 +58,7 @@ class Progress:
     num_steps: int
     loss: float
     tokens_per_second: int
+    done: float
     mfu: float | None = None
 
 
@@ -67,11 +71,15 @@ def finetune_all(
     storage: Path,
     on_progress: Callable[[Progress], None],
     stall_seconds: float = STALL_SECONDS,
+    ranks_per_run: int = 0,
 ) -> list[CheckpointRef]:
-    """Train all runs in order, each over all workers; finished ones are skipped. Ray must be initialised.
+    """Train all runs in order; finished ones are skipped. Ray must be initialised.
+
+    Each run is trained by `ranks_per_run` of the workers (0: by all of them), others at the same time by the others.
 
     A dead worker costs what its run did since the last training state: the group restarts, at most three times. So does
-    a worker that makes no progress within a step for `stall_seconds`, after its stack was written to `storage`.
+    a worker that makes no progress within a step for `stall_seconds` (elsewhere four times as long), after its stack
+    was written to `storage`.
     Raises InputError for input that is wrong, before anything starts where that can be known; ResumableError if the
     workers keep failing, or cannot write.
     """
@@ -79,18 +87,25 @@ def finetune_all(
     # All runs share one folder of tokens: what several of them learn from is tokenised once.
     runs = [absolute(dataclasses.replace(run, tokens=run.tokens or str(storage / _TOKENS))) for run in runs]
     check_trackers(name for run in runs for name in run.trackers)
-    todo = _unfinished(runs)
+    todo, ranks = _unfinished(runs), ranks_per_run or num_workers
+    if num_workers % ranks:
+        raise InputError(
+            f"{num_workers} workers cannot be parted into groups of {ranks}",
+            where="the training's settings",
+            mend="let ranks_per_run divide the number of workers",
+        )
     for _, run in todo:
-        check_ranks(run, num_workers)
+        check_ranks(run, ranks)
         write_course(run)
     if todo:
         config = {"runs": todo, "num_runs": len(runs), "num_threads": cpus_per_worker, "storage": str(storage)}
-        config["stall_seconds"] = stall_seconds
-        shutil.rmtree(storage / _PULSES, ignore_errors=True)
-        with _watch(storage, on_progress, stall_seconds):
-            refusal = _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
-        if refusal is not None:
-            raise refusal
+        config |= {"stall_seconds": stall_seconds, "ranks_per_run": ranks}
+        for name in (_PULSES, _LANES):
+            shutil.rmtree(storage / name, ignore_errors=True)
+        with _watch(storage, on_progress, len(runs) - len(todo)):
+            _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
+        for path in sorted((storage / _LANES).glob(_REFUSAL.format("*"))):
+            raise _read_refusal(path)
     shutil.rmtree(storage / _TOKENS, ignore_errors=True)
     return [read_ref(Path(run.out)) for run in runs]
 
@@ -110,8 +125,8 @@ def _unfinished(runs: Sequence[FinetuneRun]) -> list[tuple[int, FinetuneRun]]:
     ]
 
 
-def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> Refusal | None:
-    """Start the worker group and wait for it; returns why the workers gave up, if they did."""
+def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> None:
+    """Start the worker group and wait for it."""
     trainer = TorchTrainer(
         _train_all,
         train_loop_config=config,
@@ -127,60 +142,79 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
         ),
     )
     try:
-        return trainer.fit().return_value
+        trainer.fit()
     except TrainingFailedError as error:
         last_line = str(error).strip().splitlines()[-1]
         stacks = "".join(f"\n  a rank stood still, its stack: {path}" for path in stacks_written(storage / _PULSES))
         beats = read_beats(storage / _PULSES)
-        steps = f" in step {max(beat.step for beat in beats)}" if beats else ""
-        what = f"the training workers failed {MAX_RESTARTS + 1} times; at last{steps}: {last_line}{stacks}"
+        doing = f" (rank {beats[0].rank}: {beats[0].doing})" if beats else ""
+        what = f"the training workers failed {MAX_RESTARTS + 1} times; at last{doing}: {last_line}{stacks}"
         raise ResumableError(what) from error
 
 
-def _train_all(config: dict[str, Any]) -> Refusal | None:
-    """What each worker does: all runs in order. A refusal is returned, since restarts could not mend it."""
+def _train_all(config: dict[str, Any]) -> None:
+    """What each worker does: all runs of its lane in order. A refusal is written down: restarts could not mend it."""
+    from train.engine import part_group
     from train.loop import finetune
 
     torch.set_num_threads(config["num_threads"])
-    storage, context = Path(config["storage"]), ray.get_runtime_context()
-    rank = ray.train.get_context().get_world_rank()
+    storage, context, ranks = Path(config["storage"]), ray.get_runtime_context(), config["ranks_per_run"]
+    train_context = ray.train.get_context()
+    rank, num_lanes = train_context.get_world_rank(), train_context.get_world_size() // ranks
     pulse = Pulse(storage / _PULSES, rank, config["stall_seconds"], node=context.get_node_id())
-    for index, run in config["runs"]:
+    lane = part_group(ranks, ray.util.get_node_ip_address())
+    lanes = storage / _LANES
+    lanes.mkdir(parents=True, exist_ok=True)
+    for position, (index, run) in enumerate(config["runs"][lane::num_lanes]):
 
-        def report(row: dict[str, Any], run: FinetuneRun = run, index: int = index) -> None:
+        def report(row: dict[str, Any], position: int = position, index: int = index, run: FinetuneRun = run) -> None:
+            step, num_steps = row["step"] + 1, row["num_steps"]
             progress = Progress(
                 run=run.name,
                 index=index,
                 num_runs=config["num_runs"],
-                step=row["step"] + 1,
-                num_steps=row["num_steps"],
+                step=step,
+                num_steps=num_steps,
                 loss=row["loss"],
                 tokens_per_second=row["tokens_per_second"],
+                done=position + step / num_steps,
                 mfu=row.get("mfu"),
             )
-            write_json(storage / _PROGRESS, dataclasses.asdict(progress))
+            write_json(lanes / _PROGRESS.format(lane), dataclasses.asdict(progress))
 
         try:
             finetune(run, report, pulse)
         except (InputError, ResumableError) as refusal:
-            return refusal
-    return None
+            if rank % ranks == 0:
+                _write_refusal(refusal, lanes / _REFUSAL.format(lane))
+            return
+
+
+def _write_refusal(refusal: Refusal, path: Path) -> None:
+    parts = [refusal.what, refusal.where, refusal.mend] if isinstance(refusal, InputError) else [str(refusal)]
+    write_json(path, {"parts": parts})
+
+
+def _read_refusal(path: Path) -> Refusal:
+    parts = json.loads(path.read_text())["parts"]
+    return InputError(parts[0], where=parts[1], mend=parts[2]) if len(parts) == 3 else ResumableError(*parts)
 
 
 @contextmanager
-def _watch(storage: Path, on_progress: Callable[[Progress], None], stall_seconds: float) -> Iterator[None]:
-    """While the block runs, hand on each new state of the progress file, and end workers that only sit there."""
-    path, watch = storage / _PROGRESS, Watch(storage / _PULSES, stall_seconds)
-    path.unlink(missing_ok=True)
-    ended = threading.Event()
+def _watch(storage: Path, on_progress: Callable[[Progress], None], num_finished: int) -> Iterator[None]:
+    """While the block runs, hand on each new state of the lanes' files, and end workers that only sit there."""
+    watch, ended = Watch(storage / _PULSES), threading.Event()
+    seen: dict[Path, Progress] = {}
 
     def poll() -> None:
-        seen = ""
         while True:
             last_look = ended.wait(_POLL_SECONDS)
-            if path.exists() and (text := path.read_text()) != seen:
-                seen = text
-                on_progress(Progress(**json.loads(text)))
+            for path in sorted((storage / _LANES).glob(_PROGRESS.format("*"))):
+                progress = Progress(**json.loads(path.read_text()))
+                if progress != seen.get(path):
+                    seen[path] = progress
+                    done = num_finished + sum(lane.done for lane in seen.values())
+                    on_progress(dataclasses.replace(progress, done=done))
             if last_look:
                 return
             for beat in watch.look(time.monotonic()):

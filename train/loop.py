@@ -31,7 +31,7 @@ from train.engine import agree, join_group, precision, restore, start_engine, ta
 from train.export import Made, export
 from train.metrics import check_trackers, open_sinks
 from train.objective import model_inputs, summed_loss
-from train.pulse import Pulse
+from train.pulse import PHASE, Phases, Pulse
 from train.runs import FinetuneRun, TextSource
 from train.state import Start, State
 from train.task import Task, look_up, prepare
@@ -46,30 +46,44 @@ def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: 
     """Train one run to its end and export it; a run that is finished already is only looked up.
 
     Every rank calls it. It goes on from the last training state, if there is one. `report` is called on rank 0 every
-    few steps with the step's line of `metrics.jsonl` and `num_steps`; `pulse` beats with every step. Raises InputError
-    on every rank if any rank finds the input wrong, ResumableError if one cannot write.
+    few steps with the step's line of `metrics.jsonl` and `num_steps`; `pulse` beats with every step and phase. Raises
+    InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write.
     """
+    phases = Phases(pulse)
+    try:
+        return _finetune(run, report, pulse, phases)
+    finally:
+        pulse.rest()
+
+
+def _finetune(
+    run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: Pulse, phases: Phases
+) -> CheckpointRef:
+    phases.enter("joining the group")
     join_group()
     agree(lambda: check_trackers(run.trackers))
+    phases.enter("loading the model")
     known = agree(lambda: look_up(run))
     if known.finished is not None:
         _clear(run)
         return known.finished
+    phases.enter("reading the texts")
     agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
     task = agree(lambda: prepare(run, known))
     found = _find_state(task)
+    phases.enter("starting the engine")
     engine = _start(task, found)
+    phases.enter("training")
     try:
-        starts = (*(found.starts if found else ()), _this_start(run, found))
+        starts = (*(found.starts if found else ()), _this_start(run, found, phases.seconds()))
         for row in _train(engine, task, found, starts, pulse):
             if dist.get_rank() == 0:
                 report({**row, "num_steps": task.run.num_steps})
-        pulse.rest()
+        phases.enter("writing the checkpoint")
         ref = export(engine, Made(task.run, known.key, task.base.model, starts, len(task.course.rows)))
         _clear(run)
         return ref
     finally:
-        pulse.rest()
         engine.destroy()
         del engine
         gc.collect()  # engines hold themselves in reference cycles; left alone, dozens of runs pile up
@@ -114,8 +128,8 @@ def _start(task: Task, found: State | None) -> Any:
     return engine
 
 
-def _this_start(run: FinetuneRun, found: State | None) -> Start:
-    return Start(found.step if found else 0, dist.get_world_size(), run.stage, precision())
+def _this_start(run: FinetuneRun, found: State | None, seconds: dict[str, float]) -> Start:
+    return Start(found.step if found else 0, dist.get_world_size(), run.stage, precision(), seconds)
 
 
 def _train(
@@ -128,7 +142,7 @@ def _train(
         stretch: list[tuple[Batch, torch.Tensor]] = []
         started = time.perf_counter()
         for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
-            pulse.beat(step)
+            pulse.beat(f"step {step}")
             # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
             stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
@@ -144,7 +158,7 @@ def _train(
             stretch.clear()
             yield rows[-1]
             if save:
-                pulse.beat(done)
+                pulse.beat(f"writing the state after step {step}", PHASE)
                 _save(engine, task, done, starts, metrics)
             started = time.perf_counter()
 

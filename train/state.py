@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,16 @@ _PARTS = "part-*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of a run: from which step, on what. Producer: `train.loop`. Consumer: people, in `checkpoint.json`."""
+    """One start of a run: from which step, on what. Producer: `train.loop`. Consumer: people, in `checkpoint.json`.
+
+    `seconds` are those of rank 0 before the first step, by phase.
+    """
 
     step: int
     ranks: int
     stage: int
     precision: str
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,83 @@
+"""Runs that are trained side by side: a worker group in parts, each with runs of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from training_runs import ROOT, losses, make_run, make_world, starts, train_all, train_alone
+
+from cluster.session import connect
+from data.errors import InputError
+from train.launch import Progress
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with connect(address=None, log_dir=tmp_path_factory.mktemp("ray")):
+        yield
+
+
+def test_two_lanes_train_what_one_process_trains(world: Path, ray_session: None, tmp_path: Path) -> None:
+    """Three runs, the third behind the first; bit for bit as trained alone, and all of them are counted."""
+    runs = [make_run(world, tmp_path / name, seed=seed) for seed, name in enumerate("abc")]
+    seen: list[Progress] = []
+    refs = train_all(runs, 2, tmp_path / "storage", seen, ranks_per_run=1)
+    for ref, run in zip(refs, runs, strict=True):
+        alone = train_alone(make_run(world, tmp_path / "alone" / run.name, seed=run.seed))
+        assert ref.fingerprint == alone.fingerprint and losses(ref) == losses(alone)
+        assert starts(ref) == [(0, 1)]
+    assert max(progress.done for progress in seen) == 3
+    content = json.loads((Path(refs[0].path) / "checkpoint.json").read_text())
+    assert set(content["starts"][0]["seconds"]) == {
+        "joining the group", "loading the model", "reading the texts", "starting the engine",
+    }  # fmt: skip
+
+
+def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_session: None, tmp_path: Path) -> None:
+    good, bad = make_run(world, tmp_path / "good"), make_run(world, tmp_path / "bad", learning_rate=1e30, clip=0.0)
+    with pytest.raises(InputError, match="the loss or its gradient became") as refusal:
+        train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1)
+    assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.mend
+    assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
+
+
+def test_a_group_that_cannot_be_parted_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 workers cannot be parted into groups of 2"):
+        train_all([make_run(world, tmp_path / "run")], 3, tmp_path / "storage", [], ranks_per_run=2)
+
+
+def test_parts_of_a_group_add_up_by_themselves(tmp_path: Path) -> None:
+    """Four ranks in two parts: each part is a whole group to whoever asks."""
+    script = tmp_path / "part.py"
+    script.write_text(
+        """
+import torch, torch.distributed as dist
+from train.engine import part_group
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+part = part_group(2, "127.0.0.1")
+total = torch.tensor([rank])
+dist.all_reduce(total)
+place = f"place {dist.get_rank()} of {dist.get_world_size()}"
+print(f"{rank}: part {part}, {place}, sum {int(total)}\\n", end="", flush=True)  # one write: lines of ranks do not mix
+dist.destroy_process_group()
+"""
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "4", str(script)]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert sorted(done.stdout.split("\n"))[-4:] == [
+        "0: part 0, place 0 of 2, sum 1",
+        "1: part 0, place 1 of 2, sum 1",
+        "2: part 1, place 0 of 2, sum 5",
+        "3: part 1, place 1 of 2, sum 5",
+    ]
