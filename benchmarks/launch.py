@@ -1,0 +1,99 @@
+"""Where the start of a finetuning goes: the driver, Ray, the group of workers, what they do before the first step.
+
+    python -m benchmarks.launch --json launch.json
+
+Every round is a fresh process: a run of one step on two ranks, then two such runs in one group, to see what a further
+run costs. Writes the report, texts and checkpoints.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from benchmarks.corpora import Load, make_model, make_texts, words_of, write_texts
+from benchmarks.harness import Bench, Goal, print_ratios, run
+from benchmarks.settings import shared_environment
+from benchmarks.side import Side
+
+RANKS = 2
+TINY = {"words": 700, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+PYTHON, SESSION, GROUP = (
+    "python, and the driver's imports",
+    "a Ray session",
+    "Ray Train's group, its processes' imports",
+)
+STEP, FURTHER = "the step, the checkpoint, the group's end", "a further run in the same group"
+GOALS = {"further_run_seconds": Goal(5, at_most=True)}
+
+
+def measure(bench: Bench) -> None:
+    """Rounds of a start, with a model whose own size costs nothing, and with one of 25 million parameters."""
+    models = {"tiny": TINY} if bench.flags.smoke else {"tiny": TINY, "25M": {}}
+    bench.report |= {"models": {}, "ranks": RANKS}
+    further = []
+    for name, sizes in models.items():
+        model = make_model(bench.folder / f"model-{name}", **sizes)
+        write_texts(make_texts(Load("sentences", 8, 8), "launch", words_of(model)), bench.folder / name)
+        rounds = []
+        for number in range(bench.flags.rounds):
+            rounds.append(start_once(bench, name, number))
+            whole = sum(seconds for part, seconds in rounds[-1].items() if part != FURTHER)
+            bench.tell(f"{name}, round {number + 1}/{bench.flags.rounds}: {whole:.1f} s")
+        medians = {part: statistics.median(entry[part] for entry in rounds) for part in rounds[0]}
+        bench.report["models"][name] = {"medians": medians, "rounds": rounds}
+        further.append(medians[FURTHER])
+    print_parts(bench)
+    ratios = {"further_run_seconds": max(further)}
+    print_ratios(bench, ratios, GOALS)
+    bench.report["ratios"] = ratios
+
+
+def start_once(bench: Bench, name: str, number: int) -> dict[str, float]:
+    """The parts of a start in seconds, and the seconds of a further run."""
+    started = time.perf_counter()
+    folder = bench.folder / f"{name}-{number}"
+    with Side("launch", "benchmarks.sides.launch", folder=folder, environment=shared_environment(on_gpu=False)) as side:
+        bench.report["versions"] = side.call("imports").value["versions"]
+        imported = time.perf_counter() - started
+        where = {"model": str(bench.folder / f"model-{name}"), "documents": str(bench.folder / name / "documents")}
+        found = side.call("train", folder=str(folder), num_workers=RANKS, **where).value
+    phases: dict[str, float] = found["phases"]
+    further = found["two"] - found["one"]
+    # A further run pays all phases but the first, a step and a checkpoint: the rest of the first one is the group.
+    paid_again = sum(phases.values()) - phases["joining the group"]
+    group = found["one"] - sum(phases.values()) - max(0.0, further - paid_again)
+    return {
+        PYTHON: imported,
+        SESSION: found["session"],
+        GROUP: group,
+        **phases,
+        STEP: found["one"] - group - sum(phases.values()),
+        FURTHER: further,
+    }
+
+
+def print_parts(bench: Bench) -> None:
+    """The table: seconds of each part, a column for each model."""
+    models = bench.report["models"]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("part")
+    for name in models:
+        table.add_column(f"{name}, s", justify="right")
+    for part in next(iter(models.values()))["medians"]:
+        if part == FURTHER:
+            table.add_section()
+        table.add_row(part, *(f"{entry['medians'][part]:.2f}" for entry in models.values()))
+    bench.console.print()
+    bench.console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    return run("launch", (__doc__ or "").partition("\n")[0], measure, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
