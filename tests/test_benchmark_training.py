@@ -128,5 +128,5 @@ def test_the_parts_of_a_start_are_told(tmp_path: Path) -> None:
     assert launch.main(["--smoke", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
     parts = json.loads(out.read_text())["models"]["tiny"]["medians"]
     assert list(parts)[:3] == [launch.PYTHON, launch.SESSION, launch.GROUP] and list(parts)[-1] == launch.FURTHER
-    assert parts["joining the group"] > 0 and parts["loading the model"] > 0
-    assert min(seconds for part, seconds in parts.items() if part != launch.FURTHER) >= 0
+    assert min(parts.values()) >= 0
+    assert 0 < parts[launch.FURTHER] < parts[launch.GROUP]

@@ -1,6 +1,8 @@
 """Our finetuning as `entail train` starts it: a Ray session, a Ray Train group, runs in it."""
 
 import json
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,37 +23,38 @@ class LaunchSide:
         return {"seconds": time.perf_counter() - started, "versions": {name: version(name) for name in names}}
 
     def train(self, model: str, documents: str, folder: str, num_workers: int) -> dict[str, Any]:
-        """One run of one step, then two in one group; returns seconds: session, jobs, phases of the first start."""
+        """Two runs of one step in one group; returns the seconds of the session, of the job's parts, and the phases."""
         from cluster.session import connect
+        from train.launch import finetune_all
+        from train.runs import FinetuneRun, TextSource
 
-        started = time.perf_counter()
-        with connect(address=None, log_dir=Path(folder) / "ray"):
-            session = time.perf_counter() - started
-            one, refs = _timed(model, documents, Path(folder) / "one", num_workers, 1)
-            two, _ = _timed(model, documents, Path(folder) / "two", num_workers, 2)
-        phases = json.loads((Path(refs[0].path) / "checkpoint.json").read_text())["starts"][-1]["seconds"]
-        return {"session": session, "one": one, "two": two, "phases": phases}
+        out = Path(folder)
+        settings: dict[str, Any] = {"num_steps": 1, "batch_size": 2 * num_workers, "learning_rate": 1e-3}
+        runs = [FinetuneRun(name, model, (TextSource(documents),), str(out / name), **settings) for name in "ab"]
+        began = time.perf_counter()
+        with connect(address=None, log_dir=out / "ray"):
+            session, called = time.perf_counter() - began, time.time()
+            refs = finetune_all(
+                runs,
+                num_workers=num_workers,
+                cpus_per_worker=1,
+                use_gpu=False,
+                storage=out,
+                on_progress=lambda progress: None,
+            )
+            returned = time.time()
+        files = [Path(ref.path) / "checkpoint.json" for ref in refs]  # what a run writes last
+        first, second = (file.stat().st_mtime for file in files)
+        phases = [json.loads(file.read_text())["starts"][-1]["seconds"] for file in files]
+        job = {"first_run": first - called, "further_run": second - first, "end": returned - second}
+        return {"session": session, "phases": phases, **job}
 
-
-def _timed(model: str, documents: str, folder: Path, num_workers: int, num_runs: int) -> tuple[float, list[Any]]:
-    from train.launch import finetune_all
-    from train.runs import FinetuneRun, TextSource
-
-    settings: dict[str, Any] = {"num_steps": 1, "batch_size": 2 * num_workers, "learning_rate": 1e-3}
-    runs = [
-        FinetuneRun(str(number), model, (TextSource(documents),), str(folder / str(number)), **settings)
-        for number in range(num_runs)
-    ]
-    started = time.perf_counter()
-    refs = finetune_all(
-        runs,
-        num_workers=num_workers,
-        cpus_per_worker=1,
-        use_gpu=False,
-        storage=folder,
-        on_progress=lambda progress: None,
-    )
-    return time.perf_counter() - started, refs
+    def worker_imports(self) -> float:
+        """Seconds that a fresh process needs for all that a worker imports, alone on the machine."""
+        code = "import time; began = time.perf_counter(); import train.launch, train.loop, deepspeed; "
+        code += "print(time.perf_counter() - began)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        return float(done.stdout.split()[-1])
 
 
 if __name__ == "__main__":
