@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from deepspeed.ops.op_builder import AsyncIOBuilder
 from training_runs import losses, make_run, make_world, plain_loss, train_alone
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -15,6 +16,7 @@ from data.errors import InputError
 from pipeline.recipe import RECIPES, load_recipe
 from train.__main__ import main, read_runs
 from train.batches import IGNORED, Batch, Teacher
+from train.loop import finetune
 from train.parts import split
 from train.runs import Lora, exact_settings, run_key
 from train.zero import zero_config
@@ -158,6 +160,32 @@ def test_settings_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=told):
         make_run(world, tmp_path, **settings)
+
+
+@pytest.mark.timeout(600)  # DeepSpeed may build its reader
+def test_offload_to_disk_changes_nothing_but_the_place(tmp_path: Path) -> None:
+    """Where libaio is missing, DeepSpeed cannot do it, and that is told before anything is loaded."""
+    # What is small stays in memory.
+    world = make_world(tmp_path / "world", hidden_size=256, intermediate_size=1024)
+    run = make_run(world, tmp_path / "disk", stage=3, offload="nvme", offload_folder=str(tmp_path / "swap"))
+    if AsyncIOBuilder().is_compatible(verbose=False):
+        swapped: set[Path] = set()
+        ref = finetune(run, lambda row: swapped.update((tmp_path / "swap").rglob("*.swp")))
+        assert swapped
+        in_memory = train_alone(make_run(world, tmp_path / "memory", stage=3))
+        assert losses(ref) == pytest.approx(losses(in_memory), abs=1e-5)
+    else:
+        with pytest.raises(InputError, match="offload to nvme needs libaio") as refusal:
+            train_alone(run)
+        assert "libaio-dev" in refusal.value.mend
+
+
+def test_offload_without_libaio_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AsyncIOBuilder, "is_compatible", lambda self, verbose: False)
+    run = make_run(world, tmp_path / "disk", stage=3, offload="nvme", offload_folder=str(tmp_path / "swap"))
+    with pytest.raises(InputError, match="offload to nvme needs libaio"):
+        train_alone(run)
+    assert not (tmp_path / "disk").exists()
 
 
 def test_a_batch_that_cannot_be_parted_is_refused(world: Path, tmp_path: Path) -> None:

@@ -75,6 +75,20 @@ def part_group(ranks: int, host: str) -> int:
     return rank // ranks
 
 
+def check_offload(run: FinetuneRun) -> None:
+    """Refuse an offload to disk where DeepSpeed cannot build what it reads and writes with."""
+    if run.offload != "nvme":
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise InputError(
+            "offload to nvme needs libaio, from which DeepSpeed builds its asynchronous reader",
+            where=f"run {run.name}",
+            mend="install libaio-dev (libaio-devel) on every node, or use offload cpu",
+        )
+
+
 def agree(prepare: Callable[[], Result]) -> Result:
     """Prepare on every rank; if one gives up all do, so that none waits for it: wrong input, or a full disk."""
     return _all_or_none(prepare, InputError, ResumableError)

@@ -27,7 +27,7 @@ from train import lora, packed_attention, state
 from train.batches import Batch
 from train.checkpoint import METRICS, work_folder
 from train.course import COURSE, forget_tokens, write_course
-from train.engine import agree, join_group, precision, restore, start_engine, take_step
+from train.engine import agree, check_offload, join_group, precision, restore, start_engine, take_step
 from train.export import Made, export
 from train.metrics import check_trackers, open_sinks
 from train.objective import model_inputs, summed_loss
@@ -62,6 +62,7 @@ def _finetune(
     phases.enter("joining the group")
     join_group()
     agree(lambda: check_trackers(run.trackers))
+    agree(lambda: check_offload(run))
     phases.enter("loading the model")
     known = agree(lambda: look_up(run))
     if known.finished is not None:
