@@ -249,7 +249,9 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
         )
     courses = describe_courses([read_course(Path(run.out)) for run in runs])
     stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))
-    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {stages}, {how_computed(Path(refs[-1].path))}")
+    side_by_side = placement.ranks // (settings.ranks_per_run or placement.ranks)
+    how = how_computed(Path(refs[-1].path)) + (f", {side_by_side} side by side" if side_by_side > 1 else "")
+    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {stages}, {how}")
     return refs
 
 
