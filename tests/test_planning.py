@@ -248,7 +248,7 @@ def test_the_extras_that_are_named_exist() -> None:
 
 
 def test_the_note_tells_mfu_only_where_it_is_known() -> None:
-    progress = Progress("r", 0, 1, 5, 10, 1.25, 900, 0.5)
+    progress = Progress("r", 5, 10, 1.25, 900, 0.5)
     assert training_note(progress) == "loss 1.250  900 tokens/s"
     assert training_note(dataclasses.replace(progress, mfu=0.414)) == "loss 1.250  900 tokens/s  MFU 41%"
 

@@ -47,13 +47,11 @@ _PROGRESS, _REFUSAL = "progress-{}.json", "refusal-{}.json"
 class Progress:
     """How far a list of runs is. Producer: each lane's first rank. Consumer: the progress bar of `pipeline`.
 
-    `index` counts the run from 0 within all `num_runs`, of which `done` are done, parts of runs counted; `loss` is in
-    nats per token, `mfu` the share of the GPUs' arithmetic that is used, where known.
+    `done` counts the runs of the list that are done, and the part of those under way; `loss` is in nats per token,
+    `mfu` the share of the GPUs' arithmetic that is used, where known.
     """
 
     run: str
-    index: int
-    num_runs: int
     step: int
     num_steps: int
     loss: float
@@ -94,11 +92,11 @@ def finetune_all(
             where="the training's settings",
             mend="let ranks_per_run divide the number of workers",
         )
-    for _, run in todo:
+    for run in todo:
         check_ranks(run, ranks)
         write_course(run)
     if todo:
-        config = {"runs": todo, "num_runs": len(runs), "num_threads": cpus_per_worker, "storage": str(storage)}
+        config = {"runs": todo, "num_threads": cpus_per_worker, "storage": str(storage)}
         config |= {"stall_seconds": stall_seconds, "ranks_per_run": ranks}
         for name in (_PULSES, _LANES):
             shutil.rmtree(storage / name, ignore_errors=True)
@@ -110,19 +108,15 @@ def finetune_all(
     return [read_ref(Path(run.out)) for run in runs]
 
 
-def _unfinished(runs: Sequence[FinetuneRun]) -> list[tuple[int, FinetuneRun]]:
-    """The runs still to be trained, with their places in the list; refuses outputs that belong to other runs."""
+def _unfinished(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
+    """The runs still to be trained; refuses outputs that belong to other runs."""
     outs = [run.out for run in runs]
     if len(set(outs)) < len(outs):
         twice = next(out for out in outs if outs.count(out) > 1)
         raise InputError("two runs have the same output folder", where=twice, mend="give each run a folder of its own")
     bases = {base: weights_fingerprint(Path(base)) for base in {run.base for run in runs}}
     keys = [run_key(run, bases[run.base], load_reader(run.base).fingerprint) for run in runs]
-    return [
-        (index, run)
-        for index, (run, key) in enumerate(zip(runs, keys, strict=True))
-        if not find_finished(Path(run.out), key)
-    ]
+    return [run for run, key in zip(runs, keys, strict=True) if not find_finished(Path(run.out), key)]
 
 
 def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> None:
@@ -165,14 +159,12 @@ def _train_all(config: dict[str, Any]) -> None:
     lane = part_group(ranks, ray.util.get_node_ip_address())
     lanes = storage / _LANES
     lanes.mkdir(parents=True, exist_ok=True)
-    for position, (index, run) in enumerate(config["runs"][lane::num_lanes]):
+    for position, run in enumerate(config["runs"][lane::num_lanes]):
 
-        def report(row: dict[str, Any], position: int = position, index: int = index, run: FinetuneRun = run) -> None:
+        def report(row: dict[str, Any], position: int = position, run: FinetuneRun = run) -> None:
             step, num_steps = row["step"] + 1, row["num_steps"]
             progress = Progress(
                 run=run.name,
-                index=index,
-                num_runs=config["num_runs"],
                 step=step,
                 num_steps=num_steps,
                 loss=row["loss"],
