@@ -18,7 +18,6 @@ from data.worlds.oracle import STATED, TRUE, Oracle, answer_statement
 RECALL = "recall"  # questions of this inference type ask for a trained statement: they are no leak
 TRAINED = frozenset((RECALL, "rephrased"))  # a rephrased statement is trained too, in other words
 REVERSAL = "reversal"
-WEAKER_TRUE = frozenset(("statement",))  # splits in which statements weaker than the right one are options
 HOLDOUT = "category-holdout"
 
 
@@ -35,7 +34,7 @@ def audit_leaks(
 ) -> dict[str, int]:
     """How many test statements stand verbatim in documents and in kept augmentations of their own world."""
     tests = [question for question in questions if question.inference not in TRAINED]
-    stated = [(q.world, fold(f"{q.prompt} {q.options[q.answer]}")) for q in tests]
+    stated = [(q.world, fold(_statement_text(q))) for q in tests]
     wanted, in_documents = set(stated), set()
     for document in documents:  # only what is asked for is kept: documents may be many
         parts = {document.text, *split_sentences(document.text)}
@@ -50,6 +49,14 @@ def audit_leaks(
         "verbatim_in_augmentations": sum(statement in in_augmentations for statement in stated),
         "missing_requirements": sum(not present.issuperset(question.requires) for question in questions),
     }
+
+
+def _statement_text(question: Question) -> str:
+    """What is asked for, as a sentence: without an introduction ("The relationship between glon and femp is:")."""
+    answer = question.options[question.answer]
+    _, colon, rest = question.prompt.rpartition(":")
+    is_sentence = bool(colon) and len(f"{rest} {answer}".split()) > 2
+    return f"{rest if is_sentence else question.prompt} {answer}"
 
 
 def audit_truth(
@@ -106,7 +113,7 @@ FAULTS = {
     "unread sentence": "a sentence of a document states nothing that the oracle can read",
     "unread question": "prompt and option make no statement",
     "does not follow": "the right option does not follow from the documents",
-    "several right": "a wrong option follows as well",
+    "several right": "an option follows, and the question does not say so; or it says so of one that does not follow",
     "not in required": "the documents that the question requires are not enough for its answer",
     "leaked": "the test statement or a paraphrase of it stands in a document",
     "held out seen": "a held-out category stands in a document with more than its parent",
@@ -144,10 +151,12 @@ class _Auditor:
             self.faults["unread question"].append(question.question_id)
             return
         true = [oracle.place(statement)[0] in TRUE for statement in statements if statement is not None]
+        declared = {question.answer, *question.also_right, *question.also_true}
         self.num_true[question.split][sum(true)] += 1
         found = {
             "does not follow": not true[question.answer],
-            "several right": sum(true) > 1 and question.split not in WEAKER_TRUE,
+            "several right": {index for index, is_true in enumerate(true) if is_true} - {question.answer}
+            != declared - {question.answer},
             "not in required": not self._enough(question, right, oracle),
             "leaked": question.inference not in TRAINED and is_stated(right, question.inference, oracle),
             "held out seen": question.split == HOLDOUT and len(_statements_about(right.first, oracle)) != 1,

@@ -22,6 +22,8 @@ class Question:
 
     `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
     `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
+    `also_right` are options that say the same as the answer ("no femp are glon", "no glon are femp"), `also_true` those
+    that follow but say less.
     """
 
     question_id: str
@@ -33,6 +35,8 @@ class Question:
     answer: int
     fact_id: str
     requires: tuple[str, ...]
+    also_right: tuple[int, ...] = ()
+    also_true: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

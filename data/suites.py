@@ -1,8 +1,9 @@
 """Question suites of the user's: JSON lines, each checked, with all wrong lines named at once.
 
 Reads a file of one object a line: `prompt`, `options` (two or more), `answer` (the right option's text, or its number
-from 0), `split`; if wanted `id`, `world`, `inference`, `fact_id`, `requires` (ids of documents). Other keys are passed
-over, unless they look like a slip of one of these.
+from 0), `split`; if wanted `id`, `world`, `inference`, `fact_id`, `requires` (ids of documents), `also_right` and
+`also_true` (lists of options, as texts or numbers). Other keys are passed over, unless they look like a slip of one of
+these.
 """
 
 import difflib
@@ -18,6 +19,7 @@ from data.seeds import fingerprint
 
 _REQUIRED = ("prompt", "options", "answer", "split")
 _OPTIONAL = ("id", "question_id", "world", "inference", "fact_id")
+_LISTS = ("requires", "also_right", "also_true")
 _MOST_SHOWN = 5
 _MEND = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
 
@@ -65,7 +67,7 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _LineError("not an object")
     missing = [key for key in _REQUIRED if key not in found]
-    known = (*_REQUIRED, *_OPTIONAL, "requires")
+    known = (*_REQUIRED, *_OPTIONAL, *_LISTS)
     for key in found.keys() - set(known):
         if near := difflib.get_close_matches(key, [name for name in known if name not in found], 1, cutoff=0.8):
             raise _LineError(f'unknown key "{key}", did you mean "{near[0]}"?')
@@ -77,11 +79,14 @@ def _object(line: bytes) -> dict[str, Any]:
 def _question(found: Mapping[str, Any]) -> Question:
     prompt, split = _text(found, "prompt"), _text(found, "split")
     options = _options(found["options"])
-    answer = _answer(found["answer"], options)
+    answer = _number(found["answer"], options, "answer")
     texts = {key: _text(found, key) for key in _OPTIONAL if found.get(key) is not None}
     requires = found.get("requires") or []
     if not isinstance(requires, list) or not all(isinstance(doc_id, str) for doc_id in requires):
         raise _LineError('"requires" is no list of document ids')
+    also = {key: _others(found.get(key) or [], options, key) for key in _LISTS[1:]}
+    if len({answer, *also["also_right"], *also["also_true"]}) < 1 + sum(map(len, also.values())):
+        raise _LineError('"answer", "also_right" and "also_true" name an option twice')
     world = texts.get("world", DEFAULT_WORLD)
     made = fingerprint(world, split, prompt, *options)
     question_id = texts.get("id", texts.get("question_id", made))
@@ -95,6 +100,7 @@ def _question(found: Mapping[str, Any]) -> Question:
         answer=answer,
         fact_id=texts.get("fact_id", question_id),
         requires=tuple(requires),
+        **also,
     )
 
 
@@ -118,14 +124,20 @@ def _options(value: object) -> tuple[str, ...]:
     return options
 
 
-def _answer(value: object, options: tuple[str, ...]) -> int:
-    """The number of the right option."""
+def _others(value: object, options: tuple[str, ...], key: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise _LineError(f'"{key}" is no list of options')
+    return tuple(_number(one, options, key) for one in value)
+
+
+def _number(value: object, options: tuple[str, ...], key: str) -> int:
+    """The number of the option that a key names."""
     if isinstance(value, str) and value.strip() in options:
         return options.index(value.strip())
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(options):
         return value
     raise _LineError(
-        f'"answer" is {json.dumps(value)[:40]}: neither an option nor a number from 0 to {len(options) - 1}'
+        f'"{key}" is {json.dumps(value)[:40]}: neither an option nor a number from 0 to {len(options) - 1}'
     )
 
 

@@ -1,6 +1,6 @@
 """Questions under a condition become score items. The condition is data, not a branch: every arm has one scorer."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from data.records import Document, Question, Score, ScoreItem
@@ -43,7 +43,7 @@ def to_outcomes(
 ) -> list[tuple[Outcome, int]]:
     """An outcome for each question that has a score, and the option that was chosen (the first of the likeliest).
 
-    Headline rule: the highest summed log-likelihood wins; k options that tie at the top share the point.
+    Headline rule: the highest summed log-likelihood wins; options that tie at the top share the point.
     """
     by_id = {score.item_id: score for score in scores}
     outcomes = []
@@ -53,7 +53,8 @@ def to_outcomes(
         values = by_id[question.question_id].log_likelihoods
         # Engines agree to about 1e-5 nat; closer values are the same value.
         best = [index for index, value in enumerate(values) if value > max(values) - 1e-5]
-        correct = 1 / len(best) if question.answer in best else 0.0
+        right = {question.answer, *question.also_right}
+        true = right.union(question.also_true)
         outcome = Outcome(
             suite=suite,
             world=question.world,
@@ -61,8 +62,16 @@ def to_outcomes(
             condition=condition,
             question_id=question.question_id,
             fact_id=question.fact_id,
-            correct=correct,
-            num_options=len(question.options),
+            inference=question.inference,
+            correct=_share(right, best),
+            chance=len(right) / len(question.options),
+            lenient=_share(true, best),
+            lenient_chance=len(true) / len(question.options),
         )
         outcomes.append((outcome, best[0]))
     return outcomes
+
+
+def _share(accepted: Collection[int], best: Sequence[int]) -> float:
+    """The share of the chosen options that are accepted."""
+    return sum(index in accepted for index in best) / len(best)

@@ -16,7 +16,7 @@ from data.seeds import derive_seed
 from data.store import write_json
 from evaluate.figures import save_accuracies, save_losses
 from evaluate.page import render_page
-from evaluate.statistics import Outcome, estimate_accuracies, paired_difference
+from evaluate.statistics import Estimate, Outcome, as_lenient, estimate_accuracies, paired_difference
 from evaluate.table import print_report
 
 __all__ = ["ReportInput", "build_report", "print_report", "write_report"]
@@ -67,7 +67,11 @@ def write_report(content: ReportInput, folder: Path) -> dict[str, Any]:
 
 
 def build_report(content: ReportInput) -> dict[str, Any]:
-    """The content of `report.json`. Accuracies are shares with 6 digits, differences are points with 4."""
+    """The content of `report.json`. Accuracies are shares with 6 digits, differences are points with 4.
+
+    "inferences" are accuracies by the kind of step, of splits that have several. "lenient" counts options that follow
+    but say less than the right one; it has the splits in which there are any.
+    """
     if not content.outcomes:
         raise InputError(
             "no question was scored, so there is nothing to report",
@@ -82,6 +86,8 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "stages": {stage: round(seconds, 3) for stage, seconds in content.stage_seconds.items()},
         "suites": _tabulate_accuracies(content.outcomes),
         "differences": _tabulate_differences(content.outcomes),
+        "inferences": _tabulate_inferences(content.outcomes),
+        "lenient": _tabulate_accuracies(as_lenient(content.outcomes)),
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
         "training": {run: dict(course) for run, course in sorted(content.courses.items())},
         "recipe": dict(content.recipe),
@@ -93,14 +99,33 @@ def build_report(content: ReportInput) -> dict[str, Any]:
 def _tabulate_accuracies(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
     suites: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for (suite, split, condition), found in estimate_accuracies(outcomes).items():
-        suites.setdefault(suite, {}).setdefault(split, {})[condition] = {
-            "accuracy": round(found.accuracy, 6),
-            "low": round(found.low, 6),
-            "high": round(found.high, 6),
-            "n": found.n,
-            "chance": round(found.chance, 6),
-        }
+        suites.setdefault(suite, {}).setdefault(split, {})[condition] = _round_estimate(found)
     return suites
+
+
+def _tabulate_inferences(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]:
+    """Accuracies by suite, split, inference type and condition; splits with one type only are left out."""
+    kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in outcomes:
+        kinds[row.suite, row.split].add(row.inference)
+    suites: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]] = {}
+    for (suite, split), inferences in sorted(kinds.items()):
+        for inference in sorted(inferences) if len(inferences) > 1 else ():
+            rows = [row for row in outcomes if (row.suite, row.split, row.inference) == (suite, split, inference)]
+            cells = suites.setdefault(suite, {}).setdefault(split, {}).setdefault(inference, {})
+            for (_, _, condition), found in estimate_accuracies(rows).items():
+                cells[condition] = _round_estimate(found)
+    return suites
+
+
+def _round_estimate(found: Estimate) -> dict[str, float]:
+    return {
+        "accuracy": round(found.accuracy, 6),
+        "low": round(found.low, 6),
+        "high": round(found.high, 6),
+        "n": found.n,
+        "chance": round(found.chance, 6),
+    }
 
 
 def _tabulate_differences(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

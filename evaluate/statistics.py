@@ -10,7 +10,7 @@ Wilson's score interval stands in, with the number of clusters, not of questions
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,8 @@ Floats = NDArray[np.float64]
 class Outcome:
     """Whether one question was answered rightly under one condition. Producer: `evaluate.items`. Consumer: the report.
 
-    `correct` is 1.0 or 0.0; where k options tie for the best score and the right one is among them, 1/k.
+    `correct` is 1.0 or 0.0; of k options that tie for the best score, it is the share that are right. `chance` is what
+    choosing blindly is worth. The lenient pair also counts options that follow but say less than the right one.
     """
 
     suite: str
@@ -37,8 +38,11 @@ class Outcome:
     condition: str
     question_id: str
     fact_id: str
+    inference: str
     correct: float
-    num_options: int
+    chance: float
+    lenient: float
+    lenient_chance: float
 
 
 class Cell(NamedTuple):
@@ -51,7 +55,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy in [0, 1] with its 95% interval, over `n` questions; `chance` is the mean of 1 / num_options."""
+    """An accuracy in [0, 1] with its 95% interval, over `n` questions; `chance` is what choosing blindly is worth."""
 
     accuracy: float
     low: float
@@ -76,6 +80,18 @@ def estimate_accuracies(outcomes: Iterable[Outcome], *, seed: int = 0) -> dict[C
     Raises ValueError where a question was counted twice under one condition.
     """
     return {cell: _estimate(rows, derive_seed(seed, *cell)) for cell, rows in sorted(_by_cell(outcomes).items())}
+
+
+def as_lenient(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """The outcomes of questions of which some options follow without being the right one, with these counted as well.
+
+    All questions of such a split are returned, since they make one accuracy.
+    """
+    rows = list(outcomes)
+    splits = {(row.suite, row.split) for row in rows if row.lenient_chance > row.chance}
+    return [
+        replace(row, correct=row.lenient, chance=row.lenient_chance) for row in rows if (row.suite, row.split) in splits
+    ]
 
 
 def paired_difference(first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 0) -> Difference | None:
@@ -112,7 +128,7 @@ def _estimate(rows: Sequence[Outcome], seed: int) -> Estimate:
     accuracy = float(correct.mean())
     if high - low < 1e-12:
         low, high = wilson_interval(accuracy, len(counts))
-    chance = float(np.mean([1 / row.num_options for row in rows]))
+    chance = float(np.mean([row.chance for row in rows]))
     return Estimate(accuracy, low, high, len(rows), chance)
 
 

@@ -22,11 +22,10 @@ VARIANTS = {
     "reversal-curse nonsense": ("reversal-curse", ("--nonsense_names", "true", "--documents_per_fact", "9")),
     "process larger": ("process", ("--functions", "9", "--documents", "900")),
 }
-# Six statements about two terms. Pairs of words give away "all a are c" after "all a are b" and "all b are c"; the form
-# can be made rare (the English set does so, the small one does not), but then "All" is rare among the answers, and in
-# large numbers the lengths of "Some" and "No" tell a little.
+# Six statements about two terms. Pairs of words give away "all a are c" after "all a are b" and "all b are c", so this
+# form is rare; but then "All" is rare among the answers, and in large numbers the lengths of "Some" and "No" tell a
+# little.
 EXEMPT = {
-    ("syllogisms tiny", "statement"): {"bigram"},
     ("syllogisms larger", "statement"): {"shortest", "longest"},
 }
 each_set = pytest.mark.parametrize("variant", VARIANTS)
@@ -129,6 +128,15 @@ def test_a_wrong_answer_and_a_second_right_one_are_found() -> None:
     assert "does not follow" in faults_of([wrong], documents)
     doubled = replace(question, options=(question.options[question.answer],) * 4)
     assert "several right" in faults_of([doubled], documents)
+    for declared in ({"also_right": (wrong.answer,)}, {"also_true": (wrong.answer,)}):
+        assert faults_of([replace(question, **declared)], documents) == {"several right"}
+
+
+def test_what_is_introduced_is_found_without_its_introduction() -> None:
+    question = next(q for q in made("syllogisms tiny")[0] if q.split == "statement")
+    answer = question.options[question.answer]
+    told = Document("leak", f"note that {answer}", question.world)
+    assert audit_leaks([question], [*made("syllogisms tiny")[1], told], [])["verbatim_in_documents"] == 1
 
 
 def test_what_cannot_be_read_is_found() -> None:

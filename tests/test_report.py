@@ -2,6 +2,7 @@
 
 import html
 import io
+import itertools
 import json
 import random
 import re
@@ -27,16 +28,21 @@ SPLITS = {"reversals": ("trained", "reversal", "contradiction"), "reversal-curse
 
 
 def make_outcomes(rates: dict[str, float] = RATES) -> list[Outcome]:
+    """Contradictions have two options and two kinds; of the curse's reversals a wrong answer in three is half right."""
     generator = random.Random(3)
-    return [
-        Outcome(
-            suite, f"w{fact % 5}", split, condition, f"q{fact}", f"f{fact}",
-            float(generator.random() < (0.99 if split == "trained" and condition != "pretrained" else rate)),
-            2 if split == "contradiction" else 4,
-        )
-        for suite, splits in SPLITS.items() for split in splits
-        for condition, rate in rates.items() for fact in range(60)
-    ]  # fmt: skip
+    rows = []
+    for suite, splits in SPLITS.items():
+        for split, (condition, rate) in itertools.product(splits, rates.items()):
+            likely = 0.99 if split == "trained" and condition != "pretrained" else rate
+            chance, kinds = (0.5, ("reversal-more", "reversal-less")) if split == "contradiction" else (0.25, (split,))
+            weak = suite == "reversal-curse" and split == "reversal"
+            for fact in range(60):
+                right = float(generator.random() < likely)
+                lenient, lenient_chance = (max(right, float(fact % 3 == 0)), 0.5) if weak else (right, chance)
+                ids = (f"q{fact}", f"f{fact}", kinds[fact % len(kinds)])
+                place = (suite, f"w{fact % 5}", split, condition)
+                rows.append(Outcome(*place, *ids, right, chance, lenient, lenient_chance))
+    return rows
 
 
 def make_audit() -> dict[str, Any]:
@@ -94,6 +100,22 @@ def test_json_keeps_its_contract(folder: Path) -> None:
                 assert set(cell) == {"accuracy", "low", "high", "n", "chance"}
                 assert 0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1 and cell["n"] == 60
                 assert cell["chance"] == (0.5 if split == "contradiction" else 0.25)
+
+
+def test_kinds_of_steps_and_weaker_answers_are_told_apart(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert {suite: set(splits) for suite, splits in report["inferences"].items()} == {"reversals": {"contradiction"}}
+    kinds = report["inferences"]["reversals"]["contradiction"]
+    whole = report["suites"]["reversals"]["contradiction"]["finetuned"]["accuracy"]
+    parts = [cells["finetuned"] for cells in kinds.values()]
+    assert set(kinds) == {"reversal-more", "reversal-less"} and [part["n"] for part in parts] == [30, 30]
+    assert sum(part["accuracy"] for part in parts) / 2 == pytest.approx(whole, abs=1e-5)
+    assert {suite: set(splits) for suite, splits in report["lenient"].items()} == {"reversal-curse": {"reversal"}}
+    strict, lenient = (report[part]["reversal-curse"]["reversal"]["finetuned"] for part in ("suites", "lenient"))
+    assert lenient["accuracy"] > strict["accuracy"] + 0.1
+    assert (strict["chance"], lenient["chance"], lenient["n"]) == (0.25, 0.5, 60)
+    page = (folder / "report.html").read_text()
+    assert "reversal, lenient" in page and "reversal-less" in page
 
 
 def test_differences_are_points_on_the_same_questions(folder: Path) -> None:

@@ -18,13 +18,15 @@ from evaluate.statistics import (
 )
 
 
-def make(correct: list[list[float]], *, condition: str = "icl", num_options: int = 4) -> list[Outcome]:
+def make(correct: list[list[float]], *, condition: str = "icl", chance: float = 0.25) -> list[Outcome]:
     """One outcome per entry; each inner list holds the questions of one fact."""
-    return [
-        Outcome("set", f"w{fact % 5}", "reversal", condition, f"q{fact}.{number}", f"f{fact}", value, num_options)
-        for fact, values in enumerate(correct)
-        for number, value in enumerate(values)
-    ]
+    rows = []
+    for fact, values in enumerate(correct):
+        for number, value in enumerate(values):
+            place = ("set", f"w{fact % 5}", "reversal", condition)
+            ids = (f"q{fact}.{number}", f"f{fact}", "reversal")
+            rows.append(Outcome(*place, *ids, value, chance, value, chance))
+    return rows
 
 
 def estimate(outcomes: list[Outcome], seed: int = 0) -> Estimate:
@@ -82,7 +84,7 @@ def test_certainty_falls_back_to_wilson_over_facts(value: float) -> None:
 
 def test_a_fixed_bias_has_an_honest_interval() -> None:
     # "Always says more" gets one of each fact's two questions: no variance between facts, yet no certainty either.
-    found = estimate(make([[1.0, 0.0]] * 30, num_options=2))
+    found = estimate(make([[1.0, 0.0]] * 30, chance=0.5))
     assert found.accuracy == 0.5 and found.chance == 0.5
     assert found.low < 0.4 and found.high > 0.6
 

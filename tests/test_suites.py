@@ -33,6 +33,9 @@ def test_a_sound_file_becomes_questions(tmp_path: Path) -> None:
     assert (first.prompt, first.options, first.answer, first.split) == ("glon are", ("femp", "troff"), 1, "reversal")
     assert (first.world, first.requires, first.fact_id) == ("corpus", (), first.question_id)
     assert second == Question("7", "w", "reversal", "turned", "glon are", ("femp", "troff"), 0, "f", ("d",))
+    also = {"options": ["femp", "troff", "yomp"], "also_right": ["yomp"], "also_true": [0]}
+    (third,) = read_suite_file(write(tmp_path / "also.jsonl", GOOD | also))
+    assert (third.answer, third.also_right, third.also_true) == (1, (2,), (0,))
 
 
 def test_ids_come_from_content(tmp_path: Path) -> None:
@@ -53,10 +56,12 @@ words = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
         split=words,
         inference=words,
         prompt=words,
-        options=st.lists(words, min_size=2, max_size=5, unique=True).map(tuple),
+        options=st.lists(words, min_size=4, max_size=5, unique=True).map(tuple),
         answer=st.integers(0, 1),
         fact_id=words,
         requires=st.lists(words, max_size=3).map(tuple),
+        also_right=st.sampled_from([(), (2,)]),
+        also_true=st.sampled_from([(), (3,)]),
     )
 )
 def test_any_question_comes_back_as_it_was_written(
@@ -83,6 +88,10 @@ def test_any_question_comes_back_as_it_was_written(
         (GOOD | {"answer": True}, '"answer" is true'),
         (GOOD | {"answer": "yomp"}, '"answer" is "yomp"'),
         (GOOD | {"requires": "d"}, '"requires"'),
+        (GOOD | {"also_right": "femp"}, '"also_right" is no list'),
+        (GOOD | {"also_right": ["yomp"]}, '"also_right" is "yomp"'),
+        (GOOD | {"also_right": ["femp"], "also_true": [0]}, "name an option twice"),
+        (GOOD | {"also_true": ["troff"]}, "name an option twice"),
         (GOOD | {"wrold": "w"}, 'did you mean "world"?'),
         ({**GOOD, "promt": "x"} | {"prompt": "y"}, ""),
         ('{"prompt": "\\ud800", "options": ["b", "c"], "answer": 0, "split": "s"}', "surrogate"),

@@ -107,8 +107,11 @@ def test_exactly_the_right_options_are_true(name: str) -> None:
     for question in world.questions:
         statements = [parse(f"{question.prompt} {option}") for option in question.options]
         assert follows(statements[question.answer], known), question
-        if question.split != "statement":  # there, weaker statements than the right one are true as well
-            assert sum(follows(statement, known) for statement in statements) == 1, question
+        true = {index for index, statement in enumerate(statements) if follows(statement, known)}
+        assert true == {question.answer, *question.also_right, *question.also_true}, question
+        if question.split == "statement":  # "no" and "some" say the same in both directions, "all" implies "some"
+            is_all = statements[question.answer].form == "all"
+            assert (len(question.also_right), len(question.also_true)) == ((0, 2) if is_all else (1, 0))
         assert len(set(question.options)) == len(question.options)
         assert ids.issuperset(question.requires) and question.requires
         stated = f"{question.prompt} {question.options[question.answer]}" in texts

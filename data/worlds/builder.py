@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -80,8 +80,13 @@ class World:
         *,
         about: Sequence[Statement],
         inference: str,
+        also_right: Collection[str] = (),
+        also_true: Collection[str] = (),
     ) -> None:
-        """Add a question whose right answer is `options[0]`; the order of options is drawn here."""
+        """Add a question whose right answer is `options[0]`; the order of options is drawn here.
+
+        `also_right` and `also_true` are other options: see `data.records.Question`.
+        """
         order = self.rng.sample(range(len(options)), len(options))
         requires = tuple(doc_id for fact in about for doc_id in self._documents_of[fact])
         self.questions.append(
@@ -95,6 +100,8 @@ class World:
                 answer=order.index(0),
                 fact_id=fingerprint(self.name, *(statement_text(fact) for fact in about)),
                 requires=requires,
+                also_right=_places(options, order, also_right),
+                also_true=_places(options, order, also_true),
             )
         )
 
@@ -161,8 +168,10 @@ class PlainWorld:
         rng: Random,
         *,
         documents_of: Mapping[Statement, Sequence[str]] | None = None,
+        also_right: Collection[str] = (),
+        also_true: Collection[str] = (),
     ) -> Question:
-        """Add a question whose right answer is `options[0]`.
+        """Add a question whose right answer is `options[0]`; others may be `also_right`, or `also_true`.
 
         It requires the documents that `documents_of` names for each needed fact: by default all that state it.
         """
@@ -179,9 +188,16 @@ class PlainWorld:
             answer=order.index(0),
             fact_id=fingerprint(self.name, item.statement.canonical()),
             requires=tuple(dict.fromkeys(doc_id for fact in item.proof for doc_id in documents_of[fact])),
+            also_right=_places(options, order, also_right),
+            also_true=_places(options, order, also_true),
         )
         self.questions.append(question)
         return question
+
+
+def _places(options: Sequence[str], order: Sequence[int], wanted: Collection[str]) -> tuple[int, ...]:
+    """Where options stand after they were put in order."""
+    return tuple(place for place, index in enumerate(order) if options[index] in wanted)
 
 
 class MadeWorld(Protocol):

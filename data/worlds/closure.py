@@ -50,6 +50,12 @@ def conclude(one: Statement, two: Statement) -> list[Statement]:
     return [Statement(quantifier, "", one.first, two.second)] if quantifier else []
 
 
+def list_other_truths(statement: Statement) -> tuple[list[Statement], list[Statement]]:
+    """What else a quantified statement says: what says the same the other way round, and what says less."""
+    others = sorted(closure([statement]) - {statement}, key=lambda other: other.text())
+    return ([], others) if statement.form == "all" else (others, [])
+
+
 def _alone(statement: Statement) -> list[Statement]:
     if statement.form == "all":
         return [Statement("some", "", statement.first, statement.second), statement.reversed()]

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from data.worlds.lexicon import CONCLUSION, PREAMBLES
+from data.worlds.lexicon import ABOUT, CONCLUSION, PREAMBLES
 
 # Form -> phrasings. The first one is the plain form; {a} always stands before {b}, so no phrasing is a reversal.
 PHRASINGS: dict[str, tuple[str, ...]] = {
@@ -28,6 +28,7 @@ _REVERSED_FORM = {"more": "less", "less": "more", "is": "of", "of": "is", "all":
 SEMANTIC_FORMS = {"kind": "kinds", "trait": "traits", "able": "ables", "part": "parts", "link": "linked"}
 _REVERSED_FORM |= SEMANTIC_FORMS | {backward: forward for forward, backward in SEMANTIC_FORMS.items()}
 _BACKWARD = frozenset(("less", "of", *SEMANTIC_FORMS.values()))
+_ABOUT = re.compile(ABOUT.format(a="[a-z]+", b="[a-z]+"))
 _ROLE = r"(?P<r>[a-z]+(?: of the [a-z]+)?)"  # a role, or one role after another: "the ruler of the maker of skug"
 
 
@@ -67,6 +68,7 @@ class Statement:
 def parse(text: str) -> Statement | None:
     """The statement that a line makes, whatever its phrasing and preamble; None where it makes none."""
     line = " ".join(text.lower().replace(",", " , ").rstrip(" .").split())
+    line = _ABOUT.sub(CONCLUSION, line)
     for preamble in (*PREAMBLES, CONCLUSION):
         line = line.removeprefix(preamble + " ")
     for form, pattern in _patterns():

@@ -33,6 +33,8 @@ PREAMBLES: tuple[str, ...] = (
 )
 CONCLUSION = "it follows that"  # introduces what follows from several facts, never a fact
 
+ABOUT = f"{{a}} , {{b}} : {CONCLUSION}"  # introduces a conclusion about two entities, in whichever order it names them
+
 SEPARATOR = "---"  # closes the documents of a context; what comes after it follows from them
 ARROW = "=>"  # stands between a statement and what the model makes of it
 NOTHING = "nothing follows"

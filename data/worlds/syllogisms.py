@@ -1,43 +1,70 @@
 """Simple syllogisms (section 3.2), two premises each; here every premise is a document of its own.
 
-Splits: `trained` (a premise as trained), `deduction` (what the conclusion ends in, 4 options: ends of other
-syllogisms) and `statement` (the paper's test: {All, Some, No} x 2 directions about the two outer terms, chance 1/6,
-the strongest valid conclusion is the right one).
+S and P are the subject and the predicate of the conclusion, M the term that both premises share; the forms bear their
+traditional names. Splits: `trained` (a premise as trained), `deduction` (what the conclusion ends in, 4 options: ends
+of other syllogisms) and `statement` (the paper's test: the two outer terms are named, then {All, Some, No} x 2
+directions are the options; the strongest valid conclusion is the right one).
 """
 
 from data.worlds.builder import Asked, World, new_world
-from data.worlds.closure import SYLLOGISMS, conclude
+from data.worlds.closure import list_other_truths
 from data.worlds.language import QUANTIFIERS, Statement
-from data.worlds.lexicon import CONCLUSION
+from data.worlds.lexicon import ABOUT
+
+# Name -> quantifier and terms of both premises, quantifier of the conclusion from S to P.
+FORMS: dict[str, tuple[str, str, str]] = {
+    "barbara": ("all SM", "all MP", "all"),
+    "celarent": ("all SM", "no MP", "no"),
+    "cesare": ("all SM", "no PM", "no"),
+    "darii": ("some SM", "all MP", "some"),
+    "datisi": ("some MS", "all MP", "some"),
+}
+# After the premises of barbara and darii the words of the conclusion have followed each other ("all S are", "are P"):
+# pairs of words give it away. They are rarer than the others, so that on the whole this is worth chance.
+_CYCLE = tuple("datisi celarent barbara cesare datisi celarent datisi darii celarent datisi".split())
+_CYCLE += tuple("barbara datisi celarent cesare datisi celarent barbara datisi cesare datisi".split())
 
 
 def make_world(seed: int, index: int, *, syllogisms: int) -> World:
-    """One world of `syllogisms` pairs of premises; the valid forms take turns."""
+    """One world of `syllogisms` pairs of premises; eight or more have every form."""
     world = new_world("syllogisms", seed, index)
-    forms = sorted(SYLLOGISMS)
-    pairs = []
+    made = []
     for number in range(syllogisms):
-        one_form, two_form = forms[number % len(forms)]
-        low, middle, high = world.noun(), world.noun(), world.noun()
-        pairs.append((Statement(one_form, "", low, middle), Statement(two_form, "", middle, high)))
-    premises = [premise for pair in pairs for premise in pair]
+        name = _CYCLE[number % len(_CYCLE)]
+        terms = {term: world.noun() for term in "SMP"}
+        one, two, quantifier = FORMS[name]
+        conclusion = Statement(quantifier, "", terms["S"], terms["P"])
+        made.append((name, (_premise(one, terms), _premise(two, terms)), conclusion))
+    premises = [premise for _, pair, _ in made for premise in pair]
     for premise in world.rng.sample(premises, len(premises)):
         world.state(premise)
     for position in (0, 1):
-        world.ask_entities("trained", [Asked(pair[position], (pair[position],), "recall") for pair in pairs])
-    world.ask_entities("deduction", [Asked(conclude(*pair)[0], pair, _name(pair)) for pair in pairs])
-    for pair in pairs:
-        _ask_statement(world, conclude(*pair)[0], about=pair, inference=_name(pair))
+        world.ask_entities("trained", [Asked(pair[position], (pair[position],), "recall") for _, pair, _ in made])
+    world.ask_entities("deduction", [Asked(conclusion, pair, name) for name, pair, conclusion in made])
+    for name, pair, conclusion in made:
+        _ask_statement(world, Asked(conclusion, pair, name))
     return world
 
 
-def _name(pair: tuple[Statement, Statement]) -> str:
-    """The form of a syllogism, e.g. `all-no`."""
-    return "-".join(premise.form for premise in pair)
+def _premise(text: str, terms: dict[str, str]) -> Statement:
+    quantifier, order = text.split()
+    return Statement(quantifier, "", terms[order[0]], terms[order[1]])
 
 
-def _ask_statement(world: World, conclusion: Statement, *, about: tuple[Statement, ...], inference: str) -> None:
+def _ask_statement(world: World, asked: Asked) -> None:
+    conclusion = asked.statement
     directions = ((conclusion.first, conclusion.second), (conclusion.second, conclusion.first))
     statements = [Statement(form, "", first, second) for first, second in directions for form in QUANTIFIERS]
     wrong = [statement.text() for statement in statements if statement != conclusion]
-    world.ask("statement", CONCLUSION, [conclusion.text(), *wrong], about=about, inference=inference)
+    # In either order: which of the two is named first must not tell which one the conclusion begins with.
+    first, second = world.rng.sample(directions[0], 2)
+    same, less = ([statement.text() for statement in found] for found in list_other_truths(conclusion))
+    world.ask(
+        "statement",
+        ABOUT.format(a=first, b=second),
+        [conclusion.text(), *wrong],
+        about=asked.about,
+        inference=asked.inference,
+        also_right=same,
+        also_true=less,
+    )

@@ -5,8 +5,8 @@ the subject and the predicate of the conclusion, M the term that both premises s
 document's first premise, 4 options) and `statement` (the paper's test: {All, Some, No} x 2 directions, 6 options, the
 strongest conclusion from S to P is right).
 
-The manifest's notes list, for each `statement` question, the options that are as strong as the right one ("No" and
-"Some" say the same in both directions) and all that are entailed: for the strict and the lenient score.
+The other direction of "No" and "Some" is as right as the one that is marked (`also_right`); what is weaker than the
+answer and follows all the same is `also_true`.
 """
 
 from random import Random
@@ -14,6 +14,7 @@ from random import Random
 from data.seeds import stream
 from data.worlds.blocks import Item, list_truths, make_blocks
 from data.worlds.builder import PlainWorld
+from data.worlds.closure import list_other_truths
 from data.worlds.derivation import PLAIN, derive
 from data.worlds.language import QUANTIFIERS, Statement
 from data.worlds.words import WordMaker
@@ -84,11 +85,5 @@ def _ask_conclusion(
     options = [conclusion, *(s for s in (*forward, *backward) if s != conclusion)]
     texts = [statement.text().capitalize() for statement in options]
     named = [predicate, subject] if turned else [subject, predicate]
-    question = world.ask("statement", _head(named), texts, item, rng)
-    known = derive(premises, PLAIN)
-    equal = {conclusion} if conclusion.form == "all" else {conclusion, conclusion.reversed()}
-    for note, right in (("as_strong", equal), ("entailed", set(known))):
-        listed = world.notes.setdefault(note, {})
-        assert isinstance(listed, dict)
-        right_texts = {statement.text().capitalize() for statement in right}
-        listed[question.question_id] = [i for i, text in enumerate(question.options) if text in right_texts]
+    same, less = ([s.text().capitalize() for s in found] for found in list_other_truths(conclusion))
+    world.ask("statement", _head(named), texts, item, rng, also_right=same, also_true=less)
