@@ -24,7 +24,6 @@ from pipeline.sets import make_worlds
 from train.pretrain.card import write_card
 from train.pretrain.loop import PretrainPlan, pretrain
 from train.pretrain.measure import (
-    Reader,
     Share,
     measure_choices,
     measure_generations,
@@ -32,6 +31,7 @@ from train.pretrain.measure import (
     measure_questions,
     sample_test_world,
 )
+from train.pretrain.reader import Reader
 
 MEASURES = "measures.json"
 MEASURE_SEED = 1_000_003  # a stream of worlds that no pretraining document comes from
@@ -78,7 +78,7 @@ def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
             longer = [sample_test_world(MEASURE_SEED, index, num_facts=num_facts) for index in range(NUM_WORLDS // 2)]
             tokens = max(len(reader.tokenizer(world.context)["input_ids"]) for world in longer)
             measured[f"{num_facts} facts, up to {tokens} tokens"] = measure_choices(reader, longer, MEASURE_SEED)
-        for name in ("semantic", "process"):
+        for name in ("syllogisms", "semantic", "process"):
             section = default_section(name, ("--lexicon", "tiny", "--worlds", str(NUM_WORLDS // 2)))
             made = list(make_worlds(name, section, MEASURE_SEED))
             measured[f"set {name}"] = measure_questions(reader, made)

@@ -14,18 +14,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.weights import weights_fingerprint
 from data.worlds.builder import MadeWorld
 from data.worlds.closure import closure, conclude, follows
-from data.worlds.derivation import PROPERTIES, STEPS, derive
+from data.worlds.derivation import PLAIN, PROPERTIES, STEPS, derive
 from data.worlds.language import Statement, parse
 from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from pipeline.recipe import default_section
 from pipeline.sets import make_worlds
 from train.pretrain.documents import Weighted, sample_world, world_document
 from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
-from train.pretrain.linked import linked_document, sample_hierarchy, sample_process
+from train.pretrain.linked import hierarchy_document, process_document, sample_hierarchy, sample_process
 from train.pretrain.lookups import lookup_document
 from train.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
 from train.pretrain.measure import (
-    Reader,
     measure_choices,
     measure_generations,
     measure_inferences,
@@ -33,6 +32,8 @@ from train.pretrain.measure import (
     sample_test_world,
 )
 from train.pretrain.muon import orthogonalise
+from train.pretrain.reader import Reader
+from train.pretrain.syllogisms import sample_syllogisms, syllogism_document
 from train.pretrain.tokenizer import build_tokenizer, vocabulary
 
 MODEL = Path(__file__).parent.parent / "models" / "tiny"
@@ -68,38 +69,51 @@ def test_everything_after_the_separator_follows_from_what_stands_before(seed: in
             assert parse(partner) in facts and shared in partner.split() and shared in given.split(), line
 
 
-@given(st.integers(0, 10**6), st.sampled_from((48, 192, 768)))
-@settings(max_examples=60, deadline=None)
-def test_what_linked_documents_say_follows_and_is_deduced_from_both_premises(seed: int, length: int) -> None:
-    facts, lines = read_document(linked_document(Random(seed), length), length)
-    known = derive(facts, PROPERTIES) | derive(facts, STEPS)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from((48, 192, 768)),
+    st.sampled_from(((hierarchy_document, PROPERTIES), (process_document, STEPS), (syllogism_document, PLAIN))),
+)
+@settings(max_examples=120, deadline=None)
+def test_what_linked_documents_say_follows_and_is_deduced_from_both_premises(seed: int, length: int, kind) -> None:
+    document, theory = kind
+    facts, lines = read_document(document(Random(seed), length), length)
+    stated, known = {fact.canonical() for fact in facts}, derive(facts, theory)
     needed = {fact for found in known.values() if len(found.proof) > 1 for fact in found.proof}
     for line in lines:
         given, arrow, answer = line.partition(f" {ARROW} ")
         partner, therefore, claim = (answer if arrow else line).rpartition(f"{THEREFORE} ")
         fact = parse(given.partition(" : ")[2]) if arrow else None
+        premises = {fact.canonical()} if fact else set()
+        if therefore:
+            shared, _, other = partner.partition(" : ")
+            assert shared in other.split() and shared in given.split(), line
+            assert parse(other).canonical() in stated, line
+            premises.add(parse(other).canonical())
         if claim == NOTHING:
             assert fact.canonical() not in needed, line
             continue
-        statement = parse(claim)
-        assert statement.canonical() in known, line
+        statement = parse(claim).canonical()
+        assert statement in known, line
         if therefore:
-            shared, _, other = partner.partition(" : ")
-            assert set(known[statement.canonical()].proof) <= {
-                fact.canonical(),
-                parse(other).canonical(),
-                statement.canonical(),
-            }
-            assert parse(other) in facts and shared in other.split() and shared in given.split(), line
+            assert statement in derive(premises, theory) and statement not in premises, line
 
 
-@pytest.mark.parametrize(("sample", "theory"), [(sample_hierarchy, PROPERTIES), (sample_process, STEPS)])
+@pytest.mark.parametrize(
+    ("sample", "theory"), [(sample_hierarchy, PROPERTIES), (sample_process, STEPS), (sample_syllogisms, PLAIN)]
+)
 def test_linked_worlds_know_all_that_two_facts_yield(sample, theory) -> None:
     for seed in range(40):
         world = sample(Random(seed), 30)
         found = derive([fact for fact in world.facts if fact not in world.conclusions], theory)
         yielded = {s for s, derivation in found.items() if len(derivation.proof) == 2}
-        assert {conclusion.canonical() for conclusion in world.conclusions} == yielded != set()
+        # "All" says "some", and "some" and "no" say the same in both directions.
+        told = {other for conclusion in world.conclusions for other in derive([conclusion], theory)}
+        assert told == yielded != set()
+        for premise, links in world.links.items():
+            for link in links:
+                follows_from_both = derive([premise, link.partner], theory)
+                assert link.conclusion is None or link.conclusion.canonical() in follows_from_both
 
 
 @given(st.integers(0, 10**6))
@@ -231,19 +245,19 @@ def fresh_worlds(name: str, count: int) -> list[MadeWorld]:
     return list(make_worlds(name, default_section(name, ("--lexicon", "tiny", "--worlds", str(count))), seed=80))
 
 
-@pytest.mark.parametrize("name", ["semantic", "process"])
-def test_the_shipped_model_reads_and_writes_down_what_is_inherited_and_composed(reader: Reader, name: str) -> None:
+@pytest.mark.parametrize("name", ["semantic", "process", "syllogisms"])
+def test_the_shipped_model_reads_and_writes_down_what_follows_in_the_small_sets(reader: Reader, name: str) -> None:
     worlds = fresh_worlds(name, 3)
     for split, share in measure_questions(reader, worlds).items():
         if split.startswith("without context"):
+            chance = 0.31 if split.endswith("statement") else 0.25  # of six options, one or two are right
             low, high = share.interval
-            assert low - 0.03 <= 0.25 <= high + 0.03, (split, share)
+            assert low - 0.03 <= chance <= high + 0.03, (split, share)
         else:
-            assert share.value >= 0.8, (split, share)
+            assert share.value >= (0.65 if split == "statement" else 0.8), (split, share)
     written = measure_inferences(reader, worlds, temperature=0.7, seed=0)
     assert written["reverse"].interval[1] >= 0.97 and written["rephrase"].interval[1] >= 0.97
-    if name == "semantic":  # what processes yield it cannot write down: docs/embedded-model.md
-        assert written["deduce"].value >= 0.8
+    assert written["deduce"].value >= 0.75
 
 
 def parameters(reader: Reader) -> int:

@@ -20,7 +20,7 @@ tags: [in-context-learning, synthetic]
 # tiny
 
 A Llama of {parameters:,} parameters that looks things up: given facts of a nonsense world in its context, it completes
-restatements, reversals, two-step conclusions, inherited properties and two-step processes, and writes all but the last
+restatements, reversals, conclusions of two premises, inherited properties and processes of two steps, and writes them
 down when asked. It knows nothing else.
 
 **Trained on** documents that were sampled for it, each a fresh world whose bindings no other document shares

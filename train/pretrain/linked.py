@@ -1,16 +1,17 @@
-"""Pretraining documents about linked worlds, whose facts lead on from one to the next along named relations.
+"""Pretraining documents about linked worlds, whose facts lead on from one to the next.
 
-Two kinds, both fresh in every document. Hierarchies: "all skug are vaff", "vaff are more curious than zusu", so all
+Three kinds, each fresh in every document. Hierarchies: "all skug are vaff", "vaff are more curious than zusu", so all
 skug are more curious than zusu. Processes: "the maker of femp is glon", "the ruler of glon is zusu", so the ruler of
-the maker of femp is zusu. Deductions name the shared term and the other premise before they conclude.
+the maker of femp is zusu. Syllogisms: `train.pretrain.syllogisms`. Deductions name the shared term and the other
+premise before they conclude.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
-from data.worlds.language import Statement
-from data.worlds.lexicon import FEATURES, NOTHING, NOUNS, ROLES, THEREFORE
+from data.worlds.language import QUANTIFIERS, Statement
+from data.worlds.lexicon import ABOUT, END_OF_LINE, FEATURES, NOTHING, NOUNS, ROLES, THEREFORE
 from train.pretrain.documents import (
     ANSWER,
     DEDUCE,
@@ -24,50 +25,61 @@ from train.pretrain.documents import (
     write_task,
 )
 
-PROCESS_SHARE = 0.5
-
 LINE = LineWeights(0.02, 1.0, 0.5, 0.1, 0.1)
 ONE_OF_SEVERAL = LineWeights(0.02, 0.2, 0.5, 0.1, 0.1)  # "some vaff are ...": each member would do
-PARTNER = LineWeights(0.3, 0.9, 0.5, 0.3, 0.2)  # often one of several that could stand here
+NAMED = LineWeights(1.0, 1.0, 1.5, 0.7, 0.1)  # after both terms were named
+# Of the other premise in a deduction: often one of several that could stand here; a step, which its role tells apart.
+MEMBERSHIP = LineWeights(0.3, 0.9, 0.5, 0.3, 0.2)
+STEP = LineWeights(1.0, 1.0, 0.5, 1.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What a premise yields with a partner; `shared` is the term that links the two."""
+class Link:
+    """What a premise yields with a partner; `shared` is the term that links the two, `weights` are the partner's.
+
+    `conclusion` is None where nothing follows from the two.
+    """
 
     shared: str
     partner: Statement
-    conclusion: Statement
+    conclusion: Statement | None
+    weights: LineWeights
 
 
 @dataclass
 class LinkedWorld:
-    """The facts of one document; `steps` maps a premise to all that it yields."""
+    """The facts of one document; `links` maps a premise to all that it leads on to."""
 
     facts: list[Statement] = field(default_factory=list)
-    steps: dict[Statement, list[Step]] = field(default_factory=dict)
+    links: dict[Statement, list[Link]] = field(default_factory=dict)
     conclusions: list[Statement] = field(default_factory=list)
 
-    def link(self, shared: str, one: Statement, two: Statement, conclusion: Statement) -> None:
-        """Add what two premises yield."""
-        self.steps.setdefault(one, []).append(Step(shared, two, conclusion))
-        self.steps.setdefault(two, []).append(Step(shared, one, conclusion))
-        self.conclusions.append(conclusion)
+    def link(self, premise: Statement, link: Link) -> None:
+        """Add what a premise leads on to."""
+        self.links.setdefault(premise, []).append(link)
 
 
-def linked_document(rng: Random, length: int) -> Weighted:
-    """A fresh hierarchy or process and what follows from it, of exactly `length` words (without the leading <s>)."""
-    sample = sample_process if rng.random() < PROCESS_SHARE else sample_hierarchy
-    world = sample(rng, draw_num_facts(rng, length))
+def write_linked(rng: Random, length: int, world: LinkedWorld) -> Weighted:
+    """A document about a world, of exactly `length` words (without the leading <s>)."""
 
     def task_line(preambles: float) -> Weighted:
         task = draw_task(rng)
         fact = rng.choice(world.facts)
-        if task == DEDUCE and world.steps and rng.random() < 0.5:
-            fact = rng.choice(list(world.steps))
+        if task == DEDUCE and world.links and rng.random() < 0.5:
+            fact = rng.choice(list(world.links))
         return write_task(rng, task, fact, _deduction(rng, world, fact) if task == DEDUCE else [], preambles)
 
     return compose(rng, length, world.facts, lambda: _plain_line(rng, world), task_line)
+
+
+def hierarchy_document(rng: Random, length: int) -> Weighted:
+    """A fresh hierarchy and what follows from it."""
+    return write_linked(rng, length, sample_hierarchy(rng, draw_num_facts(rng, length)))
+
+
+def process_document(rng: Random, length: int) -> Weighted:
+    """A fresh process and what follows from it."""
+    return write_linked(rng, length, sample_process(rng, draw_num_facts(rng, length)))
 
 
 def sample_hierarchy(rng: Random, num_facts: int) -> LinkedWorld:
@@ -88,11 +100,13 @@ def sample_hierarchy(rng: Random, num_facts: int) -> LinkedWorld:
             belongs = Statement("all", "", member, category)
             world.facts.append(belongs)
             for known in told:
-                inherited = Statement("more", known.relation, member, known.second)
-                world.link(category, belongs, known, inherited)
+                inherited = replace(known, first=member)
+                world.link(belongs, Link(category, known, inherited, MEMBERSHIP))
+                world.link(known, Link(category, belongs, inherited, MEMBERSHIP))
+                world.conclusions.append(inherited)
             if rng.random() < own_share:
                 world.facts.append(Statement("more", rng.choice(others), member, next(nouns)))
-    return _cut(rng, world, num_facts)
+    return cut(rng, world, num_facts)
 
 
 def sample_process(rng: Random, num_facts: int) -> LinkedWorld:
@@ -113,13 +127,16 @@ def sample_process(rng: Random, num_facts: int) -> LinkedWorld:
             onward = Statement("of", second, entry.second, next(nouns))
             world.facts.append(onward)
             both = Statement("of", f"{second} of the {first}", name, onward.second)
-            world.link(entry.second, entry, onward, both)
+            world.link(entry, Link(entry.second, onward, both, STEP))
+            # Turned, it begins with the shared term: looking back for "the maker of femp" was beyond the model.
+            world.link(onward, Link(entry.second, entry.reversed(), both, STEP))
+            world.conclusions.append(both)
             if rng.random() < told_share:
                 world.facts.append(both)
-    return _cut(rng, world, num_facts)
+    return cut(rng, world, num_facts)
 
 
-def _cut(rng: Random, world: LinkedWorld, num_facts: int) -> LinkedWorld:
+def cut(rng: Random, world: LinkedWorld, num_facts: int) -> LinkedWorld:
     """The world in a random order; where one fact alone is wanted, any one of them, from which nothing follows."""
     if num_facts == 1:
         return LinkedWorld([rng.choice([*world.facts, *world.conclusions])])
@@ -130,17 +147,27 @@ def _cut(rng: Random, world: LinkedWorld, num_facts: int) -> LinkedWorld:
 def _plain_line(rng: Random, world: LinkedWorld) -> Weighted:
     draw = rng.random()
     if world.conclusions and draw < 0.5:
-        return write_plain(rng, rng.choice(world.conclusions), LINE, concludes=True)
+        statement = rng.choice(world.conclusions)
+        if statement.form in QUANTIFIERS and draw < 0.3:
+            return _write_named(rng, statement)
+        return write_plain(rng, statement, LINE, concludes=True)
     fact = rng.choice(world.facts)
     if draw < 0.8 and " " not in fact.relation:
         return write_plain(rng, fact.reversed(), ONE_OF_SEVERAL if fact.form == "all" else LINE, concludes=False)
     return write_plain(rng, fact, LINE, concludes=False)
 
 
+def _write_named(rng: Random, statement: Statement) -> Weighted:
+    """Both terms in either order, then what follows about them: "skug , zusu : it follows that no zusu are skug"."""
+    one, two = rng.sample((statement.first, statement.second), 2)
+    introduction = [(word, 0.02) for word in ABOUT.format(a=one, b=two).split()]
+    return [*introduction, *weigh(statement.text(), NAMED), (END_OF_LINE, 0.1)]
+
+
 def _deduction(rng: Random, world: LinkedWorld, fact: Statement) -> Weighted:
-    steps: Sequence[Step] = world.steps.get(fact, ())
-    if not steps:
+    links: Sequence[Link] = world.links.get(fact, ())
+    if not links:
         return weigh(NOTHING, ANSWER)
-    step = rng.choice(steps)
-    trace = [(step.shared, 1.0), (":", 0.2), *weigh(step.partner.text(), PARTNER), *weigh(THEREFORE, ANSWER)]
-    return [*trace, *weigh(step.conclusion.text(), ANSWER)]
+    link = rng.choice(links)
+    trace = [(link.shared, 1.0), (":", 0.2), *weigh(link.partner.text(), link.weights), *weigh(THEREFORE, ANSWER)]
+    return [*trace, *weigh(link.conclusion.text() if link.conclusion else NOTHING, ANSWER)]

@@ -16,10 +16,13 @@ from transformers import LlamaForCausalLM
 from data.seeds import stream
 from train.pretrain.documents import Weighted, world_document
 from train.pretrain.initialise import build_model
-from train.pretrain.linked import linked_document
+from train.pretrain.linked import hierarchy_document, process_document
 from train.pretrain.lookups import lookup_document
 from train.pretrain.muon import Muon
+from train.pretrain.syllogisms import syllogism_document
 from train.pretrain.tokenizer import BOS, save_tokenizer, vocabulary
+
+LINKED = (hierarchy_document, process_document, syllogism_document)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class PretrainPlan:
     learning_rate: float = 2e-3  # at 3e-3 one seed of three stood still at its first lengths until the rate fell
     warmup_steps: int = 30
     decay_from: float = 0.3
-    linked_steps: int = 3000  # come last: linked worlds join, and the optimisers start anew at a rate of their own
-    linked_share: float = 0.5  # of the documents that are no look-ups
+    linked_steps: int = 4000  # come last: linked worlds join, and the optimisers start anew at a rate of their own
+    linked_shares: tuple[float, ...] = (0.15, 0.2, 0.3)  # of LINKED, among the documents that are no look-ups
     linked_rate: float = 1e-3
     window: int = 2048
     width: int = 128
@@ -160,8 +163,9 @@ def _batch(
         if rng.random() < plan.lookup_shares[stage]:
             chained = learned >= plan.chained_from and rng.random() < 0.5
             document = lookup_document(rng, length, chained=chained)
-        elif step >= plan.num_steps and rng.random() < plan.linked_share:
-            document = linked_document(rng, length)
+        elif step >= plan.num_steps:
+            shares = (1 - sum(plan.linked_shares), *plan.linked_shares)
+            document = rng.choices((world_document, *LINKED), shares)[0](rng, length)
         else:
             document = world_document(rng, length)
         documents.append([(BOS, 0.0), *document])

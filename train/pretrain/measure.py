@@ -10,9 +10,6 @@ from functools import partial
 from math import sqrt
 from random import Random
 
-import torch
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
-
 from data.records import Question
 from data.seeds import stream
 from data.worlds.builder import NUM_OPTIONS, MadeWorld
@@ -32,8 +29,7 @@ from data.worlds.lexicon import (
 )
 from data.worlds.logics import logic_of
 from data.worlds.oracle import Oracle
-
-LINE_TOKENS = 24
+from train.pretrain.reader import Reader
 
 
 @dataclass(frozen=True)
@@ -88,68 +84,6 @@ def sample_test_world(seed: int, index: int, *, num_facts: int, preambles: float
     rng.shuffle(facts)
     lines = [(rng.choice(PREAMBLES) + " " if rng.random() < preambles else "") + fact.text() for fact in facts]
     return TestWorld(facts, pairs, END_OF_LINE.join([*lines, SEPARATOR, ""]))
-
-
-class Reader:
-    """A model with a context in its cache, asked many short things about it."""
-
-    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.model, self.tokenizer = model, tokenizer
-
-    @torch.no_grad()
-    def read(self, context: str) -> tuple[DynamicCache, int]:
-        """Keys and values of a context, and its length in tokens (with <s>)."""
-        ids = torch.tensor([self.tokenizer(context)["input_ids"]])
-        cache = DynamicCache(config=self.model.config)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, ids.shape[1]
-
-    @torch.no_grad()
-    def write(self, context: str, prompts: Sequence[str], temperature: float, seed: int) -> list[str]:
-        """One line for each prompt, sampled (temperature 0: greedy)."""
-        generator = torch.Generator().manual_seed(seed)
-        texts = [""] * len(prompts)
-        for rows in self._by_length(prompts):
-            logits, cache, start = self._extend(context, [prompts[row] for row in rows])
-            for step in range(LINE_TOKENS):
-                if temperature:
-                    noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator) + 1e-20) + 1e-20)
-                    logits = logits / temperature + noise
-                tokens = logits.argmax(-1)
-                for row, word in zip(rows, self.tokenizer.convert_ids_to_tokens(tokens.tolist()), strict=True):
-                    if not texts[row].endswith(END_OF_LINE):
-                        texts[row] += END_OF_LINE if word == END_OF_LINE else word + " "
-                if all(texts[row].endswith(END_OF_LINE) for row in rows):
-                    break
-                position = torch.full((len(rows), 1), start + step)
-                output = self.model(input_ids=tokens[:, None], past_key_values=cache, position_ids=position)
-                logits = output.logits[:, -1]
-        return [text.strip() for text in texts]
-
-    def choose(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
-        """The index of the likeliest one-word option after each prompt."""
-        chosen = [0] * len(prompts)
-        for rows in self._by_length(prompts):
-            logits, _, _ = self._extend(context, [prompts[row] for row in rows])
-            for row, line in zip(rows, logits, strict=True):
-                ids = self.tokenizer.convert_tokens_to_ids(list(options[row]))
-                chosen[row] = int(line[ids].argmax())
-        return chosen
-
-    @torch.no_grad()
-    def _extend(self, context: str, prompts: list[str]) -> tuple[torch.Tensor, DynamicCache, int]:
-        """Logits after each prompt of one length, the caches grown by it, and the next position."""
-        ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts])
-        cache, length = self.read(context)
-        cache.batch_repeat_interleave(len(prompts))
-        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1], cache, length + ids.shape[1]
-
-    def _by_length(self, prompts: Sequence[str]) -> list[list[int]]:
-        groups: dict[int, list[int]] = {}
-        for row, prompt in enumerate(prompts):
-            groups.setdefault(len(self.tokenizer.tokenize(prompt)), []).append(row)
-        return list(groups.values())
 
 
 def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> dict[str, Share]:
@@ -232,15 +166,19 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozens
 def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, Share]:
     """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
 
-    For splits whose options are single words.
+    Options are single words, or texts of as many words as the others of their question.
     """
     hits: dict[str, list[bool]] = {}
     for world in worlds:
-        asked: Sequence[Question] = world.questions
+        asked: Sequence[Question] = sorted(world.questions, key=_asks_for_texts)
+        num_words = sum(not _asks_for_texts(question) for question in asked)
+        prompts, options = [q.prompt for q in asked], [q.options for q in asked]
         for prefix, context in (("", _context_of(world)), ("without context: ", "")):
-            chosen = reader.choose(context, [q.prompt for q in asked], [q.options for q in asked])
+            chosen = reader.choose(context, prompts[:num_words], options[:num_words])
+            chosen += reader.choose_texts(context, prompts[num_words:], options[num_words:])
             for question, index in zip(asked, chosen, strict=True):
-                hits.setdefault(prefix + question.split, []).append(index == question.answer)
+                right = index in (question.answer, *question.also_right)
+                hits.setdefault(prefix + question.split, []).append(right)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
@@ -255,6 +193,10 @@ def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature:
         write = partial(reader.write, _context_of(world), temperature=temperature, seed=seed + number)
         _judge(hits, facts, linked, known, write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _asks_for_texts(question: Question) -> bool:
+    return any(" " in option for option in question.options)
 
 
 def _context_of(world: MadeWorld) -> str:

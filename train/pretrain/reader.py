@@ -1,0 +1,98 @@
+"""A small model with a context in its cache, asked many short things about it, by plain transformers forward passes."""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.worlds.lexicon import END_OF_LINE
+
+LINE_TOKENS = 24  # the longest line that is written
+
+
+class Reader:
+    """A model with a context in its cache, asked many short things about it."""
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model, self.tokenizer = model, tokenizer
+
+    @torch.no_grad()
+    def read(self, context: str) -> tuple[DynamicCache, int]:
+        """Keys and values of a context, and its length in tokens (with <s>)."""
+        ids = torch.tensor([self.tokenizer(context)["input_ids"]])
+        cache = DynamicCache(config=self.model.config)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache, ids.shape[1]
+
+    @torch.no_grad()
+    def write(self, context: str, prompts: Sequence[str], temperature: float, seed: int) -> list[str]:
+        """One line for each prompt, sampled (temperature 0: greedy)."""
+        generator = torch.Generator().manual_seed(seed)
+        texts = [""] * len(prompts)
+        for rows in self._by_length(prompts):
+            logits, cache, start = self._extend(context, [prompts[row] for row in rows])
+            for step in range(LINE_TOKENS):
+                if temperature:
+                    noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator) + 1e-20) + 1e-20)
+                    logits = logits / temperature + noise
+                tokens = logits.argmax(-1)
+                for row, word in zip(rows, self.tokenizer.convert_ids_to_tokens(tokens.tolist()), strict=True):
+                    if not texts[row].endswith(END_OF_LINE):
+                        texts[row] += END_OF_LINE if word == END_OF_LINE else word + " "
+                if all(texts[row].endswith(END_OF_LINE) for row in rows):
+                    break
+                position = torch.full((len(rows), 1), start + step)
+                output = self.model(input_ids=tokens[:, None], past_key_values=cache, position_ids=position)
+                logits = output.logits[:, -1]
+        return [text.strip() for text in texts]
+
+    def choose(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
+        """The index of the likeliest one-word option after each prompt."""
+        chosen = [0] * len(prompts)
+        for rows in self._by_length(prompts):
+            logits, _, _ = self._extend(context, [prompts[row] for row in rows])
+            for row, line in zip(rows, logits, strict=True):
+                ids = self.tokenizer.convert_tokens_to_ids(list(options[row]))
+                chosen[row] = int(line[ids].argmax())
+        return chosen
+
+    @torch.no_grad()
+    def choose_texts(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
+        """The index of the likeliest option after each prompt, of several words, as many in all options of a prompt."""
+        chosen = [0] * len(prompts)
+        lengths = [len(self.tokenizer.tokenize(texts[0])) for texts in options]
+        for rows in self._by_length([f"{prompt} {texts[0]}" for prompt, texts in zip(prompts, options, strict=True)]):
+            asked = [(row, text) for row in rows for text in options[row]]
+            logits, ids = self._read_on(context, [f"{prompts[row]} {text}" for row, text in asked])
+            # The token at position i is expected by the logits before it.
+            told = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(asked, told, strict=True)]
+            for row in rows:
+                mine = [value for (other, _), value in zip(asked, values, strict=True) if other == row]
+                chosen[row] = mine.index(max(mine))
+        return chosen
+
+    @torch.no_grad()
+    def _extend(self, context: str, prompts: list[str]) -> tuple[torch.Tensor, DynamicCache, int]:
+        """Logits after each prompt of one length, the caches grown by it, and the next position."""
+        ids = self._tokens(prompts)
+        cache, length = self.read(context)
+        cache.batch_repeat_interleave(len(prompts))
+        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], cache, length + ids.shape[1]
+
+    def _read_on(self, context: str, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [texts, length, words] at each token of texts of one length, and the tokens."""
+        ids = self._tokens(texts)
+        cache, _ = self.read(context)
+        cache.batch_repeat_interleave(len(texts))
+        return self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits, ids
+
+    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
+
+    def _by_length(self, prompts: Sequence[str]) -> list[list[int]]:
+        groups: dict[int, list[int]] = {}
+        for row, prompt in enumerate(prompts):
+            groups.setdefault(len(self.tokenizer.tokenize(prompt)), []).append(row)
+        return list(groups.values())
