@@ -34,7 +34,7 @@ class ReportInput:
     verbatim_in_documents and verbatim_in_augmentations (of these), missing_requirements (questions whose documents are
     not all there); `methods`: per method the lines generated, how many are distinct, kept, and of the kept ones true
     by the world's closure; `examples` ({document, method, text, true}) and `question_examples` ({prompt, options,
-    answer, chosen: {condition: index of an option}}).
+    right: indices of options, chosen: {condition: index of an option}}).
     """
 
     study: str

@@ -29,7 +29,7 @@ def audit_suite(
             {
                 "prompt": question.prompt,
                 "options": list(question.options),
-                "answer": question.answer,
+                "right": [question.answer, *question.also_right],
                 "chosen": {name: option for (name, asked), option in chosen.items() if asked == question.question_id},
             }
             for split in sorted({q.split for q in questions if q.inference != RECALL})

@@ -59,7 +59,7 @@ def make_audit() -> dict[str, Any]:
             {"document": "a", "method": "deduce", "text": "b", "true": True},
         ],
         "question_examples": [
-            {"prompt": HOSTILE, "options": ["femp", HOSTILE], "answer": 0, "chosen": {"icl": 0, "finetuned": 1}}
+            {"prompt": HOSTILE, "options": ["femp", HOSTILE], "right": [0], "chosen": {"icl": 0, "finetuned": 1}}
         ],
     }
 
