@@ -23,7 +23,7 @@ CONDITIONS: dict[str, Style] = {
 _SPARE_COLOURS = ("#8b5fbf", "#c2528b", "#5d4a3a", "#6fb7d6", "#7a8b1f")
 _SPLITS = tuple(
     f"{TRAINED} rephrased reversal reversal-description reversals deduction syllogism syllogisms statement "
-    "contradiction category-holdout instances combinations".split()
+    "statement-unnamed contradiction category-holdout instances combinations".split()
 )
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = """
 --data.reversals.worlds 1 --data.reversals.facts 8 --data.syllogisms.worlds 1 --data.syllogisms.syllogisms 6
 --data.reversal-curse.worlds 1 --data.reversal-curse.people_per_group 4 --data.semantic.worlds 1
---data.semantic.categories 16 --train.steps 60 --train.batch_size 16
+--data.semantic.categories 16 --data.process.worlds 1 --data.process.functions 16 --train.steps 60 --train.batch_size 16
 """.split()
 CONDITIONS = {"pretrained", "icl", "finetuned", "rephrased", "augmented"}
 
@@ -43,7 +43,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_shows_every_condition_and_keeps_the_contract(whole: Path) -> None:
     report = read_report(whole)
-    assert set(report["suites"]) == {"reversals", "syllogisms", "reversal-curse", "semantic"}
+    assert set(report["suites"]) == {"reversals", "syllogisms", "reversal-curse", "semantic", "process"}
     for suite in report["suites"].values():
         for split in suite.values():
             assert set(split) == CONDITIONS

@@ -2,14 +2,15 @@
 
 S and P are the subject and the predicate of the conclusion, M the term that both premises share; the forms bear their
 traditional names. Splits: `trained` (a premise as trained), `deduction` (what the conclusion ends in, 4 options: ends
-of other syllogisms) and `statement` (the paper's test: the two outer terms are named, then {All, Some, No} x 2
-directions are the options; the strongest valid conclusion is the right one).
+of other syllogisms), `statement` (the paper's test: the two outer terms are named, then {All, Some, No} x 2 directions
+are the options; the strongest valid conclusion is the right one) and `statement-unnamed` (the same options, without
+the terms before them).
 """
 
 from data.worlds.builder import Asked, World, new_world
 from data.worlds.closure import list_other_truths
 from data.worlds.language import QUANTIFIERS, Statement
-from data.worlds.lexicon import ABOUT
+from data.worlds.lexicon import ABOUT, CONCLUSION
 
 # Name -> quantifier and terms of both premises, quantifier of the conclusion from S to P.
 FORMS: dict[str, tuple[str, str, str]] = {
@@ -59,12 +60,13 @@ def _ask_statement(world: World, asked: Asked) -> None:
     # In either order: which of the two is named first must not tell which one the conclusion begins with.
     first, second = world.rng.sample(directions[0], 2)
     same, less = ([statement.text() for statement in found] for found in list_other_truths(conclusion))
-    world.ask(
-        "statement",
-        ABOUT.format(a=first, b=second),
-        [conclusion.text(), *wrong],
-        about=asked.about,
-        inference=asked.inference,
-        also_right=same,
-        also_true=less,
-    )
+    for split, prompt in (("statement", ABOUT.format(a=first, b=second)), ("statement-unnamed", CONCLUSION)):
+        world.ask(
+            split,
+            prompt,
+            [conclusion.text(), *wrong],
+            about=asked.about,
+            inference=asked.inference,
+            also_right=same,
+            also_true=less,
+        )
