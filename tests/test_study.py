@@ -72,6 +72,7 @@ def test_the_same_command_again_makes_nothing_anew(whole: Path) -> None:
     assert weights == {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
 
 
+@pytest.mark.timeout(900)  # four starts of Ray and the engines
 def test_a_study_killed_in_every_stage_ends_with_the_same_report(whole: Path, tmp_path: Path) -> None:
     """Kill -9 as soon as a stage has left its first trace, for three stages in turn; then to the end."""
     for trace in ("augment-*/*/generations/*.arrow", "train-*/*/*/*/checkpoint.json", "evaluate-*/scores/*/*.arrow"):
