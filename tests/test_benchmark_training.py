@@ -115,7 +115,7 @@ def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
     assert training.main(["--smoke", "--ours-only", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
     report = json.loads(out.read_text())
     assert set(report["ratios"]) == {"bare_loop", "same_batches"} < set(training.GOALS)
-    assert 0 < report["max_loss_difference"] < 1e-4
+    assert 0 <= report["max_loss_difference"] < 1e-4  # on some processors they agree to the bit
     assert set(report["loads"]) == {"tiny sentences", "tiny documents"}
     assert report["loads"]["tiny documents"]["positions_over_tokens"]["bare_loop"] > 1
     assert report["start"]["imports"] > 0

@@ -48,8 +48,8 @@ def engine(kind: str, folders: dict[str, Path]) -> Iterator[VllmEngine]:
 def assert_scores(engine: VllmEngine, folder: Path, model: torch.nn.Module | None = None) -> None:
     for score, wanted in zip(engine.score(ITEMS), plain_scores(folder, ITEMS, model), strict=True):
         assert isinstance(score, Score)
-        assert score.log_likelihoods == pytest.approx([sum(tokens) for tokens, _ in wanted], abs=1e-5 * 4)
-        assert score.token_log_likelihoods == pytest.approx([v for tokens, _ in wanted for v in tokens], abs=1e-5)
+        assert score.log_likelihoods == pytest.approx([sum(tokens) for tokens, _ in wanted], abs=1e-4)
+        assert score.token_log_likelihoods == pytest.approx([v for tokens, _ in wanted for v in tokens], abs=1e-4)
 
 
 def test_weights_swap_in_place_and_back(engine: VllmEngine, kind: str, folders: dict[str, Path]) -> None:
