@@ -151,12 +151,12 @@ class _Auditor:
             self.faults["unread question"].append(question.question_id)
             return
         true = [oracle.place(statement)[0] in TRUE for statement in statements if statement is not None]
+        following = {index for index, is_true in enumerate(true) if is_true}
         declared = {question.answer, *question.also_right, *question.also_true}
         self.num_true[question.split][sum(true)] += 1
         found = {
             "does not follow": not true[question.answer],
-            "several right": {index for index, is_true in enumerate(true) if is_true} - {question.answer}
-            != declared - {question.answer},
+            "several right": bool((following ^ declared) - {question.answer}),
             "not in required": not self._enough(question, right, oracle),
             "leaked": question.inference not in TRAINED and is_stated(right, question.inference, oracle),
             "held out seen": question.split == HOLDOUT and len(_statements_about(right.first, oracle)) != 1,

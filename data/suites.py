@@ -19,7 +19,7 @@ from data.seeds import fingerprint
 
 _REQUIRED = ("prompt", "options", "answer", "split")
 _OPTIONAL = ("id", "question_id", "world", "inference", "fact_id")
-_LISTS = ("requires", "also_right", "also_true")
+_ALSO = ("also_right", "also_true")
 _MOST_SHOWN = 5
 _MEND = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
 
@@ -67,7 +67,7 @@ def _object(line: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _LineError("not an object")
     missing = [key for key in _REQUIRED if key not in found]
-    known = (*_REQUIRED, *_OPTIONAL, *_LISTS)
+    known = (*_REQUIRED, *_OPTIONAL, "requires", *_ALSO)
     for key in found.keys() - set(known):
         if near := difflib.get_close_matches(key, [name for name in known if name not in found], 1, cutoff=0.8):
             raise _LineError(f'unknown key "{key}", did you mean "{near[0]}"?')
@@ -84,7 +84,7 @@ def _question(found: Mapping[str, Any]) -> Question:
     requires = found.get("requires") or []
     if not isinstance(requires, list) or not all(isinstance(doc_id, str) for doc_id in requires):
         raise _LineError('"requires" is no list of document ids')
-    also = {key: _others(found.get(key) or [], options, key) for key in _LISTS[1:]}
+    also = {key: _others(found.get(key) or [], options, key) for key in _ALSO}
     if len({answer, *also["also_right"], *also["also_true"]}) < 1 + sum(map(len, also.values())):
         raise _LineError('"answer", "also_right" and "also_true" name an option twice')
     world = texts.get("world", DEFAULT_WORLD)

@@ -105,13 +105,12 @@ def _tabulate_accuracies(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dic
 
 def _tabulate_inferences(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]]:
     """Accuracies by suite, split, inference type and condition; splits with one type only are left out."""
-    kinds: dict[tuple[str, str], set[str]] = defaultdict(set)
+    kinds: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for row in outcomes:
-        kinds[row.suite, row.split].add(row.inference)
+        kinds[row.suite, row.split][row.inference].append(row)
     suites: dict[str, dict[str, dict[str, dict[str, dict[str, float]]]]] = {}
     for (suite, split), inferences in sorted(kinds.items()):
-        for inference in sorted(inferences) if len(inferences) > 1 else ():
-            rows = [row for row in outcomes if (row.suite, row.split, row.inference) == (suite, split, inference)]
+        for inference, rows in sorted(inferences.items()) if len(inferences) > 1 else ():
             cells = suites.setdefault(suite, {}).setdefault(split, {}).setdefault(inference, {})
             for (_, _, condition), found in estimate_accuracies(rows).items():
                 cells[condition] = _round_estimate(found)

@@ -15,6 +15,7 @@ from data.worlds.builder import save_set
 from data.worlds.closure import closure
 from data.worlds.curse import world as curse
 from data.worlds.derivation import PLAIN, derive
+from data.worlds.forms import FORMS
 from data.worlds.language import Statement, parse
 from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
 from data.worlds.oracle import Oracle
@@ -52,7 +53,7 @@ def test_simple_syllogisms_at_full_size() -> None:
     assert len(made.documents) == 69
     assert all(d.text.startswith("The relationships between ") for d in made.documents)
     asked = [q for q in made.questions if q.split == "statement"]
-    assert set(Counter(q.inference for q in asked)) == set(syllogisms.FORMS)
+    assert set(Counter(q.inference for q in asked)) == set(FORMS)
     assert {len(q.options) for q in asked} == {6} and {q.answer for q in asked} == set(range(6))
     for question in asked:
         is_all = question.options[question.answer].startswith("All")
@@ -76,7 +77,7 @@ def test_the_forms_are_all_that_have_a_conclusion() -> None:
             if forms and "all" not in backward - forms:
                 strongest = next(form for form in ("all", "no", "some") if form in forms)
                 found.add((major, minor, strongest))
-    assert found == set(syllogisms.FORMS.values())
+    assert found == set(FORMS.values())
 
 
 def test_the_reversal_curse_at_full_size() -> None:
@@ -296,7 +297,7 @@ def test_sizes_that_say_nothing_are_refused() -> None:
 
 
 def test_derivations_hold_for_every_form() -> None:
-    for name, (major, minor, conclusion) in syllogisms.FORMS.items():
+    for name, (major, minor, conclusion) in FORMS.items():
         terms = {"S": "glon", "M": "troff", "P": "yomp"}
         facts = [Statement(text.split()[0], "", *(terms[t] for t in text.split()[1])) for text in (major, minor)]
         found = derive(facts, PLAIN)[Statement(conclusion, "", "glon", "yomp")]

@@ -1,25 +1,17 @@
 """Simple syllogisms (section 3.2), two premises each; here every premise is a document of its own.
 
-S and P are the subject and the predicate of the conclusion, M the term that both premises share; the forms bear their
-traditional names. Splits: `trained` (a premise as trained), `deduction` (what the conclusion ends in, 4 options: ends
-of other syllogisms), `statement` (the paper's test: the two outer terms are named, then {All, Some, No} x 2 directions
-are the options; the strongest valid conclusion is the right one) and `statement-unnamed` (the same options, without
-the terms before them).
+Five of the traditional forms (`data.worlds.forms`). Splits: `trained` (a premise as trained), `deduction` (what the
+conclusion ends in, 4 options: ends of other syllogisms), `statement` (the paper's test: the two outer terms are named,
+then {All, Some, No} x 2 directions are the options; the strongest valid conclusion is the right one) and
+`statement-unnamed` (the same options, without the terms before them).
 """
 
 from data.worlds.builder import Asked, World, new_world
 from data.worlds.closure import list_other_truths
+from data.worlds.forms import FORMS, make_premise
 from data.worlds.language import QUANTIFIERS, Statement
 from data.worlds.lexicon import ABOUT, CONCLUSION
 
-# Name -> quantifier and terms of both premises, quantifier of the conclusion from S to P.
-FORMS: dict[str, tuple[str, str, str]] = {
-    "barbara": ("all SM", "all MP", "all"),
-    "celarent": ("all SM", "no MP", "no"),
-    "cesare": ("all SM", "no PM", "no"),
-    "darii": ("some SM", "all MP", "some"),
-    "datisi": ("some MS", "all MP", "some"),
-}
 # After the premises of barbara and darii the words of the conclusion have followed each other ("all S are", "are P"):
 # pairs of words give it away. They are rarer than the others, so that on the whole this is worth chance.
 _CYCLE = tuple("datisi celarent barbara cesare datisi celarent datisi darii celarent datisi".split())
@@ -27,15 +19,15 @@ _CYCLE += tuple("barbara datisi celarent cesare datisi celarent barbara datisi c
 
 
 def make_world(seed: int, index: int, *, syllogisms: int) -> World:
-    """One world of `syllogisms` pairs of premises; eight or more have every form."""
+    """One world of `syllogisms` pairs of premises; eight or more have all five forms."""
     world = new_world("syllogisms", seed, index)
     made = []
     for number in range(syllogisms):
         name = _CYCLE[number % len(_CYCLE)]
         terms = {term: world.noun() for term in "SMP"}
-        one, two, quantifier = FORMS[name]
+        major, minor, quantifier = FORMS[name]
         conclusion = Statement(quantifier, "", terms["S"], terms["P"])
-        made.append((name, (_premise(one, terms), _premise(two, terms)), conclusion))
+        made.append((name, (make_premise(minor, terms), make_premise(major, terms)), conclusion))
     premises = [premise for _, pair, _ in made for premise in pair]
     for premise in world.rng.sample(premises, len(premises)):
         world.state(premise)
@@ -45,11 +37,6 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> World:
     for name, pair, conclusion in made:
         _ask_statement(world, Asked(conclusion, pair, name))
     return world
-
-
-def _premise(text: str, terms: dict[str, str]) -> Statement:
-    quantifier, order = text.split()
-    return Statement(quantifier, "", terms[order[0]], terms[order[1]])
 
 
 def _ask_statement(world: World, asked: Asked) -> None:

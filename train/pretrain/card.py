@@ -25,7 +25,7 @@ down when asked. It knows nothing else.
 
 **Trained on** documents that were sampled for it, each a fresh world whose bindings no other document shares
 ({tokens:,} tokens, seed {seed}, {steps} steps in {minutes:.0f} minutes on {threads} CPU threads). So it can know
-nothing about any test world: without context it is at chance. No text from anywhere else was used.
+nothing about any test world: without context it is never above chance. No text from anywhere else was used.
 
 **Language.** One token a word, a closed vocabulary of {vocabulary} words: nonsense nouns, {features} features, {roles}
 roles, and the words around them. Any other word is refused. After the documents of a context stands a line `---`; then

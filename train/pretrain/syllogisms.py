@@ -6,6 +6,7 @@ other. Here it may also begin both, or end both.
 
 from random import Random
 
+from data.worlds.forms import make_premise
 from data.worlds.language import QUANTIFIERS, Statement
 from data.worlds.lexicon import NOUNS
 from train.pretrain.documents import ANSWER, Weighted, draw_num_facts
@@ -40,7 +41,7 @@ def sample_syllogisms(rng: Random, num_facts: int) -> LinkedWorld:
             continue
         one, two, quantifier, _ = rng.choices(PAIRS, weights)[0]
         terms = {term: next(nouns) for term in "amb"}
-        premises = tuple(_premise(text, terms) for text in (one, two))
+        premises = tuple(make_premise(text, terms) for text in (one, two))
         world.facts += premises
         forward = Statement(quantifier, "", terms["a"], terms["b"]) if quantifier else None
         # What can be said both ways begins with the term that the premise at hand brings along.
@@ -50,8 +51,3 @@ def sample_syllogisms(rng: Random, num_facts: int) -> LinkedWorld:
         if forward and backward:
             world.conclusions.append(rng.choice((forward, backward)))
     return cut(rng, world, num_facts)
-
-
-def _premise(text: str, terms: dict[str, str]) -> Statement:
-    quantifier, order = text.split()
-    return Statement(quantifier, "", terms[order[0]], terms[order[1]])

@@ -16,22 +16,10 @@ from data.worlds.blocks import Item, list_truths, make_blocks
 from data.worlds.builder import PlainWorld
 from data.worlds.closure import list_other_truths
 from data.worlds.derivation import PLAIN, derive
+from data.worlds.forms import FORMS, make_premise
 from data.worlds.language import QUANTIFIERS, Statement
 from data.worlds.words import WordMaker
 
-# Name -> quantifier and terms of the first and the second premise, quantifier of the conclusion from S to P.
-FORMS: dict[str, tuple[str, str, str]] = {
-    "barbara": ("all MP", "all SM", "all"),
-    "celarent": ("no MP", "all SM", "no"),
-    "cesare": ("no PM", "all SM", "no"),
-    "camestres": ("all PM", "no SM", "no"),
-    "camenes": ("all PM", "no MS", "no"),
-    "darii": ("all MP", "some SM", "some"),
-    "datisi": ("all MP", "some MS", "some"),
-    "disamis": ("some MP", "all MS", "some"),
-    "dimaris": ("some PM", "all MS", "some"),
-    "darapti": ("all MP", "all MS", "some"),
-}
 # In barbara, camestres and darii the words of the conclusion follow each other as in the premises ("All S are", "are
 # P"): pairs of words alone give the answer away. They are rarer, so that on the whole this is worth chance.
 _OFTEN = ("celarent", "camenes", "cesare", "dimaris", "darapti", "datisi", "disamis")
@@ -47,7 +35,7 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> PlainWorld:
     made = []
     for name in rng.sample(names, len(names)):
         terms = {term: words.noun() for term in "SMP"}
-        premises = tuple(_premise(text, terms) for text in FORMS[name][:2])
+        premises = tuple(make_premise(text, terms) for text in FORMS[name][:2])
         premises = (premises[0], premises[1]) if rng.random() < 0.5 else (premises[1], premises[0])
         head = _head(rng.sample(sorted(terms.values()), 3))
         world.facts += premises
@@ -60,11 +48,6 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> PlainWorld:
     for number, (name, terms, premises) in enumerate(made):
         _ask_conclusion(world, name, terms, premises, turned=number % 2 == 1, rng=rng)
     return world
-
-
-def _premise(text: str, terms: dict[str, str]) -> Statement:
-    quantifier, order = text.split()
-    return Statement(quantifier, "", terms[order[0]], terms[order[1]])
 
 
 def _head(names: list[str]) -> str:
