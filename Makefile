@@ -15,7 +15,7 @@ help: ## list the commands
 
 setup: ## make .venv and install the pinned stack (done by the others too; a second time costs nothing)
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || { printf '%s\n' 'set-up: no Python 3.11 to 3.13 found' '  where: PATH, or PYTHON=' \
-		'  mend:  install one, or name it: make demo PYTHON=/path/to/python3.12' >&2; exit 2; }
+		'  hint:  install one, or name it: make demo PYTHON=/path/to/python3.12' >&2; exit 2; }
 	@"$(PYTHON)" cluster/install.py
 
 demo: setup ## the whole study on the embedded model: table, figure and report in runs/demo/report

@@ -27,9 +27,9 @@ def group_by_world(documents: Sequence[Document]) -> dict[str, list[Document]]:
     """Documents of each world, in their order: a world is the corpus that its prompts see."""
     worlds: dict[str, list[Document]] = {}
     for document in documents:
-        worlds.setdefault(document.world, []).append(document)
+        worlds.setdefault(document.corpus, []).append(document)
     if not worlds:
-        raise InputError("there are no documents", where="documents", mend="name a folder with at least one row")
+        raise InputError("there are no documents", where="documents", hint="name a folder with at least one row")
     return worlds
 
 
@@ -64,7 +64,7 @@ def collect(documents: Path, out: Path, book: PromptBook, units: Sequence[Unit],
         shards.setdefault(unit.affinity, []).append(Path(str(unit.args[1])))
     refusals = [refusal for paths in shards.values() for path in paths for refusal in read_refusals(path)]
     if refusals and len(refusals) == sum(unit.num_rows for unit in units):
-        raise InputError(refusals[0].what, where=f"prompt {refusals[0].item_id}", mend=refusals[0].mend)
+        raise InputError(refusals[0].what, where=f"prompt {refusals[0].item_id}", hint=refusals[0].hint)
     for world, members in worlds.items():
         name = fingerprint(world)
         prompts = [row for path in shards[name] for row in read_shard(out / "prompts" / path.name, Prompt)]

@@ -38,7 +38,7 @@ def build_prompts(documents: Sequence[Document], book: PromptBook, plan: Augment
             for sentence in split_sentences(document.text):
                 context, text = fill_template(template, sentence=sentence, documents=texts)
                 for sample in range(plan.samples):
-                    key = (template.method, document.world, document.doc_id, sentence, sample)
+                    key = (template.method, document.corpus, document.doc_id, sentence, sample)
                     prompts.append(
                         Prompt(
                             prompt_id=fingerprint(*key),
@@ -84,7 +84,7 @@ def parse_generations(
         rows.append(
             Augmentation(
                 augmentation_id=augmentation_id(prompt, templates[prompt.method], model),
-                world=document.world,
+                corpus=document.corpus,
                 method=prompt.method,
                 doc_id=prompt.doc_id,
                 sentence=prompt.sentence,

@@ -13,7 +13,7 @@ from data.records import Lesson, Prompt, Refusal, ScoreItem
 
 NUM_UNKNOWN_SHOWN = 12
 TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
-MENDS = {
+HINTS = {
     "window": "give it fewer documents in context, or use a model with a longer window, --model",
     "empty": "give the prompt and each option a text of its own",
     "tokens": "use a model whose vocabulary has these tokens, --model",
@@ -67,7 +67,7 @@ class _FlawError(Exception):
         self.kind, self.what = kind, what
 
     def refusal(self, row_id: str) -> Refusal:
-        return Refusal(row_id, self.kind, self.what, MENDS[self.kind])
+        return Refusal(row_id, self.kind, self.what, HINTS[self.kind])
 
 
 class TextReader:
@@ -159,7 +159,7 @@ class TextReader:
         try:
             return [self._sound("", text, tokens) for text in texts]
         except _FlawError as flaw:
-            raise InputError(flaw.what, where=where, mend=MENDS[flaw.kind]) from flaw
+            raise InputError(flaw.what, where=where, hint=HINTS[flaw.kind]) from flaw
 
     def _pairs(
         self, context: str, prompt: str, continuations: Sequence[str], tokens: dict[Text, list[int]]

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from augment_service.engine import EchoEngine, Engine, EngineSpec, TeacherEngine, start_engine
+from augment_service.engines.protocol import EchoEngine, Engine, EngineSpec, TeacherEngine
+from augment_service.engines.start import start_engine
 from data.errors import InputError, ResumableError
 from data.records import (
     CheckpointRef,
@@ -94,7 +95,7 @@ class EngineWorker:
         `rows` and `poison` as in `generate_shard`.
         """
         if not isinstance(self._engine, TeacherEngine):
-            raise InputError("this engine is no teacher", where="lessons", mend="use an engine of vLLM")
+            raise InputError("this engine is no teacher", where="lessons", hint="use an engine of vLLM")
         task = _Task(Lesson, Distribution, "text_id", None, self._engine.teach)
         return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
 
@@ -111,7 +112,7 @@ class EngineWorker:
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
         """What the base model thinks of every token, one `Echo` per row of token ids."""
         if not isinstance(self._engine, EchoEngine):
-            raise InputError("this engine tells nothing of single tokens", where="echo", mend="use an engine of vLLM")
+            raise InputError("this engine tells nothing of single tokens", where="echo", hint="use an engine of vLLM")
         self._make_resident(self._base)
         return self._engine.echo(rows)
 
@@ -157,8 +158,8 @@ class EngineWorker:
         name_of = partial(_name, key=task.key)
         found = {row: answer for row, answer in _finished(task, requests, target) if row in wanted}
         for row in set(poison).intersection(wanted):
-            mend = "look at the row; the engine's log of this run may tell what it does"
-            found[row] = Refusal(name_of(requests[row]), POISON, poison[row], mend)
+            hint = "look at the row; the engine's log of this run may tell what it does"
+            found[row] = Refusal(name_of(requests[row]), POISON, poison[row], hint)
         missing = [row for row in wanted if row not in found]
         if missing:
             self._make_resident(task.ref or self._base)

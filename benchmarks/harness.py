@@ -229,7 +229,7 @@ def _folder(wanted: Path | None) -> Iterator[Path]:
 
 def _check(flags: argparse.Namespace) -> None:
     if not (flags.model / "config.json").is_file():
-        raise InputError("no model here", where=str(flags.model), mend="name a folder with config.json, --model")
+        raise InputError("no model here", where=str(flags.model), hint="name a folder with config.json, --model")
 
 
 def _positive(word: str) -> int:

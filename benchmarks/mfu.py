@@ -11,8 +11,8 @@ from benchmarks.settings import shared_environment
 from benchmarks.side import Side
 from data.errors import InputError
 from data.seeds import stream
-from train.flops import flops_per_token
-from train.shapes import read_shape
+from train.plan.flops import flops_per_token
+from train.plan.shapes import read_shape
 
 ROW_TOKENS, ROWS, STEPS = 4096, 4, 20
 SIZES = {
@@ -27,7 +27,7 @@ def measure_mfu(bench: Bench) -> None:
         raise InputError(
             "the MFU needs a GPU, and nvidia-smi names none",
             where="this machine",
-            mend="run it on a machine with one; without --mfu this benchmark measures on a CPU",
+            hint="run it on a machine with one; without --mfu this benchmark measures on a CPU",
         )
     environment = shared_environment(on_gpu=True)
     with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:

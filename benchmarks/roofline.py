@@ -101,7 +101,7 @@ def measure(bench: Bench) -> None:
         raise InputError(
             "this benchmark needs a GPU, and nvidia-smi names none",
             where="this machine",
-            mend="run it on a machine with one; benchmarks.scoring measures on a CPU",
+            hint="run it on a machine with one; benchmarks.scoring measures on a CPU",
         )
     environment = shared_environment(on_gpu=True)
     with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:

@@ -35,7 +35,7 @@ from benchmarks.mfu import measure_mfu
 from benchmarks.peers import peer_python, trainer_requirements
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
-from train.zero import zero_config
+from train.engine.zero_config import zero_config
 
 BARE, SAME, HF, TRL, TWO = "bare_loop", "same_batches", "hf_trainer", "trl", "two_ranks"
 GOALS = {BARE: Goal(1.0), SAME: Goal(0.85), HF: Goal(1.2), TRL: Goal(1.0), TWO: Goal(1.6)}

@@ -11,8 +11,8 @@ from augment_service.methods import AugmentPlan, build_prompts
 from data.records import Document, Prompt, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint, stream
-from data.worlds.language import Statement
-from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES, THEREFORE
+from data.sets.language import Statement
+from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES, THEREFORE
 
 NUM_OPTIONS = 4
 # One template for each length from 2 to 6 words. They differ early, so no side can make one request of two options.

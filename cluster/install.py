@@ -147,8 +147,8 @@ def say(text: str) -> None:
     print(f"set-up: {text}", flush=True)
 
 
-def _refuse(what: str, mend: str) -> int:
-    print(f"set-up: {what}\n  where: {ROOT}\n  mend:  {mend}", file=sys.stderr)
+def _refuse(what: str, hint: str) -> int:
+    print(f"set-up: {what}\n  where: {ROOT}\n  hint:  {hint}", file=sys.stderr)
     return 2
 
 

@@ -176,7 +176,7 @@ def export(read: Callable[[], Snapshot], port: int = 0) -> Iterator[int]:
     try:
         server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
     except OSError as error:
-        raise InputError(f"no metrics here: {error}", where=f"port {port}", mend="name a free port, or 0") from error
+        raise InputError(f"no metrics here: {error}", where=f"port {port}", hint="name a free port, or 0") from error
     try:
         yield int(server.server_port)
     finally:

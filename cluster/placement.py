@@ -47,7 +47,7 @@ def plan(
     }
     for flag, count in counts.items():
         if count is not None and count < 1:
-            raise InputError(f"{count} is too few", where=flag, mend="give 1 or more")
+            raise InputError(f"{count} is too few", where=flag, hint="give 1 or more")
     nodes = nodes or [(cpus, gpus)]
     per_engine = tensor_parallel * pipeline_parallel
     most_gpus = max(node_gpus for _, node_gpus in nodes)
@@ -57,7 +57,7 @@ def plan(
         raise InputError(
             f"an engine over {per_engine} GPUs is wanted, no node has more than {most_gpus} and a CPU for it",
             where="tensor_parallel, pipeline_parallel",
-            mend=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
+            hint=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
         )
     # never more actors than there are places: Ray would wait without end
     most_engines = places if gpus else min(places, MOST_CPU_ENGINES)

@@ -1,7 +1,7 @@
 """Units of work over actors: the driver moves names of shards, the actors read and write the shards.
 
 Any plain class will do as a worker. What an actor gets and what a failure costs is decided in `cluster.schedule`; how
-actors live and die in `cluster.host`. Touches no file.
+actors live and die in `cluster.actors`. Touches no file.
 """
 
 import threading
@@ -14,7 +14,7 @@ from typing import Self
 
 import ray
 
-from cluster.host import ActorState, Blueprint, Crew
+from cluster.actors import ActorState, Blueprint, Crew
 from cluster.meter import Meter
 from cluster.schedule import Schedule, Unit
 from data.errors import InputError, ResumableError

@@ -41,8 +41,8 @@ def check_environment(console: Console) -> None:
     troubles = [*find_misfits(found), *find_shadows(), *find_unwanted(), *find_missing_model()]
     if troubles:
         what = "; ".join(trouble for trouble, _ in troubles)
-        mends = dict.fromkeys(mend for _, mend in troubles)
-        raise InputError(what, where=sys.prefix, mend="; ".join(mends))
+        mends = dict.fromkeys(hint for _, hint in troubles)
+        raise InputError(what, where=sys.prefix, hint="; ".join(mends))
 
 
 def describe_machine() -> str:

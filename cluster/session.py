@@ -99,7 +99,7 @@ def _attach(address: str) -> BaseContext:
         raise InputError(
             f"no Ray cluster answers: {error}",
             where=f"address {address}",
-            mend="start one with `ray start --head`, give its HOST:PORT, or leave the address out",
+            hint="start one with `ray start --head`, give its HOST:PORT, or leave the address out",
         ) from error
 
 

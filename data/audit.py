@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 from data.records import Augmentation, Document, Question
 from data.sentences import split_sentences
-from data.worlds.language import Statement
-from data.worlds.lexicon import CONCLUSION, PREAMBLES
-from data.worlds.logics import logic_of
-from data.worlds.oracle import STATED, TRUE, Oracle, answer_statement
+from data.sets.language import Statement
+from data.sets.lexicon import CONCLUSION, PREAMBLES
+from data.sets.logics import logic_of
+from data.sets.oracle import STATED, TRUE, Oracle, answer_statement
 
 RECALL = "recall"  # questions of this inference type ask for a trained statement: they are no leak
 TRAINED = frozenset((RECALL, "rephrased"))  # a rephrased statement is trained too, in other words
@@ -34,12 +34,12 @@ def audit_leaks(
 ) -> dict[str, int]:
     """How many test statements stand verbatim in documents and in kept augmentations of their own world."""
     tests = [question for question in questions if question.inference not in TRAINED]
-    stated = [(q.world, fold(_statement_text(q))) for q in tests]
+    stated = [(q.corpus, fold(_statement_text(q))) for q in tests]
     wanted, in_documents = set(stated), set()
     for document in documents:  # only what is asked for is kept: documents may be many
         parts = {document.text, *split_sentences(document.text)}
-        in_documents |= wanted & {(document.world, fold(part)) for part in parts}
-    in_augmentations = {(row.world, fold(row.text)) for row in augmentations if row.verdict == "kept"}
+        in_documents |= wanted & {(document.corpus, fold(part)) for part in parts}
+    in_augmentations = {(row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept"}
     present = {document.doc_id for document in documents}
     return {
         "num_documents": len(documents),
@@ -73,9 +73,9 @@ def audit_truth(
     for row in augmentations:
         counts = methods.setdefault(row.method, {"generated": 0, "kept": 0, "true": 0, "distinct": 0})
         counts["generated"] += 1
-        texts.setdefault(row.method, set()).add((row.world, row.text))
+        texts.setdefault(row.method, set()).add((row.corpus, row.text))
         if row.verdict == "kept":
-            findings = oracles[row.world].judge(row.text) if row.world in oracles else []
+            findings = oracles[row.corpus].judge(row.text) if row.corpus in oracles else []
             true = bool(findings) and all(finding.verdict in TRUE for finding in findings)
             verdicts[row.augmentation_id] = true
             counts["kept"] += 1
@@ -89,7 +89,7 @@ def read_worlds(documents: Iterable[Document]) -> dict[str, Oracle]:
     """An oracle for each world, from its documents alone."""
     members: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
-        members[document.world].append(document)
+        members[document.corpus].append(document)
     return {world: Oracle(texts, logic_of(world)) for world, texts in members.items()}
 
 
@@ -127,8 +127,8 @@ def audit_set(questions: Sequence[Question], documents: Sequence[Document]) -> S
     for oracle in oracles.values():
         audit.faults["unread sentence"] += [sentence for _, sentence in oracle.unread]
     for question in questions:
-        if question.world in oracles:
-            audit.check(question, oracles[question.world])
+        if question.corpus in oracles:
+            audit.check(question, oracles[question.corpus])
         else:
             audit.faults["does not follow"].append(question.question_id)
     return SetAudit(
@@ -166,7 +166,7 @@ class _Auditor:
                 self.faults[fault].append(question.question_id)
 
     def _enough(self, question: Question, right: Statement, oracle: Oracle) -> bool:
-        by_document = self.facts_of[question.world]
+        by_document = self.facts_of[question.corpus]
         given = {fact for doc_id in question.requires for fact in by_document.get(doc_id, ())}
         proof = oracle.proof(right)
         return bool(proof) and (given.issuperset(proof) or right.canonical() in oracle.logic.derive(given))

@@ -76,7 +76,7 @@ def measure_baselines(questions: Sequence[Question], documents: Iterable[Documen
     """For each split, the accuracy of each baseline: "unigram", "bigram", "shortest", "longest"."""
     texts: dict[str, list[str]] = defaultdict(list)
     for document in documents:
-        texts[document.world].append(document.text)
+        texts[document.corpus].append(document.text)
     asked: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         asked[question.split].append(question)
@@ -86,7 +86,7 @@ def measure_baselines(questions: Sequence[Question], documents: Iterable[Documen
     for split, members in sorted(asked.items()):
         points: dict[str, list[float]] = defaultdict(list)
         for question in members:
-            for name, liking in _likings(models.get(question.world, empty)).items():
+            for name, liking in _likings(models.get(question.corpus, empty)).items():
                 points[name].append(credit([liking(question.prompt, o) for o in question.options], question.answer))
         chance = sum(1 / len(question.options) for question in members) / len(members)
         num_facts = len({question.fact_id for question in members})

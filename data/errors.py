@@ -6,19 +6,19 @@ from functools import partial
 class InputError(Exception):
     """The user's input is wrong (exit code 2).
 
-    `what` names the value and the trouble, `where` the file, key or flag, `mend` the remedy.
+    `what` names the value and the trouble, `where` the file, key or flag, `hint` the remedy.
     """
 
-    def __init__(self, what: str, *, where: str, mend: str) -> None:
-        super().__init__(what, where, mend)
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, what: str, *, where: str, hint: str) -> None:
+        super().__init__(what, where, hint)
+        self.what, self.where, self.hint = what, where, hint
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost in the default way: the error must cross from an actor to the driver whole.
-        return partial(InputError, where=self.where, mend=self.mend), (self.what,)
+        return partial(InputError, where=self.where, hint=self.hint), (self.what,)
 
     def __str__(self) -> str:
-        return f"{self.what}\n  where: {self.where}\n  mend:  {self.mend}"
+        return f"{self.what}\n  where: {self.where}\n  hint:  {self.hint}"
 
 
 class ResumableError(Exception):

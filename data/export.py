@@ -65,7 +65,7 @@ def export(folder: Path, out: Path, kind: str) -> list[Part]:
     sources = _find_parts(folder)
     card = out / CARD
     if card.exists() and _MARK not in card.read_text(errors="replace"):
-        raise InputError("a README.md stands here already", where=str(out), mend="choose an empty --out")
+        raise InputError("a README.md stands here already", where=str(out), hint="choose an empty --out")
     if kind == "card":
         kind, is_rewritten = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet"), False
     else:
@@ -92,7 +92,7 @@ def _find_parts(folder: Path) -> dict[str, Path]:
     raise InputError(
         "no documents, questions or augmentations here",
         where=str(folder),
-        mend="name a made set, an import, or what `augment` wrote",
+        hint="name a made set, an import, or what `augment` wrote",
     )
 
 

@@ -22,7 +22,7 @@ from data.store import MANIFEST, read_table
 
 NUM_ROWS = 3
 _KINDS = (
-    "world",
+    "corpus",
     "split",
     "inference",
     "method",
@@ -73,7 +73,7 @@ def preview(folder: Path) -> list[Preview]:
     """A preview of each folder of shards in `folder`, or of `folder` itself. Raises InputError if there are none."""
     found = sorted({path.parent for path in itertools.chain(folder.glob("*.arrow"), folder.glob("*/*.arrow"))})
     if not found:
-        raise InputError("no rows here", where=str(folder), mend="name a made set, an import, or a folder of shards")
+        raise InputError("no rows here", where=str(folder), hint="name a made set, an import, or a folder of shards")
     return [_preview(each) for each in found]
 
 
@@ -131,7 +131,7 @@ def _table(path: Path) -> pa.Table:
     try:
         return read_table(path)
     except pa.ArrowInvalid as error:
-        raise InputError(f"a shard is cut off ({error})", where=str(path), mend="make the folder again") from error
+        raise InputError(f"a shard is cut off ({error})", where=str(path), hint="make the folder again") from error
 
 
 def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:

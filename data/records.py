@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A training text. Producer: `data.worlds`, `data.corpora`. Consumers: augmentation, training, contexts."""
+    """A training text. Producer: `data.sets`, `data.corpora`. Consumers: augmentation, training, contexts."""
 
     doc_id: str
     text: str
-    world: str
+    corpus: str
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A forced choice: which of `options` continues `prompt`? Producer: `data.worlds`. Consumer: `evaluate`.
+    """A forced choice: which of `options` continues `prompt`? Producer: `data.sets`. Consumer: `evaluate`.
 
     `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
     `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
@@ -27,7 +27,7 @@ class Question:
     """
 
     question_id: str
-    world: str
+    corpus: str
     split: str
     inference: str
     prompt: str
@@ -82,7 +82,7 @@ class Augmentation:
     """
 
     augmentation_id: str
-    world: str
+    corpus: str
     method: str
     doc_id: str
     sentence: str
@@ -97,7 +97,7 @@ class Augmentation:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRef:
-    """A folder of HF safetensors. Producer: `train.export`, written last. Consumer: `evaluate`, engines.
+    """A folder of HF safetensors. Producer: `train.engine.export`, written last. Consumer: `evaluate`, engines.
 
     `fingerprint` is a hash of the weights' content, `name` the run that made it (e.g. "reversals/w0/augmented").
     """
@@ -156,7 +156,7 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.lessons`.
+    """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.distillation`.
 
     Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
     shared by many lessons, so an engine computes it once.
@@ -199,7 +199,7 @@ class Refusal:
     item_id: str
     kind: str
     what: str
-    mend: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

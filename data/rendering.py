@@ -58,7 +58,7 @@ class PromptBook:
                 raise InputError(
                     f'no augmentation method "{method}"',
                     where="methods",
-                    mend=f"choose among {', '.join(sorted(families | known))}",
+                    hint=f"choose among {', '.join(sorted(families | known))}",
                 )
         return [t for t in self.templates if t.method in methods or t.method.partition("/")[0] in methods]
 

@@ -17,9 +17,15 @@ def stream(seed: int, *names: str | int) -> random.Random:
 
 
 def fingerprint(*parts: object) -> str:
-    """16 hex digits that name a content; used for ids and for the keys of resumable work."""
-    joined = "\x1f".join(map(str, parts))
-    return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
+    """32 hex digits (128 bits) that name a content; used for ids and for the keys of resumable work.
+
+    Each part's length is hashed with it, so that no two lists of parts can be confused.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = str(part).encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def vocabulary_fingerprint(vocabulary: Mapping[str, int]) -> str:

@@ -161,7 +161,7 @@ def is_sealed(folder: Path, *, key: str = "") -> bool:
         raise InputError(
             f"the folder holds the result of other inputs (key {found}, wanted {key})",
             where=str(folder),
-            mend="choose another output folder, or delete this one",
+            hint="choose another output folder, or delete this one",
         )
     return True
 
@@ -175,7 +175,7 @@ def claim(folder: Path, key: str) -> None:
             raise InputError(
                 f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
                 where=str(folder),
-                mend="choose another --out, or delete this folder",
+                hint="choose another --out, or delete this folder",
             )
     else:
         write_json(path, {"key": key})
@@ -201,7 +201,7 @@ def read_folder(folder: Path, record: type[Record]) -> Iterator[Record]:
         raise InputError(
             f"no {record.__name__} rows here",
             where=str(folder),
-            mend="name a folder of Arrow shards, as made by `data`",
+            hint="name a folder of Arrow shards, as made by `data`",
         )
     for shard in shards:
         yield from read_shard(shard, record)

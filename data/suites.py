@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.corpora.intake import DEFAULT_WORLD
+from data.corpora.intake import DEFAULT_CORPUS
 from data.errors import InputError
 from data.records import Question
 from data.seeds import fingerprint
 
 _REQUIRED = ("prompt", "options", "answer", "split")
-_OPTIONAL = ("id", "question_id", "world", "inference", "fact_id")
+_OPTIONAL = ("id", "question_id", "corpus", "inference", "fact_id")
 _ALSO = ("also_right", "also_true")
 _MOST_SHOWN = 5
 _MEND = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
@@ -36,7 +36,7 @@ def read_suite_file(path: Path) -> list[Question]:
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:
-        raise InputError(f"the suite cannot be read: {error.strerror}", where=str(path), mend=_MEND) from error
+        raise InputError(f"the suite cannot be read: {error.strerror}", where=str(path), hint=_MEND) from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -51,9 +51,9 @@ def read_suite_file(path: Path) -> list[Question]:
     if wrong:
         shown = "; ".join(f"line {number}: {what}" for number, what in wrong[:_MOST_SHOWN])
         more = f"; and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
-        raise InputError(f"{shown}{more}", where=f"{path}:{wrong[0][0]}", mend=_MEND)
+        raise InputError(f"{shown}{more}", where=f"{path}:{wrong[0][0]}", hint=_MEND)
     if not questions:
-        raise InputError("no questions here", where=str(path), mend=_MEND)
+        raise InputError("no questions here", where=str(path), hint=_MEND)
     return questions
 
 
@@ -87,12 +87,12 @@ def _question(found: Mapping[str, Any]) -> Question:
     also = {key: _others(found.get(key) or [], options, key) for key in _ALSO}
     if len({answer, *also["also_right"], *also["also_true"]}) < 1 + sum(map(len, also.values())):
         raise _LineError('"answer", "also_right" and "also_true" name an option twice')
-    world = texts.get("world", DEFAULT_WORLD)
+    world = texts.get("corpus", DEFAULT_CORPUS)
     made = fingerprint(world, split, prompt, *options)
     question_id = texts.get("id", texts.get("question_id", made))
     return Question(
         question_id=question_id,
-        world=world,
+        corpus=world,
         split=split,
         inference=texts.get("inference", split),
         prompt=prompt,

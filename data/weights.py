@@ -22,7 +22,7 @@ def weights_fingerprint(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(
-            "no *.safetensors weights here", where=str(folder), mend="name the folder of a model saved as safetensors"
+            "no *.safetensors weights here", where=str(folder), hint="name the folder of a model saved as safetensors"
         )
     digests = {name: digest for path in files for name, digest in _tensor_digests(path).items()}
     whole = hashlib.blake2b(digest_size=16)
@@ -54,4 +54,4 @@ def _tensor_digests(path: Path) -> dict[str, bytes]:
 
 
 def _cut_off(path: Path) -> InputError:
-    return InputError("the file of weights is cut off", where=str(path), mend="copy or download the model again")
+    return InputError("the file of weights is cut off", where=str(path), hint="copy or download the model again")

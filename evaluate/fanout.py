@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from augment_service.engine import EngineSpec, model_window
+from augment_service.engines.protocol import EngineSpec, model_window
 from augment_service.tokens import TextReader, Tokenizer
 from cluster.pool import Unit
 from data.errors import InputError
@@ -36,7 +36,7 @@ class Job:
     """One world under one condition, answered by one set of weights (`ref` None: the base model `base`)."""
 
     suite: str
-    world: str
+    corpus: str
     condition: Condition
     ref: CheckpointRef | None
     weights: str
@@ -55,9 +55,9 @@ def read_suite(name: str, folder: Path) -> Suite:
     """Read a set from its `documents/` and `questions/`."""
     suite = Suite(name, {}, {})
     for document in read_folder(folder / "documents", Document):
-        suite.documents.setdefault(document.world, []).append(document)
+        suite.documents.setdefault(document.corpus, []).append(document)
     for question in read_folder(folder / "questions", Question):
-        suite.questions.setdefault(question.world, []).append(question)
+        suite.questions.setdefault(question.corpus, []).append(question)
     return suite
 
 
@@ -83,7 +83,7 @@ def check_contexts(suites: Sequence[Suite], model: str, book: PromptBook) -> Non
         for world, questions in suite.questions.items():
             (answer,) = reader.items(build_items(questions[:1], suite.documents[world], ICL, book))
             if isinstance(answer, Refusal):
-                raise InputError(answer.what, where=f"the documents of {world} in context", mend=answer.mend)
+                raise InputError(answer.what, where=f"the documents of {world} in context", hint=answer.hint)
 
 
 def plan_units(jobs: Sequence[Job], suites: Sequence[Suite], out: Path, book: PromptBook) -> list[Unit]:
@@ -104,14 +104,14 @@ def collect_outcomes(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) ->
         found.refusals.extend((job.condition.name, refusal) for path in paths for refusal in read_refusals(path))
         key = job.suite, job.condition.name
         answered[key] = answered.get(key, 0) + len(scores)
-        for outcome, option in to_outcomes(job.suite, job.condition.name, suite.questions[job.world], scores):
+        for outcome, option in to_outcomes(job.suite, job.condition.name, suite.questions[job.corpus], scores):
             found.outcomes.append(outcome)
             found.chosen[job.condition.name, outcome.question_id] = option
     for (suite_name, condition), count in answered.items():
         if not count:
             refusal = next(refusal for name, refusal in found.refusals if name == condition)
             where = f"{suite_name}, condition {condition}, question {refusal.item_id}; the others alike"
-            raise InputError(refusal.what, where=where, mend=refusal.mend)
+            raise InputError(refusal.what, where=where, hint=refusal.hint)
     return found
 
 
@@ -120,13 +120,13 @@ def _units(job: Job, suite: Suite, out: Path, book: PromptBook) -> list[Unit]:
     targets = score_paths(out, job, suite)
     sources = [out / "items" / target.name for target in targets]
     if not all(source.exists() for source in sources):
-        items = build_items(suite.questions[job.world], suite.documents[job.world], job.condition, book)
+        items = build_items(suite.questions[job.corpus], suite.documents[job.corpus], job.condition, book)
         for number, source in enumerate(sources):
             write_shard(source, ScoreItem, items[number * ROWS_PER_SHARD : (number + 1) * ROWS_PER_SHARD])
-    count = len(suite.questions[job.world])
+    count = len(suite.questions[job.corpus])
     units = []
     for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        name = f"{job.world} {job.condition.name}" + (f" {number + 1}/{len(targets)}" if len(targets) > 1 else "")
+        name = f"{job.corpus} {job.condition.name}" + (f" {number + 1}/{len(targets)}" if len(targets) > 1 else "")
         rows = min(ROWS_PER_SHARD, count - number * ROWS_PER_SHARD)
         args = (str(source), str(target), name, job.ref)
         units.append(Unit(name, "score_shard", args, affinity=job.weights, num_rows=rows))
@@ -136,5 +136,5 @@ def _units(job: Job, suite: Suite, out: Path, book: PromptBook) -> list[Unit]:
 def _shard_names(job: Job, suite: Suite) -> list[str]:
     """The same for every checkpoint that is asked the same way."""
     context = "with" if job.condition.documents_in_context else "without"
-    count = -(-len(suite.questions[job.world]) // ROWS_PER_SHARD)
-    return [f"{fingerprint(job.world)}-{context}-{number:05d}.arrow" for number in range(count)]
+    count = -(-len(suite.questions[job.corpus]) // ROWS_PER_SHARD)
+    return [f"{fingerprint(job.corpus)}-{context}-{number:05d}.arrow" for number in range(count)]

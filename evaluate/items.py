@@ -57,7 +57,7 @@ def to_outcomes(
         true = right.union(question.also_true)
         outcome = Outcome(
             suite=suite,
-            world=question.world,
+            corpus=question.corpus,
             split=question.split,
             condition=condition,
             question_id=question.question_id,

@@ -33,7 +33,7 @@ class Outcome:
     """
 
     suite: str
-    world: str
+    corpus: str
     split: str
     condition: str
     question_id: str
@@ -103,7 +103,7 @@ def paired_difference(first: Sequence[Outcome], second: Sequence[Outcome], *, se
     shared = sorted(left.keys() & right.keys())
     if not shared:
         return None
-    clusters = [(left[key].world, left[key].fact_id) for key in shared]
+    clusters = [(left[key].corpus, left[key].fact_id) for key in shared]
     firsts = np.array([left[key].correct for key in shared])
     seconds = np.array([right[key].correct for key in shared])
     sums, counts = _cluster_sums(clusters, firsts - seconds)
@@ -123,7 +123,7 @@ def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
 
 def _estimate(rows: Sequence[Outcome], seed: int) -> Estimate:
     correct = np.array([row.correct for row in rows])
-    sums, counts = _cluster_sums([(row.world, row.fact_id) for row in rows], correct)
+    sums, counts = _cluster_sums([(row.corpus, row.fact_id) for row in rows], correct)
     low, high = _bootstrap(sums, counts, seed)
     accuracy = float(correct.mean())
     if high - low < 1e-12:
@@ -141,8 +141,8 @@ def _by_cell(outcomes: Iterable[Outcome]) -> dict[Cell, list[Outcome]]:
 
 
 def _by_question(rows: Sequence[Outcome]) -> dict[tuple[str, str, str], Outcome]:
-    ordered = sorted(rows, key=lambda row: (row.world, row.fact_id, row.question_id))
-    questions = {(row.world, row.fact_id, row.question_id): row for row in ordered}
+    ordered = sorted(rows, key=lambda row: (row.corpus, row.fact_id, row.question_id))
+    questions = {(row.corpus, row.fact_id, row.question_id): row for row in ordered}
     if len(questions) != len(rows):
         cell = Cell(rows[0].suite, rows[0].split, rows[0].condition)
         raise ValueError(f"{len(rows) - len(questions)} questions of {cell} were counted twice")

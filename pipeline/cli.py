@@ -159,13 +159,13 @@ def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _serve_up(flags: argparse.Namespace, _: list[str]) -> None:
-    from pipeline.serve import up
+    from pipeline.serve.commands import up
 
     up(flags)
 
 
 def _serve_status(flags: argparse.Namespace, _: list[str]) -> None:
-    from pipeline.serve import status
+    from pipeline.serve.commands import status
 
     status(flags)
 
@@ -183,7 +183,7 @@ def _add_engine_flags(train: argparse.ArgumentParser) -> None:
 
 
 def _serve_down(flags: argparse.Namespace, _: list[str]) -> None:
-    from pipeline.serve import down
+    from pipeline.serve.commands import down
 
     down(flags)
 
@@ -245,12 +245,12 @@ def _report(flags: argparse.Namespace, _: list[str]) -> None:
 
     from rich.console import Console
 
-    from evaluate.table import print_report
+    from evaluate.report.table import print_report
 
     for folder in flags.runs:
         path = folder / "report" / "report.json"
         if not path.exists():
-            raise InputError("no finished study here", where=str(folder), mend="run it to its end first")
+            raise InputError("no finished study here", where=str(folder), hint="run it to its end first")
         print_report(json.loads(path.read_text()), Console())
 
 

@@ -49,7 +49,7 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="gets documents/, rejected/ and a manifest")
     parser.add_argument("--text-column", default="text", help="of tables and JSON lines (default: text)")
     parser.add_argument("--id-column", default="", help="of tables and JSON lines (default: ids from the content)")
-    parser.add_argument("--world", default="corpus", help="the world that all documents belong to (default: corpus)")
+    parser.add_argument("--corpus", default="corpus", help="the world that all documents belong to (default: corpus)")
     parser.add_argument("--dedup", action="store_true", help="leave out near-duplicates (MinHash)")
     parser.add_argument("--similarity", type=float, default=0.8, help="from which --dedup counts (default: 0.8)")
     parser.add_argument("--chunk-tokens", type=int, default=0, metavar="N", help="cut at sentence ends to N tokens")
@@ -80,7 +80,7 @@ def _import(flags: argparse.Namespace, _: list[str]) -> None:
     settings = ImportSettings(
         text_column=flags.text_column,
         id_column=flags.id_column,
-        world=flags.world,
+        corpus=flags.corpus,
         similarity=flags.similarity if flags.dedup else 0.0,
         chunk_tokens=flags.chunk_tokens,
         tokenizer=_tokenizer(flags.model),
@@ -162,7 +162,7 @@ def _inspect(flags: argparse.Namespace, _: list[str]) -> None:
 
     console = Console()
     if not flags.folder.is_dir():
-        raise InputError("no folder here", where=str(flags.folder), mend="name a made set, or an import")
+        raise InputError("no folder here", where=str(flags.folder), hint="name a made set, or an import")
     previews = preview(flags.folder)
     for key, value in counts_of(flags.folder).items():
         console.print(f"{key:<28} {value}", highlight=False, markup=False)

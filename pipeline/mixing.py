@@ -12,8 +12,8 @@ from typing import Any
 
 from data.errors import InputError
 from pipeline.train_section import DOCUMENTS, REPLAY, STEPS, TrainingTexts
-from train.course import COURSE
-from train.runs import TextSource
+from train.run.course import COURSE
+from train.run.finetune_run import TextSource
 
 AUGMENTATIONS, TEACHER = "augmentations", "teacher"
 
@@ -35,8 +35,8 @@ def arm_sources(
         if method not in settings.mix and family not in settings.mix:
             raise InputError(
                 f'the mix has no weight for "{method}"',
-                where="recipe section train.mix",
-                mend=f'give "{family}" or "{method}" a share of the tokens, or 0',
+                where="recipe section train.texts.mix",
+                hint=f'give "{family}" or "{method}" a share of the tokens, or 0',
             )
         by_weight.setdefault(method if method in settings.mix else family, []).append(method)
     sources = [dataclasses.replace(documents, weight=settings.mix[DOCUMENTS])]
@@ -91,7 +91,7 @@ def fields_of_flags(flags: Namespace) -> dict[str, Any]:
 
 
 def read_course(checkpoint: Path) -> dict[str, Any]:
-    """How long a finished run was and how it was laid out, as `train.course.Course.summary` wrote it."""
+    """How long a finished run was and how it was laid out, as `train.run.course.Course.summary` wrote it."""
     content: dict[str, Any] = json.loads((checkpoint / COURSE).read_text())
     return content
 
@@ -120,6 +120,6 @@ def _parse_mix(words: str, names: Sequence[str]) -> dict[str, float]:
         raise InputError(
             f'"{words}" does not give each of {", ".join(names)} a weight',
             where="--mix",
-            mend=f"write --mix {','.join(f'{name}=1' for name in names)}, with shares of your own",
+            hint=f"write --mix {','.join(f'{name}=1' for name in names)}, with shares of your own",
         )
     return weights

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from cluster.memory import gpu_bytes, host_bytes, rank_bytes
 from cluster.placement import Placement
 from data.errors import InputError
-from pipeline.largest_part import Part, largest_part, part_of_rows
-from train.shapes import Shape, read_shape
-from train.sizing import (
+from train.plan.largest_part import Part, largest_part, part_of_rows
+from train.plan.shapes import Shape, read_shape
+from train.plan.sizing import (
     GIB,
     STAGES,
     Setup,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from train.runs import FinetuneRun
+    from train.run.finetune_run import FinetuneRun
 
 AUTO = "auto"
 PARTS = ("weights", "gradients", "optimizer", "buffers", "activations", "logits", "step", "base", "process")

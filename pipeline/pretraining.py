@@ -42,7 +42,7 @@ TEMPERATURE = 0.7
 def make_model(folder: Path, seed: int, threads: int) -> None:
     """Pretrain into a folder beside `folder` and put it in its place when it is whole."""
     if (folder / "config.json").exists():
-        raise InputError("a model stands here already", where=str(folder), mend="choose another --out, or delete it")
+        raise InputError("a model stands here already", where=str(folder), hint="choose another --out, or delete it")
     torch.set_num_threads(threads)
     plan = PretrainPlan(seed=seed)
     work = folder.with_name(f".{folder.name}.unfinished")
@@ -66,7 +66,7 @@ def make_model(folder: Path, seed: int, threads: int) -> None:
 def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
     """Measure the model in `folder` on fresh worlds, print the table, write `measures.json` and the card."""
     if not (folder / "config.json").exists():
-        raise InputError("no model here", where=str(folder), mend="make it first: python -m pipeline pretrain")
+        raise InputError("no model here", where=str(folder), hint="make it first: python -m pipeline pretrain")
     torch.set_num_threads(threads)
     reader = Reader(LlamaForCausalLM.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder))
     measured: dict[str, dict[str, Share]] = {}

@@ -15,7 +15,7 @@ from cluster.pool import ActorPool, Unit
 from data.records import Refusal
 
 if TYPE_CHECKING:
-    from train.launch import Progress as TrainingProgress
+    from train.run.launch import Progress as TrainingProgress
 
 SECONDS_BETWEEN_LINES = 15.0
 

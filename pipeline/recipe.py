@@ -79,11 +79,11 @@ class Recipe(Section):
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are command-line words `--section.key VALUE`."""
     if not path.exists():
-        raise InputError("there is no such recipe", where=str(path), mend=f"name a TOML file; ours lie in {RECIPES}")
+        raise InputError("there is no such recipe", where=str(path), hint=f"name a TOML file; ours lie in {RECIPES}")
     try:
         content = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"this is not TOML: {error}", where=str(path), mend="mend the line") from error
+        raise InputError(f"this is not TOML: {error}", where=str(path), hint="fix the line") from error
     for flag, value in _pairs(overrides):
         _set(content, flag.removeprefix("--").split("."), value)
     try:
@@ -116,7 +116,7 @@ def local_model(name: str) -> str:
         raise InputError(
             f'no model folder "{name}" (a folder with a config.json)',
             where="recipe key model, flag --model",
-            mend="name a folder or a hub model; `python -m pipeline pretrain` makes models/tiny",
+            hint="name a folder or a hub model; `python -m pipeline pretrain` makes models/tiny",
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -127,7 +127,7 @@ def local_model(name: str) -> str:
         raise InputError(
             f'"{name}" is no model folder here, and the hub did not give it: {type(error).__name__}',
             where="recipe key model, flag --model",
-            mend="check the name and the network, or name a folder",
+            hint="check the name and the network, or name a folder",
         ) from error
 
 
@@ -137,7 +137,7 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         raise InputError(
             f"these words are no overrides: {' '.join(words)}",
             where="command line",
-            mend="write --section.key VALUE, e.g. --train.steps 100",
+            hint="write --section.key VALUE, e.g. --train.steps 100",
         )
     return list(zip(flat[::2], flat[1::2], strict=True))
 
@@ -147,7 +147,7 @@ def _set(content: dict[str, Any], keys: list[str], value: str) -> None:
     for section in sections:
         content = content.setdefault(section, {})
         if not isinstance(content, dict):
-            raise InputError(f'"{section}" is no section', where=f"--{'.'.join(keys)}", mend=f"write --{section} VALUE")
+            raise InputError(f'"{section}" is no section', where=f"--{'.'.join(keys)}", hint=f"write --{section} VALUE")
     try:
         content[last] = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -162,8 +162,8 @@ def _explain(error: ValidationError, where: str, root: type[BaseModel]) -> Input
         known = _keys_at(root, path[:-1])
         nearest = difflib.get_close_matches(path[-1], known, n=1)
         hint = f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
-        return InputError(f'unknown key "{key}"', where=where, mend=hint)
-    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=where, mend="give a value that fits")
+        return InputError(f'unknown key "{key}"', where=where, hint=hint)
+    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=where, hint="give a value that fits")
 
 
 def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:

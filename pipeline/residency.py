@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from augment_service.engine import EngineKind, EngineSpec
+from augment_service.engines.protocol import EngineKind, EngineSpec
 from augment_service.worker import EngineWorker
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool
@@ -17,7 +17,7 @@ from cluster.session import Session, connect
 from data.errors import InputError
 from data.weights import weights_fingerprint
 from pipeline.recipe import Cluster
-from pipeline.service import ServiceState, find_service
+from pipeline.serve.state import ServiceState, find_service
 from pipeline.workspace import Workspace
 
 
@@ -79,15 +79,15 @@ def wanted_service(name: str | None, bases: Iterable[str]) -> ServiceState | Non
         return None
     state, where = find_service(name), f"--service {name}"
     if state is None:
-        raise InputError("no service of this name is up", where=where, mend="start it: entail serve up --model MODEL")
+        raise InputError("no service of this name is up", where=where, hint="start it: entail serve up --model MODEL")
     if state.kind != "vllm":
-        raise InputError("this service is a dry run", where=where, mend="start one with a real engine")
+        raise InputError("this service is a dry run", where=where, hint="start one with a real engine")
     for base in bases:
         if not (Path(base) / "config.json").exists() or weights_fingerprint(Path(base)) != state.weights:
             raise InputError(
                 f"it serves {state.model_name}, wanted is {base}",
                 where=where,
-                mend="start a service of that model under another name, or leave --service out",
+                hint="start a service of that model under another name, or leave --service out",
             )
     return state
 

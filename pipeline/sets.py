@@ -4,17 +4,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from data.sets.builder import MadeWorld, save_set
+from data.sets.process import full as process
+from data.sets.process import small as small_process
+from data.sets.reversal_curse import full as curse
+from data.sets.reversal_curse import published
+from data.sets.reversal_curse import small as reversal_curse
+from data.sets.reversals import full as full_reversals
+from data.sets.reversals import small as reversals
+from data.sets.semantic import full as semantic
+from data.sets.semantic import small as small_semantic
+from data.sets.syllogisms import full as full_syllogisms
+from data.sets.syllogisms import small as syllogisms
 from data.store import MANIFEST
-from data.worlds import reversal_curse, reversals, syllogisms
-from data.worlds.builder import MadeWorld, save_set
-from data.worlds.curse import published
-from data.worlds.curse import world as curse
-from data.worlds.process import small as small_process
-from data.worlds.process import world as process
-from data.worlds.semantic import small as small_semantic
-from data.worlds.semantic import world as semantic
-from data.worlds.simple import reversals as full_reversals
-from data.worlds.simple import syllogisms as full_syllogisms
 from pipeline.set_sections import SetSection
 
 MAKERS: dict[tuple[str, str], Callable[..., MadeWorld]] = {

@@ -21,8 +21,8 @@ from data.store import read_folder
 from data.weights import weights_fingerprint
 from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_units, read_suite, unscored
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
-from evaluate.report import ReportInput, print_report, write_report
-from pipeline.evidence import audit_suite, installed_versions, read_losses
+from evaluate.report.content import ReportInput, print_report, write_report
+from evaluate.report.evidence import audit_suite, installed_versions, read_losses
 from pipeline.mixing import arm_sources, describe_courses, read_course, training_fields
 from pipeline.planning import AUTO, first_stage, fit_runs
 from pipeline.progress import bar, run_units, tell_refusals, training_note
@@ -30,9 +30,9 @@ from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
 from pipeline.workspace import Workspace
-from train.checkpoint import how_computed
-from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun, TextSource
+from train.engine.checkpoint import how_computed
+from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.launch import Progress, finetune_all
 
 
 @dataclass(frozen=True)

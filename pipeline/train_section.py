@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.set_sections import Section
-from train.runs import Lora
+from train.run.finetune_run import Lora
 
 STEPS = 240
 DOCUMENTS, REPLAY = "documents", "replay"
@@ -44,7 +44,7 @@ class TrainingTexts(Section):
 
     @model_validator(mode="after")
     def _refuse_contradictions(self) -> Self:
-        budget = {"train.steps": self.steps, "train.tokens": self.tokens, "train.epochs": self.epochs}
+        budget = {"train.steps": self.steps, "train.texts.tokens": self.tokens, "train.epochs": self.epochs}
         if sum(value > 0 for value in budget.values()) != 1:
             told = ", ".join(f"{key} = {value}" for key, value in budget.items())
             raise ValueError(f"one budget must be above 0 and the others 0: {told}")

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from augment_service.augment import collect, group_by_world, is_augmented, write_prompts
-from augment_service.lessons import TEACHER, collect_lessons, is_taught, write_lessons
+from augment_service.distillation import TEACHER, collect_lessons, is_taught, write_lessons
 from augment_service.methods import AugmentPlan
 from data.errors import InputError
 from data.records import CheckpointRef, Document
@@ -20,17 +20,17 @@ from data.suites import read_suite_file
 from data.weights import weights_fingerprint
 from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_units, read_suite
 from evaluate.items import Condition
-from evaluate.report import ReportInput, print_report, write_report
-from pipeline.evidence import audit_suite, installed_versions
+from evaluate.report.content import ReportInput, print_report, write_report
+from evaluate.report.evidence import audit_suite, installed_versions
 from pipeline.mixing import describe_courses, fields_of_flags, inner, read_course
 from pipeline.planning import AUTO, first_stage, fit_runs, print_plan
 from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
-from train.checkpoint import how_computed, read_ref
-from train.launch import Progress, finetune_all
-from train.runs import FinetuneRun, Lora
+from train.engine.checkpoint import how_computed, read_ref
+from train.run.finetune_run import FinetuneRun, Lora
+from train.run.launch import Progress, finetune_all
 
 CONSOLE = Console()
 WARMUP_STEPS = 10
@@ -179,7 +179,7 @@ def _read_suite(flags: Namespace) -> Suite:
         raise InputError(
             f'no documents of world "{missing[0]}" for the context; there are: {", ".join(suite.documents) or "none"}',
             where="--documents",
-            mend='name documents of that world (`data import --world`), or give the questions a "world"',
+            hint='name documents of that world (`data import --corpus`), or give the questions a "corpus"',
         )
     return Suite(suite.name, {world: [] for world in missing} | suite.documents, suite.questions)
 
@@ -188,7 +188,7 @@ def _suite_of_file(path: Path) -> Suite:
     """Questions of the user's, without documents."""
     suite = Suite(path.stem, {}, {})
     for question in read_suite_file(path):
-        suite.questions.setdefault(question.world, []).append(question)
+        suite.questions.setdefault(question.corpus, []).append(question)
     return suite
 
 
@@ -203,7 +203,7 @@ def _find_models(flags: Namespace) -> list[CheckpointRef]:
         raise InputError(
             f"no folder matches {' '.join(flags.checkpoints)}",
             where="--checkpoints",
-            mend="give folders that `train` made, or a pattern in quotes",
+            hint="give folders that `train` made, or a pattern in quotes",
         )
     return [read_ref(Path(path).absolute()) for path in paths]
 
@@ -216,7 +216,7 @@ def _plan_jobs(suite: Suite, refs: list[CheckpointRef], conditions: list[str], r
     unknown = [name for name in conditions if name not in WITH_DOCUMENTS]
     if unknown:
         raise InputError(
-            f'unknown condition "{unknown[0]}"', where="--conditions", mend=f"choose among {', '.join(WITH_DOCUMENTS)}"
+            f'unknown condition "{unknown[0]}"', where="--conditions", hint=f"choose among {', '.join(WITH_DOCUMENTS)}"
         )
     return [
         Job(

@@ -45,7 +45,7 @@ class Workspace:
                 raise InputError(
                     "another study is running in this folder",
                     where=str(self.root),
-                    mend="wait for it to end, or choose another folder with --out",
+                    hint="wait for it to end, or choose another folder with --out",
                 ) from error
             yield
 

@@ -19,7 +19,7 @@ class Clerk:
 
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
-            raise InputError("no such folder", where=folder, mend="make it")
+            raise InputError("no such folder", where=folder, hint="make it")
         self._folder = Path(folder)
 
     def write(self, name: str) -> ShardReceipt:
@@ -63,7 +63,7 @@ class Clerk:
 
     def refuse(self, name: str) -> ShardReceipt:
         """A unit whose input is wrong."""
-        raise InputError("bad row", where=name, mend="mend it")
+        raise InputError("bad row", where=name, hint="mend it")
 
     def fill(self, name: str) -> ShardReceipt:
         """A unit that finds the disk full."""

@@ -8,8 +8,8 @@ import torch
 from tiny_models import CONTEXT, WINDOW, WORDS, checkpoint, make_model, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from augment_service.engine import EngineSpec
-from augment_service.vllm_engine import VllmEngine
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.vllm import VllmEngine
 from data.records import Generation, Prompt, Score, ScoreItem
 
 OPTIONS = ("w1", "w2 w3", "w2 w4", "w4 w5 \n w7", " ".join(WORDS[:40]))

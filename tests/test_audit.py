@@ -9,7 +9,7 @@ import pytest
 from data.audit import FAULTS, TRAINED, audit_leaks, audit_set
 from data.baselines import NgramModel, credit, make_rate, measure_baselines
 from data.records import Document, Question
-from data.worlds.builder import MadeWorld
+from data.sets.builder import MadeWorld
 from pipeline.recipe import default_section
 from pipeline.sets import MAKERS, make_worlds
 
@@ -90,7 +90,7 @@ def a_question(split: str, inference: str = "") -> tuple[Question, str]:
 def test_a_test_statement_in_a_document_is_found(split: str) -> None:
     _, documents = semantic()
     question, sentence = a_question(split)
-    leaked = [*documents, Document("leak", f"Something else is said first.\n{sentence}", question.world)]
+    leaked = [*documents, Document("leak", f"Something else is said first.\n{sentence}", question.corpus)]
     assert "leaked" in faults_of([question], leaked)
     assert audit_leaks([question], leaked, [])["verbatim_in_documents"] == 1
 
@@ -100,7 +100,7 @@ def test_a_paraphrase_of_a_test_statement_is_found() -> None:
     question, _ = a_question("category-holdout", "kind")
     answer = question.options[question.answer]
     told = [f"{name} are a type of {answer}." for name in question.prompt.replace(",", "").split()]
-    leaked = [*documents, Document("leak", "\n".join(told), question.world)]
+    leaked = [*documents, Document("leak", "\n".join(told), question.corpus)]
     assert "leaked" in faults_of([question], leaked)
     assert audit_leaks([question], leaked, [])["verbatim_in_documents"] == 0
 
@@ -108,7 +108,7 @@ def test_a_paraphrase_of_a_test_statement_is_found() -> None:
 def test_a_held_out_category_must_not_be_told_about() -> None:
     _, documents = semantic()
     question, sentence = a_question("category-holdout", "trait")
-    assert "held out seen" in faults_of([question], [*documents, Document("leak", sentence, question.world)])
+    assert "held out seen" in faults_of([question], [*documents, Document("leak", sentence, question.corpus)])
 
 
 def test_documents_that_are_left_out_are_missed() -> None:
@@ -135,13 +135,13 @@ def test_a_wrong_answer_and_a_second_right_one_are_found() -> None:
 def test_what_is_introduced_is_found_without_its_introduction() -> None:
     question = next(q for q in made("syllogisms tiny")[0] if q.split == "statement")
     answer = question.options[question.answer]
-    told = Document("leak", f"note that {answer}", question.world)
+    told = Document("leak", f"note that {answer}", question.corpus)
     assert audit_leaks([question], [*made("syllogisms tiny")[1], told], [])["verbatim_in_documents"] == 1
 
 
 def test_what_cannot_be_read_is_found() -> None:
     questions, documents = semantic()
-    odd = Document("odd", "Quite so, and no wonder.", documents[0].world)
+    odd = Document("odd", "Quite so, and no wonder.", documents[0].corpus)
     assert faults_of(questions[:1], [*documents, odd]) == {"unread sentence"}
     assert faults_of([replace(questions[0], prompt="What on earth")], documents) == {"unread question"}
 
@@ -150,7 +150,7 @@ def test_a_frequent_answer_is_a_shortcut() -> None:
     questions, documents = semantic()
     asked = [question for question in questions if question.split == "syllogisms"]
     alike = [question for question in asked if question.options[question.answer] == asked[0].options[asked[0].answer]]
-    told = [Document(f"x{i}", f"of {asked[0].options[asked[0].answer]}", asked[0].world) for i in range(5000)]
+    told = [Document(f"x{i}", f"of {asked[0].options[asked[0].answer]}", asked[0].corpus) for i in range(5000)]
     (rates,) = measure_baselines(alike, [*documents, *told]).values()
     assert rates["unigram"].accuracy == rates["bigram"].accuracy == 1.0
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from data.errors import InputError
-from train.batches import IGNORED, encode, pad, rank_batches, schedule_rows
+from train.texts.batches import IGNORED, encode, pad, rank_batches, schedule_rows
 
 SIZES = st.integers(min_value=1, max_value=40)
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=12), min_size=1, max_size=12)

@@ -428,7 +428,7 @@ def test_the_parts_of_a_start_are_found(tmp_path: Path) -> None:
 
 
 def test_input_errors_and_dead_sides_have_their_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    errors = [(InputError("a", where="b", mend="c"), 2), (ResumableError("d"), 3), (SideError("e"), 1)]
+    errors = [(InputError("a", where="b", hint="c"), 2), (ResumableError("d"), 3), (SideError("e"), 1)]
     for error, code in errors:
 
         def fail(bench: Bench, error: Exception = error) -> None:

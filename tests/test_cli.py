@@ -33,7 +33,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Run a command that must be refused; returns its one message."""
     assert main(words) == 2
     message = capsys.readouterr().err
-    assert re.fullmatch(r"entail: .+\n  where: .+\n  mend:  .+\n", message), message
+    assert re.fullmatch(r"entail: .+\n  where: .+\n  hint:  .+\n", message), message
     return message
 
 

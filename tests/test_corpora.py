@@ -196,11 +196,11 @@ def test_datasets_opens_an_import_in_shards(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=1))
     members = [f"{number} " + "glon " * 500 for number in range(2_000)]
     write_jsonl(tmp_path / "a.jsonl", members)
-    load(tmp_path / "a.jsonl", tmp_path / "out", world="mine")
+    load(tmp_path / "a.jsonl", tmp_path / "out", corpus="mine")
     assert len(list((tmp_path / "out" / "documents").glob("*.arrow"))) > 3
     opened = datasets.load_from_disk(str(tmp_path / "out" / "documents"))
     assert opened["text"][:] == members
-    assert set(opened["world"]) == {"mine"}
+    assert set(opened["corpus"]) == {"mine"}
 
 
 def test_what_datasets_saved_is_read(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_an_import_ends_with_a_summary(capsys: pytest.CaptureFixture[str], corpu
     assert f"1 broken JSON; first {corpus / 'a.jsonl'}, line 4: " in shown
     assert "1 duplicate text" in shown and "1 archive" in shown and "set aside 3" in shown
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["summary"]["num_documents"] == 3 and len(manifest["content"]) == 16
+    assert manifest["summary"]["num_documents"] == 3 and len(manifest["content"]) == 32
     assert main(["data", "import", str(corpus), "--out", str(out)]) == 0
     assert "done already" in capsys.readouterr().out
 
@@ -76,12 +76,12 @@ def test_wrong_flags_are_one_message_and_write_nothing(
 
 
 def test_flags_reach_the_import(capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path) -> None:
-    flags = ["--split-sentences", "independent", "--chunk-tokens", "8", "--dedup", "--world", "mine"]
+    flags = ["--split-sentences", "independent", "--chunk-tokens", "8", "--dedup", "--corpus", "mine"]
     assert main(["data", "import", str(corpus / "*.jsonl"), "--out", str(tmp_path / "out"), *flags]) == 0
     shown = capsys.readouterr().out
     assert "documents 3" in shown and "at most 8 words" in shown
     settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
-    assert (settings["similarity"], settings["world"], settings["split"]) == (0.8, "mine", "independent")
+    assert (settings["similarity"], settings["corpus"], settings["split"]) == (0.8, "mine", "independent")
 
 
 def test_inspect_shows_an_import(capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path) -> None:

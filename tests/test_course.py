@@ -15,13 +15,13 @@ from data.errors import InputError
 from data.records import Augmentation, Distribution, Document
 from data.seeds import vocabulary_fingerprint
 from data.store import seal, write_folder, write_shard
-from train import sources as sources_module
-from train.batches import IGNORED, Batch
-from train.course import Course, check_ranks, open_course, write_course
-from train.encode import encode_rows, load_reader
-from train.packing import Arithmetic
-from train.runs import FinetuneRun, TextSource, run_key
-from train.tokens import open_tokens, write_tokens
+from train.run.course import Course, check_ranks, open_course, write_course
+from train.run.finetune_run import FinetuneRun, TextSource, run_key
+from train.texts import sources as sources_module
+from train.texts.batches import IGNORED, Batch
+from train.texts.encode import encode_rows, load_reader
+from train.texts.packing import Arithmetic
+from train.texts.tokens import open_tokens, write_tokens
 
 ARITHMETIC = Arithmetic(1e5, 1e2)
 
@@ -269,7 +269,7 @@ def test_weights_that_say_nothing_are_refused(world: Path, tmp_path: Path, weigh
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_trained(world: Path, tmp_path: Path) -> None:
-    nobody = TextSource(str(world / "long"), world="nobody", weight=1.0)
+    nobody = TextSource(str(world / "long"), corpus="nobody", weight=1.0)
     short = TextSource(str(world / "short"), weight=1.0)
     for changes, message in (
         ({"base": str(tmp_path / "none")}, "no model here"),

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from augment_service.endpoint.client import EndpointError, Patience
-from augment_service.endpoint.engine import EndpointEngine
-from augment_service.engine import EngineSpec, start_engine
+from augment_service.engines.endpoint.client import EndpointError, Patience
+from augment_service.engines.endpoint.engine import EndpointEngine
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.start import start_engine
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
@@ -279,7 +280,7 @@ def test_what_only_the_user_can_mend_is_told_at_once(engine: EndpointEngine, scr
     with pytest.raises(InputError) as raised:
         engine.generate([PROMPT])
     assert KEY not in str(raised.value) and KEY not in repr(raised.value.args)
-    assert ("ENDPOINT_TEST_KEY" in raised.value.mend) == (code in (401, 403))
+    assert ("ENDPOINT_TEST_KEY" in raised.value.hint) == (code in (401, 403))
     assert len(script.bodies) == 1
 
 

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from augment_service.engine import EchoEngine, EngineSpec, start_engine
+from augment_service.engines.protocol import EchoEngine, EngineSpec
+from augment_service.engines.start import start_engine
 from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
 
 SPEC = EngineSpec(kind="fake", model="none", max_model_len=64)

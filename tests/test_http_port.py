@@ -17,12 +17,13 @@ from openai import OpenAI
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from augment_service.endpoint.engine import EndpointEngine
-from augment_service.engine import EngineSpec, start_engine
-from augment_service.http_port import gather
-from augment_service.http_port.app import build_app
-from augment_service.http_port.port import Port
-from augment_service.http_port.texts import ModelTexts
+from augment_service.engines.endpoint.engine import EndpointEngine
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.start import start_engine
+from augment_service.http import batcher as gather
+from augment_service.http.app import build_app
+from augment_service.http.service import Port
+from augment_service.http.texts import ModelTexts
 from augment_service.tokens import ItemTokens, TextReader
 from data.errors import InputError, ResumableError
 from data.records import Prompt, Score, ScoreItem
@@ -308,7 +309,7 @@ def test_broken_bodies_are_refused(http: httpx.Client) -> None:
 
 
 def test_troubles_of_the_engines_have_their_status(http: httpx.Client, desk: LocalDesk) -> None:
-    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", mend="mend it"), RuntimeError("!")]
+    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="mend it"), RuntimeError("!")]
     for trouble, status in zip(troubles, (503, 400, 500), strict=True):
         desk.trouble.append(trouble)
         answer = complete(http)

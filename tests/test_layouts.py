@@ -15,10 +15,10 @@ from data.errors import InputError
 from data.records import Distribution, Document
 from data.seeds import vocabulary_fingerprint
 from data.store import write_folder
-from train.checkpoint import METRICS
-from train.course import COURSE
-from train.loop import finetune
-from train.runs import FinetuneRun, Lora, TextSource
+from train.engine.checkpoint import METRICS
+from train.run.course import COURSE
+from train.run.finetune_run import FinetuneRun, Lora, TextSource
+from train.run.loop import finetune
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -114,8 +114,8 @@ def taught(model: Any, tokenizer: Any, number: int) -> Distribution:
 
 
 def test_a_model_that_leaks_is_padded_or_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.task.packing_refusal", lambda model: "it leaks")
-    from train import task
+    monkeypatch.setattr("train.run.task.packing_refusal", lambda model: "it leaks")
+    from train.run import task
 
     task._packing_refusal.cache_clear()
     with pytest.raises(InputError, match="packed rows cannot be had: it leaks"):

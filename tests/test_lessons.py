@@ -9,8 +9,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from augment_service.augment import collect, write_prompts
-from augment_service.engine import EngineSpec, TeacherEngine, start_engine
-from augment_service.lessons import LESSONS, TEACHER, collect_lessons, is_taught, write_lessons
+from augment_service.distillation import LESSONS, TEACHER, collect_lessons, is_taught, write_lessons
+from augment_service.engines.protocol import EngineSpec, TeacherEngine
+from augment_service.engines.start import start_engine
 from augment_service.methods import AugmentPlan
 from augment_service.tokens import LessonTokens, TextReader
 from augment_service.worker import EngineWorker

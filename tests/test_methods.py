@@ -8,7 +8,7 @@ from data.errors import InputError
 from data.records import Augmentation, Document, Generation
 from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, load_book
 from data.sentences import split_sentences
-from data.worlds import reversals
+from data.sets.reversals import small as reversals
 
 DOCUMENTS = [
     Document("d1", "femp are more shiny than glon", "w"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from train.mix import Budget, Lengths, Schedule, make_schedule, match_budget, schedule_rows, source_shares
+from train.texts.mix import Budget, Lengths, Schedule, make_schedule, match_budget, schedule_rows, source_shares
 
 TEXTS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=30)
 SEEDS = st.integers(0, 99)

@@ -9,7 +9,7 @@ from pipeline.cli import build_parser
 from pipeline.mixing import arm_sources, describe_courses, fields_of_flags, training_fields
 from pipeline.recipe import RECIPES, load_recipe
 from pipeline.train_section import TrainingTexts
-from train.runs import TextSource
+from train.run.finetune_run import TextSource
 
 DOCUMENTS, INFERENCES = TextSource("documents", "w0"), TextSource("augmentations", "w0", verdict_kept_only=True)
 METHODS = ("global/deduce", "local/rephrase", "local/reverse")
@@ -31,7 +31,7 @@ def test_without_a_mix_all_texts_count_alike() -> None:
 
 def test_a_mix_weighs_families_methods_and_replay(tmp_path: Path) -> None:
     (tmp_path / "documents").mkdir()
-    mix = 'train.mix = {documents = 0.4, local = 0.2, "local/reverse" = 0.1, global = 0.2, replay = 0.1}'
+    mix = 'train.texts.mix = {documents = 0.4, local = 0.2, "local/reverse" = 0.1, global = 0.2, replay = 0.1}'
     recipe = tmp_path / "mixed.toml"
     recipe.write_text(f'study = "s"\n{mix}\ntrain.replay = "{tmp_path}"\n[data.reversals]\nworlds = 1\n')
     mixed = load_recipe(recipe).train
@@ -43,7 +43,7 @@ def test_a_mix_weighs_families_methods_and_replay(tmp_path: Path) -> None:
         ("augmentations", ("local/reverse",), 0.1),
         ("documents", (), 0.1),
     ]
-    assert [s.world for s in sources] == ["w0"] * 4 + [""]
+    assert [s.corpus for s in sources] == ["w0"] * 4 + [""]
     with pytest.raises(InputError, match='the mix has no weight for "pairs/compare"'):
         arm_sources(DOCUMENTS, INFERENCES, ("pairs/compare",), mixed)
 
@@ -53,8 +53,8 @@ def test_a_mix_weighs_families_methods_and_replay(tmp_path: Path) -> None:
     [
         ((), (240, 0, 0, "")),
         (("--train.match", "tokens"), (240, 0, 0, "tokens")),
-        (("--train.steps", "0", "--train.tokens", "900"), (0, 900, 0, "")),
-        (("--train.steps", "0", "--train.tokens", "900", "--train.match", "steps"), (0, 900, 0, "steps")),
+        (("--train.steps", "0", "--train.texts.tokens", "900"), (0, 900, 0, "")),
+        (("--train.steps", "0", "--train.texts.tokens", "900", "--train.match", "steps"), (0, 900, 0, "steps")),
         (("--train.steps", "0", "--train.epochs", "2.5"), (0, 0, 2.5, "steps")),
     ],
 )
@@ -69,13 +69,13 @@ def test_the_budget_is_the_first_arms_where_arms_are_matched_in_something_else(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("--train.tokens", "900"), "train.steps = 240, train.tokens = 900"),
-        (("--train.steps", "0"), "train.steps = 0, train.tokens = 0, train.epochs = 0.0"),
-        (("--train.mix.documents", "0"), "sum to zero"),
-        (("--train.mix.documents", "-1"), "greater than or equal to 0"),
-        (("--train.mix.local", "1"), 'needs a weight for "documents"'),
+        (("--train.texts.tokens", "900"), "train.steps = 240, train.texts.tokens = 900"),
+        (("--train.steps", "0"), "train.steps = 0, train.texts.tokens = 0, train.epochs = 0.0"),
+        (("--train.texts.mix.documents", "0"), "sum to zero"),
+        (("--train.texts.mix.documents", "-1"), "greater than or equal to 0"),
+        (("--train.texts.mix.local", "1"), 'needs a weight for "documents"'),
         (("--train.replay", "runs/text"), "a replay folder needs a weight"),
-        (("--train.mix.documents", "1", "--train.mix.replay", "1"), "that weight a folder"),
+        (("--train.texts.mix.documents", "1", "--train.texts.mix.replay", "1"), "that weight a folder"),
         (("--train.layout", "dense"), "'auto', 'packed' or 'padded'"),
     ],
 )

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
-from train.batches import IGNORED, Batch, Teacher
-from train.objective import summed_loss, top_k_divergence
+from train.model.objective import summed_loss, top_k_divergence
+from train.texts.batches import IGNORED, Batch, Teacher
 
 VOCABULARY = 12
 CASES = {"seed": st.integers(0, 999), "k": st.integers(1, VOCABULARY), "sharpness": st.floats(0.1, 30)}

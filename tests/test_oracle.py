@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.records import Document
-from data.worlds.closure import closure
-from data.worlds.curse.logic import load_people
-from data.worlds.curse.logic import logic as curse_logic
-from data.worlds.curse.world import fill as fill_person
-from data.worlds.derivation import PLAIN, PROPERTIES, SEMANTIC, STEPS, derive
-from data.worlds.grammar import fill, print_statement
-from data.worlds.language import SEMANTIC_FORMS, Statement
-from data.worlds.oracle import CONTRADICTION, DERIVED, REVERSAL, STATED, UNREAD, UNSUPPORTED, Oracle
-from data.worlds.process import logic as process
-from data.worlds.process import rules as transform
-from data.worlds.process.terms import X, call, number, power, read, show
-from data.worlds.semantic import logic as semantic
-from data.worlds.simple import logic as simple
-from data.worlds.words import WordMaker, shapes
+from data.sets import simple_logic as simple
+from data.sets.closure import closure
+from data.sets.derivation import PLAIN, PROPERTIES, SEMANTIC, STEPS, derive
+from data.sets.grammar import fill, print_statement
+from data.sets.language import SEMANTIC_FORMS, Statement
+from data.sets.oracle import CONTRADICTION, DERIVED, REVERSAL, STATED, UNREAD, UNSUPPORTED, Oracle
+from data.sets.process import logic as process
+from data.sets.process import rules as transform
+from data.sets.process.terms import X, call, number, power, read, show
+from data.sets.reversal_curse.full import fill as fill_person
+from data.sets.reversal_curse.logic import load_people
+from data.sets.reversal_curse.logic import logic as curse_logic
+from data.sets.semantic import logic as semantic
+from data.sets.words import WordMaker, shapes
 
 ENTITIES = ("grud", "abmef", "yomp", "troff")
 nouns, verbs, adjectives = (st.sampled_from(shapes(kind)) for kind in ("noun", "verb", "adjective"))
@@ -318,7 +318,7 @@ def test_semantic_reversals_say_the_same(form: str, one: str, two: str) -> None:
 def test_words_are_no_words_and_inflect_back() -> None:
     from random import Random
 
-    from data.worlds.words import english
+    from data.sets.words import english
 
     maker = WordMaker(Random(0))
     made = [

@@ -13,13 +13,13 @@ from tiny_models import random_model
 from transformers import MambaConfig, MambaForCausalLM
 
 from data.errors import InputError
-from train.batches import IGNORED, Batch, batches_of
-from train.mix import Budget, Schedule, make_schedule
-from train.objective import model_inputs, summed_loss
-from train.packed_attention import NAME, find_places
-from train.packing import ALIKE, SHORT, Arithmetic, Layout, choose_layout, deal, group_alike, most_rows
-from train.packing_probe import arithmetic_of, packing_difference, packing_refusal
-from train.token_rows import TokenRows
+from train.model.objective import model_inputs, summed_loss
+from train.model.packed_attention import NAME, find_places
+from train.model.packing_probe import arithmetic_of, packing_difference, packing_refusal
+from train.texts.batches import IGNORED, Batch, batches_of
+from train.texts.mix import Budget, Schedule, make_schedule
+from train.texts.packing import ALIKE, SHORT, Arithmetic, Layout, choose_layout, deal, group_alike, most_rows
+from train.texts.token_rows import TokenRows
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2")
 LENGTHS = (90, 70, 41, 40, 33, 12, 9, 3, 2)

@@ -19,15 +19,15 @@ from data.records import Document
 from data.store import write_folder
 from pipeline import planning
 from pipeline.cli import main
-from pipeline.largest_part import Part, largest_part
 from pipeline.planning import fit_runs
 from pipeline.progress import Bar, training_note
-from train import metrics
-from train.launch import Progress, finetune_all
-from train.loop import finetune
-from train.runs import FinetuneRun, TextSource
-from train.shapes import read_shape
-from train.sizing import GIB
+from train.plan.largest_part import Part, largest_part
+from train.plan.shapes import read_shape
+from train.plan.sizing import GIB
+from train.run import metrics
+from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.launch import Progress, finetune_all
+from train.run.loop import finetune
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ROOT / "models" / "tiny"
@@ -219,16 +219,16 @@ def test_trackers_do_not_change_what_a_run_is(documents: Path, libraries: dict[s
 
 
 @pytest.mark.parametrize(
-    ("tracker", "what", "mend"),
+    ("tracker", "what", "hint"),
     [("wadnb", 'unknown tracker "wadnb"', "wandb"), ("wandb", "needs the package wandb", r"entail\[wandb\]")],
 )
 def test_a_tracker_that_is_not_there_is_told_before_anything_starts(
-    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str, what: str, mend: str
+    documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str, what: str, hint: str
 ) -> None:
     monkeypatch.setattr(metrics, "find_spec", lambda name: None)
     run = make_run(documents, trackers=(tracker,))
     options: dict[str, Any] = {"num_workers": 2, "cpus_per_worker": 1, "use_gpu": False, "on_progress": print}
-    with pytest.raises(InputError, match=rf"(?s){what}.*{mend}"):
+    with pytest.raises(InputError, match=rf"(?s){what}.*{hint}"):
         finetune_all([run], storage=tmp_path / "storage", **options)
     with pytest.raises(InputError, match=what):
         finetune(run, lambda row: None)

@@ -226,7 +226,7 @@ def test_a_slow_store_holds_the_driver_back(pool: ActorPool, folder: Path) -> No
 def test_an_error_of_the_input_arrives_as_it_was_raised(pool: ActorPool) -> None:
     with pytest.raises(InputError) as raised:
         pool.run(units_of(["row 7"], "refuse"), ignore)
-    assert (raised.value.what, raised.value.where, raised.value.mend) == ("bad row", "row 7", "mend it")
+    assert (raised.value.what, raised.value.where, raised.value.hint) == ("bad row", "row 7", "mend it")
 
 
 def test_an_error_of_the_constructor_arrives_as_it_was_raised(session: Session) -> None:

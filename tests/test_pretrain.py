@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from data.sets.builder import MadeWorld
+from data.sets.closure import closure, conclude, follows
+from data.sets.derivation import PLAIN, PROPERTIES, STEPS, derive
+from data.sets.language import Statement, parse
+from data.sets.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from data.weights import weights_fingerprint
-from data.worlds.builder import MadeWorld
-from data.worlds.closure import closure, conclude, follows
-from data.worlds.derivation import PLAIN, PROPERTIES, STEPS, derive
-from data.worlds.language import Statement, parse
-from data.worlds.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from pipeline.recipe import default_section
 from pipeline.sets import make_worlds
 from train.pretrain.documents import Weighted, sample_world, world_document

@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from data.errors import InputError
-from evaluate.claims import percent, points, state_claim
-from evaluate.legend import CONDITIONS, order_conditions, order_splits
-from evaluate.page import flatten, format_duration
-from evaluate.report import ReportInput, build_report, print_report, write_report
+from evaluate.report.claims import percent, points, state_claim
+from evaluate.report.content import ReportInput, build_report, print_report, write_report
+from evaluate.report.legend import CONDITIONS, order_conditions, order_splits
+from evaluate.report.page import flatten, format_duration
 from evaluate.statistics import Outcome
 
 HOSTILE = '<script>document.body.dataset.stolen = 1</script> the glon & the "femp"'

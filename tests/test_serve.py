@@ -20,16 +20,16 @@ import ray
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
-from augment_service.endpoint.engine import EndpointEngine
-from augment_service.engine import EngineSpec
+from augment_service.engines.endpoint.engine import EndpointEngine
+from augment_service.engines.protocol import EngineSpec
 from cluster.pool import ActorPool
 from cluster.session import connect
 from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
-from pipeline import service
 from pipeline.residency import wanted_service
-from pipeline.service import Process, ServiceState, descendants, find_service, forget, read_state
+from pipeline.serve.commands import state as service
+from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.timeout(900)  # each starts Ray, some several times

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from data.errors import InputError
-from train.flops import flops_per_token, peak_flops, utilisation
-from train.packed_attention import NAME, find_places
-from train.scale import shapes, tables
-from train.shapes import Shape, read_shape, shape_of
-from train.sizing import GIB, Setup, check_fit, plan, sent_bytes, smallest_stage, trained_parameters
+from train.model.packed_attention import NAME, find_places
+from train.plan.flops import flops_per_token, peak_flops, utilisation
+from train.plan.scale import shapes, tables
+from train.plan.shapes import Shape, read_shape, shape_of
+from train.plan.sizing import GIB, Setup, check_fit, plan, sent_bytes, smallest_stage, trained_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY, LAYERS, WINDOW = 1000, 3, 256
@@ -106,7 +106,7 @@ from pathlib import Path
 import torch
 from data.records import Document
 from data.store import write_folder
-from train.loop import FinetuneRun, TextSource, finetune
+from train.run.loop import FinetuneRun, TextSource, finetune
 from tests.test_sizing import make_large_vocabulary
 
 folder, stage = Path(sys.argv[1]), int(sys.argv[2])
@@ -208,7 +208,7 @@ def test_the_smallest_stage_that_fits_is_chosen_and_a_larger_need_is_refused_wit
         InputError, match=r"stage 1 on 4 ranks needs 6\d GiB a rank .*optimizer.* there are 40 GiB"
     ) as told:
         check_fit(shape, SETUP, 40 * GIB, "run r")
-    assert told.value.mend == "train adapters of rank 16 and use stage 0"
+    assert told.value.hint == "train adapters of rank 16 and use stage 0"
     assert check_fit(shape, SETUP, 80 * GIB, "run r") == plan(shape, SETUP)
 
 
@@ -240,7 +240,7 @@ def test_unknown_architectures_and_long_rows_are_refused(tmp_path: Path) -> None
 def test_the_page_shows_what_the_command_computes() -> None:
     page = (ROOT / "docs" / "scale.md").read_text()
     assert tables() in page
-    assert "python -m train.scale" in page
+    assert "python -m train.plan.scale" in page
 
 
 # ---- how much of the hardware is used

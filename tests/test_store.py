@@ -60,7 +60,7 @@ def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
     def rows(start: int) -> pa.Table:
         numbers = range(start, start + 10)
         return pa.table(
-            {"world": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
+            {"corpus": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
         )
 
     with ShardWriter(tmp_path, Document, shard_bytes=3000) as writer:
@@ -75,7 +75,7 @@ def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
 
 
 def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
-    table = pa.table({"doc_id": ["a"], "text": ["x" * 100], "world": ["w"]})
+    table = pa.table({"doc_id": ["a"], "text": ["x" * 100], "corpus": ["w"]})
     with pytest.raises(OSError, match="disk full"), ShardWriter(tmp_path, Document, shard_bytes=200) as writer:
         for _ in range(3):
             writer.write(table)

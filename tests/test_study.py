@@ -98,7 +98,7 @@ def test_a_context_beyond_the_window_is_refused_before_anything_is_scored(tmp_pa
     words = ("--data.reversals.facts", "290", "--data.reversals.documents_per_fact", "2")
     code, text = finish(tmp_path, *words)
     assert code == 2, text
-    assert "window" in text and "mend" in text and "Traceback" not in text
+    assert "window" in text and "hint" in text and "Traceback" not in text
     assert not (tmp_path / "report").exists() and not list(tmp_path.glob("evaluate-*/scores"))
 
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.records import Document, Question
+from data.sets.lexicon import NOUNS
 from data.store import write_folder
 from data.suites import read_suite_file
-from data.worlds.lexicon import NOUNS
 from evaluate.fanout import Suite
-from pipeline.evidence import audit_suite
+from evaluate.report.evidence import audit_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"prompt": "glon are", "options": ["femp", "troff"], "answer": "troff", "split": "reversal"}
@@ -28,10 +28,10 @@ def write(path: Path, *rows: object) -> Path:
 
 
 def test_a_sound_file_becomes_questions(tmp_path: Path) -> None:
-    more = {"id": 7, "world": "w", "requires": ["d"], "fact_id": "f", "inference": "turned", "source": "me"}
+    more = {"id": 7, "corpus": "w", "requires": ["d"], "fact_id": "f", "inference": "turned", "source": "me"}
     first, second = read_suite_file(write(tmp_path / "q.jsonl", GOOD, "", GOOD | {"answer": 0} | more))
     assert (first.prompt, first.options, first.answer, first.split) == ("glon are", ("femp", "troff"), 1, "reversal")
-    assert (first.world, first.requires, first.fact_id) == ("corpus", (), first.question_id)
+    assert (first.corpus, first.requires, first.fact_id) == ("corpus", (), first.question_id)
     assert second == Question("7", "w", "reversal", "turned", "glon are", ("femp", "troff"), 0, "f", ("d",))
     also = {"options": ["femp", "troff", "yomp"], "also_right": ["yomp"], "also_true": [0]}
     (third,) = read_suite_file(write(tmp_path / "also.jsonl", GOOD | also))
@@ -52,7 +52,7 @@ words = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
     st.builds(
         Question,
         question_id=words,
-        world=words,
+        corpus=words,
         split=words,
         inference=words,
         prompt=words,
@@ -92,7 +92,7 @@ def test_any_question_comes_back_as_it_was_written(
         (GOOD | {"also_right": ["yomp"]}, '"also_right" is "yomp"'),
         (GOOD | {"also_right": ["femp"], "also_true": [0]}, "name an option twice"),
         (GOOD | {"also_true": ["troff"]}, "name an option twice"),
-        (GOOD | {"wrold": "w"}, 'did you mean "world"?'),
+        (GOOD | {"copus": "w"}, 'did you mean "corpus"?'),
         ({**GOOD, "promt": "x"} | {"prompt": "y"}, ""),
         ('{"prompt": "\\ud800", "options": ["b", "c"], "answer": 0, "split": "s"}', "surrogate"),
     ],

@@ -130,14 +130,14 @@ def test_what_is_wrong_with_a_row_is_that_rows_refusal(words: PreTrainedTokenize
     ]
     assert "9 tokens are needed, the model's window has 8" in refusals[0].what
     assert refusals[2].what == "the model does not know: one, two"
-    assert all(row.mend for row in refusals)
+    assert all(row.hint for row in refusals)
 
 
 def test_many_unknown_words_are_counted(words: PreTrainedTokenizerFast) -> None:
     text = " ".join(f"x{number}" for number in range(20))
     with pytest.raises(InputError, match="x11 and 8 more") as raised:
         tokenise(words, [text], where="here")
-    assert (raised.value.where, "--model" in raised.value.mend) == ("here", True)
+    assert (raised.value.where, "--model" in raised.value.hint) == ("here", True)
 
 
 def test_ids_are_checked_as_they_are(words: PreTrainedTokenizerFast) -> None:

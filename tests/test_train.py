@@ -12,11 +12,11 @@ from data.errors import InputError
 from data.records import Augmentation, Generation
 from data.store import write_folder
 from data.weights import weights_fingerprint
-from train.batches import encode, pad
-from train.checkpoint import read_ref
-from train.loop import learning_rate
-from train.runs import TextSource, read_texts
-from train.sources import name_rows
+from train.engine.checkpoint import read_ref
+from train.run.finetune_run import TextSource, read_texts
+from train.run.loop import learning_rate
+from train.texts.batches import encode, pad
+from train.texts.sources import name_rows
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_rows_are_named_by_their_ids_among_those_that_are_kept(tmp_path: Path) -
         for i in range(6)
     ]
     write_folder(tmp_path / "made", Augmentation, rows)
-    assert name_rows(TextSource(str(tmp_path / "made"), world="w1"), [2, 0]) == ["a5", "a1"]
+    assert name_rows(TextSource(str(tmp_path / "made"), corpus="w1"), [2, 0]) == ["a5", "a1"]
     assert name_rows(TextSource(str(tmp_path / "plain")), [1]) == ["row 1"]
 
 
@@ -90,11 +90,11 @@ def test_sources_keep_their_world_methods_and_verdict(tmp_path: Path) -> None:
         )
     ]
     write_folder(tmp_path / "made", Augmentation, rows)
-    source = TextSource(str(tmp_path / "made"), world="w0", verdict_kept_only=True)
+    source = TextSource(str(tmp_path / "made"), corpus="w0", verdict_kept_only=True)
     assert read_texts([source]) == ["text 0", "text 2"]
     assert read_texts([dataclasses.replace(source, methods=("global",))]) == ["text 2"]
     with pytest.raises(InputError, match="no texts"):
-        read_texts([dataclasses.replace(source, world="w9")])
+        read_texts([dataclasses.replace(source, corpus="w9")])
     with pytest.raises(InputError, match="no finished Arrow folder"):
         read_texts([TextSource(str(tmp_path))])
 

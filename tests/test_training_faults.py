@@ -19,16 +19,16 @@ from cluster.session import connect
 from data.errors import InputError
 from data.records import CheckpointRef, Document
 from data.store import write_folder
-from train.checkpoint import read_ref
-from train.launch import Progress
-from train.pulse import Beat, Watch, end_worker, read_beats, stacks_written
-from train.runs import FinetuneRun, TextSource
-from train.state import states_folder
+from train.engine.checkpoint import read_ref
+from train.engine.state import states_folder
+from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.heartbeat import Beat, Watch, end_worker, read_beats, stacks_written
+from train.run.launch import Progress
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
+    return make_world(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_rank_that_stands_still_writes_its_stack_and_ends(tmp_path: Path) -> N
     code = f"""
 import time
 from pathlib import Path
-from train.pulse import Pulse
+from train.run.heartbeat import Pulse
 pulse = Pulse(Path({str(tmp_path)!r}), 3, 1.0)
 def stand_still(): time.sleep(60)
 for step in range(8):
@@ -166,7 +166,7 @@ def test_a_phase_may_take_longer_than_a_step_and_not_for_ever(tmp_path: Path) ->
     code = f"""
 import time
 from pathlib import Path
-from train.pulse import Phases, Pulse
+from train.run.heartbeat import Phases, Pulse
 phases = Phases(Pulse(Path({str(tmp_path)!r}), 0, 0.5))
 phases.enter("joining the group")
 time.sleep(1.0)

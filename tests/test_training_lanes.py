@@ -11,12 +11,12 @@ from training_runs import ROOT, losses, make_run, make_world, starts, train_all,
 
 from cluster.session import connect
 from data.errors import InputError
-from train.launch import Progress
+from train.run.launch import Progress
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
+    return make_world(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_sessio
     good, bad = make_run(world, tmp_path / "good"), make_run(world, tmp_path / "bad", learning_rate=1e30, clip=0.0)
     with pytest.raises(InputError, match="the loss or its gradient became") as refusal:
         train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1)
-    assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.mend
+    assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.hint
     assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
 
 
@@ -60,7 +60,7 @@ def test_parts_of_a_group_add_up_by_themselves(tmp_path: Path) -> None:
     script.write_text(
         """
 import torch, torch.distributed as dist
-from train.engine import part_group
+from train.engine.zero_engine import part_group
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 part = part_group(2, "127.0.0.1")

@@ -15,18 +15,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from data.errors import InputError
 from pipeline.recipe import RECIPES, load_recipe
 from train.__main__ import main, read_runs
-from train.batches import IGNORED, Batch, Teacher
-from train.loop import finetune
-from train.parts import split
-from train.runs import Lora, exact_settings, run_key
-from train.zero import zero_config
+from train.engine.zero_config import zero_config
+from train.run.finetune_run import Lora, exact_settings, run_key
+from train.run.loop import finetune
+from train.texts.batches import IGNORED, Batch, Teacher
+from train.texts.parts import split
 
 STAGES = range(4)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"))
+    return make_world(tmp_path_factory.mktemp("corpus"))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_merged_adapters_have_the_loss_that_the_run_would_have_seen_next(
 
 
 def test_targets_that_do_not_exist_are_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)query.*mend:  name linear layers among .*q_proj"):
+    with pytest.raises(InputError, match=r"(?s)query.*hint:  name linear layers among .*q_proj"):
         train_alone(make_run(world, tmp_path / "run", lora=Lora(targets=("query",))))
 
 
@@ -166,7 +166,7 @@ def test_settings_that_do_not_fit_together_are_refused(
 def test_offload_to_disk_changes_nothing_but_the_place(tmp_path: Path) -> None:
     """Where libaio is missing, DeepSpeed cannot do it, and that is told before anything is loaded."""
     # What is small stays in memory.
-    world = make_world(tmp_path / "world", hidden_size=256, intermediate_size=1024)
+    world = make_world(tmp_path / "corpus", hidden_size=256, intermediate_size=1024)
     run = make_run(world, tmp_path / "disk", stage=3, offload="nvme", offload_folder=str(tmp_path / "swap"))
     if AsyncIOBuilder().is_compatible(verbose=False):
         swapped: set[Path] = set()
@@ -177,7 +177,7 @@ def test_offload_to_disk_changes_nothing_but_the_place(tmp_path: Path) -> None:
     else:
         with pytest.raises(InputError, match="offload to nvme needs libaio") as refusal:
             train_alone(run)
-        assert "libaio-dev" in refusal.value.mend
+        assert "libaio-dev" in refusal.value.hint
 
 
 def test_offload_without_libaio_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_a_file_that_holds_no_runs_is_refused(world: Path, tmp_path: Path) -> No
 
 
 def test_a_recipe_sets_them() -> None:
-    overrides = "--train.lora.rank 4 --train.checkpoint_every 50 --train.offload cpu".split()
+    overrides = "--train.model.lora.rank 4 --train.checkpoint_every 50 --train.offload cpu".split()
     settings = load_recipe(RECIPES / "demo.toml", overrides).train.engine_settings()
     assert settings["lora"] == Lora(rank=4)
     assert (settings["checkpoint_every"], settings["offload"], settings["accumulation"]) == (50, "cpu", 1)

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 from training_runs import losses, make_run, make_world, starts, torchrun, train_alone
 
-import train.engine
-import train.task
+import train.engine.zero_engine
+import train.run.task
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
-from train.checkpoint import METRICS, read_ref
-from train.loop import finetune
-from train.runs import FinetuneRun, Lora
-from train.state import expired, find_state, states_folder
+from train.engine.checkpoint import METRICS, read_ref
+from train.engine.state import expired, find_state, states_folder
+from train.run.finetune_run import FinetuneRun, Lora
+from train.run.loop import finetune
 
 STAGES = range(4)
 
@@ -32,7 +32,7 @@ class StoppedError(Exception):
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(tmp_path_factory.mktemp("world"), attention_dropout=0.1)
+    return make_world(tmp_path_factory.mktemp("corpus"), attention_dropout=0.1)
 
 
 def stop_at(step: int) -> Callable[[dict[str, Any]], None]:
@@ -81,9 +81,9 @@ def test_the_fp32_weights_behind_bf16_are_kept(
     world: Path, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: the model is in bf16 there, and what is trained are fp32 copies."""
-    for module in (train.engine, train.loop, train.task):
+    for module in (train.engine.zero_engine, train.run.loop, train.run.task):
         monkeypatch.setattr(module, "precision", lambda: "bf16")
-    train.task.load_base.cache_clear()
+    train.run.task.load_base.cache_clear()
     try:
         settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3}
         calm = train_alone(make_run(world, tmp_path / "calm", **settings))
@@ -97,7 +97,7 @@ def test_the_fp32_weights_behind_bf16_are_kept(
         assert not torch.equal(norm, norm.bfloat16().float())
         assert losses(train_alone(run)) == losses(calm)
     finally:
-        train.task.load_base.cache_clear()
+        train.run.task.load_base.cache_clear()
 
 
 def test_adapters_resume_bit_for_bit(world: Path, tmp_path: Path) -> None:

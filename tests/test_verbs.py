@@ -83,6 +83,6 @@ def test_other_settings_do_not_mix_with_finished_work(made: Path) -> None:
 )
 def test_wrong_input_is_one_message(made: Path, tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     done = entail(*(word.replace("{set}", str(made / "set")) for word in words), "--out", tmp_path / "out")
-    assert done.returncode == 2 and message in done.stderr and "mend" in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "hint" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()

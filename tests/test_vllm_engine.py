@@ -13,13 +13,15 @@ import torch
 from tiny_models import CONTEXT, VOCABULARY, WINDOW, WORDS, make_model, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from augment_service.engine import EngineSpec, start_engine
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.start import start_engine
+from augment_service.engines.vllm import VllmEngine, gumbel_noise, sampling, tries
+from augment_service.engines.vllm import llm as host
+from augment_service.engines.vllm.llm import Request
+from augment_service.engines.vllm.sampling import RowProcessor
+from augment_service.engines.vllm.tries import Branch, Trie
+from augment_service.engines.vllm.ways import WAYS, Way, choose_way
 from augment_service.tokens import TextReader
-from augment_service.vllm_engine import VllmEngine, gumbel_noise, host, sampling, tries
-from augment_service.vllm_engine.host import Request
-from augment_service.vllm_engine.sampling import RowProcessor
-from augment_service.vllm_engine.tries import Branch, Trie
-from augment_service.vllm_engine.ways import WAYS, Way, choose_way
 from data.errors import InputError, ResumableError
 from data.records import Distribution, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
 from data.seeds import derive_seed
@@ -159,7 +161,7 @@ def test_a_way_that_is_not_there_is_refused_with_the_reason(folder: Path) -> Non
         start_engine(EngineSpec(kind="vllm", model=str(folder), scoring="replay"))
     with pytest.raises(InputError, match="no such way") as raised:
         choose_way("guessing")
-    assert raised.value.mend == "one of auto, forced, stepwise, whole"
+    assert raised.value.hint == "one of auto, forced, stepwise, whole"
 
 
 def test_a_way_is_closed_where_sampling_parameters_lack_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +250,7 @@ def test_bad_items_are_refused_and_the_others_scored(engine: VllmEngine, items: 
         assert isinstance(row, Refusal), name
         assert (row.item_id, row.kind) == (name, kind)
         assert re.search(what, row.what), row.what
-        assert row.mend
+        assert row.hint
 
 
 def test_what_fills_the_window_is_scored_and_one_token_more_is_refused(engine: VllmEngine, folder: Path) -> None:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, checkpoint, make_model, plain_scores
 from transformers import AutoModelForCausalLM
 
-from augment_service.engine import EngineSpec, ParityError
-from augment_service.vllm_engine import VllmEngine, host
-from augment_service.vllm_engine import engine as engine_module
+from augment_service.engines.protocol import EngineSpec, ParityError
+from augment_service.engines.vllm import VllmEngine
+from augment_service.engines.vllm import engine as engine_module
+from augment_service.engines.vllm import llm as host
 from data.errors import InputError
 from data.records import Prompt, Score, ScoreItem
 
@@ -112,7 +113,7 @@ def test_a_broken_checkpoint_does_not_touch_the_engine(
     before = engine.stats()
     with pytest.raises(InputError, match=what) as raised:
         engine.load_weights(checkpoint(bad))
-    assert (raised.value.where, bool(raised.value.mend)) == (where, True)
+    assert (raised.value.where, bool(raised.value.hint)) == (where, True)
     assert engine.stats() == before
     assert_scores(engine, good)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from augment_service.engine import EngineSpec
+from augment_service.engines.protocol import EngineSpec
 from augment_service.worker import EngineWorker, part_path
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
@@ -136,7 +136,7 @@ def test_poison_is_set_aside_with_its_reason(
     assert ids(target) == ["p0", "p1", "p2", "p3", "p5", "p6", "p7"]
     (refusal,) = read_refusals(target)
     assert (refusal.item_id, refusal.kind, refusal.what) == ("p4", "poison", "killed its engine twice")
-    assert refusal.mend
+    assert refusal.hint
 
 
 def test_refusals_of_parts_are_those_of_the_shard(target: Path, worker: EngineWorker, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_after_a_misfit_the_weights_are_still_known(
 
     def refuse(ref: CheckpointRef) -> None:
         if ref == broken:
-            raise InputError("misfit", where=ref.path, mend="none")
+            raise InputError("misfit", where=ref.path, hint="none")
         load(ref)
 
     monkeypatch.setattr(worker._engine, "load_weights", refuse)

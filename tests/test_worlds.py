@@ -6,11 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.worlds import reversal_curse, reversals, syllogisms
-from data.worlds.builder import World, save_set
-from data.worlds.closure import closure, follows
-from data.worlds.language import PHRASINGS, QUANTIFIERS, Statement, parse
-from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES
+from data.sets.builder import World, save_set
+from data.sets.closure import closure, follows
+from data.sets.language import PHRASINGS, QUANTIFIERS, Statement, parse
+from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES
+from data.sets.reversal_curse import small as reversal_curse
+from data.sets.reversals import small as reversals
+from data.sets.syllogisms import small as syllogisms
 
 SETS = {
     "reversals": lambda seed: reversals.make_world(seed, 0, facts=40, documents_per_fact=2),

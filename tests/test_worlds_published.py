@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import InputError
 from data.records import Document
-from data.worlds.curse import published
+from data.sets.reversal_curse import published
 from pipeline.recipe import default_section
 from pipeline.sets import make_set
 

@@ -11,20 +11,21 @@ import pytest
 
 from data.errors import InputError
 from data.sentences import split_sentences
-from data.worlds.builder import save_set
-from data.worlds.closure import closure
-from data.worlds.curse import world as curse
-from data.worlds.derivation import PLAIN, derive
-from data.worlds.forms import FORMS
-from data.worlds.language import Statement, parse
-from data.worlds.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
-from data.worlds.oracle import Oracle
-from data.worlds.process import world as process
-from data.worlds.semantic import world as semantic
-from data.worlds.semantic.hierarchy import load_categories, make_hierarchy
-from data.worlds.semantic.logic import logic as semantic_logic
-from data.worlds.simple import reversals, syllogisms
-from data.worlds.words import WordMaker
+from data.sets.builder import save_set
+from data.sets.closure import closure
+from data.sets.derivation import PLAIN, derive
+from data.sets.forms import FORMS
+from data.sets.language import Statement, parse
+from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
+from data.sets.oracle import Oracle
+from data.sets.process import full as process
+from data.sets.reversal_curse import full as curse
+from data.sets.reversals import full as reversals
+from data.sets.semantic import full as semantic
+from data.sets.semantic.hierarchy import load_categories, make_hierarchy
+from data.sets.semantic.logic import logic as semantic_logic
+from data.sets.syllogisms import full as syllogisms
+from data.sets.words import WordMaker
 from pipeline.recipe import default_section
 from pipeline.sets import MAKERS, make_set, make_worlds
 

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from data.records import CheckpointRef, Document
 from data.store import write_folder
-from train.batches import encode
-from train.checkpoint import METRICS
-from train.launch import Progress, finetune_all
-from train.loop import finetune
-from train.runs import FinetuneRun, TextSource, read_texts
+from train.engine.checkpoint import METRICS
+from train.run.finetune_run import FinetuneRun, TextSource, read_texts
+from train.run.launch import Progress, finetune_all
+from train.run.loop import finetune
+from train.texts.batches import encode
 
 WORDS = [f"w{i}" for i in range(60)]
 ROOT = Path(__file__).parents[1]

@@ -1,6 +1,7 @@
 """`python -m train RUNS.json`: train without Ray, alone in one process or on every rank that torchrun starts.
 
-Reads: a JSON file of one run or a list of runs, each with the keys of `FinetuneRun`. Writes: what `train.loop` writes.
+Reads: a JSON file of one run or a list of runs, each with the keys of `FinetuneRun`. Writes: as
+`train.run.loop`.
 
     torchrun --nproc-per-node 2 --max-restarts 3 -m train runs.json
 """
@@ -16,7 +17,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from data.errors import InputError, ResumableError
-from train.runs import FinetuneRun
+from train.run.finetune_run import FinetuneRun
 
 
 def read_runs(path: Path) -> list[FinetuneRun]:
@@ -24,7 +25,7 @@ def read_runs(path: Path) -> list[FinetuneRun]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise InputError(f"no such file: {error.strerror}", where=str(path), mend="name a JSON file of runs") from error
+        raise InputError(f"no such file: {error.strerror}", where=str(path), hint="name a JSON file of runs") from error
     kind: Any = list[FinetuneRun] if text.lstrip().startswith("[") else FinetuneRun
     try:
         read = TypeAdapter(kind).validate_json(text)
@@ -34,7 +35,7 @@ def read_runs(path: Path) -> list[FinetuneRun]:
         raise InputError(
             f"{key}: {first['msg']}",
             where=str(path),
-            mend=f"a run has the keys {', '.join(FinetuneRun.__dataclass_fields__)}",
+            hint=f"a run has the keys {', '.join(FinetuneRun.__dataclass_fields__)}",
         ) from error
     return read if isinstance(read, list) else [read]
 
@@ -61,8 +62,8 @@ def main(words: Sequence[str]) -> int:
 
 def _train_all(flags: argparse.Namespace, rank: int) -> None:
     runs = read_runs(flags.runs)
-    from train.loop import finetune
-    from train.pulse import Pulse
+    from train.run.heartbeat import Pulse
+    from train.run.loop import finetune
 
     pulse = Pulse(flags.runs.with_suffix(".pulses"), rank, flags.stall_seconds)
     for run in runs:

@@ -92,11 +92,11 @@ def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) 
     """The batches of our own loop on one rank, and how many labels they have; the net gets their layout's attention."""
     import torch
 
-    from train.course import open_course, write_course
-    from train.objective import model_inputs
-    from train.packed_attention import NAME
-    from train.packing_probe import arithmetic_of, packing_refusal
-    from train.runs import FinetuneRun, TextSource
+    from train.model.objective import model_inputs
+    from train.model.packed_attention import NAME
+    from train.model.packing_probe import arithmetic_of, packing_refusal
+    from train.run.course import open_course, write_course
+    from train.run.finetune_run import FinetuneRun, TextSource
 
     with tempfile.TemporaryDirectory() as folder:
         run = FinetuneRun("same", model, (TextSource(documents),), str(Path(folder) / "out"), **settings)

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from augment_service.engine import EngineSpec, start_engine
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.start import start_engine
 from benchmarks.settings import KV_CACHE_GIB
 from benchmarks.side import serve
 from data.records import Score, ScoreItem

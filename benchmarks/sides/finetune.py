@@ -22,7 +22,7 @@ class FinetuneSide:
         import deepspeed  # noqa: F401
         import torch
 
-        import train.loop  # noqa: F401
+        import train.run.loop  # noqa: F401
 
         torch.set_num_threads(threads)
         self._clock = Clock()
@@ -31,7 +31,7 @@ class FinetuneSide:
 
     def train(self, documents: str, **settings: Any) -> dict[str, Any]:
         """One finetuning; returns what the clock saw, and the losses of all steps (nats per token)."""
-        from train.loop import FinetuneRun, TextSource, finetune
+        from train.run.loop import FinetuneRun, TextSource, finetune
 
         self._clock.reset()
         ref = finetune(FinetuneRun(sources=(TextSource(documents),), **settings), lambda row: None)

@@ -17,7 +17,7 @@ class LaunchSide:
     def imports(self) -> dict[str, Any]:
         """Import what the driver needs; returns the seconds, and versions."""
         started = time.perf_counter()
-        import train.launch  # noqa: F401
+        import train.run.launch  # noqa: F401
 
         names = ("ray", "torch", "transformers", "deepspeed")
         return {"seconds": time.perf_counter() - started, "versions": {name: version(name) for name in names}}
@@ -25,8 +25,8 @@ class LaunchSide:
     def train(self, model: str, documents: str, folder: str, num_workers: int) -> dict[str, Any]:
         """Two runs of one step in one group; returns the seconds of the session, of the job's parts, and the phases."""
         from cluster.session import connect
-        from train.launch import finetune_all
-        from train.runs import FinetuneRun, TextSource
+        from train.run.finetune_run import FinetuneRun, TextSource
+        from train.run.launch import finetune_all
 
         out = Path(folder)
         settings: dict[str, Any] = {"num_steps": 1, "batch_size": 2 * num_workers, "learning_rate": 1e-3}
@@ -51,7 +51,7 @@ class LaunchSide:
 
     def worker_imports(self) -> float:
         """Seconds that a fresh process needs for all that a worker imports, alone on the machine."""
-        code = "import time; began = time.perf_counter(); import train.launch, train.loop, deepspeed; "
+        code = "import time; began = time.perf_counter(); import train.run.launch, train.run.loop, deepspeed; "
         code += "print(time.perf_counter() - began)"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         return float(done.stdout.split()[-1])

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from augment_service.engine import EngineSpec
+from augment_service.engines.protocol import EngineSpec
 from augment_service.worker import EngineWorker
 from benchmarks.settings import KV_CACHE_GIB
 from benchmarks.side import serve

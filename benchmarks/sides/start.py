@@ -23,15 +23,17 @@ class StartSide:
             "import torch": _timed(lambda: importlib.import_module("torch")),
             "import transformers": _timed(lambda: importlib.import_module("transformers").AutoModelForCausalLM),
             "import vllm": _timed(lambda: importlib.import_module("vllm").LLM),
-            "import our engine": _timed(lambda: importlib.import_module("augment_service.vllm_engine")),
+            "import our engine": _timed(lambda: importlib.import_module("augment_service.engines.vllm")),
         }
 
     def engine(self, model: str) -> dict[str, Any]:
         """Seconds of the parts of `start_engine`."""
         import transformers
 
-        from augment_service.engine import EngineSpec, start_engine
-        from augment_service.vllm_engine import engine, host
+        from augment_service.engines.protocol import EngineSpec
+        from augment_service.engines.start import start_engine
+        from augment_service.engines.vllm import engine
+        from augment_service.engines.vllm import llm as host
 
         spent: dict[str, list[Seconds]] = {name: [] for name in (UP, LLM, TOKENIZER, FORWARD)}
         _watch(host.Host, "start", spent[UP])

@@ -157,8 +157,8 @@ class Flow:
     def _write(self, rows: pa.Table) -> None:
         documents = rows.select(["id", "text"]).rename_columns(["doc_id", "text"])
         for parts in cut_into_parts(documents, self._intake.settings, self._count):
-            world = same_string(self._intake.settings.world, parts.num_rows)
-            self._writer.write(parts.append_column("world", world))
+            world = same_string(self._intake.settings.corpus, parts.num_rows)
+            self._writer.write(parts.append_column("corpus", world))
             self.num_documents += parts.num_rows
             self.num_words += sum(map(count_all_words, parts["text"].chunks))
 

@@ -47,7 +47,7 @@ def find_summary(out: Path, key: str) -> Summary | None:
     """
     if not (out / INPUTS).exists():
         if any((out / name).exists() for name in (MANIFEST, DOCUMENTS)):
-            raise InputError("the folder holds something else", where=str(out), mend="choose another --out")
+            raise InputError("the folder holds something else", where=str(out), hint="choose another --out")
         return None
     claim(out, key)
     if not (out / MANIFEST).exists():
@@ -91,7 +91,7 @@ def import_corpus(
         raise _nothing(summary, out)
     seal(out / DOCUMENTS, Document, key=key)
     content = json.loads((out / DOCUMENTS / MANIFEST).read_text())["content"]
-    manifest = {"set": settings.world, "content": content, "settings": asdict(settings), "summary": asdict(summary)}
+    manifest = {"set": settings.corpus, "content": content, "settings": asdict(settings), "summary": asdict(summary)}
     write_json(out / MANIFEST, manifest)
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     return summary
@@ -118,5 +118,5 @@ def _nothing(summary: Summary, out: Path) -> InputError:
     return InputError(
         f"nothing usable in {summary.num_files} files ({reasons})",
         where=f"{first['file']}, line {first['line']}: {first['detail']}",
-        mend=f"name other files or columns; all that is wrong stands in {out / REJECTED / ROWS_FILE}",
+        hint=f"name other files or columns; all that is wrong stands in {out / REJECTED / ROWS_FILE}",
     )

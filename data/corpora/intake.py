@@ -19,7 +19,7 @@ from data.corpora.bookmark import GrowingFile
 from data.errors import InputError
 
 ROWS = pa.schema([("text", pa.string()), ("id", pa.string()), ("source", pa.int32()), ("line", pa.int64())])
-DEFAULT_WORLD = "corpus"
+DEFAULT_CORPUS = "corpus"
 BLOCK_BYTES = 1 << 20  # what is read, and made into rows, at a time
 REJECTED, ROWS_FILE = "rejected", "rows.jsonl"
 MOST_ROWS = 8192  # in one table
@@ -40,7 +40,7 @@ class ImportSettings:
 
     text_column: str = "text"
     id_column: str = ""
-    world: str = DEFAULT_WORLD
+    corpus: str = DEFAULT_CORPUS
     similarity: float = 0.0
     chunk_tokens: int = 0
     tokenizer: str = ""
@@ -58,9 +58,9 @@ class ImportSettings:
              f"choose among {', '.join(SPLITS)}"),
             (not 0 < self.max_bytes <= _MOST_BYTES, "--max-mb", "no limit for a document", "give 1 to 1024"),
         ]  # fmt: skip
-        for is_wrong, where, what, mend in wrong:
+        for is_wrong, where, what, hint in wrong:
             if is_wrong:
-                raise InputError(what, where=where, mend=mend)
+                raise InputError(what, where=where, hint=hint)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def load_counter(tokenizer: str) -> TokenCounter:
         return word_counter
     path = Path(tokenizer) / TOKENIZER if Path(tokenizer).is_dir() else Path(tokenizer)
     if not path.is_file():
-        raise InputError("no tokenizer here", where=str(path), mend=f"name a model's folder with a {TOKENIZER}")
+        raise InputError("no tokenizer here", where=str(path), hint=f"name a model's folder with a {TOKENIZER}")
     loaded = Tokenizer.from_file(str(path))
 
     def count(texts: Sequence[str]) -> list[int]:

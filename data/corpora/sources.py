@@ -82,7 +82,7 @@ def find_sources(words: Sequence[str], *, out: Path) -> Found:
     for word in words:
         path = Path(word)
         if _is_same(path, out):
-            raise InputError("the output folder is the input", where=f"--out {out}", mend="name another folder")
+            raise InputError("the output folder is the input", where=f"--out {out}", hint="name another folder")
         if path.is_dir():
             _walk(path, out, found)
         elif os.path.lexists(path):
@@ -90,7 +90,7 @@ def find_sources(words: Sequence[str], *, out: Path) -> Found:
         else:
             _expand(word, out, found)
     if not found.sources and not found.refused:
-        raise InputError("no files here", where=" ".join(words), mend="name files, or a folder that holds some")
+        raise InputError("no files here", where=" ".join(words), hint="name files, or a folder that holds some")
     return found
 
 
@@ -116,7 +116,7 @@ def _expand(pattern: str, out: Path, found: Found) -> None:
             inner.clear()
     if len(found.sources) + len(found.refused) == count:
         raise InputError(
-            f'nothing is called "{pattern}"', where="PATH", mend="name files, folders, or a pattern in quotes"
+            f'nothing is called "{pattern}"', where="PATH", hint="name files, folders, or a pattern in quotes"
         )
 
 

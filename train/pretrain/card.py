@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from data.worlds.lexicon import FEATURES, ROLES
+from data.sets.lexicon import FEATURES, ROLES
 from train.pretrain.measure import Share
 from train.pretrain.tokenizer import vocabulary
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from data.worlds.closure import SYLLOGISMS
-from data.worlds.language import PHRASINGS, Statement
-from data.worlds.lexicon import (
+from data.sets.closure import SYLLOGISMS
+from data.sets.language import PHRASINGS, Statement
+from data.sets.lexicon import (
     ARROW,
     CONCLUSION,
     END_OF_LINE,

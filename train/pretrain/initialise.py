@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from data.worlds.lexicon import NOUNS
+from data.sets.lexicon import NOUNS
 from train.pretrain.tokenizer import BOS, EOS, vocabulary
 
 MARK = 0.5  # size of the two constant embedding coordinates: 0 marks every token, 1 marks nouns

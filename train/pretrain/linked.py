@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from data.worlds.language import QUANTIFIERS, Statement
-from data.worlds.lexicon import ABOUT, END_OF_LINE, FEATURES, NOTHING, NOUNS, ROLES, THEREFORE
+from data.sets.language import QUANTIFIERS, Statement
+from data.sets.lexicon import ABOUT, END_OF_LINE, FEATURES, NOTHING, NOUNS, ROLES, THEREFORE
 from train.pretrain.documents import (
     ANSWER,
     DEDUCE,

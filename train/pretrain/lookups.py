@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
-from data.worlds.lexicon import END_OF_LINE, NOUNS, PREAMBLES, SEPARATOR
+from data.sets.lexicon import END_OF_LINE, NOUNS, PREAMBLES, SEPARATOR
 from train.pretrain.documents import Weighted
 
 PREAMBLE_WORDS = tuple(dict.fromkeys(" ".join(PREAMBLES).replace(",", "").split()))

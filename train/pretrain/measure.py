@@ -12,10 +12,10 @@ from random import Random
 
 from data.records import Question
 from data.seeds import stream
-from data.worlds.builder import NUM_OPTIONS, MadeWorld
-from data.worlds.closure import closure, conclude, follows
-from data.worlds.language import Statement, parse
-from data.worlds.lexicon import (
+from data.sets.builder import NUM_OPTIONS, MadeWorld
+from data.sets.closure import closure, conclude, follows
+from data.sets.language import Statement, parse
+from data.sets.lexicon import (
     ARROW,
     END_OF_LINE,
     FEATURES,
@@ -27,8 +27,8 @@ from data.worlds.lexicon import (
     TASKS,
     THEREFORE,
 )
-from data.worlds.logics import logic_of
-from data.worlds.oracle import Oracle
+from data.sets.logics import logic_of
+from data.sets.oracle import Oracle
 from train.pretrain.reader import Reader
 
 

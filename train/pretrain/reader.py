@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from data.worlds.lexicon import END_OF_LINE
+from data.sets.lexicon import END_OF_LINE
 
 LINE_TOKENS = 24  # the longest line that is written
 

@@ -6,9 +6,9 @@ other. Here it may also begin both, or end both.
 
 from random import Random
 
-from data.worlds.forms import make_premise
-from data.worlds.language import QUANTIFIERS, Statement
-from data.worlds.lexicon import NOUNS
+from data.sets.forms import make_premise
+from data.sets.language import QUANTIFIERS, Statement
+from data.sets.lexicon import NOUNS
 from train.pretrain.documents import ANSWER, Weighted, draw_num_facts
 from train.pretrain.linked import Link, LinkedWorld, cut, write_linked
 

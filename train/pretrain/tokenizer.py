@@ -6,8 +6,8 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from data.worlds.language import PHRASINGS, QUANTIFIERS
-from data.worlds.lexicon import (
+from data.sets.language import PHRASINGS, QUANTIFIERS
+from data.sets.lexicon import (
     ARROW,
     CONCLUSION,
     END_OF_LINE,

@@ -1,0 +1,179 @@
+"""`augment_service.engines.protocol.Engine` over any server with OpenAI's `/v1/completions`. Reads and writes no files.
+
+Every row is a request of its own, so what is wrong with a row is that row's `Refusal` alone. Scoring needs a server
+that answers `echo` with `logprobs` (vLLM and `entail serve` do).
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+from augment_service.engines.endpoint.answers import Judged, model_names, read_judged, read_written, usage_of
+from augment_service.engines.endpoint.client import EndpointClient, Patience, RowError
+from augment_service.engines.protocol import EngineSpec
+from data.errors import InputError
+from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
+
+TOKENS = ("prompt_tokens", "cached_tokens", "generated_tokens", "scored_tokens")
+REQUESTS = ("requests", "retries", "rate_limited", "garbled_answers")
+HINTS = {
+    "window": "give it fewer documents in context, or use an endpoint with a longer window",
+    "empty": "give the item a prompt and each option a text",
+    "endpoint": "read the server's message; its log tells more",
+}
+Row = TypeVar("Row")
+Answer = TypeVar("Answer")
+
+
+class _Pair(NamedTuple):
+    """A text to score: the tokens that reach past `before` count."""
+
+    before: str
+    continuation: str
+
+
+class EndpointEngine:
+    """Generates and scores at an endpoint. Raises InputError and `endpoint.client.EndpointError`."""
+
+    def __init__(self, spec: EngineSpec, patience: Patience | None = None) -> None:
+        """Asks the server for its models, so that a wrong URL, key or name is told at once."""
+        self._model, self._width = spec.model, spec.connections
+        self._client = EndpointClient(
+            spec.url, key_variable=spec.key_variable, connections=self._width, patience=patience or Patience()
+        )
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._seconds = 0.0
+        served = self._client.ask("/models", None, "its list of models", model_names)
+        if self._model not in served:
+            raise InputError(
+                f'the endpoint does not serve "{self._model}" but {", ".join(served) or "nothing"}',
+                where=self._client.url,
+                hint="name one of its models",
+            )
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+        """As `Engine.generate`. The seed is sent along; whether the same text comes again is up to the server."""
+        return self._each(prompts, lambda prompt: prompt.prompt_id, self._write)
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+        """As `Engine.score`: the joined text is sent, so the server tokenises it as a whole.
+
+        The continuation's tokens are those that reach past the end of `context + prompt`. A token that crosses this
+        seam (a merge over the boundary) counts as the continuation's, the prompt's last characters included. Equal
+        pairs of text and continuation are asked about once.
+        """
+        asked: dict[_Pair, str] = {}
+        for item in items:
+            for pair in _pairs(item) if _has_texts(item) else ():
+                asked.setdefault(pair, item.item_id)
+        answers = self._each(list(asked.items()), lambda entry: entry[1], lambda entry: self._judge(*entry))
+        judged = dict(zip(asked, answers, strict=True))
+        return [self._assemble(item, judged) for item in items]
+
+    def load_weights(self, ref: CheckpointRef) -> None:
+        """Raises InputError unless `ref` is the served model: nobody changes an endpoint's weights from here."""
+        if self._model not in (ref.path, ref.name):
+            raise InputError(
+                f"the weights of an endpoint cannot be changed: it serves {self._model}, {ref.name} is wanted",
+                where=self._client.url,
+                hint="score checkpoints with an engine of your own, or serve this one at an endpoint of its own",
+            )
+
+    def stats(self) -> dict[str, float]:
+        """As `Engine.stats`, and the requests by their fate; no `parity_difference`, for there are no weights here."""
+        with self._lock:
+            tokens = {name: float(self._counts[name]) for name in TOKENS}
+        return {**tokens, **{name: float(self._client.counts[name]) for name in REQUESTS}, "seconds": self._seconds}
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self._client.close()
+
+    def _each(
+        self, rows: Sequence[Row], name: Callable[[Row], str], ask: Callable[[Row], Answer]
+    ) -> list[Answer | Refusal]:
+        """All rows in their order, as many at a time as there are connections; an error that is no row's ends it."""
+
+        def one(row: Row) -> Answer | Refusal:
+            try:
+                return ask(row)
+            except RowError as error:
+                return Refusal(name(row), error.kind, error.what, HINTS[error.kind])
+
+        started = time.perf_counter()
+        threads = ThreadPoolExecutor(self._width, thread_name_prefix="endpoint")
+        try:
+            return list(threads.map(one, rows))
+        finally:
+            threads.shutdown(cancel_futures=True)
+            self._seconds += time.perf_counter() - started
+
+    def _write(self, prompt: Prompt) -> Generation:
+        text = prompt.context + prompt.text
+        if not text:
+            raise RowError("the prompt is empty", "empty")
+        body = {
+            "prompt": text,
+            "max_tokens": prompt.max_tokens,
+            "temperature": prompt.temperature,
+            "seed": prompt.seed,
+            **({"stop": [prompt.stop]} if prompt.stop else {}),
+        }
+        written = self._complete(body, prompt.prompt_id, read_written)
+        self._add(generated_tokens=written.num_tokens)
+        return Generation(prompt.prompt_id, written.text, written.finish_reason, written.num_tokens)
+
+    def _judge(self, pair: _Pair, item_id: str) -> Judged:
+        text = f"{pair.before} {pair.continuation}"
+        body = {"prompt": text, "echo": True, "max_tokens": 0, "logprobs": 1, "temperature": 0.0}
+        judged = self._complete(body, item_id, lambda content: read_judged(content, text, len(pair.before)))
+        self._add(scored_tokens=len(judged.values))
+        return judged
+
+    def _complete(self, body: dict[str, Any], item_id: str, read: Callable[[dict[str, Any]], Answer]) -> Answer:
+        def read_and_count(content: dict[str, Any]) -> tuple[Answer, tuple[int, int, int]]:
+            return read(content), usage_of(content)
+
+        answer, (num_read, num_cached, _) = self._client.ask(
+            "/completions", {"model": self._model, **body}, item_id, read_and_count
+        )
+        self._add(prompt_tokens=num_read, cached_tokens=num_cached)
+        return answer
+
+    def _assemble(self, item: ScoreItem, judged: dict[_Pair, Judged | Refusal]) -> Score | Refusal:
+        """The item's score; the first refusal of one of its pairs is the item's."""
+        if not _has_texts(item):
+            return Refusal(item.item_id, "empty", "an empty continuation has no likelihood", HINTS["empty"])
+        found: list[Judged] = []
+        for answer in [judged[pair] for pair in _pairs(item)]:
+            if isinstance(answer, Refusal):
+                return Refusal(item.item_id, answer.kind, answer.what, answer.hint)
+            found.append(answer)
+        asked, free = found[: len(item.continuations)], found[len(item.continuations) :]
+        return Score(
+            item.item_id,
+            log_likelihoods=tuple(math.fsum(answer.values) for answer in asked),
+            num_tokens=tuple(len(answer.values) for answer in asked),
+            greedy=tuple(answer.greedy for answer in asked),
+            token_log_likelihoods=tuple(value for answer in asked for value in answer.values),
+            unconditional=tuple(math.fsum(answer.values) for answer in free),
+        )
+
+    def _add(self, **counts: int) -> None:
+        with self._lock:
+            self._counts.update(counts)
+
+
+def _has_texts(item: ScoreItem) -> bool:
+    return bool(item.continuations) and all(continuation.strip() for continuation in item.continuations)
+
+
+def _pairs(item: ScoreItem) -> list[_Pair]:
+    """What the item asks about: its continuations after `context + prompt`, then without a context where it asks."""
+    befores = [item.context + item.prompt, *filter(None, [item.unconditional])]
+    return [_Pair(before, continuation) for before in befores for continuation in item.continuations]

@@ -1,0 +1,229 @@
+"""The `Engine` protocol over vLLM. Reads a folder of HF safetensors with its tokenizer; writes nothing.
+
+Every set of weights must pass a parity probe against a plain transformers forward pass before it is used.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from vllm import RequestOutput, SamplingParams
+
+from augment_service.engines.protocol import EngineSpec, ParityError, model_window
+from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_anatomy
+from augment_service.engines.vllm.distillation import lesson_request, read_lesson
+from augment_service.engines.vllm.llm import ON_CPU, Host, Request
+from augment_service.engines.vllm.probe import PARITY_LIMIT, plain_log_probabilities, probe_pairs
+from augment_service.engines.vllm.tries import Trie
+from augment_service.engines.vllm.ways import choose_way
+from augment_service.tokens import ItemTokens, TextReader, TokenPair
+from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from data.seeds import vocabulary_fingerprint
+
+logger = logging.getLogger(__name__)
+Values = Mapping[TokenPair, list[tuple[float, bool]]]  # of each token: its log-probability, whether it is the likeliest
+
+
+class VllmEngine:
+    """`EchoEngine` and `TeacherEngine` of `augment_service.engines.protocol` over vLLM; `way` is how it scores.
+
+    One engine per process. Raises InputError, and ParityError if the probe fails.
+    """
+
+    def __init__(self, spec: EngineSpec) -> None:
+        window, folder = model_window(spec), Path(spec.model)
+        self.way = choose_way(spec.scoring)
+        anatomy, self._dtype = read_anatomy(folder), _choose_dtype(spec.dtype)
+        self._spec, self._anatomy = spec, anatomy
+        self._host = Host(spec, anatomy, window, self._dtype, bool(self.way.v2_runner), self.way.engine_options())
+        self._host.start(spec.model)
+        self._tokenizer = self._host.tokenizer
+        self._reader = TextReader(self._tokenizer, window=window, num_ids=anatomy.num_ids)
+        self._probed = probe_pairs(min(len(self._tokenizer), anatomy.num_ids), window)
+        self._counts = dict.fromkeys(("generated_tokens", "scored_tokens", "swaps", "cold_restarts"), 0)
+        self._parity = 0.0
+        wanted = plain_log_probabilities(folder, self._probed, self._dtype)
+        try:
+            self._trust(spec.model, self._difference(wanted))
+        except ParityError:
+            self.close()
+            raise
+
+    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+        """As `Engine.generate`. Temperature 0 is greedy; else a row depends on its seed and prompt, not its batch.
+
+        (Up to ties: batches of another size may round logits otherwise by 1e-6.) `stop` is not part of the text.
+        """
+        rows = self._reader.prompts(prompts)
+        answers: list[Any] = list(rows)
+        order = sorted(range(len(prompts)), key=lambda at: prompts[at].context + prompts[at].text)
+        requests = (
+            Request(row, self._sampling(prompts[at]), at) for at in order if not isinstance(row := rows[at], Refusal)
+        )
+        for request, output in self._host.run(requests):
+            written, prompt = output.outputs[0], prompts[request.about]
+            self._counts["generated_tokens"] += len(written.token_ids)
+            reason = written.finish_reason or "length"
+            answers[request.about] = Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
+        return answers
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+        """As `Engine.score`. Each context is computed once, and so are tokens that continuations share.
+
+        No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
+        """
+        rows = self._reader.items(items)
+        order = sorted(range(len(items)), key=lambda at: items[at].context + items[at].prompt)
+        sound = [row for at in order if not isinstance(row := rows[at], Refusal)]
+        values = self._judge(pair for row in sound for pair in (*row.pairs, *row.unconditional))
+        self._counts["scored_tokens"] += sum(map(len, values.values()))
+        return [
+            row if isinstance(row, Refusal) else _assemble(item.item_id, row, values)
+            for item, row in zip(items, rows, strict=True)
+        ]
+
+    def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
+        """As `EchoEngine.echo`; each row is computed by itself, without the prefix cache."""
+        checked = self._reader.ids(rows, num_more=1)
+        answers: list[Any] = list(checked)
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, prompt_logprobs=1, logprobs=1, detokenize=False, flat_logprobs=True
+        )
+        requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, Refusal))
+        for request, output in self._host.run(requests):
+            answers[request.about] = _echo_of(output)
+            self._counts["scored_tokens"] += len(request.prompt) - 1
+        return answers
+
+    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
+        """As `TeacherEngine.teach`. Each context is computed once, if the way of scoring can follow a given text."""
+        rows = self._reader.lessons(lessons)
+        answers: list[Any] = list(rows)
+        vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
+        order = sorted(range(len(lessons)), key=lambda at: lessons[at].context + lessons[at].prompt)
+        requests = (
+            lesson_request(self.way, (at, row), lessons[at].num_top)
+            for at in order
+            if not isinstance(row := rows[at], Refusal)
+        )
+        for request, output in self._host.run(requests):
+            at, tokens = request.about
+            answers[at] = read_lesson(lessons[at], vocabulary, request, output)
+            self._counts["scored_tokens"] += len(tokens.path)
+        return answers
+
+    def load_weights(self, ref: CheckpointRef) -> None:
+        """As `Engine.load_weights`; on return the new weights have passed the probe, if need be after a cold restart.
+
+        A folder with an adapter is laid over the engine's own model, without merging.
+        """
+        folder, weights, adapter = Path(ref.path), ref.path, None
+        if is_adapter(folder):
+            check_adapter(self._anatomy, folder, self._spec.max_lora_rank)
+            weights, adapter = self._spec.model, folder
+        else:
+            check_fit(self._anatomy, folder)
+        wanted = plain_log_probabilities(Path(weights), self._probed, self._dtype, adapter)
+        laid = self._host.read_adapter(ref.name, ref.path) if adapter else None
+        self._host.adapter = laid
+        if laid is None or self._host.folder != weights:
+            self._host.load(weights)
+        self._counts["swaps"] += 1
+        difference = self._difference(wanted)
+        if not difference <= PARITY_LIMIT[self._dtype]:
+            logger.warning(
+                "after the swap to %s the engine differs by %.2g nats from a plain forward pass: it is started anew",
+                ref.name,
+                difference,
+            )
+            self._counts["cold_restarts"] += 1
+            self._host.start(weights)
+            self._host.adapter = self._host.read_adapter(ref.name, ref.path) if adapter else None
+            difference = self._difference(wanted)
+        self._trust(ref.path, difference)
+
+    def stats(self) -> dict[str, float]:
+        """As `Engine.stats`; `parity_difference` is the largest among the weights that were trusted."""
+        return {**asdict(self._host.work), **self._counts, "parity_difference": self._parity}
+
+    def close(self) -> None:
+        """Give back the model's memory, so that another engine can start in this process."""
+        self._host.close()
+
+    def _sampling(self, prompt: Prompt) -> SamplingParams:
+        # a stop that is a token of its own ends the row by id: no text is left of it, special token or not
+        stop_id = self._tokenizer.get_vocab().get(prompt.stop) if prompt.stop else None
+        stops = {
+            "stop": [prompt.stop] if prompt.stop else None,
+            "stop_token_ids": None if stop_id is None else [stop_id],
+        }
+        if prompt.temperature <= 0:
+            return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, **stops)
+        if self.way.v2_runner:  # it takes no logits processors, but seeds of its own
+            return SamplingParams(
+                max_tokens=prompt.max_tokens, temperature=prompt.temperature, seed=prompt.seed, **stops
+            )
+        noise = {"noise": (prompt.temperature, prompt.seed)}
+        return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, extra_args=noise, **stops)
+
+    def _judge(self, pairs: Iterable[TokenPair]) -> Values:
+        """The values of every distinct pair; pairs with the same prefix share one trie."""
+        tries: dict[tuple[int, ...], Trie] = {}
+        nodes: dict[TokenPair, list[int]] = {}
+        for pair in pairs:
+            trie = tries.setdefault(pair.prefix, Trie(list(pair.prefix)))
+            nodes[pair] = trie.add(pair.continuation)
+        for request, output in self._host.run(chain.from_iterable(map(self.way.requests, tries.values()))):
+            self.way.read(request, output)
+        return {pair: [tries[pair.prefix].found[node] for node in path] for pair, path in nodes.items()}
+
+    def _difference(self, wanted: torch.Tensor) -> float:
+        """The largest difference of a log-probability (nats) between this engine and a plain forward pass."""
+        counted = replace(self._host.work)
+        # one call each, so that the second finds its prefix in the cache, which is probed as well
+        found = [[value for value, _ in self._judge([pair])[pair]] for pair in self._probed]
+        self._host.work = counted
+        return (torch.tensor(found) - wanted).abs().max().item()
+
+    def _trust(self, path: str, difference: float) -> None:
+        limit = PARITY_LIMIT[self._dtype]
+        if not difference <= limit:  # a NaN is no parity either
+            raise ParityError(path, difference, limit)
+        self._parity = max(self._parity, difference)
+
+
+def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
+    judged = [values[pair] for pair in row.pairs]
+    alone = [values[pair] for pair in row.unconditional]
+    return Score(
+        item_id,
+        log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in judged),
+        num_tokens=tuple(map(len, judged)),
+        greedy=tuple(all(best for _, best in tokens) for tokens in judged),
+        token_log_likelihoods=tuple(value for tokens in judged for value, _ in tokens),
+        unconditional=tuple(sum(value for value, _ in tokens) for tokens in alone),
+    )
+
+
+def _echo_of(output: RequestOutput) -> Echo:
+    """From the log-probabilities of the prompt: at each position the token itself, then the likeliest one."""
+    values, last = output.prompt_logprobs, output.outputs[0].logprobs
+    starts = values.start_indices[1:]  # nothing stands before the first token
+    return Echo(
+        log_likelihoods=tuple(values.logprobs[at] for at in starts),
+        best_tokens=(*(values.token_ids[at + 1] for at in starts), last.token_ids[1]),
+        best_log_likelihoods=(*(values.logprobs[at + 1] for at in starts), last.logprobs[1]),
+    )
+
+
+def _choose_dtype(name: str) -> torch.dtype:
+    if name != "auto":
+        dtype: torch.dtype = getattr(torch, name)
+        return dtype
+    if ON_CPU:
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,201 @@
+"""From a checked request to OpenAI's answer: texts to tokens, rows to the engines, answers to choices. No files.
+
+It asks the engines through a `Desk`, so it knows neither Ray nor vLLM.
+"""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from augment_service.http.batcher import BusyError, CallError, Gatherer
+from augment_service.http.bodies import Chat, Completion, PortError, Request
+from augment_service.http.texts import ModelTexts, Spelled
+from data.records import Echo, Generation, Prompt, Refusal
+
+RETRY_SECONDS = 2  # what a client is asked to wait when the queue is full
+Result = TypeVar("Result")
+
+
+class Desk(Protocol):
+    """Where engines are asked. In production a pool of actors, in tests one engine in this process."""
+
+    @property
+    def width(self) -> int:
+        """The number of engines."""
+        ...
+
+    async def ask(self, method: str, rows: list[Any]) -> list[Any]:
+        """One call of an engine's `answer` or `echo`. Raises InputError, ResumableError."""
+        ...
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """The engines: `name`, `node`, `pid`, `alive`, `restarts`, and the engine's own `stats`."""
+        ...
+
+
+class Port:
+    """Answers for one model. `model` is the name that clients use, `weights` a fingerprint of what is served."""
+
+    def __init__(self, desk: Desk, texts: ModelTexts, *, model: str, weights: str, window: int) -> None:
+        self.model = model
+        self._texts, self._weights, self._window = texts, weights, window
+        self._answers = Gatherer(partial(desk.ask, "answer"), width=desk.width)
+        self._echoes = Gatherer(partial(desk.ask, "echo"), width=desk.width)
+        # one thread: tokenizers are not made for several, and long texts must not hold up the event loop
+        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+    @property
+    def num_waiting(self) -> int:
+        """Rows that no engine has yet."""
+        return self._answers.num_waiting + self._echoes.num_waiting
+
+    def models(self) -> dict[str, Any]:
+        """The list of the one model."""
+        entry = {"id": self.model, "object": "model", "created": 0, "owned_by": "entail", "max_model_len": self._window}
+        return {"object": "list", "data": [entry]}
+
+    async def complete(self, body: Completion) -> dict[str, Any]:
+        """The answer of `/v1/completions`. Raises PortError, InputError, ResumableError."""
+        self._check_model(body)
+        if body.logprobs is not None:
+            return await self._score(body)
+        prompts = [await self._read(prompt) for prompt in body.prompts()]
+        texts = [text for text, _ in prompts]
+        written: list[Generation] = []
+        if body.max_tokens:
+            written = await self._write(body, texts, [body.max_tokens] * len(texts))
+        elif not body.echo:
+            raise PortError(400, "max_tokens 0 asks for nothing, unless with echo", code="invalid", param="max_tokens")
+        heads = texts if body.echo else [""] * len(texts)
+        rows = written or [Generation("", "", "length", 0) for _ in texts]
+        choices = [
+            {"index": at, "text": head + row.text, "logprobs": None, "finish_reason": row.finish_reason}
+            for at, (head, row) in enumerate(zip(heads, rows, strict=True))
+        ]
+        return self._response("text_completion", choices, [len(ids) for _, ids in prompts], rows)
+
+    async def converse(self, body: Chat) -> dict[str, Any]:
+        """The answer of `/v1/chat/completions`. Raises as `complete`."""
+        self._check_model(body)
+        turns = [{"role": message.role, "content": message.text()} for message in body.messages]
+        text = await self._in_thread(lambda: self._texts.chat(turns))
+        ids = await self._in_thread(lambda: self._texts.read(text))
+        room = max(self._window - len(ids), 1)
+        written = await self._write(body, [text], [body.max_completion_tokens or body.max_tokens or room])
+        choices = [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": row.text},
+                "logprobs": None,
+                "finish_reason": row.finish_reason,
+            }
+            for row in written
+        ]
+        return self._response("chat.completion", choices, [len(ids)], written)
+
+    async def _score(self, body: Completion) -> dict[str, Any]:
+        """An echo with the log-probability of every token of the prompt; and of one greedy token after it."""
+        if not body.echo or body.max_tokens > 1 or (body.max_tokens and body.temperature > 0):
+            raise PortError(
+                400,
+                "log-probabilities are given of a prompt: with echo, and max_tokens 0, or 1 at temperature 0",
+                code="unsupported",
+                param="logprobs",
+            )
+        spelled = [await self._spell(prompt) for prompt in body.prompts()]
+        empty = next((at for at, row in enumerate(spelled) if not row.ids), None)
+        if empty is not None:
+            raise PortError(400, f"prompt {empty} is empty", code="empty", param="prompt")
+        echoes: list[Echo] = await self._ask(self._echoes, [row.ids for row in spelled])
+        pairs = list(zip(spelled, echoes, strict=True))
+        choices = [self._scored_choice(at, row, echo, body) for at, (row, echo) in enumerate(pairs)]
+        rows = [Generation("", "", "length", body.max_tokens) for _ in spelled]
+        return self._response("text_completion", choices, [len(row.ids) for row in spelled], rows)
+
+    def _scored_choice(self, index: int, row: Spelled, echo: Echo, body: Completion) -> dict[str, Any]:
+        best = [self._texts.piece(token) for token in echo.best_tokens]
+        tokens, offsets, ids = list(row.pieces), list(row.offsets), row.ids
+        values = [None, *echo.log_likelihoods]
+        if body.max_tokens:
+            tokens, offsets = [*tokens, best[-1]], [*offsets, len(row.text)]
+            values, ids = [*values, echo.best_log_likelihoods[-1]], [*ids, echo.best_tokens[-1]]
+        tops: list[dict[str, float | None] | None] = [None]
+        steps = zip(best, echo.best_tokens, echo.best_log_likelihoods, strict=True)
+        for token, token_id, value, (piece, best_id, most) in zip(tokens[1:], ids[1:], values[1:], steps, strict=False):
+            own = {token: _finite(value)}
+            # the likeliest token goes under its own spelling, unless it is this very token
+            tops.append(own if token_id == best_id or not body.logprobs else own | {piece: _finite(most)})
+        logprobs = {
+            "tokens": tokens,
+            "token_logprobs": [_finite(value) for value in values],
+            "top_logprobs": tops,
+            "text_offset": offsets,
+        }
+        text = row.text + (best[-1] if body.max_tokens else "")
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": "length"}
+
+    async def _write(self, body: Request, texts: Sequence[str], lengths: Sequence[int]) -> list[Generation]:
+        seed = secrets.randbits(63) if body.seed is None else body.seed
+        prompts = [
+            Prompt(str(at), "http", "", "", text, length, body.temperature, seed, body.stop_text())
+            for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
+        ]
+        return await self._ask(self._answers, prompts)
+
+    async def _ask(self, gatherer: Gatherer, rows: Sequence[Any]) -> list[Any]:
+        """The answers to all rows; the first refusal among them refuses the request."""
+        try:
+            answers = await gatherer.submit(rows)
+        except BusyError as error:
+            raise PortError(503, str(error), code="overloaded", wait=RETRY_SECONDS) from error
+        except CallError as error:
+            raise PortError(500, str(error), code="internal") from error
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Refusal):
+                code = "context_length_exceeded" if answer.kind == "window" else answer.kind
+                raise PortError(400, f"prompt {at}: {answer.what}; {answer.hint}", code=code, param="prompt")
+        return answers
+
+    async def _read(self, prompt: str | list[int]) -> tuple[str, list[int]]:
+        """The text of a prompt, and its ids."""
+        text = prompt if isinstance(prompt, str) else await self._in_thread(lambda: self._texts.text_of(prompt))
+        return text, await self._in_thread(lambda: self._texts.read(text))
+
+    async def _spell(self, prompt: str | list[int]) -> Spelled:
+        if isinstance(prompt, str):
+            return await self._in_thread(lambda: self._texts.spell(prompt))
+        return await self._in_thread(lambda: self._texts.spell_ids(prompt))
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._clerk, work)
+
+    def _check_model(self, body: Request) -> None:
+        if body.model != self.model:
+            message = f'the model "{body.model}" is not served here, but "{self.model}" is'
+            raise PortError(404, message, code="model_not_found", param="model")
+
+    def _response(
+        self, kind: str, choices: list[dict[str, Any]], sizes: Sequence[int], rows: Sequence[Generation]
+    ) -> dict[str, Any]:
+        num_read, num_written = sum(sizes), sum(row.num_tokens for row in rows)
+        usage = {"prompt_tokens": num_read, "completion_tokens": num_written, "total_tokens": num_read + num_written}
+        prefix = "chatcmpl" if kind == "chat.completion" else "cmpl"
+        return {
+            "id": f"{prefix}-{secrets.token_hex(12)}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.model,
+            "system_fingerprint": self._weights,
+            "choices": choices,
+            "usage": usage,
+        }
+
+
+def _finite(value: float | None) -> float | None:
+    # JSON has no infinity, and a made-up number would be a lie
+    return value if value is None or math.isfinite(value) else None

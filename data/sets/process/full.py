@@ -1,0 +1,177 @@
+"""A process world: rules, a table of functions, worked examples, and questions about terms that no document has.
+
+Outer rules are sums, products, functions of a term and powers of a term; inner kinds are x^n and each named function.
+For every inner kind one outer rule is held out: no document applies this rule to it. Splits: `rephrased` (a trained
+example in the tests' words), `instances` (a new term, the pair of rules is trained), `combinations` (a held-out pair).
+Wrong options are what a wrong rule would give; the right one is also the exact answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from data.baselines import NgramModel
+from data.errors import InputError
+from data.seeds import stream
+from data.sets.balancer import Leveller
+from data.sets.blocks import Item
+from data.sets.builder import PlainWorld
+from data.sets.derivation import Derivation
+from data.sets.language import Statement
+from data.sets.process.logic import (
+    FILLERS,
+    TEMPLATES,
+    TESTS,
+    derive_values,
+    name_inference,
+    rule_statements,
+    universe,
+    value_statement,
+)
+from data.sets.process.rules import OUTER, PLUS, POWERS, TIMES, Rules, apply, outer_kind, parts, wrong_answers
+from data.sets.process.terms import Term, X, call, show
+from data.sets.words import WordMaker
+
+UNSEEN_SHARE = 0.25  # of the terms of trained pairs stand in no document
+REPHRASED, INSTANCES, COMBINATIONS = "rephrased", "instances", "combinations"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is told and what is asked: terms by split, the transform's name and rules, the pairs that are held out."""
+
+    transform: str
+    rules: Rules
+    held_out: dict[str, str]
+    told: tuple[Term, ...]
+    asked: dict[str, tuple[Term, ...]]
+
+    def value(self, term: Term) -> Statement:
+        """What becomes of a term, as a statement."""
+        result = apply(self.rules, term)
+        assert result is not None
+        return value_statement(self.transform, term, result)
+
+
+def make_world(seed: int, index: int, *, functions: int, documents: int, questions_per_split: int) -> PlainWorld:
+    """One world with so many named functions; `documents` must be enough to tell each example once."""
+    rng = stream(seed, "process", index)
+    plan = make_plan(functions, questions_per_split, rng, WordMaker(stream(seed, "process", index, "words")))
+    world = PlainWorld(f"process/w{index}", notes={"held_out": plan.held_out, "transform": plan.transform})
+    facts = [*rule_statements(plan.transform, plan.rules).values()]
+    facts += [plan.value(call(name, X)) for name in plan.rules.table]
+    world.facts = facts
+    tell(world, plan, facts, documents, rng)
+    derived = derive_values(world.documents_of)
+    model = NgramModel(document.text for document in world.documents)
+    for split, terms in plan.asked.items():
+        leveller = Leveller(model, rng)
+        for term in terms:
+            ask(world, split, plan, term, derived, leveller, rng)
+    return world
+
+
+def make_plan(functions: int, questions_per_split: int, rng: Random, words: WordMaker) -> Plan:
+    """Draw the rules, hold pairs of them out, and divide all terms into those told and those asked."""
+    transform = words.noun()
+    names = [words.noun() for _ in range(functions)]
+    turned = names[1:] + names[:1]
+    factors = [rng.randint(2, 9) for _ in names]
+    rules = Rules(
+        plus=rng.choice(sorted(PLUS)),
+        times=rng.choice(sorted(TIMES)),
+        inside=True,
+        raised=rng.choice(POWERS),
+        power=rng.choice(POWERS),
+        table=dict(zip(names, zip(factors, turned, strict=True), strict=True)),
+    )
+    kinds = rng.sample(["power", *names], functions + 1)
+    held_out = {kind: OUTER[number % len(OUTER)] for number, kind in enumerate(kinds)}
+    terms = [term for term in universe(names, powers=True) if parts(term)]
+    held = [term for term in terms if any(held_out[outer_kind(p)] == outer_kind(term) for p in parts(term))]
+    free = rng.sample(sorted(set(terms) - set(held), key=show), len(terms) - len(held))
+    cut = round(UNSEEN_SHARE * len(free))
+    told = tuple(free[cut:])
+    asked = {
+        REPHRASED: spread(told, questions_per_split, rng),
+        INSTANCES: spread(free[:cut], questions_per_split, rng),
+        COMBINATIONS: spread(held, questions_per_split, rng),
+    }
+    return Plan(transform, rules, held_out, told, asked)
+
+
+def spread(terms: Sequence[Term], count: int, rng: Random) -> tuple[Term, ...]:
+    """At most `count` terms, as many of each kind of inference as there can be."""
+    queues: dict[str, list[Term]] = {}
+    for term in rng.sample(terms, len(terms)):
+        queues.setdefault(name_inference(term), []).append(term)
+    turns = max(map(len, queues.values()), default=0)
+    return tuple(q[turn] for turn in range(turns) for _, q in sorted(queues.items()) if turn < len(q))[:count]
+
+
+def tell(world: PlainWorld, plan: Plan, facts: Sequence[Statement], documents: int, rng: Random) -> None:
+    """Write the documents: single examples, worked ones, tables; each rule and each atom is told again and again."""
+    if documents < len(plan.told):
+        raise InputError(
+            f"{documents} documents are too few for {len(plan.told)} examples",
+            where="key documents of the process set",
+            hint="ask for more documents, or for fewer functions",
+        )
+    atoms = [term for term in universe(list(plan.rules.table), powers=True) if not parts(term)]
+    values = [plan.value(atom) for atom in atoms]
+    queue: list[Term] = []
+    for number in range(documents):
+        queue = queue or rng.sample(plan.told, len(plan.told))
+        draw = number % 10
+        if draw == 0:
+            _tell_lines(world, FILLERS[1], rng.sample(facts, 3), rng)
+        elif draw == 1:
+            _tell_lines(world, FILLERS[2], rng.sample(values, 4), rng)
+        elif draw < 5:
+            _tell_worked(world, plan, queue.pop(), rng)
+        else:
+            fact = plan.value(queue.pop())
+            world.tell(_print(rng.choice(TEMPLATES), fact), fact)
+    missing = {*facts, *values, *map(plan.value, plan.told)} - world.documents_of.keys()
+    for fact in sorted(missing, key=lambda fact: fact.first):
+        world.tell(_print(rng.choice(TEMPLATES), fact), fact)
+
+
+def ask(
+    world: PlainWorld,
+    split: str,
+    plan: Plan,
+    term: Term,
+    derived: dict[Statement, Derivation],
+    leveller: Leveller,
+    rng: Random,
+) -> None:
+    """One question; its wrong options are answers that wrong rules give."""
+    fact = plan.value(term)
+    template = rng.choice(TESTS).removesuffix("{r}.").rstrip()
+    prompt = template.format(o=plan.transform, t=fact.first)
+    candidates = [show(answer) for answer in wrong_answers(plan.rules, term)]
+    options = [fact.second, *leveller.choose(prompt, fact.second, candidates)]
+    proof = derived[fact].proof
+    inference = REPHRASED if split == REPHRASED else name_inference(term)
+    world.documents_of.setdefault(fact, [])
+    first = {needed: world.documents_of[needed][:1] for needed in proof}
+    world.ask(split, prompt, options, Item(fact, proof, inference, ""), rng, documents_of=first)
+
+
+def _tell_lines(world: PlainWorld, head: str, facts: Sequence[Statement], rng: Random) -> None:
+    template = rng.choice(TEMPLATES)
+    lines = [_print(template, fact) for fact in facts]
+    world.tell("\n".join((head.format(o=facts[0].relation), *lines)), *facts)
+
+
+def _tell_worked(world: PlainWorld, plan: Plan, term: Term, rng: Random) -> None:
+    """An example with what becomes of its parts before it."""
+    steps = list(dict.fromkeys(plan.value(part) for part in parts(term)))
+    fact, template = plan.value(term), rng.choice(TEMPLATES)
+    lines = [FILLERS[0].format(o=plan.transform, t=fact.first), *(_print(template, step) for step in steps)]
+    world.tell(" ".join((*lines, _print(template, fact))), *steps, fact)
+
+
+def _print(template: str, fact: Statement) -> str:
+    return template.format(o=fact.relation, t=fact.first, r=fact.second)

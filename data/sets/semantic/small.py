@@ -1,0 +1,95 @@
+"""A semantic world within the embedded model's lexicon: categories, their members, and what the members inherit.
+
+"all skug are vaff" puts a category below another, "vaff are more curious than zusu" tells a property: so all skug are
+more curious than zusu. Two levels, one step of inheritance. The splits are those of the full set. `rephrased` asks in
+a phrasing that no document uses; reversals are "zusu are less curious than vaff", and "some vaff are skug", the
+strongest statement that follows the other way round.
+"""
+
+from collections.abc import Sequence
+from random import Random
+
+from data.baselines import NgramModel
+from data.errors import InputError
+from data.seeds import stream
+from data.sets.balancer import Leveller
+from data.sets.blocks import NUM_OPTIONS, Item, Truths, list_truths, make_blocks
+from data.sets.builder import World
+from data.sets.derivation import PROPERTIES, derive
+from data.sets.language import PHRASINGS, Statement
+from data.sets.lexicon import FEATURES
+from data.sets.semantic.full import HOLDOUT, REPHRASED, REVERSALS, SYLLOGISMS
+
+MEMBERS = 3  # of each category, the last of them held out: of it nothing but its category is told
+PROPERTIES_TOLD = 2  # of each category; of each member that is not held out, one of its own
+UNUSED_PHRASING = 2  # of PHRASINGS: kept for the tests
+
+
+def make_world(seed: int, index: int, *, categories: int, documents_per_fact: int) -> World:
+    """One world of so many categories, members among them; each fact stands in `documents_per_fact` documents."""
+    rng = stream(seed, "semantic-tiny", index)
+    world = World(f"semantic-tiny/w{index}", rng)
+    num_groups = categories // (MEMBERS + 1)
+    if num_groups < NUM_OPTIONS:
+        raise InputError(
+            f"{categories} categories are too few for questions with {NUM_OPTIONS} options",
+            where="data.semantic.categories",
+            hint=f"ask for {NUM_OPTIONS * (MEMBERS + 1)} or more",
+        )
+    groups = [world.noun() for _ in range(num_groups)]
+    parents = {world.noun(): groups[number % num_groups] for number in range(categories - num_groups)}
+    held_out = tuple(sorted({group: member for member, group in parents.items()}.values()))
+    facts = [Statement("all", "", member, group) for member, group in parents.items()]
+    features = rng.sample(FEATURES, len(FEATURES))
+    facts += _tell_properties(world, groups, PROPERTIES_TOLD, features)
+    facts += _tell_properties(world, [member for member in parents if member not in held_out], 1, features[::-1])
+    for fact in rng.sample(facts, len(facts)):
+        world.state(fact, times=documents_per_fact)
+    derived = derive(facts, PROPERTIES)
+    items: dict[str, list[Item]] = {split: [] for split in (REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT)}
+    for statement, derivation in derived.items():
+        # Answers of one kind stand in equally many documents: else they would be told apart by frequency.
+        kind = (statement.form, statement.relation)
+        if derivation.inference != "stated":
+            if statement.form == "more":
+                split = HOLDOUT if statement.first in held_out else SYLLOGISMS
+                items[split].append(Item(statement, derivation.proof, derivation.inference, kind))
+        elif statement.first not in held_out:
+            items[REPHRASED].append(Item(statement, derivation.proof, REPHRASED, kind))
+            items[REVERSALS].append(Item(statement.reversed(), derivation.proof, "reversal", kind))
+    _ask(world, items, list_truths(turned for s in derived for turned in (s, s.reversed())), rng)
+    world.notes["held_out"] = list(held_out)
+    return world
+
+
+def _tell_properties(world: World, subjects: Sequence[str], count: int, features: Sequence[str]) -> list[Statement]:
+    """So many properties of each subject, each with a noun of its own.
+
+    Taken from the first half of the features; each is told of four subjects or more, so that questions about it have
+    enough wrong options.
+    """
+    num_features = min(len(features) // 2, max(count, count * len(subjects) // NUM_OPTIONS))
+    deck = [features[number % num_features] for number in range(count * len(subjects))]
+    told = [(subject, deck[count * number + turn]) for number, subject in enumerate(subjects) for turn in range(count)]
+    return [Statement("more", feature, subject, world.noun()) for subject, feature in told]
+
+
+def _ask(world: World, items: dict[str, list[Item]], truths: Truths, rng: Random) -> None:
+    model = NgramModel(document.text for document in world.documents)
+    for split, members in items.items():
+        leveller = Leveller(model, rng)
+
+        def choose(item: Item, words: Sequence[str], leveller: Leveller = leveller) -> Sequence[str]:
+            return leveller.choose(_prompt(item.statement, 0), item.statement.second, words)
+
+        blocks = make_blocks(members, truths, rng, keep_all=split == HOLDOUT, choose=choose)
+        # So few nouns leave little to choose from: but for the held-out, only whole blocks are asked.
+        for block in blocks if split == HOLDOUT else [block for block in blocks if len(block) == NUM_OPTIONS]:
+            for choice in block:
+                prompt = _prompt(choice.item.statement, UNUSED_PHRASING if split == REPHRASED else 0)
+                world.ask(split, prompt, choice.options, about=choice.item.proof, inference=choice.item.inference)
+
+
+def _prompt(statement: Statement, phrasing: int) -> str:
+    text = PHRASINGS[statement.form][phrasing].removesuffix("{b}")
+    return text.format(a=statement.first, r=statement.relation).rstrip()

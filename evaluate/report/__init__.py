@@ -1,0 +1,1 @@
+"""The report: statistics to tables, figures, claims and a page."""

@@ -1,0 +1,1 @@
+"""`entail serve`: a service that outlives the command that started it."""

@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO, training states, checkpoints."""

@@ -1,0 +1,263 @@
+"""The DeepSpeed engine of a run: the process group, one step, and the full tensors of its training state.
+
+Reads and writes no files. Whatever the stage, the state is seen as three fp32 tensors for each trained parameter, under
+the parameter's name: so it fits every other stage and number of ranks.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from torch.nn import Parameter
+from transformers import PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from data.errors import InputError, ResumableError
+from train.engine.zero_config import zero_config
+from train.run.finetune_run import FinetuneRun
+from train.texts.batches import Batch
+from train.texts.parts import split
+
+WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+KINDS = (WEIGHT, *MOMENTS)
+Result = TypeVar("Result")
+
+
+def join_group() -> None:
+    """Join the process group of Ray Train or torchrun, or make one of a single process; once per process."""
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+    backend = "nccl" if on_gpu else "gloo"
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if not dist.is_initialized():
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+        dist.init_process_group(backend, **alone)
+    if not deepspeed.comm.is_initialized():
+        # An empty list of C++ operators: nothing in training uses them, and building one takes a minute.
+        deepspeed.ops.__compatible_ops__ = {}
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+
+
+def part_group(ranks: int, host: str) -> int:
+    """Leave the process group for one of `ranks` neighbours in it; returns which of the new groups this is.
+
+    Every rank of the old group calls it, before `join_group`. `host` is this rank's address for the others.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if ranks == world_size:
+        return 0
+    place = rank % ranks
+    # Port 0 is any that is free; the leaders tell theirs to all, since only they know it.
+    store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if place == 0 else None
+    addresses: list[tuple[str, int] | None] = [None] * world_size
+    dist.all_gather_object(addresses, (host, store.port) if store else None)
+    backend = dist.get_backend()
+    dist.destroy_process_group()
+    if store is None:
+        leader = addresses[rank - place]
+        assert leader is not None, "every leader has told its address"
+        store = dist.TCPStore(*leader, is_master=False)
+    dist.init_process_group(backend, store=store, rank=place, world_size=ranks)
+    return rank // ranks
+
+
+def check_offload(run: FinetuneRun) -> None:
+    """Refuse an offload to disk where DeepSpeed cannot build what it reads and writes with."""
+    if run.offload != "nvme":
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible(verbose=False):
+        raise InputError(
+            "offload to nvme needs libaio, from which DeepSpeed builds its asynchronous reader",
+            where=f"run {run.name}",
+            hint="install libaio-dev (libaio-devel) on every node, or use offload cpu",
+        )
+
+
+def agree(prepare: Callable[[], Result]) -> Result:
+    """Prepare on every rank; if one gives up all do, so that none waits for it: wrong input, or a full disk."""
+    return _all_or_none(prepare, InputError, ResumableError)
+
+
+def write_together(write: Callable[[], Result]) -> Result:
+    """Write on every rank; if one cannot (a full disk), all of them raise ResumableError with its reason."""
+    return _all_or_none(write, OSError, SafetensorError)
+
+
+def _all_or_none(act: Callable[[], Result], *kinds: type[Exception]) -> Result:
+    results: list[Result] = []
+    troubles: list[InputError | ResumableError | None] = [None] * dist.get_world_size()
+    try:
+        results.append(act())
+        mine = None
+    except kinds as error:
+        told = isinstance(error, InputError | ResumableError)
+        mine = error if told else ResumableError(f"nothing could be written: {error}")
+    dist.all_gather_object(troubles, mine)
+    for trouble in troubles:
+        if trouble is not None:
+            raise trouble
+    return results[0]
+
+
+def precision() -> str:
+    """What this machine computes in: bf16 on a GPU that has it, else fp32 (a CPU's bf16 is slower by far)."""
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
+    """An engine around `model`, of which it trains what asks for a gradient."""
+    import deepspeed
+
+    bf16 = precision() == "bf16"
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Where the state lies on the host, the fused way is the fast one.
+    fused = True if not torch.cuda.is_available() or run.offload != "none" else None
+    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=fused)
+    config = zero_config(
+        run.stage,
+        -(-run.batch_size // (dist.get_world_size() * run.accumulation)),
+        run.clip,
+        bf16=bf16,
+        accumulation=run.accumulation,
+        offload=run.offload,
+        offload_folder=run.offload_folder,
+    )
+    if run.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    engine, *_ = deepspeed.initialize(model=model.train(), optimizer=optimizer, config=config, dist_init_required=False)
+    return engine
+
+
+def take_step(engine: Any, batch: Batch, rate: float, loss: Callable[[Any, Batch], torch.Tensor]) -> torch.Tensor:
+    """One optimizer step over the parts of a batch; returns this rank's share of the step's loss, on its device.
+
+    `loss` is a part's share of the global mean. The share is not a number if the gradient was not finite: the engine
+    then leaves the weights alone, silently.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    shares = []
+    for part in split(batch, engine.gradient_accumulation_steps()):
+        share = loss(engine, part)
+        # The engine averages gradients over the ranks; the shares are meant to be summed, over ranks and parts.
+        engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
+        engine.step()
+        shares.append(share.detach())
+    total = torch.stack(shares).sum()
+    return total if engine.skipped_steps == 0 else torch.full_like(total, torch.nan)
+
+
+def trained_parameters(module: torch.nn.Module) -> dict[str, Parameter]:
+    """The parameters that are trained, in the module's order; a tied one stands once."""
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def full_tensors(engine: Any, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Name, kind and full fp32 tensor of the trained parameters; all ranks must go through all of them together.
+
+    Kinds are the weight and, after the first step, AdamW's two moments.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    masters, state = _masters(engine), _torch_optimizer(engine).state
+    for name, parameter in trained_parameters(engine.module).items():
+        for kind in kinds:
+            if masters is not None:
+                master = masters[parameter]
+                tensor = master.detach() if kind == WEIGHT else state[master][kind]
+            elif kind == WEIGHT:
+                tensor = safe_get_full_fp32_param(parameter)
+            else:
+                tensor = safe_get_full_optimizer_state(parameter, kind)
+            yield name, kind, tensor
+
+
+def optimizer_steps(engine: Any) -> int:
+    """How many steps AdamW has counted, by which it corrects its moments' bias."""
+    return int(next(iter(_torch_optimizer(engine).state.values()))["step"])
+
+
+def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -> None:
+    """Put an engine that has not stepped yet where another one was when its AdamW had counted `steps`.
+
+    `read` gives the full fp32 tensor of a name and kind, as `full_tensors` gave it.
+    """
+    optimizer = _torch_optimizer(engine)
+    for flat in _flat_tensors(engine):
+        # AdamW makes its state in the first step, which these steps are past.
+        moments = {kind: torch.zeros_like(flat, requires_grad=False) for kind in MOMENTS}
+        place = flat.device if optimizer.defaults["fused"] else torch.device("cpu")
+        optimizer.state[flat] = {"step": torch.tensor(float(steps), device=place), **moments}
+    if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    masters = _masters(engine)
+    with torch.no_grad():
+        for name, parameter in trained_parameters(engine.module).items():
+            for kind in KINDS:
+                value = read(name, kind).to(parameter.device)
+                if masters is not None:
+                    master = masters[parameter]
+                    (master if kind == WEIGHT else optimizer.state[master][kind]).copy_(value)
+                else:
+                    _set_shard(parameter, kind, value)
+
+
+def _set_shard(parameter: Parameter, kind: str, value: torch.Tensor) -> None:
+    """Put this rank's part of a full tensor where its stage keeps it."""
+    from deepspeed.utils import (
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
+
+    set_weight, set_moment = safe_set_full_fp32_param, safe_set_full_optimizer_state
+    if hasattr(parameter, "ds_id"):  # stage 3; the last rank's part may reach beyond the tensor's end
+        set_weight, set_moment = safe_set_local_fp32_param, safe_set_local_optimizer_state
+        size = parameter.ds_tensor.numel()
+        padded = torch.zeros(size * dist.get_world_size(), dtype=value.dtype, device=value.device)
+        padded[: value.numel()] = value.flatten()
+        value = padded.narrow(0, size * dist.get_rank(), size)
+    if kind == WEIGHT:
+        set_weight(parameter, value)
+    else:
+        set_moment(parameter, value, kind)
+
+
+def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
+    """The AdamW inside DeepSpeed's wrapper; stage 0 in fp32 has none."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _masters(engine: Any) -> dict[Parameter, torch.Tensor] | None:
+    """Each parameter's whole fp32 tensor at stage 0, itself or a copy; None above, where tensors lie in shards."""
+    wrapper = engine.optimizer
+    if not hasattr(wrapper, "optimizer"):
+        return {parameter: parameter for group in wrapper.param_groups for parameter in group["params"]}
+    if hasattr(wrapper, "fp32_groups"):
+        return dict(zip(chain(*wrapper.fp16_groups), chain(*wrapper.fp32_groups), strict=True))
+    return None
+
+
+def _flat_tensors(engine: Any) -> list[torch.Tensor]:
+    """What the torch optimizer keeps its state for: whole parameters at stage 0, a rank's flat shards above."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        if hasattr(engine.optimizer, name):
+            return list(getattr(engine.optimizer, name))
+    return [parameter for group in engine.optimizer.param_groups for parameter in group["params"]]

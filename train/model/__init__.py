@@ -1,0 +1,1 @@
+"""What is computed: attention over packed texts, objectives, adapters."""

@@ -1,0 +1,1 @@
+"""What a run needs: model sizes, memory by ZeRO stage, FLOPs."""

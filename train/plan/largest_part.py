@@ -1,0 +1,118 @@
+"""How large the batches of a run become in memory, estimated from its texts before anything starts.
+
+Reads a model's tokenizer and a run's texts, of which it tokenises some thousands. Writes nothing. Imports nothing
+heavy.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train.plan.flops import multiplied_weights
+from train.plan.shapes import Shape
+
+if TYPE_CHECKING:
+    import numpy as np
+    from tokenizers import Tokenizer
+
+    from train.run.finetune_run import FinetuneRun, TextSource
+
+STEPS_LOOKED_AT = 8
+LONGEST_READ = 16  # of the texts with most characters one is nearly always that with most tokens
+OTHERS_READ = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one rank computes at once: the largest part of a batch. Producer: `largest_part`. Consumer: plans."""
+
+    rows: int
+    row_tokens: int
+    packed: bool
+
+
+def part_of_rows(run: "FinetuneRun", ranks: int, row_tokens: int) -> Part:
+    """The same for texts of `row_tokens`, one a row."""
+    texts = max(1, run.batch_tokens // row_tokens) if run.batch_tokens else run.batch_size
+    return Part(-(-texts // (ranks * run.accumulation)), row_tokens, packed=run.layout != "padded")
+
+
+def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
+    """As many rows as some of its batches have, all as long as the longest text; packed, as many as the tokens fill.
+
+    Whether the model keeps packed texts apart is not known before it is loaded; here it is taken for granted.
+    """
+    from train.texts.mix import Budget, Lengths, make_schedule
+    from train.texts.packing import Arithmetic, choose_layout, most_rows
+
+    inputs, sources = _sample(run.base, run.sources)
+    longest = min(int(inputs.max()), shape.window)
+    # A source without texts leaves its share to the others, or is refused when the tokens are there.
+    weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(run.sources)]
+    schedule = make_schedule(
+        Lengths(inputs, inputs, sources),
+        weights if any(weights) else [],
+        budget=Budget(steps=STEPS_LOOKED_AT),
+        batch_size=run.batch_size,
+        batch_tokens=run.batch_tokens,
+        seed=run.seed,
+    )
+    layout = choose_layout(
+        run.layout,
+        refusal=None,
+        schedule=schedule,
+        num_inputs=inputs,
+        world_size=ranks,
+        arithmetic=Arithmetic(2.0 * multiplied_weights(shape), 4.0 * shape.queries * shape.layers),
+        where=f"run {run.name}",
+        accumulation=run.accumulation,
+    )
+    rows = most_rows(schedule, inputs, layout, world_size=ranks, accumulation=run.accumulation, row_tokens=longest)
+    return Part(rows, longest, packed=layout.name == "packed")
+
+
+@lru_cache(maxsize=64)
+def _sample(base: str, sources: "tuple[TextSource, ...]") -> "tuple[np.ndarray, np.ndarray]":
+    """Inputs and source of some texts [n] each: the longest of every source, and evenly of the others."""
+    import numpy as np
+
+    from train.texts.sources import no_texts
+
+    found = [np.array(list(_inputs(base, source)), np.int64) for source in sources]
+    if not sum(map(len, found)):
+        raise no_texts(sources)
+    return np.concatenate(found), np.repeat(np.arange(len(found)), [len(inputs) for inputs in found])
+
+
+def _inputs(base: str, source: "TextSource") -> Iterator[int]:
+    """Tokens that the model reads of a text: all but the one that is predicted last, which is the end's."""
+    from data.records import Distribution
+    from data.store import read_shard
+    from train.texts.sources import is_distribution, read_rows, shards_of
+
+    shards = shards_of(source)  # refuses a folder that is not finished
+    if is_distribution(source):
+        yield from (len(row.token_ids) - 1 for shard in shards for row in read_shard(shard, Distribution))
+        return
+    texts = [prompt + text for texts, prompts in read_rows(source) for text, prompt in zip(texts, prompts, strict=True)]
+    texts.sort(key=len, reverse=True)
+    others = texts[LONGEST_READ:]
+    read = texts[:LONGEST_READ] + others[:: -(-len(others) // OTHERS_READ) or 1]
+    tokenizer = _tokenizer(base)
+    # Without a fast tokenizer every character counts as a token.
+    counts = map(len, read) if tokenizer is None else (len(found.ids) for found in tokenizer.encode_batch(read))
+    yield from (max(1, count) for count in counts)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(base: str) -> "Tokenizer | None":
+    from tokenizers import Tokenizer
+
+    path = Path(base) / "tokenizer.json"
+    if not path.exists():
+        return None
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    return tokenizer

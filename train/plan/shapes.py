@@ -1,0 +1,208 @@
+"""What a model's `config.json` says of its size: parameters, matrices, what a token leaves for the backward pass.
+
+Pure but for reading that file; imports no torch, so that a plan costs nothing.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2")
+BF16, FP32 = 2, 4  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One matrix of a layer, by the name of its module."""
+
+    name: str
+    inputs: int
+    outputs: int
+    biased: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return self.inputs * self.outputs + self.outputs * self.biased
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The size of a decoder. Producer: `read_shape`. Consumers: `train.plan.sizing`, `train.plan.flops`.
+
+    `inner` is the width inside the feed-forward part, `head_size` that of one head, `window` the longest row in tokens;
+    `tied`: the output layer is the embedding. `dropout`: attention drops weights, which CPUs do the costly way.
+    """
+
+    family: str
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    window: int
+    tied: bool
+    dropout: bool
+    linears: tuple[Linear, ...]
+
+    @property
+    def queries(self) -> int:
+        """Width of all queries of a token."""
+        return self.heads * self.head_size
+
+    @property
+    def keys(self) -> int:
+        """Width of all keys of a token, or of all values."""
+        return self.key_value_heads * self.head_size
+
+    @property
+    def norms(self) -> int:
+        """Parameters of one layer's norms."""
+        if self.family == "gpt2":
+            return 4 * self.width  # two norms, each with weights and biases
+        per_layer = 4 if self.family == "gemma3_text" else 2
+        return per_layer * self.width + 2 * self.head_size * self.normed_heads
+
+    @property
+    def normed_heads(self) -> bool:
+        """Whether queries and keys are normed by themselves."""
+        return self.family in ("qwen3", "gemma3_text")
+
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one layer."""
+        return sum(linear.parameters for linear in self.linears) + self.norms
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the embedding of tokens."""
+        return self.vocabulary * self.width
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; a tied output layer counts once."""
+        outside = self.embedding * (1 if self.tied else 2)
+        if self.family == "gpt2":
+            return outside + self.window * self.width + self.layers * self.layer_parameters + 2 * self.width
+        return outside + self.layers * self.layer_parameters + self.width
+
+    def adapter_parameters(self, rank: int) -> int:
+        """Parameters of low-rank adapters of that rank on every linear layer but the output layer."""
+        return self.layers * sum(rank * (linear.inputs + linear.outputs) for linear in self.linears)
+
+    def layer_bytes(self, row_tokens: int, size: int, *, packed: bool, on_gpu: bool) -> int:
+        """Bytes that one layer keeps of a token for the backward pass, as transformers writes the layer today.
+
+        `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the text that the token is in,
+        `packed` or in a row of its own.
+        Every term is a tensor that some operation's backward reads.
+        """
+        # Queries and their outcome, keys and values, and of each head its log-sum; packed, the outcome in two orders.
+        attention = (2 + packed) * size * self.queries + 2 * size * self.keys + FP32 * self.heads
+        if self.dropout and not on_gpu:  # no fused kernel: the weights thrice in float32, and which were dropped
+            attention += self.heads * row_tokens * (3 * FP32 + 1)
+        if self.family == "gpt2":
+            norms = 2 * size * self.width + 2 * 2 * FP32
+            dropped = 2 * self.width * self.dropout
+            return attention + norms + dropped + 2 * size * self.width + 5 * size * self.inner
+        norms = (4 if self.family == "gemma3_text" else 2) * self._norm_bytes(self.width, size)
+        if self.normed_heads:
+            norms += self._norm_bytes(self.queries + self.keys, size)
+        return attention + norms + 2 * size * self.width + 4 * size * self.inner
+
+    def outer_bytes(self, size: int) -> int:
+        """Bytes kept of a token after the last layer: its norm, and what the output layer reads."""
+        return self._norm_bytes(self.width, size) + size * self.width
+
+    def logit_bytes(self, size: int) -> int:
+        """Bytes of a token's logits when they are most: beginning of the backward pass of the loss.
+
+        The logits; their log-softmax, its gradient and that of the loss in float32.
+        """
+        return self.vocabulary * (size + 3 * FP32)
+
+    def _norm_bytes(self, features: int, size: int) -> int:
+        if self.family == "gpt2":
+            return size * features
+        # the input in float32, and what is multiplied with the weights: float32 in Gemma, else as the model is
+        return features * (FP32 + (FP32 if self.family == "gemma3_text" else size))
+
+
+def read_shape(folder: Path) -> Shape:
+    """The shape of the model in a folder with a `config.json`. Raises InputError for an unknown architecture."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError("no model here (config.json is missing)", where=str(folder), hint="name a model's folder")
+    return shape_of(json.loads(path.read_text()), where=str(path))
+
+
+def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
+    """The shape that a configuration describes. Raises InputError for an architecture that is not known here."""
+    family = config.get("model_type", "")
+    if family not in FAMILIES:
+        raise InputError(
+            f'no memory plan for the architecture "{family}"', where=where, hint=f"known are {', '.join(FAMILIES)}"
+        )
+    return _gpt2(config) if family == "gpt2" else _gated(config, family)
+
+
+def _gpt2(config: Mapping[str, Any]) -> Shape:
+    width = config["n_embd"]
+    inner = config.get("n_inner") or 4 * width
+    return Shape(
+        family="gpt2",
+        vocabulary=config["vocab_size"],
+        width=width,
+        inner=inner,
+        layers=config["n_layer"],
+        heads=config["n_head"],
+        key_value_heads=config["n_head"],
+        head_size=width // config["n_head"],
+        window=config["n_positions"],
+        tied=config.get("tie_word_embeddings", True),
+        dropout=config.get("attn_pdrop", 0.1) > 0,
+        linears=(
+            Linear("c_attn", width, 3 * width, biased=True),
+            Linear("c_proj", width, width, biased=True),
+            Linear("c_fc", width, inner, biased=True),
+            Linear("c_proj", inner, width, biased=True),
+        ),
+    )
+
+
+def _gated(config: Mapping[str, Any], family: str) -> Shape:
+    """Llama and its kin: queries, keys, values, and a feed-forward part with a gate."""
+    width, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    head_size = config.get("head_dim") or width // heads
+    key_value_heads = config.get("num_key_value_heads") or heads
+    queries, keys = heads * head_size, key_value_heads * head_size
+    biased, inner_biased = config.get("attention_bias", False), config.get("mlp_bias", False)
+    input_biased = biased or family == "qwen2"
+    return Shape(
+        family=family,
+        vocabulary=config["vocab_size"],
+        width=width,
+        inner=inner,
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        key_value_heads=key_value_heads,
+        head_size=head_size,
+        window=config.get("max_position_embeddings", 1 << 30),
+        tied=config.get("tie_word_embeddings", family == "gemma3_text"),
+        dropout=config.get("attention_dropout", 0.0) > 0,
+        linears=(
+            Linear("q_proj", width, queries, input_biased),
+            Linear("k_proj", width, keys, input_biased),
+            Linear("v_proj", width, keys, input_biased),
+            Linear("o_proj", queries, width, biased),
+            Linear("gate_proj", width, inner, inner_biased),
+            Linear("up_proj", width, inner, inner_biased),
+            Linear("down_proj", inner, width, inner_biased),
+        ),
+    )

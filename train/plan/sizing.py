@@ -1,0 +1,238 @@
+"""What a finetuning will need before anything is loaded: memory by part, communication by ZeRO stage. Pure.
+
+Memory of this loop under DeepSpeed as set up in `train.engine.zero_config`: bfloat16 with float32 master weights
+on a GPU, float32 on a CPU. Communication is that of the ZeRO paper (Rajbhandari et al. 2020, section 7):
+every rank sends as many numbers in a step as there are trained parameters, times 2 at stages 0 to 2 and times 3 at
+stage 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from data.errors import InputError
+from train.plan.shapes import BF16, FP32, Shape
+
+STAGES = (0, 1, 2, 3)
+OFFLOADS = ("none", "cpu", "nvme")
+GIB = 2**30
+# DeepSpeed's own settings, in numbers: what is sent at a time, and what stage 3 keeps gathered.
+BUCKET, GATHERED, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
+PROCESS_BYTES = GIB  # libraries, the CUDA context, what the communication library sets aside
+USABLE = 0.95  # of the memory: what lies between the blocks of an allocator is no room
+MOMENTS = 2 * FP32  # AdamW's
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a model is to be trained. Producers: the command line, a recipe. Consumer: `plan`.
+
+    One rank computes `rows` rows of `row_tokens` tokens at a time, `accumulation` times a step. `adapter_rank` 0 trains
+    all weights, else low-rank adapters of that rank. `packed`: the rows lie end to end, each a text. `offload` keeps
+    the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme"). On a
+    CPU the host's memory is the ranks' own.
+    """
+
+    stage: int
+    ranks: int
+    rows: int
+    row_tokens: int
+    on_gpu: bool
+    accumulation: int = 1
+    adapter_rank: int = 0
+    checkpointing: bool = False
+    packed: bool = True
+    offload: str = "none"
+
+    def __post_init__(self) -> None:
+        wrong = {
+            f"stage must be one of 0 to 3, not {self.stage}": self.stage not in STAGES,
+            f"offload must be one of {', '.join(OFFLOADS)}, not {self.offload!r}": self.offload not in OFFLOADS,
+            "offload needs stage 1 or higher": self.offload != "none" and self.stage == 0,
+            "offload to nvme needs stage 3": self.offload == "nvme" and self.stage < 3,
+            f"{self.ranks} ranks are too few": self.ranks < 1,
+            f"{self.rows} rows of {self.row_tokens} tokens are too few": min(self.rows, self.row_tokens) < 1,
+        }
+        for what, holds in wrong.items():
+            if holds:
+                raise InputError(what, where="the training's settings", hint="give settings that go together")
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number of the model."""
+        return BF16 if self.on_gpu else FP32
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one rank by part. Producer: `plan`. Consumers: the command line, `smallest_stage`.
+
+    `buffers` are DeepSpeed's for communication, `step` is what the optimizer needs beside its state while it steps:
+    activations and logits are gone by then. `base` is the model as loaded, kept for the next run. `host` is what a
+    rank on a GPU takes of its node's memory; it is no part of `total`.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    activations: int
+    logits: int
+    step: int
+    base: int
+    process: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        """The peak, in bytes."""
+        resident = self.weights + self.gradients + self.optimizer + self.buffers + self.base + self.process
+        return resident + max(self.activations + self.logits, self.step)
+
+    def fits(self, limit: int) -> bool:
+        """Whether that goes into `limit` bytes, but for a margin."""
+        return self.total <= USABLE * limit
+
+    def parts(self) -> dict[str, int]:
+        """All parts by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def plan(shape: Shape, setup: Setup) -> Memory:
+    """Bytes on one rank, by part. Raises InputError where rows are longer than the model's window."""
+    if setup.row_tokens > shape.window:
+        raise InputError(
+            f"rows of {setup.row_tokens} tokens do not fit the model's window of {shape.window}",
+            where="the training's settings",
+            hint="give shorter rows",
+        )
+    size, away = setup.size, setup.offload == "nvme" or (setup.on_gpu and setup.offload == "cpu")
+    model, trained = shape.parameters, trained_parameters(shape, setup)
+    frozen = model if setup.adapter_rank else 0
+    weights = _weights(setup, frozen, trained)
+    optimizer = _optimizer(setup, trained)
+    tokens = setup.rows * setup.row_tokens
+    weights_away = away and setup.stage == 3
+    offloaded = (optimizer + weights * weights_away) * (away and setup.offload == "cpu")
+    return Memory(
+        weights=0 if weights_away else weights,
+        gradients=size * _share(trained, setup if setup.stage >= 2 else None),
+        optimizer=0 if away else optimizer,
+        buffers=_buffers(setup, model, trained),
+        activations=_activations(shape, setup) * tokens,
+        logits=shape.logit_bytes(size) * tokens,
+        step=0 if away else _step(setup, trained),
+        base=0 if setup.on_gpu else size * model,
+        process=PROCESS_BYTES,
+        # as loaded, and a copy on its way to the GPU
+        host=(2 * size * model + offloaded + PROCESS_BYTES) if setup.on_gpu else 0,
+    )
+
+
+def trained_parameters(shape: Shape, setup: Setup) -> int:
+    """How many parameters have gradients."""
+    return shape.adapter_parameters(setup.adapter_rank) if setup.adapter_rank else shape.parameters
+
+
+def sent_bytes(shape: Shape, setup: Setup) -> int:
+    """Bytes that one rank sends in a step, over a ring.
+
+    Stages 0 and 1 reduce gradients once a step, stage 2 after every backward pass; stage 3 gathers all weights twice
+    and reduces the gradients in every pass, frozen weights among those that are gathered.
+    """
+    trained, passes = trained_parameters(shape, setup), setup.accumulation
+    numbers = {0: 2 * trained, 1: 2 * trained, 2: (1 + passes) * trained, 3: passes * trained}[setup.stage]
+    if setup.stage == 3:
+        numbers += 2 * passes * (shape.parameters + (trained if setup.adapter_rank else 0))
+    return numbers * setup.size * (setup.ranks - 1) // setup.ranks
+
+
+def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
+    """The lowest stage at which the setup fits into `limit` bytes a rank; None if none does."""
+    lowest = lowest_stage(setup.offload)
+    stages = [stage for stage in STAGES if stage >= lowest]
+    return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limit)), None)
+
+
+def lowest_stage(offload: str) -> int:
+    """The lowest stage that goes with an offload."""
+    return {"none": 0, "cpu": 1, "nvme": 3}[offload]
+
+
+def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
+    """The plan, if it fits. Raises InputError with the numbers and with what would fit, if there is such a thing."""
+    found = plan(shape, setup)
+    if found.fits(limit):
+        return found
+    largest = sorted(((value, name) for name, value in found.parts().items() if name != "host"), reverse=True)[:3]
+    parts = ", ".join(f"{name} {gib(value)}" for value, name in largest)
+    raise InputError(
+        f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.total)} a rank ({parts}), "
+        f"there are {gib(limit)}, of which {USABLE:.0%} can be used",
+        where=where,
+        hint=_mend(shape, setup, limit),
+    )
+
+
+def gib(value: float) -> str:
+    """Bytes for people."""
+    if value < GIB / 10:
+        return f"{value / 2**20:.1f} MiB" if value else "0"
+    return f"{value / GIB:.2f} GiB" if value < 10 * GIB else f"{value / GIB:.0f} GiB"
+
+
+def _mend(shape: Shape, setup: Setup, limit: int) -> str:
+    """The mildest changes that make it fit, in words."""
+    ways: Sequence[tuple[str, Setup]] = (
+        ("", setup),
+        ("recompute activations and ", replace(setup, checkpointing=True)),
+        ("compute one row at a time and ", replace(setup, checkpointing=True, rows=1)),
+        ("train adapters of rank 16 and ", replace(setup, checkpointing=True, rows=1, adapter_rank=16)),
+    )
+    for words, changed in ways:
+        stage = smallest_stage(shape, changed, limit)
+        if stage is not None:
+            return f"{words}use stage {stage}"
+    return "use more ranks, shorter rows, offload, or a smaller model"
+
+
+def _share(numbers: int, setup: Setup | None) -> int:
+    """What one rank holds of that many numbers; all of them if no setup divides them."""
+    return -(-numbers // setup.ranks) if setup else numbers
+
+
+def _weights(setup: Setup, frozen: int, trained: int) -> int:
+    return setup.size * _share(frozen + trained, setup if setup.stage == 3 else None)
+
+
+def _optimizer(setup: Setup, trained: int) -> int:
+    """AdamW's moments, and master weights: DeepSpeed keeps them in float32, too, but not in plain data parallelism."""
+    masters = FP32 if setup.on_gpu or setup.stage else 0
+    return (MOMENTS + masters) * _share(trained, setup if setup.stage else None)
+
+
+def _buffers(setup: Setup, model: int, trained: int) -> int:
+    """Buckets are set aside as a whole; of memory on a CPU, only what is written to counts."""
+    bucket = BUCKET if setup.on_gpu else min(BUCKET, trained)
+    if setup.stage == 0:
+        return setup.size * min(bucket, trained) * (setup.ranks > 1)
+    if setup.stage < 3:
+        return setup.size * bucket
+    return setup.size * (bucket + min(model, GATHERED + PREFETCHED))
+
+
+def _step(setup: Setup, trained: int) -> int:
+    """Gradients in the order and precision of the master weights; what AdamW on a GPU computes with."""
+    mine = _share(trained, setup if setup.stage else None)
+    if setup.stage == 3:
+        mine = min(mine, GATHERED)  # one group of parameters after another
+    if not setup.on_gpu:
+        return FP32 * mine * (setup.stage in (1, 2))
+    return 2 * FP32 * mine
+
+
+def _activations(shape: Shape, setup: Setup) -> int:
+    """Bytes a token."""
+    layer = shape.layer_bytes(setup.row_tokens, setup.size, packed=setup.packed, on_gpu=setup.on_gpu)
+    if setup.checkpointing:  # of every layer its input, and one layer whole while it is computed again
+        return shape.layers * setup.size * shape.width + layer + shape.outer_bytes(setup.size)
+    return shape.layers * layer + shape.outer_bytes(setup.size)

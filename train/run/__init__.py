@@ -1,0 +1,1 @@
+"""One finetuning run, and lists of runs on one worker group."""

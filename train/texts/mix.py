@@ -1,0 +1,176 @@
+"""Which texts are learned in which step: shuffles, shares of sources, budgets. Pure: reads and writes nothing.
+
+A schedule follows from the texts' lengths, their sources' weights, the budget, the size of a batch and the seed alone.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+
+from data.errors import InputError
+from data.seeds import derive_seed
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """The sizes of n texts, int64 [n] each. Producer: `train.texts.tokens`. Consumers: schedules, layouts.
+
+    `num_inputs` counts the tokens that the model reads, `num_labels` those that it learns to predict (at least 1),
+    `sources` is the index of each text's source.
+    """
+
+    num_inputs: np.ndarray
+    num_labels: np.ndarray
+    sources: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long a run trains: exactly one field is above 0. `tokens` are labels, an epoch is every text once."""
+
+    steps: int = 0
+    tokens: int = 0
+    epochs: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The texts of every step over all ranks. Producer: `make_schedule`. Consumers: batches, the loop.
+
+    `rows`, int64, are indices of texts; step s takes `rows[bounds[s] : bounds[s + 1]]`. `tokens[s]` counts the labels
+    of all steps up to and including s.
+    """
+
+    rows: np.ndarray
+    bounds: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """The number of steps."""
+        return len(self.tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """The number of labels over all steps."""
+        return int(self.tokens[-1])
+
+    def step(self, index: int) -> np.ndarray:
+        """The indices of the texts of one step."""
+        return self.rows[self.bounds[index] : self.bounds[index + 1]]
+
+
+def schedule_rows(num_rows: int, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
+    """Row indices [num_steps, batch_size]: epochs, each a fresh shuffle of all rows, laid end to end."""
+    num_epochs = -(-num_steps * batch_size // num_rows)
+    epochs = [np.random.default_rng(derive_seed(seed, "epoch", e)).permutation(num_rows) for e in range(num_epochs)]
+    return np.concatenate(epochs)[: num_steps * batch_size].reshape(num_steps, batch_size)
+
+
+def make_schedule(
+    lengths: Lengths,
+    weights: Sequence[float],
+    *,
+    budget: Budget,
+    batch_size: int,
+    batch_tokens: int = 0,
+    seed: int,
+) -> Schedule:
+    """The whole run's texts, step by step.
+
+    Without `weights` every text occurs equally often, up to one. With weights, one a source, the share of the labels
+    that come from a source is its weight's share, to within one text at any moment; an epoch is then as many labels as
+    the sources of weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more
+    inputs than that (at least one); the last may be smaller. A budget of tokens is met to within half a text. Raises
+    InputError if a source has a weight but no texts.
+    """
+    if budget.steps and not weights and not batch_tokens:
+        rows = schedule_rows(len(lengths.num_labels), batch_size, budget.steps, seed).ravel()
+        bounds = np.arange(0, len(rows) + 1, batch_size)
+    else:
+        draws = _weighted(lengths, weights, seed) if weights else _shuffled(len(lengths.num_labels), seed)
+        rows, bounds = _cut(draws, lengths, _countable(budget, lengths, weights), batch_size, batch_tokens)
+    tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
+    return Schedule(rows, bounds, tokens)
+
+
+def match_budget(match: str, reference: Schedule) -> Budget:
+    """The budget of a run that takes as many steps ("steps") or learns as many tokens ("tokens") as another."""
+    return Budget(steps=reference.num_steps) if match == "steps" else Budget(tokens=reference.num_tokens)
+
+
+def source_shares(schedule: Schedule, lengths: Lengths, num_sources: int) -> list[float]:
+    """The share of the trained tokens that comes from each source."""
+    drawn = np.bincount(lengths.sources[schedule.rows], lengths.num_labels[schedule.rows], minlength=num_sources)
+    return (drawn / drawn.sum()).tolist()
+
+
+def _shuffled(num_rows: int, seed: int) -> Iterator[int]:
+    for epoch in count():
+        yield from np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(num_rows).tolist()
+
+
+def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator[int]:
+    """Each draw goes to the source that is furthest behind its share; within a source, shuffled epochs."""
+    drawn_from = [index for index, weight in enumerate(weights) if weight > 0]
+    shares = np.array([weights[index] for index in drawn_from]) / sum(weights)
+    streams = [_shuffled_source(lengths, index, seed) for index in drawn_from]
+    behind = np.zeros(len(drawn_from))
+    while True:
+        at = int(behind.argmax())
+        row = next(streams[at])
+        num_labels = lengths.num_labels[row]
+        behind += shares * num_labels
+        behind[at] -= num_labels
+        yield row
+
+
+def _shuffled_source(lengths: Lengths, source: int, seed: int) -> Iterator[int]:
+    members = np.flatnonzero(lengths.sources == source)
+    if not len(members):
+        raise InputError(
+            f"source {source} of the mix has a weight but no texts",
+            where="the weights of the sources",
+            hint="check its folder, world and methods, or give it a weight of 0",
+        )
+    for epoch in count():
+        rng = np.random.default_rng(derive_seed(seed, "source", source, "epoch", epoch))
+        yield from members[rng.permutation(len(members))].tolist()
+
+
+def _countable(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Budget:
+    """With weights, epochs are as many tokens as there are: the sources' texts then occur unequally often."""
+    if not budget.epochs or not weights:
+        return budget
+    used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
+    return Budget(tokens=max(1, round(budget.epochs * int(lengths.num_labels[used].sum()))))
+
+
+def _cut(
+    draws: Iterator[int], lengths: Lengths, budget: Budget, batch_size: int, batch_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Take draws until the budget is spent; returns them, and where batches begin and end."""
+    most_draws = max(1, round(budget.epochs * len(lengths.num_labels))) if budget.epochs else 0
+    rows, bounds = array("q"), array("q", [0])
+    tokens = inputs = 0
+    for row in draws:
+        num_labels, num_inputs = int(lengths.num_labels[row]), int(lengths.num_inputs[row])
+        if budget.tokens and rows and tokens + num_labels - budget.tokens > budget.tokens - tokens:
+            break  # without this text the run ends nearer to its budget
+        in_batch = len(rows) - bounds[-1]
+        full = inputs + num_inputs > batch_tokens if batch_tokens else in_batch >= batch_size
+        if in_batch and full:
+            bounds.append(len(rows))
+            inputs = 0
+            if budget.steps and len(bounds) > budget.steps:
+                break
+        rows.append(row)
+        tokens, inputs = tokens + num_labels, inputs + num_inputs
+        if (budget.tokens and tokens >= budget.tokens) or (most_draws and len(rows) >= most_draws):
+            break
+    if len(rows) > bounds[-1]:
+        bounds.append(len(rows))
+    return np.array(rows), np.array(bounds)

@@ -1,0 +1,174 @@
+"""The texts that a run learns from: which rows of which Arrow folders, and how they are read.
+
+Reads: sealed Arrow folders, memory-mapped. Writes: nothing. Imports no torch.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.errors import InputError
+from data.records import Distribution
+from data.seeds import fingerprint
+from data.store import MANIFEST, is_sealed, read_table
+
+ROWS_AT_ONCE = 1024  # texts that are held as Python strings at a time
+ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's, too
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """Rows of a sealed Arrow folder that has a `text` column. Producer: `pipeline`. Consumer: `train`.
+
+    `corpus` and `methods` keep the rows of that world and those methods; empty keeps all. `verdict_kept_only`
+    drops the augmentations that were set aside. `weight` is the share of the trained tokens that come from here,
+    relative to the other sources' weights; all sources have one or none has. The text of `prompt_column`, if it is
+    named, is read before each text and not learned. A folder of `Distribution` records brings its own tokens.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
+
+    folder: str
+    corpus: str = ""
+    verdict_kept_only: bool = False
+    methods: tuple[str, ...] = ()
+    weight: float | None = None
+    text_column: str = "text"
+    prompt_column: str = ""
+
+
+def check_weights(weights: Sequence[float | None], *, where: str) -> None:
+    """Refuse weights of sources that say nothing: negative ones, none above 0, or some sources without one."""
+    given = [weight for weight in weights if weight is not None]
+    if not given:
+        return
+    troubles = {
+        f"{len(weights) - len(given)} of {len(weights)} sources have no weight": len(given) < len(weights),
+        f"a weight is negative or no number: {given}": any(not 0 <= weight < math.inf for weight in given),
+        f"the weights of the sources sum to zero: {given}": sum(given) == 0,
+    }
+    for trouble, holds in troubles.items():
+        if holds:
+            raise InputError(trouble, where=where, hint="give every source a weight of 0 or more, or none a weight")
+
+
+def read_texts(sources: Sequence[TextSource]) -> list[str]:
+    """The texts of all sources, in the order of sources, shards and rows. Raises InputError if there are none."""
+    texts = [text for source in sources for chunk, _ in read_rows(source) for text in chunk]
+    if not texts:
+        raise no_texts(sources)
+    return texts
+
+
+def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
+    """Texts, and the prompts before them ("" without a prompt column), some at a time from memory-mapped shards."""
+    for shard in shards_of(source):
+        table = _select(read_table(shard), source)
+        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+            texts = batch.column(source.text_column).to_pylist()
+            prompts = batch.column(source.prompt_column).to_pylist() if source.prompt_column else [""] * len(texts)
+            for name, column in ((source.text_column, texts), (source.prompt_column, prompts)):
+                if any(not isinstance(value, str) for value in column):
+                    raise InputError(
+                        f'the column "{name}" holds something that is no text',
+                        where=source.folder,
+                        hint="drop these rows, or name another column",
+                    )
+            yield texts, prompts
+
+
+def name_rows(source: TextSource, places: Sequence[int]) -> list[str]:
+    """What rows of a source are called, by their places among those that it keeps: by their ids where it has any."""
+    names: list[str] = []
+    for shard in shards_of(source):
+        table = _keep(read_table(shard), source)
+        column = next((name for name in ID_COLUMNS if name in table.column_names), None)
+        first = len(names)
+        names += table[column].to_pylist() if column else (f"row {first + at}" for at in range(table.num_rows))
+    return [names[place] for place in places]
+
+
+def no_texts(sources: Sequence[TextSource]) -> InputError:
+    """What to say where a mix is empty."""
+    return InputError(
+        "no texts to train on",
+        where="; ".join(map(str, sources)) or "an empty list of sources",
+        hint="check the folders, the world's name, and whether any augmentation was kept",
+    )
+
+
+def is_distribution(source: TextSource) -> bool:
+    """Whether the folder holds a teacher's distributions, with tokens of their own."""
+    return _manifest(source).get("record") == Distribution.__name__
+
+
+def content_of(source: TextSource) -> str:
+    """Names what is read from a source, wherever it lies and however it is cut into shards."""
+    stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards_of(source) else 0
+    return _content_of(source, stamp)
+
+
+@lru_cache(maxsize=256)  # the runs of a study share their texts
+def _content_of(source: TextSource, stamp: int) -> str:
+    if is_distribution(source):
+        return fingerprint("distributions", _manifest(source)["content"])
+    digest = hashlib.blake2b(digest_size=16)
+    for texts, prompts in read_rows(source):
+        for row in zip(prompts, texts, strict=True):
+            for part in row:
+                content = part.encode()
+                digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+def shards_of(source: TextSource) -> list[Path]:
+    """The shards of a source's folder, in order. Raises InputError if the folder is not finished."""
+    folder = Path(source.folder)
+    if not is_sealed(folder):
+        raise InputError(
+            "no finished Arrow folder here (its manifest.json is missing)",
+            where=str(folder),
+            hint="give the command that makes this folder again; it goes on where it stopped",
+        )
+    return sorted(folder.glob("*.arrow"))
+
+
+def _manifest(source: TextSource) -> dict[str, str]:
+    content: dict[str, str] = json.loads((Path(source.folder) / MANIFEST).read_text())
+    return content
+
+
+def _keep(table: pa.Table, source: TextSource) -> pa.Table:
+    """The rows that the source wants."""
+    wanted = {"corpus": [source.corpus] * bool(source.corpus), "method": list(source.methods)}
+    wanted["verdict"] = ["kept"] * source.verdict_kept_only
+    _require(table, source, {column for column, values in wanted.items() if values})
+    for column, values in wanted.items():
+        if values:
+            table = table.filter(pc.is_in(table[column], value_set=pa.array(values)))
+    return table
+
+
+def _select(table: pa.Table, source: TextSource) -> pa.Table:
+    """The rows that the source wants, with the columns of text and prompt alone."""
+    read = [source.text_column, *([source.prompt_column] if source.prompt_column else [])]
+    _require(table, source, set(read))
+    return _keep(table, source).select(read)
+
+
+def _require(table: pa.Table, source: TextSource, columns: set[str]) -> None:
+    missing = columns - set(table.column_names)
+    if missing:
+        raise InputError(
+            f"no column {', '.join(sorted(missing))}; there are {', '.join(table.column_names)}",
+            where=source.folder,
+            hint="name a folder of documents or augmentations",
+        )
