@@ -40,6 +40,19 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Context:
+    """Documents that precede questions or instructions, rendered once. Producer: `augment_service.contexts`.
+
+    Consumers: the tasks of `augment_service.jobs`. Prompts and score items refer to it by `context_id`, a hash of its
+    text. `doc_ids` are the documents in it, in their order.
+    """
+
+    context_id: str
+    text: str
+    doc_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 
@@ -77,20 +90,25 @@ class Generation:
 class Augmentation:
     """One inference that the model wrote down. Producer: `augment_service.augment`. Consumers: training, report.
 
-    `verdict` is "kept" or the reason for which the row was set aside; only kept rows are trained on.
-    `template` and `model` are content hashes: a changed template or model is another augmentation.
+    `sources` are the ids of the documents that it is about. `reasoning` is what the model wrote before the inference.
+    `verdict` is "kept" or the reason for the rejection; only kept rows are trained on. `support` is how much its
+    sources raise its log-likelihood (nats per token); NaN where that was not measured. `model`, `template` and
+    `context_id` are content hashes. `augmentation_id` names what was asked: text, context, sampling, weights, place.
     """
 
     augmentation_id: str
     corpus: str
     method: str
-    doc_id: str
+    sources: tuple[str, ...]
     sentence: str
     text: str
+    reasoning: str
     verdict: str
+    support: float
     finish_reason: str
     model: str
     template: str
+    context_id: str
     temperature: float
     seed: int
 
