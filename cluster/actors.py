@@ -23,7 +23,7 @@ from data.errors import InputError, ResumableError
 STANDARD_ERROR = 2  # a file descriptor: the actor's log
 
 
-class Host:
+class ActorHost:
     """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call."""
 
     def __init__(
@@ -65,7 +65,7 @@ def _deadline(seconds: float | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ActorState:
-    """One actor as the cluster sees it. Producer: `Crew`. Consumers: the pool, whoever shows its state.
+    """One actor as the cluster sees it. Producer: `ActorGroup`. Consumers: the pool, whoever shows its state.
 
     `node` is Ray's node id. `alive` is false while the actor waits for a place or starts again; `gone` is for good.
     """
@@ -78,7 +78,7 @@ class ActorState:
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
+class PoolSpec:
     """What the actors of a pool are made of. Producer: whoever starts the pool. Consumer: whoever attaches to it."""
 
     worker_class: type
@@ -93,38 +93,38 @@ class Blueprint:
 
 
 @dataclass
-class Crew:
-    """The actors of a pool, by number. `ready` are those whose worker is made, `openings` the calls that make one.
+class ActorGroup:
+    """The actors of a pool, by number. `ready` are those whose worker is made, `starting` the calls that make one.
 
     `group` is None where the actors belong to another process.
     """
 
-    blueprint: Blueprint
+    spec: PoolSpec
     name: str | None
     actors: list[ActorHandle]
     group: PlacementGroup | None
     ready: set[int] = field(default_factory=set)
-    openings: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    starting: dict[int, ray.ObjectRef] = field(default_factory=dict)
     _restarts_seen: dict[int, int] = field(default_factory=dict)  # an actor is opened once after each restart
     _placeless_since: float | None = None
 
     @classmethod
-    def start(cls, blueprint: Blueprint, name: str | None) -> Self:
+    def start(cls, spec: PoolSpec, name: str | None) -> Self:
         """New actors, one per bundle of a new group. Raises ResumableError if the cluster has no place for them."""
-        bundle = {"CPU": blueprint.num_cpus, "GPU": blueprint.num_gpus}
+        bundle = {"CPU": spec.num_cpus, "GPU": spec.num_gpus}
         wanted = {resource: count for resource, count in bundle.items() if count}
-        group = placement_group([wanted] * blueprint.num_actors, strategy=blueprint.strategy)
-        crew = cls(blueprint, name, [], group)
+        group = placement_group([wanted] * spec.num_actors, strategy=spec.strategy)
+        actors = cls(spec, name, [], group)
         with ExitStack() as undo:
-            undo.callback(crew.close)
-            if not group.wait(blueprint.place_seconds):
-                raise ResumableError(f"the cluster has no place for {blueprint.num_actors} actors with {wanted} each")
-            crew.actors += [crew._make(number) for number in range(blueprint.num_actors)]
+            undo.callback(actors.close)
+            if not group.wait(spec.place_seconds):
+                raise ResumableError(f"the cluster has no place for {spec.num_actors} actors with {wanted} each")
+            actors.actors += [actors._make(number) for number in range(spec.num_actors)]
             undo.pop_all()
         if name is not None:
-            internal_kv._internal_kv_put(_card(name), cloudpickle.dumps(blueprint))
-        crew.openings = {number: actor.open.remote() for number, actor in enumerate(crew.actors)}
-        return crew
+            internal_kv._internal_kv_put(_card(name), cloudpickle.dumps(spec))
+        actors.starting = {number: actor.open.remote() for number, actor in enumerate(actors.actors)}
+        return actors
 
     @classmethod
     def find(cls, name: str) -> Self:
@@ -133,13 +133,13 @@ class Crew:
         try:
             if card is None:
                 raise ValueError("nothing bears this name")
-            blueprint: Blueprint = cloudpickle.loads(card)
-            actors = [ray.get_actor(_actor_name(name, number)) for number in range(blueprint.num_actors)]
+            spec: PoolSpec = cloudpickle.loads(card)
+            actors = [ray.get_actor(_actor_name(name, number)) for number in range(spec.num_actors)]
         except ValueError as error:
             raise InputError(
                 f"no pool is up: {error}", where=f"pool {name}", hint="start it, or name another"
             ) from error
-        return cls(blueprint, name, actors, None)
+        return cls(spec, name, actors, None)
 
     def send(self, number: int, method: str, args: tuple[object, ...], extras: dict[str, object]) -> ray.ObjectRef:
         """Queue one call at an actor."""
@@ -157,9 +157,9 @@ class Crew:
         states = {number: _state(self.actors[number]) for number in wanted if number not in self.ready}
         for number, state in states.items():
             is_new = state.num_restarts > self._restarts_seen.get(number, -1)
-            if state.alive and is_new and number not in self.openings:
+            if state.alive and is_new and number not in self.starting:
                 self._restarts_seen[number] = state.num_restarts
-                self.openings[number] = self.actors[number].open.remote()
+                self.starting[number] = self.actors[number].open.remote()
         if len(states) < len(wanted) or any(state.alive for state in states.values()):
             self._placeless_since = None
             return
@@ -167,20 +167,20 @@ class Crew:
             raise ResumableError("all actors of the pool were ended from elsewhere")
         now = time.monotonic()
         self._placeless_since = self._placeless_since or now
-        if now - self._placeless_since > self.blueprint.place_seconds:
+        if now - self._placeless_since > self.spec.place_seconds:
             raise ResumableError(
-                f"all actors were lost, and for {self.blueprint.place_seconds:g} s the cluster has had no place for "
-                f"any of them ({self.blueprint.num_cpus:g} CPUs, {self.blueprint.num_gpus:g} GPUs each)"
+                f"all actors were lost, and for {self.spec.place_seconds:g} s the cluster has had no place for "
+                f"any of them ({self.spec.num_cpus:g} CPUs, {self.spec.num_gpus:g} GPUs each)"
             )
 
-    def opened(self, number: int) -> None:
+    def started(self, number: int) -> None:
         """The worker of this actor is made."""
-        del self.openings[number]
+        del self.starting[number]
         self.ready.add(number)
 
     def lose(self, number: int) -> None:
         """The actor failed: it gets a new process, if Ray has not given it one already."""
-        self.openings.pop(number, None)
+        self.starting.pop(number, None)
         self.ready.discard(number)
         state = _state(self.actors[number])
         if state.alive and state.num_restarts <= self._restarts_seen.setdefault(number, 0):
@@ -203,17 +203,17 @@ class Crew:
 
     def _make(self, number: int) -> ActorHandle:
         options = {
-            "num_cpus": self.blueprint.num_cpus,
-            "num_gpus": self.blueprint.num_gpus,
+            "num_cpus": self.spec.num_cpus,
+            "num_gpus": self.spec.num_gpus,
             "max_restarts": -1,
             "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=number),
         }
         if self.name is not None:
             options["name"] = _actor_name(self.name, number)
-        blueprint = self.blueprint
-        deadlines = (blueprint.start_seconds, blueprint.deadline_seconds)
+        spec = self.spec
+        deadlines = (spec.start_seconds, spec.deadline_seconds)
         try:
-            return ray.remote(Host).options(**options).remote(blueprint.worker_class, blueprint.init_args, *deadlines)
+            return ray.remote(ActorHost).options(**options).remote(spec.worker_class, spec.init_args, *deadlines)
         except ValueError as error:
             raise InputError(
                 str(error), where=f"pool {self.name}", hint="attach to it, end it, or choose a name"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from data.errors import InputError
 
-MOST_CPU_ENGINES = 8  # an engine without a GPU still takes 1-2 GB of memory
+MAX_CPU_ENGINES = 8  # an engine without a GPU still takes 1-2 GB of memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def plan(
             hint=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
         )
     # never more actors than there are places: Ray would wait without end
-    most_engines = places if gpus else min(places, MOST_CPU_ENGINES)
+    most_engines = places if gpus else min(places, MAX_CPU_ENGINES)
     most_ranks = _places(nodes, 1, gpus_per_rank)
     num_engines = min(engines or most_engines, most_engines)
     num_ranks = min(ranks or most_ranks, most_ranks)

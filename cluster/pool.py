@@ -14,7 +14,7 @@ from typing import Self
 
 import ray
 
-from cluster.actors import ActorState, Blueprint, Crew
+from cluster.actors import ActorGroup, ActorState, PoolSpec
 from cluster.meter import Meter
 from cluster.schedule import Schedule, Unit
 from data.errors import InputError, ResumableError
@@ -77,7 +77,7 @@ class ActorPool:
         if the cluster has no such place for `place_seconds`, now or after a loss. A call that takes longer than
         `deadline_seconds` costs its actor. With a `name`, other processes of the cluster can `attach`.
         """
-        blueprint = Blueprint(
+        spec = PoolSpec(
             worker_class,
             init_args,
             num_actors,
@@ -88,7 +88,7 @@ class ActorPool:
             strategy,
             place_seconds,
         )
-        self._set_up(Crew.start(blueprint, name))
+        self._set_up(ActorGroup.start(spec, name))
         self._await_all(start_seconds)
 
     @classmethod
@@ -98,12 +98,12 @@ class ActorPool:
         Raises InputError if no such pool is up.
         """
         pool = cls.__new__(cls)
-        pool._set_up(Crew.find(name))
+        pool._set_up(ActorGroup.find(name))
         return pool
 
-    def _set_up(self, crew: Crew) -> None:
-        self._crew = crew
-        self._asked: list[list[ray.ObjectRef]] = [[] for _ in crew.actors]
+    def _set_up(self, actors: ActorGroup) -> None:
+        self._actors = actors
+        self._asked: list[list[ray.ObjectRef]] = [[] for _ in actors.actors]
         self._lock = threading.Lock()
         self._run: _Run | None = None
         self.restarts = 0
@@ -114,7 +114,7 @@ class ActorPool:
         started = time.monotonic()
         limit = None if start_seconds is None else PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
         try:
-            ray.get(list(self._crew.openings.values()), timeout=limit)
+            ray.get(list(self._actors.starting.values()), timeout=limit)
         except ray.exceptions.RayError as error:
             self.close()
             is_late = start_seconds is not None and time.monotonic() - started > start_seconds
@@ -122,8 +122,8 @@ class ActorPool:
                 f"it was not ready after {start_seconds:g} s, its log tells where it was" if is_late else _reason(error)
             )
             raise _fatal(error, "start") or ResumableError(f"an actor failed as it started: {reason}") from error
-        for actor in list(self._crew.openings):
-            self._crew.opened(actor)
+        for actor in list(self._actors.starting):
+            self._actors.started(actor)
 
     @property
     def in_flight(self) -> int:
@@ -137,17 +137,17 @@ class ActorPool:
         ResumableError, too, if all actors fail whatever they do, if the cluster has no place for any of them, and at
         the end if units were set aside.
         """
-        run = self._run = _Run(Schedule(units, len(self._crew.actors)), [deque() for _ in self._crew.actors])
+        run = self._run = _Run(Schedule(units, len(self._actors.actors)), [deque() for _ in self._actors.actors])
         try:
             while not run.schedule.finished:
-                self._hand_out(run)
-                self._look_after(run)
+                self._assign(run)
+                self._check_health(run)
                 self._await(run, on_receipt)
         finally:
             self._run = None
             for ref in (ref for refs in run.refs for ref in refs):
                 ray.cancel(ref)  # only what has not begun
-        aside = [f"{units[unit].name} ({reason})" for unit, reason in run.schedule.set_aside.items()]
+        aside = [f"{units[unit].name} ({reason})" for unit, reason in run.schedule.failed_units.items()]
         if aside:
             raise ResumableError(f"{len(aside)} units were set aside, each failed twice: {'; '.join(aside)}")
         return run.receipts
@@ -158,7 +158,7 @@ class ActorPool:
         `ray.get` of it raises what the method raises, and a RayActorError if the actor dies. Raises ResumableError if
         no actor is up.
         """
-        states = self._crew.states()
+        states = self._actors.states()
         with self._lock:
             for number, refs in enumerate(self._asked):
                 if refs:
@@ -167,17 +167,17 @@ class ActorPool:
             if not alive:
                 raise ResumableError("no actor of the pool is up; those that died start again by themselves")
             number = min(alive, key=self._load)
-            ref = self._crew.send(number, method, args, {})
+            ref = self._actors.send(number, method, args, {})
             self._asked[number].append(ref)
         return ref
 
     def describe(self) -> Description:
         """What the actors were made of, and each of them as it is now."""
-        return Description(self._crew.blueprint.init_args, tuple(self._crew.states()))
+        return Description(self._actors.spec.init_args, tuple(self._actors.states()))
 
     def close(self) -> None:
         """End all actors, whatever they do, and give back their places; an attached pool is left as it is."""
-        self._crew.close()
+        self._actors.close()
 
     def __enter__(self) -> Self:
         return self
@@ -190,48 +190,48 @@ class ActorPool:
     def _load(self, actor: int) -> int:
         return len(self._asked[actor]) + (len(self._run.refs[actor]) if self._run else 0)
 
-    def _hand_out(self, run: _Run) -> None:
-        for actor, task in run.schedule.hand_out(self._crew.ready):
+    def _assign(self, run: _Run) -> None:
+        for actor, task in run.schedule.assign(self._actors.ready):
             unit = run.schedule.units[task.unit]
             if not run.refs[actor]:
                 run.since[actor] = time.monotonic()
-            run.refs[actor].append(self._crew.send(actor, unit.method, unit.args, run.schedule.extras(task)))
+            run.refs[actor].append(self._actors.send(actor, unit.method, unit.args, run.schedule.extras(task)))
         if self.meter is not None:
             self.meter.fly(run.schedule.num_in_flight)
 
-    def _look_after(self, run: _Run) -> None:
+    def _check_health(self, run: _Run) -> None:
         """Now and then: end actors that hang, let those that are back make their workers."""
         now = time.monotonic()
         if now - run.looked < POLL_SECONDS:
             return
         run.looked = now
-        deadline = self._crew.blueprint.deadline_seconds
+        deadline = self._actors.spec.deadline_seconds
         for actor, refs in enumerate(run.refs):
             if refs and deadline is not None and now - run.since[actor] > DEADLINES_BEFORE_KILL * deadline:
                 run.since[actor] = now
-                self._crew.kill(actor)  # and its calls will fail
-        self._crew.look([actor for actor in range(len(run.refs)) if run.schedule.is_trusted(actor)])
+                self._actors.kill(actor)  # and its calls will fail
+        self._actors.look([actor for actor in range(len(run.refs)) if run.schedule.is_trusted(actor)])
 
     def _await(self, run: _Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
         """Wait a while for the next answers, of tasks or of actors that make their workers."""
-        openings = {ref: actor for actor, ref in self._crew.openings.items()}
+        starting = {ref: actor for actor, ref in self._actors.starting.items()}
         oldest = {refs[0]: actor for actor, refs in enumerate(run.refs) if refs}
-        if not (openings or oldest):
+        if not (starting or oldest):
             time.sleep(POLL_SECONDS)
             return
-        awaited = [*oldest, *openings]
+        awaited = [*oldest, *starting]
         answered, _ = ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)
         if answered:  # all of them, or the first actors would be served first for ever
             answered, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
         for ref in answered:
-            actor = (openings | oldest)[ref]
+            actor = (starting | oldest)[ref]
             try:
                 answer = ray.get(ref)
             except ray.exceptions.RayError as error:
                 self._fail(run, actor, error)
             else:
-                if ref in openings:
-                    self._crew.opened(actor)
+                if ref in starting:
+                    self._actors.started(actor)
                 else:
                     self._finish(run, actor, answer, on_receipt)
 
@@ -255,13 +255,13 @@ class ActorPool:
         if fatal is not None:
             raise fatal from error
         by_death = not isinstance(error, ray.exceptions.RayTaskError)
-        deadline = self._crew.blueprint.deadline_seconds
+        deadline = self._actors.spec.deadline_seconds
         if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
             reason = f"it ran past its deadline of {deadline:g} s"
         else:
             reason = _reason(error)
         run.refs[actor].clear()
-        self._crew.lose(actor)
+        self._actors.lose(actor)
         self.restarts += 1
         if self.meter is not None:
             self.meter.restart()

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from clerk import Clerk, units_of, wait_for, wait_until
+from pool_workers import FileWorker, units_of, wait_for, wait_until
 
 from cluster.pool import ActorPool
 from cluster.session import Session, connect
@@ -22,7 +22,7 @@ ATTACHED = """
 import os, signal, sys
 from pathlib import Path
 import ray
-from clerk import units_of, wait_for
+from pool_workers import units_of, wait_for
 from cluster.pool import ActorPool
 from cluster.session import connect
 folder = Path(sys.argv[2])
@@ -37,12 +37,12 @@ with connect(address=sys.argv[1], log_dir=folder / "logs2"):
 DRIVER = """
 import sys
 from pathlib import Path
-from clerk import Clerk, units_of
+from pool_workers import FileWorker, units_of
 from cluster.pool import ActorPool
 from cluster.session import connect
 folder = Path(sys.argv[1])
 with connect(address=None, log_dir=folder / "logs", num_cpus=2):
-    with ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=1) as pool:
+    with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1) as pool:
         (folder / "pids").write_text(" ".join(str(actor.pid) for actor in pool.describe().actors))
         receipts = pool.run(units_of([f"unit{i}" for i in range(40)], "once"), lambda receipt: None)
         print(len(receipts))
@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pool(session: Session, folder: Path) -> Iterator[ActorPool]:
-    with ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=1, name="desk") as pool:
+    with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1, name="desk") as pool:
         yield pool
 
 
@@ -124,14 +124,14 @@ def test_a_death_under_a_call_is_told_and_the_actor_comes_back(pool: ActorPool) 
 def test_a_name_is_taken_once_and_a_wrong_one_is_refused(pool: ActorPool, folder: Path) -> None:
     free = ray.available_resources()["CPU"]
     with pytest.raises(InputError, match="desk"):
-        ActorPool(Clerk, (str(folder),), num_actors=1, num_cpus=1, name="desk")
+        ActorPool(FileWorker, (str(folder),), num_actors=1, num_cpus=1, name="desk")
     wait_until(lambda: ray.available_resources()["CPU"] == free, "the refused pool keeps its place")
     with pytest.raises(InputError, match="no pool is up"):
         ActorPool.attach("chair")
 
 
 def test_a_pool_that_was_closed_is_not_found(session: Session, folder: Path) -> None:
-    with ActorPool(Clerk, (str(folder),), num_actors=1, num_cpus=1, name="brief"):
+    with ActorPool(FileWorker, (str(folder),), num_actors=1, num_cpus=1, name="brief"):
         ActorPool.attach("brief").close()
         assert ActorPool.attach("brief").describe().actors[0].alive
     with pytest.raises(InputError, match="no pool is up"):

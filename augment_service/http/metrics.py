@@ -9,7 +9,7 @@ from prometheus_client.registry import Collector
 PREFIX = "entail"
 
 
-class PortMetrics:
+class ServiceMetrics:
     """What passed through the port since its start."""
 
     def __init__(self) -> None:

@@ -10,17 +10,17 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from augment_service.http.bodies import PortError
-from augment_service.http.metrics import PortMetrics
+from augment_service.http.metrics import ServiceMetrics
+from augment_service.http.requests import RequestError
 
 OPEN_PATHS = {"/health"}
-MOST_BYTES = 64 * 2**20  # of a request; an honest one holds some thousand texts at most
+MAX_BYTES = 64 * 2**20  # of a request; an honest one holds some thousand texts at most
 
 
-class Gate:
+class AccessMiddleware:
     """ASGI middleware around the whole port. `known` are the paths that are counted by name."""
 
-    def __init__(self, app: ASGIApp, *, key: str, metrics: PortMetrics, known: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, *, key: str, metrics: ServiceMetrics, known: frozenset[str]) -> None:
         self._app, self._metrics, self._known = app, metrics, known
         self._wanted = f"Bearer {key}".encode()
 
@@ -44,13 +44,13 @@ class Gate:
             answer = JSONResponse(refusal.content(), refusal.status, refusal.headers())
             await answer(scope, receive, count_and_send)
 
-    def _refusal(self, path: str, headers: Headers) -> PortError | None:
+    def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         given = headers.get("authorization", "").encode("latin-1")
         if path not in OPEN_PATHS and not hmac.compare_digest(given, self._wanted):
-            return PortError(401, "no key, or a wrong one: send `Authorization: Bearer KEY`", code="invalid_api_key")
+            return RequestError(401, "no key, or a wrong one: send `Authorization: Bearer KEY`", code="invalid_api_key")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > MOST_BYTES:
-            return PortError(413, f"the request has more than {MOST_BYTES} bytes", code="request_too_large")
+        if length.isdecimal() and int(length) > MAX_BYTES:
+            return RequestError(413, f"the request has more than {MAX_BYTES} bytes", code="request_too_large")
         if "chunked" in headers.get("transfer-encoding", ""):
-            return PortError(411, "send the request with its Content-Length", code="length_required")
+            return RequestError(411, "send the request with its Content-Length", code="length_required")
         return None

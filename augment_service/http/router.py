@@ -1,4 +1,4 @@
-"""The desk of the HTTP port over a pool of actors: questions go to the least busy engine, and engines are watched.
+"""The router of the HTTP port over a pool of actors: questions go to the least busy engine, and engines are watched.
 
 A watched engine that lost its process makes its model again at once, and not when somebody asks. No files.
 """
@@ -15,7 +15,7 @@ from data.errors import InputError, ResumableError
 WATCH_SECONDS = 3.0
 
 
-class PoolDesk:
+class PoolRouter:
     """Asks the `EngineWorker`s of a pool, from one event loop."""
 
     def __init__(self, pool: ActorPool) -> None:

@@ -22,9 +22,9 @@ from starlette.types import ASGIApp
 
 from augment_service.engines.protocol import model_window
 from augment_service.http.app import build_app
-from augment_service.http.router import PoolDesk
-from augment_service.http.service import Port
-from augment_service.http.texts import ModelTexts
+from augment_service.http.router import PoolRouter
+from augment_service.http.service import Service
+from augment_service.http.tokenization import ModelTokenizer
 from cluster.session import connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
@@ -82,15 +82,15 @@ def _run(flags: Namespace) -> None:
         session = stack.enter_context(connect(address=flags.address, log_dir=state_folder() / f"{flags.name}.logs"))
         _end_on_sigterm()  # Ray has set a handler of its own
         pool = stack.enter_context(start_pool(spec, wanted, place(session, wanted), flags.name))
-        desk = PoolDesk(pool)
-        port = Port(desk, ModelTexts(Path(model)), model=flags.model, weights=weights, window=window)
+        router = PoolRouter(pool)
+        port = Service(router, ModelTokenizer(Path(model)), model=flags.model, weights=weights, window=window)
         url = f"http://{HOST}:{door.getsockname()[1]}/v1"
 
         def ready() -> None:
             note(replace(state, address=session.address, url=url))
             print(f"{flags.name} answers at {url}, the key is in {state.key_path}", flush=True)
 
-        asyncio.run(_answer(build_app(port, desk, key=key), desk, door, ready))
+        asyncio.run(_answer(build_app(port, router, key=key), router, door, ready))
 
 
 def _wanted_cluster(flags: Namespace) -> Cluster:
@@ -119,11 +119,11 @@ class _Server(uvicorn.Server):
         self._ready()
 
 
-async def _answer(app: ASGIApp, desk: PoolDesk, door: socket.socket, ready: Callable[[], None]) -> None:
+async def _answer(app: ASGIApp, router: PoolRouter, door: socket.socket, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
         app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
     )
-    watch = asyncio.create_task(desk.watch())
+    watch = asyncio.create_task(router.watch())
     try:
         await _Server(config, ready).serve(sockets=[door])
     finally:

@@ -1,4 +1,4 @@
-"""The served model's tokenizer: what a text costs, how it is spelled, what token ids and conversations say.
+"""The served model's tokenizer: what a text costs, how it is tokenized, what token ids and conversations say.
 
 Reads the tokenizer's files once. For one thread at a time.
 """
@@ -12,7 +12,7 @@ from data.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Spelled:
+class TokenizedText:
     """A text in tokens: the ids that an engine sees, the piece of the text that each stands for, where it begins.
 
     The pieces of an ordinary text, start-of-text token aside, join to it; `offsets` are characters.
@@ -24,7 +24,7 @@ class Spelled:
     offsets: list[int]
 
 
-class ModelTexts:
+class ModelTokenizer:
     """Texts as the model at `folder` sees them."""
 
     def __init__(self, folder: Path) -> None:
@@ -37,7 +37,7 @@ class ModelTexts:
         """The ids that an engine sees of a text. Raises InputError for words that a closed vocabulary has not."""
         return self._reader.texts([text], where="prompt")[0]
 
-    def spell(self, text: str) -> Spelled:
+    def tokenize(self, text: str) -> TokenizedText:
         """A text with the place of each token. White space belongs to the token after it."""
         ids = self.read(text)
         spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -48,16 +48,16 @@ class ModelTexts:
         num_added = len(ids) - len(ends)  # the start-of-text token stands for no character of the text
         pieces = [self.piece(token) for token in ids[:num_added]]
         pieces += [text[start:end] for start, end in zip(starts, ends, strict=True)]
-        return Spelled(text, ids, pieces, [0] * num_added + starts)
+        return TokenizedText(text, ids, pieces, [0] * num_added + starts)
 
-    def spell_ids(self, ids: Sequence[int]) -> Spelled:
+    def from_ids(self, ids: Sequence[int]) -> TokenizedText:
         """Token ids as they were sent; `offsets` count the pieces' own lengths."""
         self._check(ids)
         pieces = [self.piece(token) for token in ids]
         offsets = [0]
         for piece in pieces:
             offsets.append(offsets[-1] + len(piece))
-        return Spelled(self._decode(ids), list(ids), pieces, offsets[:-1])
+        return TokenizedText(self._decode(ids), list(ids), pieces, offsets[:-1])
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text that an engine would see as exactly these ids. Raises InputError if there is none."""
@@ -73,7 +73,7 @@ class ModelTexts:
         return found
 
     def piece(self, token: int) -> str:
-        """How a token is spelled by itself."""
+        """How a token is tokenized by itself."""
         return self._decode([token])
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:

@@ -14,7 +14,7 @@ from data.records import ShardReceipt
 WAIT_SECONDS = 60.0
 
 
-class Clerk:
+class FileWorker:
     """A worker that writes one file per unit, and dies, hangs or refuses when it is told to."""
 
     def __init__(self, folder: str) -> None:
@@ -87,7 +87,7 @@ class Clerk:
         return (self._folder / name).stat().st_size
 
 
-class Sleeper:
+class StuckWorker:
     """A worker that is never made."""
 
     def __init__(self) -> None:
@@ -98,7 +98,7 @@ class Sleeper:
         time.sleep(3600)
 
 
-class Copyist:
+class RowWorker:
     """A worker whose units can be divided: copies rows, and fails at poisonous ones by death or by an exception."""
 
     def __init__(self, folder: str, bad: dict[str, dict[int, str]]) -> None:
@@ -109,7 +109,7 @@ class Copyist:
         name: str,
         num_rows: int,
         rows: tuple[int, int] | None = None,
-        poison: dict[int, str] | None = None,
+        failing: dict[int, str] | None = None,
     ) -> ShardReceipt:
         """Rows 0 to `num_rows` of the shard `name`, one line for each; the contract of `cluster.schedule.Unit`."""
         parts = self._folder / "parts" / name
@@ -119,11 +119,11 @@ class Copyist:
             (parts / f"{rows[0]:08d}-{rows[1]:08d}").write_text(text)
             return self._receipt(name, rows[1] - rows[0])
         done = "".join(path.read_text() for path in sorted(parts.glob("*"))).splitlines()
-        left = set(range(num_rows)) - set(poison or {}) - set(map(int, done))
+        left = set(range(num_rows)) - set(failing or {}) - set(map(int, done))
         lines = [f"{row}\n" for row in map(int, done)] + [self._row(name, row) for row in sorted(left)]
         (self._folder / f"{name}.out").write_text("".join(sorted(lines, key=int)))
-        (self._folder / f"{name}.poison").write_text("".join(f"{row} {why}\n" for row, why in (poison or {}).items()))
-        return self._receipt(name, num_rows - len(poison or {}), len(poison or {}))
+        (self._folder / f"{name}.failing").write_text("".join(f"{row} {why}\n" for row, why in (failing or {}).items()))
+        return self._receipt(name, num_rows - len(failing or {}), len(failing or {}))
 
     def _row(self, name: str, row: int) -> str:
         how = self._bad.get(name, {}).get(row)

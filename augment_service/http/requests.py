@@ -11,10 +11,10 @@ Count = Annotated[int, Field(ge=0, strict=True)]
 TokenIds = Annotated[list[Count], Field(min_length=1)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
-MOST_PROMPTS = 1024  # in one request
+MAX_PROMPTS = 1024  # in one request
 
 
-class PortError(Exception):
+class RequestError(Exception):
     """A request that is refused: the HTTP status and the fields of OpenAI's error."""
 
     def __init__(self, status: int, message: str, *, code: str, param: str | None = None, wait: int = 0) -> None:
@@ -70,9 +70,9 @@ class Completion(Request):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: Count = 16
     echo: bool = False
