@@ -15,7 +15,7 @@ WAIT_SECONDS = 60.0
 
 
 class FileWorker:
-    """A worker that writes one file per unit, and dies, hangs or refuses when it is told to."""
+    """A worker that writes one file per unit, and dies, hangs or refuses on request."""
 
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
@@ -28,7 +28,7 @@ class FileWorker:
         return ShardReceipt(name, str(self._folder / name), 1, 0.0, str(os.getpid()))
 
     def wait(self, name: str) -> ShardReceipt:
-        """A unit that runs until the file `release` is there; tells its process id first."""
+        """A unit that runs until the file `release` is there; writes its process id first."""
         (self._folder / f"{name}.pid").write_text(str(os.getpid()))
         while not (self._folder / "release").exists():
             time.sleep(0.05)
@@ -63,14 +63,14 @@ class FileWorker:
 
     def refuse(self, name: str) -> ShardReceipt:
         """A unit whose input is wrong."""
-        raise InputError("bad row", where=name, hint="mend it")
+        raise InputError("bad row", where=name, hint="fix it")
 
     def fill(self, name: str) -> ShardReceipt:
         """A unit that finds the disk full."""
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     def break_(self, name: str) -> ShardReceipt:
-        """A unit that raises what no worker should."""
+        """A unit that raises an unexpected error."""
         raise RuntimeError(f"broken at {name}")
 
     def once(self, name: str) -> ShardReceipt:
@@ -99,7 +99,7 @@ class StuckWorker:
 
 
 class RowWorker:
-    """A worker whose units can be divided: copies rows, and fails at poisonous ones by death or by an exception."""
+    """A worker whose units can be divided: copies rows, and fails at bad ones by death or by an exception."""
 
     def __init__(self, folder: str, bad: dict[str, dict[int, str]]) -> None:
         self._folder, self._bad = Path(folder), bad

@@ -39,7 +39,7 @@ def meter(clock: Clock) -> Meter:
     meter.receipt(receipt(8))
     meter.piece(receipt(4, prompt=200, cached=0, answer=20))
     meter.restart()
-    meter.fly(3)
+    meter.set_in_flight(3)
     clock.now += 10.0
     return meter
 

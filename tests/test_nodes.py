@@ -83,7 +83,7 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
         assert {int(receipt.node) for receipt in seen} - before, "the engine did not come back with the node"
 
 
-def test_where_no_engine_has_a_place_any_more_the_run_stops(nodes: Cluster, session: Session, tmp_path: Path) -> None:
+def test_when_no_engine_fits_any_more_the_run_stops(nodes: Cluster, session: Session, tmp_path: Path) -> None:
     large = nodes.add_node(num_cpus=3)
 
     def lose(receipt: ShardReceipt) -> None:
@@ -92,6 +92,6 @@ def test_where_no_engine_has_a_place_any_more_the_run_stops(nodes: Cluster, sess
 
     with (
         ActorPool(FileWorker, (str(tmp_path),), num_actors=1, num_cpus=3, place_seconds=5) as pool,
-        pytest.raises(ResumableError, match="no place for any of them"),
+        pytest.raises(ResumableError, match="no room for any of"),
     ):
         pool.run(units_of([f"late{i}" for i in range(20)], "doze", args=(0.2,)), lose)

@@ -137,6 +137,8 @@ class DistillationEngine(Engine, Protocol):
 class ParityError(ResumableError):
     """The engine's log-probabilities differ from a plain forward pass of the same weights."""
 
+    fails_group = True  # of units with these weights; others can go on
+
     def __init__(self, path: str, difference: float, limit: float) -> None:
         super().__init__(path, difference, limit)
         self.path, self.difference, self.limit = path, difference, limit
