@@ -1,7 +1,8 @@
-"""The HTTP port over a real socket, with the fake engine behind it: OpenAI's forms, refusals, batches, numbers."""
+"""The HTTP service over a real socket, with the fake engine behind it: OpenAI's forms, refusals, batches, metrics."""
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from augment_service.engines.endpoint.engine import EndpointEngine
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
-from augment_service.http import batcher
+from augment_service.http import batcher, middleware
 from augment_service.http.app import build_app
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
@@ -39,6 +40,7 @@ class LocalRouter:
     """Two engines' worth of one fake engine; `trouble` is raised by the next call, `gate` holds calls back."""
 
     width = 2
+    ready = True
 
     def __init__(self) -> None:
         self.engine: Any = start_engine(EngineSpec(kind="fake", model="none", window=WINDOW))
@@ -54,9 +56,12 @@ class LocalRouter:
         await asyncio.to_thread(self.gate.wait, 30)
         return self.engine.echo(rows) if method == "echo" else self.engine.generate(rows)
 
-    async def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         stats = self.engine.stats()
-        return [{"name": f"e{at}", "pid": at, "alive": at == 0, "restarts": 3, "stats": stats} for at in range(2)]
+        return [
+            {"name": f"e{at}", "pid": at, "alive": at == 0, "ready": self.ready, "restarts": 3, "stats": stats}
+            for at in range(2)
+        ]
 
 
 def make_bpe(folder: Path) -> Path:
@@ -83,8 +88,8 @@ tokenizer_of = cache(ModelTokenizer)
 
 
 def serve(router: LocalRouter, folder: Path) -> Iterator[str]:
-    port = Service(router, tokenizer_of(folder), model="m", weights="f00d", window=WINDOW)
-    config = uvicorn.Config(build_app(port, router, key=KEY), port=0, log_level="warning")
+    service = Service(router, tokenizer_of(folder), model="m", weights="f00d", window=WINDOW)
+    config = uvicorn.Config(build_app(service, router, key=KEY), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -156,6 +161,50 @@ def test_lists_and_token_ids_are_prompts_too(http: httpx.Client, router: LocalRo
     assert choices_of(complete(http, prompt=ids[0], seed=1)) == by_text[:1]
 
 
+def test_equal_prompts_of_a_request_have_texts_of_their_own(http: httpx.Client) -> None:
+    prompts = ["the cat sat on the mat"] * 8
+    texts = [choice["text"] for choice in choices_of(complete(http, prompt=prompts, seed=5, temperature=1.0))]
+    assert len(set(texts)) > 1
+    assert [choice["text"] for choice in choices_of(complete(http, prompt=prompts, seed=5, temperature=1.0))] == texts
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
+def test_no_spelling_of_a_header_passes_the_size_limit(url: str, monkeypatch: pytest.MonkeyPatch, coding: str) -> None:
+    monkeypatch.setattr(middleware, "MAX_BYTES", 1000)
+    body = json.dumps({"model": "m", "prompt": "the cat " * 500}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as door:
+        door.sendall(head.encode() + f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        assert int(door.recv(4096).split()[1]) in (411, 413)
+
+
+def test_bytes_are_counted_whatever_the_headers_say(
+    router: LocalRouter, bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "MAX_BYTES", 1000)
+    service = Service(router, tokenizer_of(bpe), model="m", weights="f00d", window=WINDOW)
+    app = build_app(service, router, key=KEY)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 600, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "", "raw_path": b""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 413
+
+
+def test_health_waits_for_an_engine_that_is_ready(url: str, router: LocalRouter) -> None:
+    router.ready = False
+    assert httpx.get(f"{url}/health").status_code == 503
+
+
 def test_the_openai_client_is_understood(openai: OpenAI) -> None:
     assert [model.id for model in openai.models.list()] == ["m"]
     written = openai.completions.create(model="m", prompt="the cat", max_tokens=4, seed=3, echo=True)
@@ -182,7 +231,7 @@ def test_a_model_without_a_chat_template_says_so(router: LocalRouter) -> None:
     for url in serve(router, TINY):
         content = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
         answer = httpx.post(f"{url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {KEY}"})
-        assert answer.status_code == 400 and "no chat template" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "/v1/chat/completions"
 
 
 @pytest.mark.parametrize("folder", ["bpe", "tiny"])

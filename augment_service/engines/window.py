@@ -12,6 +12,13 @@ from data.errors import InputError
 
 BLOCK = 32  # tokens; the smallest block that vLLM's CPU kernels accept, so that most of a prefix is shared
 _BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}  # of a value of the cache; "auto" is float32 on a CPU
+_SHAPE = (
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("num_key_value_heads",),
+    ("hidden_size", "n_embd"),
+    ("head_dim",),
+)
 _OTHER_LAYERS = ("attention_chunk_size", "kv_lora_rank", "layers_block_type", "mamba_d_state", "cache_implementation")
 
 
@@ -89,16 +96,17 @@ def _cache_gib(spec: EngineSpec) -> float:
 def _cache_tokens(spec: EngineSpec) -> int | None:
     """Tokens that the cache holds, in whole blocks, one of which vLLM keeps back; None where layers are unknown."""
     settings = read_config(Path(spec.model))
-    layers = settings.get("num_hidden_layers") or settings.get("n_layer")
-    heads = settings.get("num_attention_heads") or settings.get("n_head")
-    width = settings.get("hidden_size") or settings.get("n_embd")
-    kv_heads = settings.get("num_key_value_heads") or heads
     is_sliding = settings.get("sliding_window") and settings.get("use_sliding_window", True)
     is_mixed = {*(settings.get("layer_types") or ())} - {"full_attention"}
     if is_sliding or is_mixed or any(settings.get(name) for name in _OTHER_LAYERS):
         return None
-    if not all(isinstance(count, int) and count > 0 for count in (layers, heads, width, kv_heads)):
+    layers, heads, kv_heads, width, head_size = (
+        next((settings[name] for name in names if isinstance(settings.get(name), int) and settings[name] > 0), 0)
+        for names in _SHAPE
+    )
+    if not (layers and heads and (head_size or width)):
         return None
-    head_size = settings.get("head_dim") or width // heads
+    head_size = head_size or width // heads
+    kv_heads = kv_heads or heads
     per_token = layers * kv_heads * head_size * 2 * _BYTES[spec.dtype]
     return (int(_cache_gib(spec) * 2**30) // (per_token * BLOCK) - 1) * BLOCK

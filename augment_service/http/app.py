@@ -1,4 +1,4 @@
-"""The HTTP port's routes: OpenAI's completions, chat and models; health, status and metrics. No files."""
+"""The HTTP service's routes: OpenAI's completions, chat and models; health, status and metrics. No files."""
 
 import json
 from collections.abc import AsyncIterator
@@ -20,44 +20,44 @@ from data.errors import InputError, ResumableError
 PATHS = ("/health", "/metrics", "/status", "/v1/models", "/v1/completions", "/v1/chat/completions")
 
 
-def build_app(port: Service, router: Router, *, key: str) -> ASGIApp:
-    """The application; all paths but `/health` want the key."""
+def build_app(service: Service, router: Router, *, key: str) -> ASGIApp:
+    """The application; all paths but `/health` need the key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServiceMetrics()
     _add_errors(app)
-    _add_completions(app, port)
+    _add_completions(app, service)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        alive = any(engine["alive"] for engine in await router.describe())
-        return JSONResponse({"status": "ok" if alive else "no engine is alive"}, 200 if alive else 503)
+        ready = any(engine["ready"] for engine in router.describe())
+        return JSONResponse({"status": "ok" if ready else "no engine is ready"}, 200 if ready else 503)
 
     @app.get("/status")
     async def status() -> dict[str, Any]:
-        return {"model": port.model, "waiting_rows": port.num_waiting, "engines": await router.describe()}
+        return {"model": service.model, "waiting_rows": service.num_waiting, "engines": router.describe()}
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
-        metrics.waiting.set(port.num_waiting)
-        return Response(metrics.text(await router.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
+        metrics.waiting.set(service.num_waiting)
+        return Response(metrics.text(router.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return AccessMiddleware(
         app, key=key, metrics=metrics, known=frozenset(PATHS)
     )  # around all else, so that it counts 500s too
 
 
-def _add_completions(app: FastAPI, port: Service) -> None:
+def _add_completions(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return port.models()
+        return service.models()
 
     @app.post("/v1/completions")
     async def completions(body: requests.Completion) -> Response:
-        return _rendered(await port.complete(body), body)
+        return _rendered(await service.complete(body), body)
 
     @app.post("/v1/chat/completions")
     async def chat(body: requests.Chat) -> Response:
-        return _rendered(await port.chat(body), body)
+        return _rendered(await service.chat(body), body)
 
 
 def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:
@@ -68,7 +68,7 @@ def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:
 
 
 async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str]:
-    """A stream of one chunk with the whole text: an engine answers whole batches."""
+    """A stream of one chunk with the whole text: engines answer whole batches."""
     usage = answer.pop("usage")
     if answer["object"] == "chat.completion":
         answer["object"] = "chat.completion.chunk"
@@ -81,7 +81,7 @@ async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form, with the status that tells whose it is."""
+    """Every error in OpenAI's form, with a status of the client or the server."""
 
     def refuse(error: RequestError) -> JSONResponse:
         return JSONResponse(error.content(), error.status, error.headers())
@@ -111,4 +111,4 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, __: Exception) -> JSONResponse:
-        return refuse(RequestError(500, "the server failed; its log tells more", code="internal"))
+        return refuse(RequestError(500, "the server failed, see its log", code="internal"))

@@ -1,4 +1,4 @@
-"""Rows that arrive together become one batch per engine call, for engines are fast on batches only. No files."""
+"""Rows that arrive together become one batch per engine call, because engines need batches. No files."""
 
 import asyncio
 import logging
@@ -11,23 +11,23 @@ from typing import Any
 from data.errors import InputError, ResumableError
 
 LOG = logging.getLogger(__name__)
-BATCH_WAIT_SECONDS = 0.004  # what a lone row waits for company
+BATCH_WAIT_SECONDS = 0.004  # that a row waits for others
 MAX_ROWS = 256  # in one call: a late row should not wait for thousands
-MAX_WAITING = 2048  # rows; beyond them it is kinder to say no
+MAX_WAITING = 2048  # rows; requests beyond them are refused
 
 
 class BusyError(Exception):
-    """Too many rows wait already."""
+    """Too many rows are waiting."""
 
 
 class CallError(Exception):
-    """A call failed as no call should; the log has the reason."""
+    """A call failed unexpectedly; the log has the reason."""
 
 
 class Batcher:
-    """Batches the rows of many callers. As many calls run as there are engines; rows that come meanwhile wait.
+    """Batches the rows of many callers. One call per engine runs at a time; rows that come meanwhile wait.
 
-    `call` answers a list of rows by a list of as many answers. For one event loop.
+    `call` maps a list of rows to a list of answers of the same length. For one event loop.
     """
 
     def __init__(self, call: Callable[[list[Any]], Awaitable[list[Any]]], *, width: int) -> None:
@@ -72,7 +72,7 @@ class Batcher:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, InputError | ResumableError):
             LOG.error("a call of the engines failed", exc_info=error)
-            error = CallError("the engines failed; the server's log tells more")
+            error = CallError("the engines failed, see the server's log")
         for at, answer in enumerate(waiting):
             if answer.done():
                 continue

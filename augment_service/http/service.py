@@ -1,6 +1,6 @@
 """From a checked request to OpenAI's answer: texts to tokens, rows to the engines, answers to choices. No files.
 
-It asks the engines through a `Router`, so it knows neither Ray nor vLLM.
+It reaches the engines through a `Router`, so it depends neither on Ray nor on vLLM.
 """
 
 import asyncio
@@ -13,16 +13,17 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from augment_service.http.batcher import Batcher, BusyError, CallError
-from augment_service.http.requests import Chat, Completion, Request, RequestError
+from augment_service.http.requests import DEFAULT_ANSWER, Chat, Completion, Request, RequestError
 from augment_service.http.tokenization import ModelTokenizer, TokenizedText
 from data.records import Echo, Generation, Prompt, Refusal
+from data.seeds import derive_seed
 
-RETRY_SECONDS = 2  # what a client is asked to wait when the queue is full
+RETRY_SECONDS = 2  # Retry-After when the queue is full
 Result = TypeVar("Result")
 
 
 class Router(Protocol):
-    """Where engines are asked. In production a pool of actors, in tests one engine in this process."""
+    """Access to the engines: a pool of actors, in tests one engine in this process."""
 
     @property
     def width(self) -> int:
@@ -33,8 +34,8 @@ class Router(Protocol):
         """One call of an engine's `answer` or `echo`. Raises InputError, ResumableError."""
         ...
 
-    async def describe(self) -> list[dict[str, Any]]:
-        """The engines: `name`, `node`, `pid`, `alive`, `restarts`, and the engine's own `stats`."""
+    def describe(self) -> list[dict[str, Any]]:
+        """The engines: `name`, `node`, `pid`, `alive`, `ready`, `restarts`, and the engine's own `stats`. Cheap."""
         ...
 
 
@@ -46,7 +47,7 @@ class Service:
         self._texts, self._weights, self._window = texts, weights, window
         self._answers = Batcher(partial(router.ask, "answer"), width=router.width)
         self._echoes = Batcher(partial(router.ask, "echo"), width=router.width)
-        # one thread: tokenizers are not made for several, and long texts must not hold up the event loop
+        # one thread: tokenizers are not thread-safe, and long texts must not block the event loop
         self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     @property
@@ -70,9 +71,7 @@ class Service:
         if body.max_tokens:
             written = await self._write(body, texts, [body.max_tokens] * len(texts))
         elif not body.echo:
-            raise RequestError(
-                400, "max_tokens 0 asks for nothing, unless with echo", code="invalid", param="max_tokens"
-            )
+            raise RequestError(400, "max_tokens 0 needs echo", code="invalid", param="max_tokens")
         heads = texts if body.echo else [""] * len(texts)
         rows = written or [Generation("", "", "length", 0) for _ in texts]
         choices = [
@@ -87,7 +86,7 @@ class Service:
         turns = [{"role": message.role, "content": message.text()} for message in body.messages]
         text = await self._in_thread(lambda: self._texts.chat(turns))
         ids = await self._in_thread(lambda: self._texts.read(text))
-        room = max(self._window - len(ids), 1)
+        room = max(min(self._window - len(ids), DEFAULT_ANSWER), 1)
         written = await self._write(body, [text], [body.max_completion_tokens or body.max_tokens or room])
         choices = [
             {
@@ -105,7 +104,7 @@ class Service:
         if not body.echo or body.max_tokens > 1 or (body.max_tokens and body.temperature > 0):
             raise RequestError(
                 400,
-                "log-probabilities are given of a prompt: with echo, and max_tokens 0, or 1 at temperature 0",
+                "log-probabilities are of the prompt: set echo, and max_tokens 0, or 1 at temperature 0",
                 code="unsupported",
                 param="logprobs",
             )
@@ -130,7 +129,7 @@ class Service:
         steps = zip(best, echo.best_tokens, echo.best_log_likelihoods, strict=True)
         for token, token_id, value, (piece, best_id, most) in zip(tokens[1:], ids[1:], values[1:], steps, strict=False):
             own = {token: _finite(value)}
-            # the likeliest token goes under its own spelling, unless it is this very token
+            # the likeliest token is added under its own spelling, unless it is the same token
             tops.append(own if token_id == best_id or not body.logprobs else own | {piece: _finite(most)})
         logprobs = {
             "tokens": tokens,
@@ -143,8 +142,12 @@ class Service:
 
     async def _write(self, body: Request, texts: Sequence[str], lengths: Sequence[int]) -> list[Generation]:
         seed = secrets.randbits(63) if body.seed is None else body.seed
+
+        def seed_of(at: int) -> int:  # else equal prompts of one request would get equal texts
+            return derive_seed(seed, at) if at else seed
+
         prompts = [
-            Prompt(str(at), "http", "", "", text, length, body.temperature, seed, body.stop_text())
+            Prompt(str(at), "http", "", "", text, length, body.temperature, seed_of(at), body.stop_text())
             for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
         ]
         return await self._ask(self._answers, prompts)
@@ -178,7 +181,7 @@ class Service:
 
     def _check_model(self, body: Request) -> None:
         if body.model != self.model:
-            message = f'the model "{body.model}" is not served here, but "{self.model}" is'
+            message = f'"{body.model}" is not served, but "{self.model}" is'
             raise RequestError(404, message, code="model_not_found", param="model")
 
     def _response(
@@ -199,5 +202,5 @@ class Service:
 
 
 def _finite(value: float | None) -> float | None:
-    # JSON has no infinity, and a made-up number would be a lie
+    # JSON has no infinity
     return value if value is None or math.isfinite(value) else None
