@@ -159,15 +159,32 @@ def _add_service(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 
 def _serve_up(flags: argparse.Namespace, _: list[str]) -> None:
+    from augment_service.engines.protocol import EngineSpec
+    from pipeline.recipe import local_model
     from pipeline.serve.commands import up
 
-    up(flags)
+    spec = EngineSpec(
+        kind=flags.engine,
+        model=local_model(flags.model),
+        kv_cache_gib=flags.kv_cache_gib,
+        tensor_parallel=flags.tensor_parallel or 1,
+        pipeline_parallel=flags.pipeline_parallel or 1,
+    )
+    up(
+        flags.name,
+        flags.model,
+        spec,
+        address=flags.address,
+        engines=flags.engines,
+        port=flags.port,
+        foreground=flags.foreground,
+    )
 
 
 def _serve_status(flags: argparse.Namespace, _: list[str]) -> None:
     from pipeline.serve.commands import status
 
-    status(flags)
+    status(flags.name)
 
 
 def _add_engine_flags(train: argparse.ArgumentParser) -> None:
@@ -185,7 +202,7 @@ def _add_engine_flags(train: argparse.ArgumentParser) -> None:
 def _serve_down(flags: argparse.Namespace, _: list[str]) -> None:
     from pipeline.serve.commands import down
 
-    down(flags)
+    down(flags.name)
 
 
 def _augment(flags: argparse.Namespace, _: list[str]) -> None:
