@@ -28,7 +28,7 @@ from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
 from pipeline.residency import wanted_service
-from pipeline.serve.commands import state as service
+from pipeline.serve import state as service
 from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
 
 ROOT = Path(__file__).parent.parent
