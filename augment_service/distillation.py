@@ -11,7 +11,7 @@ from augment_service.augment import AUGMENTATIONS
 from augment_service.methods import KEPT, augmentation_id, split_answer
 from cluster.pool import Unit
 from data.errors import InputError
-from data.records import Augmentation, Distribution, Generation, Lesson, Prompt
+from data.records import Augmentation, DistillationExample, Distribution, Generation, Prompt
 from data.rendering import PromptBook
 from data.seeds import fingerprint
 from data.store import ROWS_PER_SHARD, claim, is_sealed, read_refusals, read_shard, seal, write_shard
@@ -40,7 +40,7 @@ def write_lessons(out: Path, book: PromptBook, *, num_top: int) -> list[Unit]:
             shard = f"{path.stem}-{number:05d}.arrow"
             source, target = out / LESSONS / shard, out / TEACHER / shard
             if not source.exists():
-                write_shard(source, Lesson, rows)
+                write_shard(source, DistillationExample, rows)
             name = f"{world} {number + 1}/{-(-len(lessons) // ROWS_PER_SHARD)}"
             units.append(
                 Unit(name, "teach_shard", (str(source), str(target), name), affinity=path.stem, num_rows=len(rows))
@@ -66,7 +66,7 @@ def collect_lessons(out: Path, units: list[Unit]) -> int:
     return len(refusals)
 
 
-def _lessons(out: Path, augmentations: Path, book: PromptBook, num_top: int) -> Iterator[Lesson]:
+def _lessons(out: Path, augmentations: Path, book: PromptBook, num_top: int) -> Iterator[DistillationExample]:
     """The kept inferences of a world, each with the context, the prompt and the way on which it was found."""
     kept = {row.augmentation_id: row for row in read_shard(augmentations, Augmentation) if row.verdict == KEPT}
     model = next(iter(kept.values())).model if kept else ""
@@ -79,4 +79,4 @@ def _lessons(out: Path, augmentations: Path, book: PromptBook, num_top: int) -> 
             if row is not None:
                 way, _ = split_answer(written[prompt.prompt_id].text, template)
                 before = f"{prompt.text} {way}".rstrip() if way else prompt.text
-                yield Lesson(row.augmentation_id, prompt.context, before, row.text, num_top)
+                yield DistillationExample(row.augmentation_id, prompt.context, before, row.text, num_top)

@@ -17,15 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from augment_service.engines.protocol import EchoEngine, Engine, EngineSpec, TeacherEngine
+from augment_service.engines.protocol import DistillationEngine, EchoEngine, Engine, EngineSpec
 from augment_service.engines.start import start_engine
 from data.errors import InputError, ResumableError
 from data.records import (
     CheckpointRef,
+    DistillationExample,
     Distribution,
     Echo,
     Generation,
-    Lesson,
     Prompt,
     Refusal,
     Score,
@@ -35,7 +35,7 @@ from data.records import (
 from data.store import read_refusals, read_shard, read_table, refusals_path, write_shard
 
 PARTS = "parts"
-POISON = "poison"
+POISON = "failing"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 Rows = tuple[int, int]  # from, to (exclusive)
 
@@ -60,15 +60,15 @@ class EngineWorker:
         self._resident: CheckpointRef | None = self._base
 
     def generate_shard(
-        self, source: str, target: str, unit: str, *, rows: Rows | None = None, poison: Mapping[int, str] | None = None
+        self, source: str, target: str, unit: str, *, rows: Rows | None = None, failing: Mapping[int, str] | None = None
     ) -> ShardReceipt:
         """Prompts of the shard `source` -> generations in the shard `target`, by the base model.
 
-        With `rows`, only those, into a part of their own. Without, all but those of `poison`, which are refused with
+        With `rows`, only those, into a part of their own. Without, all but those of `failing`, which are refused with
         the reasons given; what finished parts hold is not computed again. Raises ResumableError for a full disk.
         """
         task = _Task(Prompt, Generation, "prompt_id", None, self._engine.generate)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
+        return self._produce(task, Path(source), Path(target), unit, rows, failing or {})
 
     def score_shard(
         self,
@@ -78,26 +78,26 @@ class EngineWorker:
         ref: CheckpointRef | None,
         *,
         rows: Rows | None = None,
-        poison: Mapping[int, str] | None = None,
+        failing: Mapping[int, str] | None = None,
     ) -> ShardReceipt:
         """Score items of the shard `source` -> scores in the shard `target`, by a checkpoint or the base model.
 
-        `rows` and `poison` as in `generate_shard`.
+        `rows` and `failing` as in `generate_shard`.
         """
         task = _Task(ScoreItem, Score, "item_id", ref, self._engine.score)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
+        return self._produce(task, Path(source), Path(target), unit, rows, failing or {})
 
     def teach_shard(
-        self, source: str, target: str, unit: str, *, rows: Rows | None = None, poison: Mapping[int, str] | None = None
+        self, source: str, target: str, unit: str, *, rows: Rows | None = None, failing: Mapping[int, str] | None = None
     ) -> ShardReceipt:
         """Lessons of the shard `source` -> distributions in the shard `target`, by the base model.
 
-        `rows` and `poison` as in `generate_shard`.
+        `rows` and `failing` as in `generate_shard`.
         """
-        if not isinstance(self._engine, TeacherEngine):
+        if not isinstance(self._engine, DistillationEngine):
             raise InputError("this engine is no teacher", where="lessons", hint="use an engine of vLLM")
-        task = _Task(Lesson, Distribution, "text_id", None, self._engine.teach)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
+        task = _Task(DistillationExample, Distribution, "text_id", None, self._engine.distill)
+        return self._produce(task, Path(source), Path(target), unit, rows, failing or {})
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
         """What the base model writes, one row per prompt."""
@@ -116,19 +116,23 @@ class EngineWorker:
         self._make_resident(self._base)
         return self._engine.echo(rows)
 
+    def window(self) -> int | None:
+        """The engine's window in tokens."""
+        return self._engine.window
+
     def stats(self) -> dict[str, float]:
         """The engine's counts since its start."""
         return self._engine.stats()
 
     def _produce(
-        self, task: _Task, source: Path, target: Path, unit: str, rows: Rows | None, poison: Mapping[int, str]
+        self, task: _Task, source: Path, target: Path, unit: str, rows: Rows | None, failing: Mapping[int, str]
     ) -> ShardReceipt:
         started, before = time.perf_counter(), self._engine.stats()
         path = target if rows is None or target.exists() else part_path(target, rows)
         with _disk(target):
             if not path.exists():
                 requests: list[Any] = read_shard(source, task.asked)
-                self._fill(task, requests, path, range(*rows) if rows else range(len(requests)), poison, target)
+                self._fill(task, requests, path, range(*rows) if rows else range(len(requests)), failing, target)
             num_rows, num_refused = read_table(path).num_rows, len(read_refusals(path))
             if path == target:
                 shutil.rmtree(_parts_folder(target), ignore_errors=True)
@@ -151,15 +155,15 @@ class EngineWorker:
         requests: Sequence[Any],
         path: Path,
         wanted: Collection[int],
-        poison: Mapping[int, str],
+        failing: Mapping[int, str],
         target: Path,
     ) -> None:
         """Write the rows `wanted` to `path`, and before them those that were refused."""
         name_of = partial(_name, key=task.key)
         found = {row: answer for row, answer in _finished(task, requests, target) if row in wanted}
-        for row in set(poison).intersection(wanted):
+        for row in set(failing).intersection(wanted):
             hint = "look at the row; the engine's log of this run may tell what it does"
-            found[row] = Refusal(name_of(requests[row]), POISON, poison[row], hint)
+            found[row] = Refusal(name_of(requests[row]), POISON, failing[row], hint)
         missing = [row for row in wanted if row not in found]
         if missing:
             self._make_resident(task.ref or self._base)
@@ -211,7 +215,7 @@ def _name(row: Any, *, key: str) -> str:
 
 @contextmanager
 def _disk(target: Path) -> Iterator[None]:
-    """A disk that fails is nobody's poison: the work goes on when it is mended."""
+    """A disk that fails is nobody's failing: the work goes on when it is mended."""
     try:
         yield
     except OSError as error:
