@@ -72,16 +72,16 @@ def parse_generation(
 
     Whether another row of the corpus says the same is found when the folder is sealed.
     """
-    reasoning, text = split_answer(generation.text, template)
+    reasoning, text, is_parsed = split_answer(generation.text, template)
     return Augmentation(
         augmentation_id=prompt.prompt_id,
         corpus=corpus,
         method=prompt.method,
         sources=(prompt.doc_id,),
         sentence=prompt.sentence,
-        text=text or "",
+        text=text,
         reasoning=reasoning,
-        verdict=_judge(text, generation.finish_reason, prompt.sentence, nothing),
+        verdict=_judge(text, generation.finish_reason, prompt.sentence, nothing, is_parsed=is_parsed),
         support=math.nan,
         finish_reason=generation.finish_reason,
         model=model,
@@ -92,16 +92,16 @@ def parse_generation(
     )
 
 
-def split_answer(text: str, template: Template) -> tuple[str, str | None]:
+def split_answer(text: str, template: Template) -> tuple[str, str, bool]:
     """What a model wrote, on one line: its reasoning, where the template asks for it, and the inference.
 
-    None if the mark between the two is missing.
+    The last value is false if the mark between the two is missing; then there is no reasoning.
     """
     line = _BULLET.sub("", " ".join(text.split()))
-    if not template.answer_after or not line:
-        return "", line
+    if not template.answer_after:
+        return "", line, True
     reasoning, mark, answer = line.rpartition(template.answer_after)
-    return (reasoning + mark, answer) if mark else (line, None)
+    return reasoning + mark, answer, bool(mark)
 
 
 def fold(text: str) -> str:
@@ -109,14 +109,14 @@ def fold(text: str) -> str:
     return text.strip(_EDGES).casefold()
 
 
-def _judge(text: str | None, finish_reason: str, sentence: str, nothing: str) -> str:
+def _judge(text: str, finish_reason: str, sentence: str, nothing: str, *, is_parsed: bool) -> str:
     if finish_reason != "stop":
         return UNFINISHED
-    if text is None:
-        return UNPARSED
     folded = fold(text)
     if not folded:
         return EMPTY
     if folded == fold(nothing):
         return NOTHING
+    if not is_parsed:
+        return UNPARSED
     return COPIED if folded == fold(sentence) else KEPT

@@ -32,7 +32,10 @@ class Workspace:
         if self.root.exists() and not self.root.is_dir():
             raise InputError("the output path is a file", where=str(self.root), hint="choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.root / ".lock", "another command is running in this folder"):
+        hint = "wait for it to end, or choose another folder with --out"
+        with hold_lock(
+            self.root / ".lock", InputError("another command is running in this folder", where=str(self.root), hint=hint)
+        ):
             yield
 
     def stage(self, name: str, *inputs: object) -> Path:
