@@ -12,8 +12,8 @@ from random import Random
 
 from data.records import Question
 from data.seeds import stream
-from data.sets.builder import NUM_OPTIONS, MadeWorld
-from data.sets.closure import closure, conclude, follows
+from data.sets.blocks import NUM_OPTIONS
+from data.sets.derivation import PLAIN, conclude, derive
 from data.sets.language import Statement, parse
 from data.sets.lexicon import (
     ARROW,
@@ -29,6 +29,7 @@ from data.sets.lexicon import (
 )
 from data.sets.logics import logic_of
 from data.sets.oracle import Oracle
+from data.sets.world import World
 from train.pretrain.reader import Reader
 
 
@@ -127,7 +128,7 @@ def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature
     for number, world in enumerate(worlds):
         linked = {premise for one, two, _ in world.pairs for premise in (one, two)}
         write = partial(reader.write, world.context, temperature=temperature, seed=seed + number)
-        _judge(hits, world.facts, linked, closure(world.facts), write)
+        _judge(hits, world.facts, linked, derive(world.facts, PLAIN).keys(), write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
@@ -153,7 +154,7 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozens
     if task == "deduce" and line == NOTHING:
         return not linked
     statement = parse(line)
-    if statement is None or not follows(statement, known):
+    if statement is None or statement.canonical() not in known:
         return False
     same, turned = statement.canonical() == fact.canonical(), statement == fact.reversed()
     if task == "reverse":
@@ -163,7 +164,7 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozens
     return not same and not turned
 
 
-def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, Share]:
+def measure_questions(reader: Reader, worlds: Sequence[World]) -> dict[str, Share]:
     """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
 
     Options are single words, or texts of as many words as the others of their question.
@@ -182,7 +183,7 @@ def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, 
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
-def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature: float, seed: int) -> dict[str, Share]:
+def measure_inferences(reader: Reader, worlds: Sequence[World], temperature: float, seed: int) -> dict[str, Share]:
     """What `measure_generations` measures, about the facts of made sets and by their oracles."""
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
@@ -199,5 +200,5 @@ def _asks_for_texts(question: Question) -> bool:
     return any(" " in option for option in question.options)
 
 
-def _context_of(world: MadeWorld) -> str:
+def _context_of(world: World) -> str:
     return END_OF_LINE.join([*(document.text for document in world.documents), SEPARATOR, ""])
