@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.corpora.intake import ROWS_FILE
+from data.corpora.reading import ROWS_FILE
 from data.errors import InputError
 from data.store import MANIFEST, read_table
 

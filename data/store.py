@@ -256,26 +256,22 @@ def read_shard(path: Path, record: type[Record]) -> list[Record]:
 def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = False) -> list[Path]:
     """The shards of a folder in the order of their names.
 
-    Raises InputError if there are none, if the manifest names another record, or if there is no manifest: such a folder
-    is unfinished, and is read only with `unfinished`.
+    Raises InputError if there are none, if they hold another record, or if the folder is unfinished: without a
+    manifest its shards are listed only with `unfinished`.
     """
-    kind = f"{record.__name__} " if record else ""
-    shards = sorted(folder.glob("*.arrow"))
-    manifest = read_manifest(folder)
-    if manifest:
-        shards = [folder / str(name) for name in manifest.get("shards", ())]
-    if not shards and not (manifest and record):
-        raise InputError(f"no {kind}rows here", where=str(folder), hint="name a folder of shards, as `data` writes them")
-    if manifest and record and manifest.get("record") != record.__name__:
-        raise InputError(
-            f"the folder holds {manifest.get('record')} rows, not {kind}rows", where=str(folder), hint="name another folder"
-        )
+    manifest, kind = read_manifest(folder), f"{record.__name__} " if record else ""
+    shards = [folder / name for name in manifest["shards"]] if "shards" in manifest else sorted(folder.glob("*.arrow"))
+    if not shards and "shards" not in manifest:
+        raise InputError(f"no {kind}rows here", where=str(folder), hint="name a folder that `data` made")
     if not manifest and not unfinished:
         raise InputError(
-            "the folder is unfinished: it has shards but no manifest",
+            "the folder is unfinished: it has no manifest",
             where=str(folder),
-            hint="run the command that writes it again; it resumes",
+            hint="run the command that writes it again: it resumes",
         )
+    if record and manifest.get("record", record.__name__) != record.__name__:
+        what = f"the folder holds {manifest['record']} rows, not {kind}rows"
+        raise InputError(what, where=str(folder), hint="name another folder")
     return shards
 
 

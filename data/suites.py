@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.corpora.intake import DEFAULT_CORPUS
+from data.corpora.reading import DEFAULT_CORPUS
 from data.errors import InputError
 from data.records import Question
 from data.seeds import fingerprint

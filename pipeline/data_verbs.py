@@ -73,7 +73,7 @@ def _import(flags: argparse.Namespace, _: list[str]) -> None:
     from rich.console import Console
 
     from data.corpora.importer import find_summary, import_corpus, import_key
-    from data.corpora.intake import ImportSettings
+    from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
     from pipeline.workspace import Workspace
 

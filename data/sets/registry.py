@@ -1,6 +1,6 @@
 """The sets that can be generated, and how one is written to disk.
 
-Writes `documents/` and `questions/` (one shard for each generated corpus), `inputs.json` first and `manifest.json` last.
+Writes `inputs.json`, `documents/` and `questions/` (one shard for each generated corpus) and, last, `manifest.json`.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ SETS: dict[tuple[str, str], Callable[..., World]] = {
 
 
 def _hash_generators() -> str:
-    """A hash of all that decides what a set contains: code, word lists and templates of `data.sets`, and its helpers."""
+    """A hash of all that decides the content of a set: code, word lists and templates of `data.sets`, and helpers."""
     here = Path(__file__).parent
     files = [path for path in here.rglob("*") if path.suffix in {".py", ".toml", ".txt", ".gz"}]
     files += [here.parent / name for name in ("baselines.py", "seeds.py", "sentences.py")]
@@ -111,7 +111,7 @@ class _Counts:
 
 
 def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> None:
-    """Write worlds as they come, one shard of documents and one of questions each, then the manifest with the counts."""
+    """Write worlds one by one, a shard of documents and one of questions each, then the manifest with the counts."""
     counts = _Counts()
     for number, world in enumerate(worlds):
         write_shard(folder / "documents" / shard_name(number), Document, world.documents)
@@ -127,7 +127,9 @@ def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> 
         "num_sentences": counts.num_sentences,
         "num_words": counts.num_words,
         "num_questions": {split: by_kind.total() for split, by_kind in counts.inferences.items()},
-        "num_questions_by_inference": {split: dict(sorted(kinds.items())) for split, kinds in counts.inferences.items()},
+        "num_questions_by_inference": {
+            split: dict(sorted(kinds.items())) for split, kinds in counts.inferences.items()
+        },
         "content": fingerprint(content_of(folder / "documents"), content_of(folder / "questions")),
         "generator": GENERATOR_VERSION,
         "facts": counts.facts,

@@ -4,7 +4,7 @@ The worlds come from a stream of their own, so no pretraining document shares th
 or a model in memory; returns counts that the model card prints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -136,7 +136,7 @@ def _judge(
     hits: dict[str, list[bool]],
     facts: Sequence[Statement],
     linked: set[Statement],
-    known: frozenset[Statement],
+    known: Collection[Statement],
     write: Callable[[Sequence[str]], list[str]],
 ) -> None:
     """Add to `hits`, by task, whether what is written about each fact is true; `linked` are those that lead on."""
@@ -149,7 +149,7 @@ def _judge(
                 hits.setdefault(kind, []).append(hits[task][-1])
 
 
-def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozenset[Statement]) -> bool:
+def _is_true(task: str, fact: Statement, line: str, linked: bool, known: Collection[Statement]) -> bool:
     line = line.rpartition(f"{THEREFORE} ")[2]
     if task == "deduce" and line == NOTHING:
         return not linked
@@ -190,7 +190,7 @@ def measure_inferences(reader: Reader, worlds: Sequence[World], temperature: flo
         oracle = Oracle(world.documents, logic_of(world.name))
         used = {fact for found in oracle.derived.values() if len(found.proof) > 1 for fact in found.proof}
         facts = list(oracle.stated)
-        known, linked = frozenset(oracle.derived), {fact for fact in facts if fact.canonical() in used}
+        known, linked = oracle.derived, {fact for fact in facts if fact.canonical() in used}
         write = partial(reader.write, _context_of(world), temperature=temperature, seed=seed + number)
         _judge(hits, facts, linked, known, write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}

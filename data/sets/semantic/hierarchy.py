@@ -1,7 +1,7 @@
 """The skeleton of a semantic world: categories, their parents, properties and relations, all in nonsense words.
 
-Reads `hierarchy.txt`, real categories in a natural order. A smaller world takes those nearest to the roots, a larger one has
-several copies of the whole, each with words of its own.
+Reads `hierarchy.txt`, real categories in a natural order. A smaller world takes those nearest to the roots, a larger
+one has several copies of the whole, each with words of its own.
 """
 
 from collections.abc import Callable
