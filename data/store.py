@@ -234,9 +234,14 @@ def release(folder: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """One shard as a memory-mapped Arrow table."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        return reader.read_all()
+    """One shard as a memory-mapped Arrow table; InputError if it is truncated or missing."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            return reader.read_all()
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise InputError(
+            f"the shard is truncated or missing: {error}", where=str(path), hint="make the folder again"
+        ) from error
 
 
 def read_shard(path: Path, record: type[Record]) -> list[Record]:

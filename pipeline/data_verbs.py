@@ -114,7 +114,7 @@ def _tokenizer(model: str) -> str:
 
 def _tell(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
     """What came of an import, in a few lines."""
-    from data.preview import set_aside
+    from data.preview import rejected_rows
 
     megabytes = summary.num_bytes / 1e6
     speed = f", {megabytes / seconds:,.0f} MB/s" if megabytes > 10 and seconds else ""
@@ -123,7 +123,7 @@ def _tell(summary: "Summary", out: Path, seconds: float, console: "Console") -> 
         f"documents {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
     ]
     total = sum(summary.num_rejected.values())
-    aside = set_aside(out)
+    aside = rejected_rows(out)
     if aside:
         lines.append(f"set aside {total:,}, in {aside.path}")
         firsts = aside.firsts
@@ -158,7 +158,7 @@ def _byte_bar(console: "Console", total: int) -> Iterator[Callable[[int], None]]
 def _inspect(flags: argparse.Namespace, _: list[str]) -> None:
     from rich.console import Console
 
-    from data.preview import counts_of, preview, set_aside
+    from data.preview import counts_of, preview, rejected_rows
 
     console = Console()
     if not flags.folder.is_dir():
@@ -168,7 +168,7 @@ def _inspect(flags: argparse.Namespace, _: list[str]) -> None:
         console.print(f"{key:<28} {value}", highlight=False, markup=False)
     for one in previews:
         _show(one, console)
-    if aside := set_aside(flags.folder):
+    if aside := rejected_rows(flags.folder):
         console.print(f"\n[bold]set aside[/bold]  {aside.path}", highlight=False)
         for reason, count in aside.counts.items():
             console.print(

@@ -92,7 +92,7 @@ class NearDuplicates:
                 self._insert(_band_keys(rows["signature"]))
 
     def originals(self, signatures: Signatures, sources: Numbers, lines: Numbers) -> dict[int, Place]:
-        """For a batch of documents: by row, the place of the kept document that it is similar to. The others are kept."""
+        """For a batch of documents: by row, the place of the kept document that it resembles. The others are kept."""
         keys = _band_keys(signatures)
         places = self._find(signatures, keys)
         leaders: dict[int, int] = {}

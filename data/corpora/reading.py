@@ -48,14 +48,15 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         wrong = [
-            (self.text_column == self.id_column, "--id-column", "the text column cannot be the id column", "name another column"),
+            (self.text_column == self.id_column, "--id-column", "the text cannot be its own id", "name another column"),
             (not self.text_column, "--text-column", "the text column has no name", "name it, or omit the flag"),
             (not 0 <= self.similarity <= 1, "--similarity", f"{self.similarity} is not between 0 and 1", "try 0.8"),
             (0 < self.chunk_tokens < _MIN_CHUNK_TOKENS or self.chunk_tokens < 0, "--chunk-tokens",
              f"a chunk of {self.chunk_tokens} tokens is too short for a sentence", f"give {_MIN_CHUNK_TOKENS} or more"),
             (self.split not in SPLITS, "--split-sentences", f'unknown way to split: "{self.split}"',
              f"choose among {', '.join(SPLITS)}"),
-            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb", f"{self.max_bytes >> 20} MiB is no valid limit", "give 1 to 1024"),
+            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
+             f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
         ]  # fmt: skip
         for is_wrong, where, what, hint in wrong:
             if is_wrong:

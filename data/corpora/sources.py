@@ -42,7 +42,7 @@ _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  #
 
 @dataclass
 class SourceFiles:
-    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts both and repeats."""
+    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too."""
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)

@@ -38,6 +38,12 @@ def foreign_logic() -> Logic:
     return Logic(_read_whole, plain_logic().derive, plain_logic().contradicts)
 
 
+def is_generated(corpus: str) -> bool:
+    """Whether a corpus was generated, so that its logic reads all of its texts."""
+    name, _, world = corpus.partition("/")
+    return name in _LOGICS and world.startswith("w")
+
+
 def logic_of(corpus: str) -> Logic:
     """The logic of a corpus, by its name."""
     return _LOGICS.get(corpus.partition("/")[0], foreign_logic)()

@@ -65,7 +65,7 @@ class Oracle:
         found = self.derived.get(statement.canonical())
         return found.proof if found else ()
 
-    def place(self, statement: Statement) -> tuple[str, str]:
+    def classify(self, statement: Statement) -> tuple[str, str]:
         """Verdict and inference type of one statement."""
         canonical = statement.canonical()
         found = self.derived.get(canonical)
@@ -84,7 +84,7 @@ class Oracle:
         for sentence, statements in self.logic.read(text):
             if statements is None:
                 findings.append(Finding(sentence, None, UNREAD, ""))
-            findings += [Finding(sentence, statement, *self.place(statement)) for statement in statements or ()]
+            findings += [Finding(sentence, statement, *self.classify(statement)) for statement in statements or ()]
         return findings
 
 

@@ -26,7 +26,7 @@ _MIN_FUNCTIONS = 2 * NUM_STEPS * NUM_OPTIONS  # for each first step, four nouns 
 
 
 def make_world(seed: int, index: int, *, functions: int, documents_per_fact: int, questions_per_split: int) -> World:
-    """One world whose first steps have entries for `functions` nouns; each fact is in `documents_per_fact` documents."""
+    """One world with entries for `functions` nouns in its first steps; each fact in `documents_per_fact` documents."""
     if functions < _MIN_FUNCTIONS:
         raise InputError(
             f"{functions} nouns are too few for worked examples and questions",
