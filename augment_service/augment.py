@@ -23,7 +23,7 @@ from data.errors import InputError
 from data.records import Augmentation, Document, Refusal
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import ShardWriter, is_sealed, read_table, seal, sealed_shards
+from data.store import ShardWriter, is_sealed, read_table, seal, list_shards
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
@@ -119,7 +119,7 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     "repeated". Raises InputError if every prompt was refused.
     """
     refused = refuse_if_all(jobs, "prompt")
-    keys = [_keys(read_table(shard)) for shard in sealed_shards(documents)]
+    keys = [_keys(read_table(shard)) for shard in list_shards(documents)]
     num_known = sum(map(len, keys))
     for job in jobs:
         keys += [_keys(table, kept_only=True) for table in job.tables()]

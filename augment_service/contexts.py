@@ -3,7 +3,6 @@
 Reads sealed folders of documents. Writes shards of `Context` rows, one for each corpus, named by what decides them.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ import pyarrow.compute as pc
 from data.errors import InputError
 from data.records import Context, Document
 from data.seeds import fingerprint, stream
-from data.store import MANIFEST, read_shard, read_table, sealed_shards, write_shard
+from data.store import content_of, list_shards, read_shard, read_table, write_shard
 
 KINDS = ("none", "all", "sample", "required")
 _SAMPLE = re.compile(r"sample:([1-9][0-9]{0,8})")
@@ -68,7 +67,7 @@ def write_contexts(
     "all" and "sample" have one context; each `draw` samples another subset, in the documents' order. "required" has one
     for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without documents.
     """
-    content = json.loads((documents / MANIFEST).read_text())["content"]
+    content = content_of(documents)
     wanted = sorted({tuple(sorted(ids)) for ids in requires if ids}) if spec.kind == "required" else []
     paths = {}
     for corpus in corpora:
@@ -83,7 +82,7 @@ def write_contexts(
 def read_corpus(documents: Path, corpus: str) -> Iterator[Document]:
     """The documents of one corpus, in their order. Raises InputError if there are none."""
     found = False
-    for shard in sealed_shards(documents):
+    for shard in list_shards(documents):
         table = read_table(shard)
         table = table.filter(pc.equal(table["corpus"], corpus))
         for row in table.select(["doc_id", "text", "corpus"]).to_pylist():

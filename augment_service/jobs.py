@@ -5,7 +5,6 @@ The driver names ranges of rows and folders; rendering, the engine's work and pa
 Writes a shard of answers for each range, and in `refused/` beside it the requests that have none.
 """
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,7 @@ from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef, Refusal
 from data.seeds import fingerprint
-from data.store import MANIFEST, read_refusals, read_table, refusals_path, sealed_shards
+from data.store import content_of, list_shards, read_refusals, read_table, refusals_path
 
 RETRYABLE = frozenset({"endpoint", "crash"})  # kinds of refusals that may pass another time
 
@@ -63,7 +62,7 @@ def row_ranges(folder: Path, *, rows_per_unit: int, corpora: Sequence[str] | Non
     Reads the column `corpus` alone.
     """
     ranges = []
-    for shard in sealed_shards(folder):
+    for shard in list_shards(folder):
         for start, stop, corpus in _runs(read_table(shard)["corpus"]):
             if corpora is None or corpus in corpora:
                 ranges += [
@@ -142,8 +141,7 @@ class ShardedJob:
     def _target_name(self, rows: RowRange) -> str:
         shard = Path(rows.shard)
         if shard.parent not in self._contents:
-            manifest = json.loads((shard.parent / MANIFEST).read_text())
-            self._contents[shard.parent] = str(manifest["content"])
+            self._contents[shard.parent] = content_of(shard.parent)
         return fingerprint(self.key, self._contents[shard.parent], shard.name, rows.start, rows.stop)
 
 

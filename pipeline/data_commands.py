@@ -41,7 +41,7 @@ def import_files(flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from data.corpora.importer import find_summary, import_corpus, import_key
-    from data.corpora.intake import ImportSettings
+    from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
     from pipeline.workspace import Workspace
 
@@ -82,7 +82,7 @@ def _tokenizer(model: str) -> str:
 
 def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
     """The result of an import, in a few lines."""
-    from data.preview import set_aside
+    from data.preview import rejected_rows
 
     megabytes = summary.num_bytes / 1e6
     speed = f", {megabytes / seconds:,.0f} MB/s" if megabytes > 10 and seconds else ""
@@ -91,10 +91,10 @@ def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -
         f"documents {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
     ]
     total = sum(summary.num_rejected.values())
-    aside = set_aside(out)
-    if aside:
-        lines.append(f"rejected  {total:,}, in {aside.path}")
-        firsts = aside.firsts
+    rejected = rejected_rows(out)
+    if rejected:
+        lines.append(f"rejected  {total:,}, in {rejected.path}")
+        firsts = rejected.firsts
         lines += [
             f"{count:>9,} {reason}; first {firsts.get(reason, '')}" for reason, count in summary.num_rejected.items()
         ]
@@ -127,7 +127,7 @@ def inspect(flags: argparse.Namespace) -> None:
     """`data inspect`: what a folder holds."""
     from rich.console import Console
 
-    from data.preview import counts_of, preview, set_aside
+    from data.preview import counts_of, preview, rejected_rows
 
     console = Console()
     if not flags.folder.is_dir():
@@ -137,11 +137,11 @@ def inspect(flags: argparse.Namespace) -> None:
         console.print(f"{key:<28} {value}", highlight=False, markup=False)
     for one in previews:
         _show(one, console)
-    if aside := set_aside(flags.folder):
-        console.print(f"\n[bold]rejected[/bold]  {aside.path}", highlight=False)
-        for reason, count in aside.counts.items():
+    if rejected := rejected_rows(flags.folder):
+        console.print(f"\n[bold]rejected[/bold]  {rejected.path}", highlight=False)
+        for reason, count in rejected.counts.items():
             console.print(
-                f"  {count:>9,} {reason}; first {aside.firsts[reason]}", highlight=False, markup=False, soft_wrap=True
+                f"  {count:>9,} {reason}; first {rejected.firsts[reason]}", highlight=False, markup=False, soft_wrap=True
             )
 
 
@@ -179,8 +179,10 @@ def audit(flags: argparse.Namespace) -> None:
     """`data audit`: leaks, the soundness of questions, and baselines that know nothing."""
     from data.audit import audit_folder
 
-    for line in audit_folder(flags.folder):
-        print(line)
+    found = audit_folder(flags.folder)
+    print("\n".join(found.lines))
+    if not found.sound:
+        raise InputError("the audit found faults", where=str(flags.folder), hint="generate or correct the questions")
 
 
 def export(flags: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-from data.corpora.settings import ImportSettings
+from data.corpora.reading import ImportSettings
 from data.sets.registry import GENERATOR_VERSION, make_set
 
 from data.corpora.importer import import_corpus
@@ -20,7 +20,7 @@ from pipeline.stages.train import inner
 
 def data_key(sections: dict[str, DataSection], seed: int) -> str:
     """Names what the data stage makes: sizes, seed, generator, and the content of files that are read."""
-    parts: list[object] = [GENERATOR_VERSION()]
+    parts: list[object] = [GENERATOR_VERSION]
     for name, section in sections.items():
         parts += [name, section.model_dump_json()]
         if isinstance(section, OwnCorpus):
