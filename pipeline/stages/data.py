@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-from data.corpora.reading import ImportSettings
-from data.sets.registry import GENERATOR_VERSION, make_set
 
 from data.corpora.importer import import_corpus
+from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
 from data.seeds import fingerprint
+from data.sets.registry import GENERATOR_VERSION, make_set
 from data.store import MANIFEST, read_table
 from evaluate.fanout import Suite, suite_from_file
 from pipeline.data_section import DataSection, OwnCorpus, SetSection

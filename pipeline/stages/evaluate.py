@@ -8,10 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from augment_service.contexts import ContextSpec, parse_context
 from evaluate.conditions import Condition, condition_name, name_weights
 from rich.console import Console
 
+from augment_service.contexts import ContextSpec, parse_context
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
