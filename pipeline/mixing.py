@@ -1,10 +1,9 @@
 """Which texts, and how many of them, the runs of a study or of `train` learn.
 
-Reads: `course.json` of finished runs. Writes: nothing.
+Pure: reads and writes nothing.
 """
 
 import dataclasses
-import json
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 
 from data.errors import InputError
 from pipeline.train_section import DOCUMENTS, REPLAY, STEPS, TrainingTexts
-from train.run.course import COURSE
 from train.run.finetune_run import TextSource
 
 AUGMENTATIONS, TEACHER = "augmentations", "teacher"
@@ -88,12 +86,6 @@ def fields_of_flags(flags: Namespace) -> dict[str, Any]:
         "batch_tokens": flags.batch_tokens,
         "layout": flags.layout,
     }
-
-
-def read_course(checkpoint: Path) -> dict[str, Any]:
-    """How long a finished run was and how it was laid out, as `train.run.course.Course.summary` wrote it."""
-    content: dict[str, Any] = json.loads((checkpoint / COURSE).read_text())
-    return content
 
 
 def describe_courses(courses: Sequence[Mapping[str, Any]]) -> str:

@@ -23,16 +23,17 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import ICL, PRETRAINED, finetuned_condition
 from evaluate.report.content import ReportInput, print_report, write_report
 from evaluate.report.evidence import audit_suite, installed_versions, read_losses
-from pipeline.mixing import arm_sources, describe_courses, read_course, training_fields
-from pipeline.planning import AUTO, first_stage, fit_runs
+from pipeline.mixing import arm_sources, describe_courses, training_fields
 from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Recipe, local_model
 from pipeline.residency import open_cluster, open_engines
 from pipeline.sets import make_set
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import how_computed
+from train.plan.fit import AUTO, first_stage, fit_runs, machine_of
 from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import Progress, finetune_all
+from train.run.training_plan import read_plan
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: fl
             losses={
                 f"{job.suite}/{run.name}": read_losses(Path(run.out)) for job, run in zip(tuned_jobs, runs, strict=True)
             },
-            courses={run.name: read_course(Path(run.out)) for run in runs},
+            courses={run.name: read_plan(Path(run.out)) for run in runs},
             command=f"python -m pipeline run {recipe.study}",
         )
         report = write_report(content, space.root / "report")
@@ -199,7 +200,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
             warmup_steps=settings.warmup_steps,
             schedule=settings.schedule,
             weight_decay=settings.weight_decay,
-            clip=settings.clip,
+            max_grad_norm=settings.clip,
             seed=study.recipe.seed,
             stage=first_stage(settings.stage, settings.offload),
             trackers=settings.trackers,
@@ -228,9 +229,8 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
     """All runs of the study on one worker group."""
     settings, auto = study.recipe.train, study.recipe.train.stage == AUTO
     if auto or settings.memory_check:
-        runs = fit_runs(
-            runs, placement, study.recipe.cluster.address, study.console, auto=auto, ranks=settings.ranks_per_run
-        )
+        machine = machine_of(placement, study.recipe.cluster.address, settings.ranks_per_run)
+        runs = fit_runs(runs, machine, auto=auto, say=study.say)
     steps = settings.steps or 100  # of a run whose steps are not known yet, hundredths are counted
     with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
 
@@ -247,7 +247,7 @@ def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> li
             stall_seconds=settings.stall_seconds,
             ranks_per_run=settings.ranks_per_run,
         )
-    courses = describe_courses([read_course(Path(run.out)) for run in runs])
+    courses = describe_courses([read_plan(Path(run.out)) for run in runs])
     stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))
     side_by_side = placement.ranks // (settings.ranks_per_run or placement.ranks)
     how = how_computed(Path(refs[-1].path)) + (f", {side_by_side} side by side" if side_by_side > 1 else "")
