@@ -2,8 +2,8 @@
 
 import argparse
 
-from train.plan.fit import AUTO
 from train.engine.zero_config import STAGES
+from train.plan.fit import AUTO
 
 
 def add_plan_flags(train: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,10 +12,23 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from data.errors import InputError
-from train.texts.batches import IGNORED, encode, pad, rank_batches, schedule_rows
+from train.texts.batches import IGNORED, Batch, batches_of, pad
+from train.texts.encode import encode
+from train.texts.mix import Budget, make_schedule, schedule_rows
+from train.texts.packing import Layout
+from train.texts.tokens import TokenRows
 
 SIZES = st.integers(min_value=1, max_value=40)
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=12), min_size=1, max_size=12)
+
+
+def rank_batches(
+    rows: list[list[int]], *, batch_size: int, num_steps: int, seed: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """The padded batches of one rank for rows in memory, every text equally often."""
+    held = TokenRows.of(rows)
+    schedule = make_schedule(held.lengths, [], budget=Budget(steps=num_steps), batch_size=batch_size, seed=seed)
+    return batches_of(held, schedule, Layout("padded"), rank=rank, world_size=world_size)
 
 
 def word_tokenizer(*, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from data.records import CheckpointRef, Document
 from data.store import write_folder
 from train.engine.checkpoint import METRICS
-from train.run.finetune_run import FinetuneRun, TextSource, read_texts
+from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import Progress, finetune_all
 from train.run.loop import finetune
-from train.texts.batches import encode
+from train.texts.encode import encode
+from train.texts.sources import read_texts
 
 WORDS = [f"w{i}" for i in range(60)]
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def torchrun(runs: list[FinetuneRun], folder: Path, *, num_ranks: int, **environ
 
 
 def losses(ref: CheckpointRef) -> list[float]:
-    """The loss of each step, by its line in the log: a step that is missing or told twice is an error."""
+    """The loss of each step, by its line in the log: a missing or repeated step is an error."""
     rows = [json.loads(line) for line in (Path(ref.path) / METRICS).read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     return [row["loss"] for row in rows]

@@ -20,7 +20,7 @@ class Lora:
     """Low-rank adapters, trained in place of the weights and merged into them at the end.
 
     `rank` and `alpha` as peft defines them (the update is scaled by alpha / rank). `targets` are the ends of the names
-    of the linear layers to adapt; empty means all of them but the output layer. Producer: `pipeline`. Consumer: `train`.
+    of the linear layers to adapt; empty means all but the output layer. Producer: `pipeline`. Consumer: `train`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -157,7 +157,7 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
 
 
 def _train_all(config: dict[str, Any]) -> None:
-    """What each worker does: all runs of its lane in order. Errors are written to a file: a restart would repeat them."""
+    """Train all runs of a lane in order, on each worker. Errors go into a file, since a restart would repeat them."""
     from train.engine.zero_engine import split_group
     from train.run.loop import finetune
 
