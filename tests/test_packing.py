@@ -130,7 +130,7 @@ def test_the_probe_sees_attention_across_texts() -> None:
 
     leaky.forward = forward
     refusal = packing_refusal(leaky)
-    assert refusal is not None and "packed texts see each other" in refusal
+    assert refusal is not None and "losses differ" in refusal
 
 
 def test_the_probe_sees_a_window_that_packed_attention_does_not_know_of() -> None:

@@ -1,6 +1,6 @@
-"""What a pretrained model can do, measured on fresh worlds by plain transformers forward passes.
+"""The skills of a pretrained model, measured on fresh worlds by plain transformers forward passes.
 
-The worlds come from a stream of their own, so no pretraining document shares their bindings. Reads a model folder
+The worlds have a random stream of their own, so no pretraining document shares their bindings. Reads a model folder
 or a model in memory; returns counts that the model card prints.
 """
 
@@ -58,7 +58,7 @@ class Share:
 
 @dataclass(frozen=True)
 class TestWorld:
-    """A fresh world of one of each kind of fact; `pairs` are the premises that have a conclusion."""
+    """A fresh world with all kinds of fact; `pairs` are premises with their conclusion."""
 
     facts: list[Statement]
     pairs: list[tuple[Statement, Statement, Statement]]
@@ -104,7 +104,7 @@ def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> d
 
 
 def _options(rng: Random, world: TestWorld, kind: str, statement: Statement) -> list[str]:
-    """The right entity among hard wrong ones: those that stand in the same place of like statements."""
+    """The right entity among hard wrong ones: those in the same position of similar statements."""
     if kind == "deduction":
         pool = [conclusion.second for _, _, conclusion in world.pairs]
     elif kind == "reversal":
@@ -120,8 +120,8 @@ def _options(rng: Random, world: TestWorld, kind: str, statement: Statement) -> 
 def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature: float, seed: int) -> dict[str, Share]:
     """The share of generated lines that are true by the world's closure, by task.
 
-    A deduction counts as true where it says that nothing follows and nothing does, or states something true that is
-    neither its premise nor the premise's reversal; "nothing follows" where something does is counted as false.
+    A deduction counts as true if it says that nothing follows and nothing does, or states something true that is
+    neither its premise nor the premise's reversal; "nothing follows" counts as false where something does.
     """
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
@@ -138,7 +138,7 @@ def _judge(
     known: frozenset[Statement],
     write: Callable[[Sequence[str]], list[str]],
 ) -> None:
-    """Add to `hits`, by task, whether what is written about each fact is true; `linked` are those that lead on."""
+    """Add to `hits`, by task, whether the line about each fact is true; `linked` are facts with conclusions."""
     for task in TASKS:
         lines = write([f"{task} : {fact.text()} {ARROW}" for fact in facts])
         for fact, line in zip(facts, lines, strict=True):
@@ -155,16 +155,16 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozens
     statement = parse(line)
     if statement is None or not follows(statement, known):
         return False
-    same, turned = statement.canonical() == fact.canonical(), statement == fact.reversed()
+    same, reversed_ = statement.canonical() == fact.canonical(), statement == fact.reversed()
     if task == "reverse":
-        return turned
+        return reversed_
     if task == "rephrase":
         return same and statement.first == fact.first and line != fact.text()
-    return not same and not turned
+    return not same and not reversed_
 
 
 def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, Share]:
-    """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
+    """Accuracy on the questions of generated sets, by split, with and without the world's documents in context.
 
     Options are single words, or texts of as many words as the others of their question.
     """
@@ -183,7 +183,7 @@ def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, 
 
 
 def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature: float, seed: int) -> dict[str, Share]:
-    """What `measure_generations` measures, about the facts of made sets and by their oracles."""
+    """The same as `measure_generations`, on the facts of generated sets and by their oracles."""
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
         oracle = Oracle(world.documents, logic_of(world.name))

@@ -1,4 +1,4 @@
-"""A small model with a context in its cache, asked many short things about it, by plain transformers forward passes."""
+"""Many short prompts after one context, by plain transformers forward passes of a small model."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.sets.lexicon import END_OF_LINE
 
-LINE_TOKENS = 24  # the longest line that is written
+LINE_TOKENS = 24  # of the longest generated line
 
 
 class Reader:
-    """A model with a context in its cache, asked many short things about it."""
+    """A model that answers prompts after a context, which is computed once."""
 
     def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -47,7 +47,7 @@ class Reader:
         return [text.strip() for text in texts]
 
     def choose(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
-        """The index of the likeliest one-word option after each prompt."""
+        """The index of the most likely one-word option after each prompt."""
         chosen = [0] * len(prompts)
         for rows in self._by_length(prompts):
             logits, _, _ = self._extend(context, [prompts[row] for row in rows])
@@ -58,15 +58,15 @@ class Reader:
 
     @torch.no_grad()
     def choose_texts(self, context: str, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> list[int]:
-        """The index of the likeliest option after each prompt, of several words, as many in all options of a prompt."""
+        """The index of the most likely option after each prompt; a prompt's options have equal numbers of words."""
         chosen = [0] * len(prompts)
         lengths = [len(self.tokenizer.tokenize(texts[0])) for texts in options]
         for rows in self._by_length([f"{prompt} {texts[0]}" for prompt, texts in zip(prompts, options, strict=True)]):
             asked = [(row, text) for row in rows for text in options[row]]
             logits, ids = self._read_on(context, [f"{prompts[row]} {text}" for row, text in asked])
-            # The token at position i is expected by the logits before it.
-            told = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-            values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(asked, told, strict=True)]
+            # The logits before position i predict its token.
+            found = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+            values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(asked, found, strict=True)]
             for row in rows:
                 mine = [value for (other, _), value in zip(asked, values, strict=True) if other == row]
                 chosen[row] = mine.index(max(mine))
