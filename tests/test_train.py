@@ -136,7 +136,7 @@ def test_learning_rates_rise_and_fall(world: Path, tmp_path: Path) -> None:
 def test_weights_that_are_not_finite_are_not_exported(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(world, tmp_path / "run", num_steps=1)
+    run = make_run(world, tmp_path / "run", num_steps=1, warmup_steps=0)
 
     def gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
         weights = engine.module.state_dict()

@@ -13,7 +13,6 @@ from training_runs import losses, make_run, make_world, plain_loss, train_alone
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data.errors import InputError
-from pipeline.recipe import RECIPES, load_recipe
 from train.__main__ import main, read_runs
 from train.engine.zero_config import zero_config
 from train.run.finetune_run import Lora
@@ -239,11 +238,3 @@ def test_a_file_that_holds_no_runs_is_refused(world: Path, tmp_path: Path) -> No
         path.write_text(json.dumps(content | wrong))
         with pytest.raises(InputError, match=key):
             read_runs(path)
-
-
-def test_a_recipe_sets_them() -> None:
-    overrides = "--train.model.lora.rank 4 --train.checkpoint_every 50 --train.offload cpu".split()
-    settings = load_recipe(RECIPES / "demo.toml", overrides).train.engine_settings()
-    assert settings["lora"] == Lora(rank=4)
-    assert (settings["checkpoint_every"], settings["offload"], settings["accumulation"]) == (50, "cpu", 1)
-    assert load_recipe(RECIPES / "demo.toml").train.engine_settings()["lora"] is None
