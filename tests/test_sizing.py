@@ -216,22 +216,6 @@ def test_the_smallest_stage_that_fits_is_chosen_and_a_larger_need_is_refused_wit
     assert check_fit(shape, SETUP, 80 * GIB, "run r") == plan(shape, SETUP)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"stage": 4}, "stage 4"),
-        ({"offload": "disk"}, "disk"),
-        ({"stage": 0, "offload": "cpu"}, "needs a higher"),
-        ({"offload": "nvme"}, "needs a higher"),
-        ({"ranks": 0}, "too few"),
-        ({"rows": 0}, "too few"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        dataclasses.replace(SETUP, **changes)
-
-
 def test_unknown_architectures_and_long_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='architecture "bloom"'):
         shape_of({"model_type": "bloom"})

@@ -1,5 +1,6 @@
 """Runs that are trained side by side: a worker group in parts, each with runs of its own."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -46,10 +47,28 @@ def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_sessio
         make_run(world, tmp_path / "good"),
         make_run(world, tmp_path / "bad", learning_rate=1e30, max_grad_norm=0.0),
     )
+    errors: list[Exception] = []
     with pytest.raises(InputError, match="became") as refusal:
-        train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1)
+        train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1, on_error=errors.append)
+    assert [str(error) for error in errors] == [str(refusal.value)]
     assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.hint
     assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
+
+
+def test_more_workers_than_texts_in_a_batch_are_not_started_unless_they_were_asked_for(
+    world: Path, ray_session: None, tmp_path: Path
+) -> None:
+    """Two equal runs are trained once, by one rank, though there are two."""
+    first = make_run(world, tmp_path / "run", batch_size=1, num_steps=2)
+    runs = [first, dataclasses.replace(first, name="twin")]
+    with pytest.raises(InputError) as refusal:
+        train_all(runs, 2, tmp_path / "storage", [], exact_ranks=True)
+    assert refusal.value.where.startswith("--ranks of run")
+    refs = train_all(runs, 2, tmp_path / "storage", [], threads_per_worker=2)
+    assert [ref.name for ref in refs] == ["run", "twin"] and refs[0].path == refs[1].path
+    assert starts(refs[0]) == [(0, 1)]
+    with pytest.raises(InputError, match="same output folder"):
+        train_all([*runs, dataclasses.replace(first, seed=1)], 2, tmp_path / "storage", [])
 
 
 def test_a_group_that_cannot_be_split_is_refused(world: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_models import VOCABULARY, WINDOW, make_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from training_runs import read_texts
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.errors import InputError
@@ -320,7 +321,7 @@ def test_sentences_are_training_texts_of_their_own(
     whole = sentences(tmp_path / "documents")
     source = dataclasses.replace(whole, split=split)
     monkeypatch.setattr(sources_module, "ROWS_AT_ONCE", 2)
-    assert sources_module.read_texts([source]) == wanted
+    assert read_texts([source]) == wanted
     assert sources_module.name_texts(source, range(3)) == names
     assert sources_module.content_of(source) != sources_module.content_of(whole)
 

@@ -206,6 +206,7 @@ def test_the_key_of_a_run_holds_what_decides_its_result(world: Path, tmp_path: P
     how = {"stage": 3, "accumulation": 2, "offload": "cpu", "activation_checkpointing": True, "layout": "packed"}
     saved = {"checkpoint_every": 3, "keep_last": 5, "keep_every": 9, "resume": False, "trackers": ("wandb",)}
     assert key(**how, **saved, name="another") == key()
+    assert key(batch_tokens=40, batch_size=3) == key(batch_tokens=40)
     results = [{"lora": Lora()}, {"seed": 1}, {"learning_rate": 1.0}, {"num_steps": 0, "num_epochs": 2.0}]
     results += [{"batch_tokens": 40}, {"max_grad_norm": 0.5}, {"schedule": "cosine"}, {"weight_decay": 0.1}]
     assert len({key(), *(key(**result) for result in results)}) == len(results) + 1

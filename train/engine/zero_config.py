@@ -1,7 +1,6 @@
 """The DeepSpeed configuration as a pure function. Reads and writes nothing."""
 
 STAGES = (0, 1, 2, 3)
-OFFLOADS = ("none", "cpu", "nvme")
 
 
 def zero_config(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from data.errors import InputError
-from train.engine.zero_config import OFFLOADS, STAGES
+from train.engine.zero_config import STAGES
 from train.plan.shapes import BF16, FP32, Shape
 
 GIB = 2**30
@@ -40,21 +40,6 @@ class Setup:
     checkpointing: bool = False
     packed: bool = True
     offload: str = "none"
-
-    def __post_init__(self) -> None:
-        problems = {
-            f"ZeRO stage {self.stage} is not one of 0 to 3": self.stage not in STAGES,
-            f"offload {self.offload!r} is not one of {', '.join(OFFLOADS)}": self.offload not in OFFLOADS,
-            f"offload {self.offload} needs a higher ZeRO stage": self.offload in OFFLOADS
-            and self.stage < lowest_stage(self.offload),
-            f"{self.ranks} ranks, {self.rows} rows or {self.row_tokens} tokens are too few": min(
-                self.ranks, self.rows, self.row_tokens
-            )
-            < 1,
-        }
-        for problem, applies in problems.items():
-            if applies:
-                raise InputError(problem, where="the [train] section", hint="change these settings")
 
     @property
     def size(self) -> int:

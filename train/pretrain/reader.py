@@ -17,12 +17,12 @@ class Reader:
         self.model, self.tokenizer = model, tokenizer
 
     @torch.no_grad()
-    def read(self, context: str) -> tuple[DynamicCache, int]:
-        """Keys and values of a context, and its length in tokens (with <s>)."""
+    def read(self, context: str) -> DynamicCache:
+        """Keys and values of a context, <s> included."""
         ids = torch.tensor([self.tokenizer(context)["input_ids"]])
         cache = DynamicCache(config=self.model.config)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, ids.shape[1]
+        return cache
 
     @torch.no_grad()
     def write(self, context: str, prompts: Sequence[str], temperature: float, seed: int) -> list[str]:
@@ -30,7 +30,8 @@ class Reader:
         generator = torch.Generator().manual_seed(seed)
         texts = [""] * len(prompts)
         for rows in self._by_length(prompts):
-            logits, cache, start = self._extend(context, [prompts[row] for row in rows])
+            found, _, cache = self._extend(context, [prompts[row] for row in rows])
+            logits, start = found[:, -1], cache.get_seq_length()
             for step in range(LINE_TOKENS):
                 if temperature:
                     noise = -torch.log(-torch.log(torch.rand(logits.shape, generator=generator) + 1e-20) + 1e-20)
@@ -51,7 +52,7 @@ class Reader:
         chosen = [0] * len(prompts)
         for rows in self._by_length(prompts):
             logits, _, _ = self._extend(context, [prompts[row] for row in rows])
-            for row, line in zip(rows, logits, strict=True):
+            for row, line in zip(rows, logits[:, -1], strict=True):
                 ids = self.tokenizer.convert_tokens_to_ids(list(options[row]))
                 chosen[row] = int(line[ids].argmax())
         return chosen
@@ -63,7 +64,7 @@ class Reader:
         lengths = [len(self.tokenizer.tokenize(texts[0])) for texts in options]
         for rows in self._by_length([f"{prompt} {texts[0]}" for prompt, texts in zip(prompts, options, strict=True)]):
             asked = [(row, text) for row in rows for text in options[row]]
-            logits, ids = self._read_on(context, [f"{prompts[row]} {text}" for row, text in asked])
+            logits, ids, _ = self._extend(context, [f"{prompts[row]} {text}" for row, text in asked], all_logits=True)
             # The logits before position i predict its token.
             found = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
             values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(asked, found, strict=True)]
@@ -73,23 +74,15 @@ class Reader:
         return chosen
 
     @torch.no_grad()
-    def _extend(self, context: str, prompts: list[str]) -> tuple[torch.Tensor, DynamicCache, int]:
-        """Logits after each prompt of one length, the caches grown by it, and the next position."""
-        ids = self._tokens(prompts)
-        cache, length = self.read(context)
-        cache.batch_repeat_interleave(len(prompts))
-        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return output.logits[:, -1], cache, length + ids.shape[1]
-
-    def _read_on(self, context: str, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [texts, length, words] at each token of texts of one length, and the tokens."""
-        ids = self._tokens(texts)
-        cache, _ = self.read(context)
+    def _extend(
+        self, context: str, texts: list[str], *, all_logits: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
+        """Logits [texts, length or 1, words] at the tokens of texts of one length, the tokens, and the longer cache."""
+        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
+        cache = self.read(context)
         cache.batch_repeat_interleave(len(texts))
-        return self.model(input_ids=ids, past_key_values=cache, use_cache=True).logits, ids
-
-    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts])
+        output = self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=int(not all_logits))
+        return output.logits, ids, cache
 
     def _by_length(self, prompts: Sequence[str]) -> list[list[int]]:
         groups: dict[int, list[int]] = {}

@@ -29,6 +29,8 @@ def key_of(run: FinetuneRun) -> str:
 def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str) -> str:
     """The key from settings, base model, tokenizer, and the content and weights of the texts; paths do not matter."""
     left_out = {*_PATHS, *_WITHOUT_EFFECT, *ROUNDING}
+    if run.batch_tokens:
+        left_out.add("batch_size")
     settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
     texts = [(content_of(source), source.weight) for source in run.sources]
     reference = [(content_of(source), source.weight) for source in run.matched_to]

@@ -78,7 +78,7 @@ def finetune_all(
     ranks_per_run: int = 0,
     exact_ranks: bool = False,
 ) -> list[CheckpointRef]:
-    """Train all runs in order; finished ones are skipped. Ray must be initialised.
+    """Train all runs in order; finished ones are skipped, equal ones share an output. Ray must be initialised.
 
     Each run is trained by `ranks_per_run` of the workers (0: by all of them), other runs at the same time by the
     others. With `exact_ranks` a batch that is too small for the ranks is refused; otherwise there are fewer workers.
@@ -117,16 +117,21 @@ def finetune_all(
         for path in sorted((storage / _LANES).glob(_ERROR.format("*"))):
             raise _read_error(path)
     shutil.rmtree(storage / _TOKENS, ignore_errors=True)
-    return [read_ref(Path(run.out)) for run in runs]
+    return [dataclasses.replace(read_ref(Path(run.out)), name=run.name) for run in runs]
 
 
 def _unfinished(runs: Sequence[FinetuneRun]) -> list[FinetuneRun]:
-    """The runs still to be trained; refuses outputs that belong to other runs."""
-    outs = [run.out for run in runs]
-    if len(set(outs)) < len(outs):
-        twice = next(out for out in outs if outs.count(out) > 1)
-        raise InputError("two runs have the same output folder", where=twice, hint="give each run a folder of its own")
-    return [run for run in runs if not find_finished(Path(run.out), key_of(run))]
+    """The runs still to be trained, each output once; refuses outputs that belong to other runs."""
+    keys: dict[str, str] = {}
+    todo = []
+    for run in runs:
+        key = key_of(run)
+        if keys.setdefault(run.out, key) != key:
+            hint = "give each run a folder of its own"
+            raise InputError("two runs have the same output folder", where=run.out, hint=hint)
+        if not find_finished(Path(run.out), key):
+            todo.append(run)
+    return list({run.out: run for run in todo}.values())
 
 
 def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, storage: Path) -> None:

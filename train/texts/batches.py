@@ -82,12 +82,6 @@ def batches_of(
         )
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels [rows, longest - 1] of token rows; padding is token 0 with label -100."""
-    input_ids, labels, _ = _lay_out(TokenRows.of(rows), [[index] for index in range(len(rows))])
-    return input_ids, labels
-
-
 def micro_batches(batch: Batch, count: int) -> list[Batch]:
     """The rows of a batch in `count` micro-batches of about equal numbers of rows, in order.
 

@@ -56,15 +56,6 @@ def load_encoder(base: str) -> TextEncoder:
     return TextEncoder(tokenizer, name, getattr(config, "max_position_embeddings", _NO_WINDOW), config.vocab_size)
 
 
-def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, window: int, where: str) -> list[list[int]]:
-    """Token ids of each text with the tokenizer's special tokens, ending in its eos token if it has one.
-
-    Raises InputError for words outside a closed vocabulary, and for texts longer than the model's `window` or too
-    short to predict anything.
-    """
-    return encode_rows(texts, [""] * len(texts), tokenizer, window=window, where=where)[0]
-
-
 def encode_rows(
     texts: Sequence[str],
     prompts: Sequence[str],
@@ -75,8 +66,9 @@ def encode_rows(
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of each prompt and text as one, and the index of each row's first label, at least 1.
 
-    A token that spans the end of the prompt belongs to the text. Raises InputError as `encode`, where a prompt leaves
-    nothing to learn, and where the tokenizer gives no offsets.
+    Rows have the tokenizer's special tokens, and end in its eos token if it has one. A token that spans the end of the
+    prompt belongs to the text. Raises InputError for words outside a closed vocabulary, for texts longer than the
+    model's `window` or too short to predict anything, and for prompts if the tokenizer gives no offsets.
     """
     whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     masked = any(prompts)

@@ -70,14 +70,6 @@ def check_weights(weights: Sequence[float | None], *, where: str) -> None:
             raise InputError(problem, where=where, hint="give every source a weight of 0 or more, or none a weight")
 
 
-def read_texts(sources: Sequence[TextSource]) -> list[str]:
-    """The texts of all sources, in the order of sources, shards and rows. Raises InputError if there are none."""
-    texts = [text for source in sources for chunk, _ in read_rows(source) for text in chunk]
-    if not texts:
-        raise no_texts(sources)
-    return texts
-
-
 def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
     """Chunks of texts, and the prompts before them ("" without a prompt column), from memory-mapped shards.
 
