@@ -37,9 +37,8 @@ def test_two_lanes_train_what_one_process_trains(world: Path, ray_session: None,
         assert starts(ref) == [(0, 1)]
     assert max(progress.done for progress in seen) == 3
     content = json.loads((Path(refs[0].path) / "checkpoint.json").read_text())
-    assert set(content["starts"][0]["seconds"]) == {
-        "joining the group", "loading the model", "reading the texts", "starting the engine",
-    }  # fmt: skip
+    phases = content["starts"][0]["seconds"]
+    assert {"joining the group", "loading the model", "reading the texts", "starting the engine"} < set(phases)
 
 
 def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_session: None, tmp_path: Path) -> None:

@@ -91,14 +91,14 @@ def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> d
     hits: dict[str, list[bool]] = {}
     for world in worlds:
         rng = stream(seed, "options", world.context)
-        asked = [("recall", fact) for fact in world.facts]
-        asked += [("reversal", fact.reversed()) for fact in world.facts if fact.form in ("more", "less", "is", "of")]
-        asked += [("deduction", conclusion) for _, _, conclusion in world.pairs]
-        options = [_options(rng, world, kind, statement) for kind, statement in asked]
-        prompts = [statement.prompt() for _, statement in asked]
+        items = [("recall", fact) for fact in world.facts]
+        items += [("reversal", fact.reversed()) for fact in world.facts if fact.form in ("more", "less", "is", "of")]
+        items += [("deduction", conclusion) for _, _, conclusion in world.pairs]
+        options = [_options(rng, world, kind, statement) for kind, statement in items]
+        prompts = [statement.prompt() for _, statement in items]
         for prefix, context in (("", world.context), ("without context: ", "")):
             chosen = reader.choose(context, prompts, options)
-            for (kind, statement), names, index in zip(asked, options, chosen, strict=True):
+            for (kind, statement), names, index in zip(items, options, chosen, strict=True):
                 hits.setdefault(prefix + kind, []).append(names[index] == statement.second)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
@@ -170,13 +170,13 @@ def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, 
     """
     hits: dict[str, list[bool]] = {}
     for world in worlds:
-        asked: Sequence[Question] = sorted(world.questions, key=_asks_for_texts)
-        num_words = sum(not _asks_for_texts(question) for question in asked)
-        prompts, options = [q.prompt for q in asked], [q.options for q in asked]
+        questions: Sequence[Question] = sorted(world.questions, key=_has_text_options)
+        num_words = sum(not _has_text_options(question) for question in questions)
+        prompts, options = [q.prompt for q in questions], [q.options for q in questions]
         for prefix, context in (("", _context_of(world)), ("without context: ", "")):
             chosen = reader.choose(context, prompts[:num_words], options[:num_words])
             chosen += reader.choose_texts(context, prompts[num_words:], options[num_words:])
-            for question, index in zip(asked, chosen, strict=True):
+            for question, index in zip(questions, chosen, strict=True):
                 right = index in (question.answer, *question.also_right)
                 hits.setdefault(prefix + question.split, []).append(right)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
@@ -195,7 +195,7 @@ def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature:
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
-def _asks_for_texts(question: Question) -> bool:
+def _has_text_options(question: Question) -> bool:
     return any(" " in option for option in question.options)
 
 

@@ -63,13 +63,15 @@ class Reader:
         chosen = [0] * len(prompts)
         lengths = [len(self.tokenizer.tokenize(texts[0])) for texts in options]
         for rows in self._by_length([f"{prompt} {texts[0]}" for prompt, texts in zip(prompts, options, strict=True)]):
-            asked = [(row, text) for row in rows for text in options[row]]
-            logits, ids, _ = self._extend(context, [f"{prompts[row]} {text}" for row, text in asked], all_logits=True)
+            candidates = [(row, text) for row in rows for text in options[row]]
+            logits, ids, _ = self._extend(
+                context, [f"{prompts[row]} {text}" for row, text in candidates], all_logits=True
+            )
             # The logits before position i predict its token.
             found = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
-            values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(asked, found, strict=True)]
+            values = [float(line[-lengths[row] :].sum()) for (row, _), line in zip(candidates, found, strict=True)]
             for row in rows:
-                mine = [value for (other, _), value in zip(asked, values, strict=True) if other == row]
+                mine = [value for (other, _), value in zip(candidates, values, strict=True) if other == row]
                 chosen[row] = mine.index(max(mine))
         return chosen
 

@@ -89,14 +89,15 @@ def _finetune(
     phases.enter("joining the group")
     join_group()
     agree(lambda: _check(run))
-    phases.enter("loading the model")
-    base = agree(lambda: load_base(run.base))
+    phases.enter("looking for earlier work")
     key = _on_rank_0(lambda: key_of(run))
     finished = _on_rank_0(lambda: find_finished(Path(run.out), key))
     if finished is not None:
         _clear(run)
         return finished
     agree(lambda: check_ranks(run, dist.get_world_size()))
+    phases.enter("loading the model")
+    base = agree(lambda: load_base(run.base))
     phases.enter("reading the texts")
     _on_rank_0(lambda: write_texts(run))
     plan = agree(lambda: _plan(run, base))
