@@ -189,17 +189,9 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
 
 
 def check_memory(study: Study, suites: list[Suite], cluster: LazyCluster) -> None:
-    """Refuse what cannot be trained before engines start, by the documents alone: inferences are not written yet."""
-    section = study.recipe.train
-    runs = [
-        _build(
-            study, suite, corpus, "documents", 0, (train.documents_source(suite.documents, study.recipe.train, corpus),)
-        )
-        for suite in suites
-        if suite.documents is not None
-        for corpus in data.corpora_of(suite.documents)[:1]
-    ]
-    train.fit(study.setting, section, runs, cluster.placement, quiet=True)
+    """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
+    runs = [one.run for one in plan_runs(study, suites)]
+    train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
 
 
 def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:

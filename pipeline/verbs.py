@@ -22,15 +22,16 @@ from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_u
 from evaluate.items import Condition
 from evaluate.report.content import ReportInput, print_report, write_report
 from evaluate.report.evidence import audit_suite, installed_versions
-from pipeline.mixing import describe_courses, fields_of_flags, inner, read_course
-from pipeline.planning import AUTO, first_stage, fit_runs, print_plan
+from pipeline.mixing import describe_courses, fields_of_flags, inner
 from pipeline.progress import bar, run_units, tell_refusals, training_note
 from pipeline.recipe import Cluster, local_model
 from pipeline.residency import open_cluster, open_engines, wanted_service
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import how_computed, read_ref
+from train.plan.fit import AUTO, first_stage, fit_runs, machine_of, planned_machine, print_plan
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.launch import Progress, finetune_all
+from train.run.training_plan import read_plan
 
 CONSOLE = Console()
 WARMUP_STEPS = 10
@@ -94,7 +95,8 @@ def train_model(flags: Namespace) -> None:
         checkpoint_every=flags.checkpoint_every,
     )
     if flags.plan:
-        print_plan(flags, run, CONSOLE)
+        machine = planned_machine(flags.ranks, flags.gpu_gib)
+        print_plan(run, machine, CONSOLE, stage=flags.stage, row_tokens=flags.row_tokens or 0)
         return
     total, auto = run.num_steps or 100, flags.stage == AUTO  # steps that are not known yet are counted in hundredths
     with space.locked(), bar(CONSOLE, "train", total, eta=True) as shown:
@@ -105,7 +107,7 @@ def train_model(flags: Namespace) -> None:
         with open_cluster(wanted, space, CONSOLE) as placement:
             runs = [run]
             if auto or not flags.no_memory_check:
-                runs = fit_runs(runs, placement, flags.address, CONSOLE, auto=auto)
+                runs = fit_runs(runs, machine_of(placement, flags.address), auto=auto, say=CONSOLE.print)
             (ref,) = finetune_all(
                 runs,
                 num_workers=placement.ranks,
@@ -114,7 +116,7 @@ def train_model(flags: Namespace) -> None:
                 storage=space.root,
                 on_progress=show,
             )
-    told = f"{describe_courses([read_course(Path(ref.path))])}, in {how_computed(Path(ref.path))}"
+    told = f"{describe_courses([read_plan(Path(ref.path))])}, in {how_computed(Path(ref.path))}"
     CONSOLE.print(f"trained   {told}", highlight=False)
     CONSOLE.print(f"checkpoint {ref.fingerprint} in {ref.path}", highlight=False)
 
