@@ -16,7 +16,7 @@ from cluster.ray_internals import holds_sockets
 from data.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-TAKEN = InputError("another is at work", where="here", hint="wait")
+TAKEN = "another is at work"
 CONNECT = """
 import os, sys
 from pathlib import Path
