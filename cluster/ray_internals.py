@@ -9,22 +9,9 @@ from typing import Any
 from ray._private import ray_constants, services
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.worker import BaseContext
+from ray._private.worker import BaseContext as BaseContext
 from ray.actor import ActorHandle
 from ray.experimental import internal_kv
-
-__all__ = [
-    "BaseContext",
-    "actor_row",
-    "find_address",
-    "holds_sockets",
-    "kv_delete",
-    "kv_get",
-    "kv_put",
-    "loopback_only",
-    "temporary_folder",
-    "use_token",
-]
 
 # below the temporary folder; the process number has up to 7 digits
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0"

@@ -99,7 +99,7 @@ def test_calls_go_to_the_actor_with_the_least_to_do(pool: ActorPool, folder: Pat
     assert homes == set(map(str, pids(pool)))
     (folder / "release").touch()
     ray.get(held)
-    assert [ray.get(pool.ask("write", ("note",), actor=number)).node for number in (1, 0)] == [
+    assert [ray.get(pool.ask("write", ("note",), actors=(number,))).node for number in (1, 0)] == [
         str(pid) for pid in reversed(pids(pool))
     ]
     with pytest.raises(InputError, match="bad row"):
