@@ -224,8 +224,8 @@ def _actor_name(pool: str, number: int) -> str:
     return f"{pool}/{number}"
 
 
-def _key(name: str) -> str:
-    return f"entail pool {name}"
+def _key(name: str) -> bytes:
+    return f"entail pool {name}".encode()
 
 
 def _state(actor: ActorHandle) -> ActorState:

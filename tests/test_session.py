@@ -75,6 +75,7 @@ def test_a_cluster_gets_our_packages_and_nothing_else(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(session.ray, "init", init)
     monkeypatch.setattr(session, "_reach", lambda address: "10.0.0.1")
+    monkeypatch.setattr(session, "is_node", lambda address: True)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     with pytest.raises(InputError), session.connect(address="10.0.0.1:6379", log_dir=tmp_path):
         pass
