@@ -42,7 +42,7 @@ def read_distribution(
     top_log_probs: list[float] = []
     for token, at in zip(tokens.path, values.start_indices[first:], strict=True):
         if values.token_ids[at] != token:  # the text's own token comes before the likeliest ones
-            raise ResumableError(f"token {token} was asked about, {values.token_ids[at]} came back")
+            raise ResumableError(f"token {token} was requested, vLLM returned {values.token_ids[at]}")
         top_ids += values.token_ids[at + 1 : at + 1 + num_top]
         top_log_probs += values.logprobs[at + 1 : at + 1 + num_top]
     for end in tokens.row[len(tokens.path) + 1 :]:

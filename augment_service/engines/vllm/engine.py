@@ -211,14 +211,14 @@ class VllmEngine:
 
 
 def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
-    judged = [values[pair] for pair in row.pairs]
+    scored = [values[pair] for pair in row.pairs]
     alone = [values[pair] for pair in row.unconditional]
     return Score(
         item_id,
-        log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in judged),
-        num_tokens=tuple(map(len, judged)),
-        greedy=tuple(all(best for _, best in tokens) for tokens in judged),
-        token_log_likelihoods=tuple(value for tokens in judged for value, _ in tokens),
+        log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in scored),
+        num_tokens=tuple(map(len, scored)),
+        greedy=tuple(all(best for _, best in tokens) for tokens in scored),
+        token_log_likelihoods=tuple(value for tokens in scored for value, _ in tokens),
         unconditional=tuple(sum(value for value, _ in tokens) for tokens in alone),
     )
 

@@ -205,11 +205,11 @@ def _read_written(request: Request[Query], output: RequestOutput, nodes: tuple[i
         best = written.token_ids[start]
         for at, child in enumerate(branch.children, start=start + 1):
             if written.token_ids[at] != trie.tokens[child]:
-                raise ResumableError(f"token {trie.tokens[child]} was asked about, {written.token_ids[at]} came back")
+                raise ResumableError(f"token {trie.tokens[child]} was requested, vLLM returned {written.token_ids[at]}")
             trie.found[child] = written.logprobs[at], best == trie.tokens[child]
 
 
 def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
     if values.token_ids[at] != trie.tokens[node]:
-        raise ResumableError(f"token {trie.tokens[node]} was forced, {values.token_ids[at]} came back")
+        raise ResumableError(f"token {trie.tokens[node]} was forced, vLLM returned {values.token_ids[at]}")
     trie.found[node] = values.logprobs[at], values.ranks[at] == 1
