@@ -278,10 +278,9 @@ def _write_contexts(
     if spec.kind == "none":
         return {}
     documents = _documents_of(suite)
-    requires: Iterator[tuple[str, ...]] = iter(())
-    if spec.kind == "required":
-        columns = (table.column("requires").to_pylist() for table in _tables(suite.questions))
-        requires = (tuple(doc_ids) for column in columns for doc_ids in column if doc_ids)
+    requires: dict[tuple[str, ...], None] = {}  # distinct, in their order
+    for table in _tables(suite.questions) if spec.kind == "required" else ():
+        requires |= dict.fromkeys(tuple(doc_ids) for doc_ids in table.column("requires").to_pylist() if doc_ids)
     corpora = suite_corpora(suite)
     return write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
 
