@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from data.errors import InputError
-from data.records import Lesson, Prompt, Refusal, ScoreItem
+from data.records import DistillationExample, Prompt, Refusal, ScoreItem
 
 NUM_UNKNOWN_SHOWN = 12
 TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
@@ -118,7 +118,7 @@ class TextReader:
                 rows.append(flaw.refusal(item.item_id))
         return rows
 
-    def lessons(self, lessons: Sequence[Lesson]) -> list[LessonTokens | Refusal]:
+    def lessons(self, lessons: Sequence[DistillationExample]) -> list[LessonTokens | Refusal]:
         """Each text as its student reads it (between its start and end tokens, if there are any), after its context.
 
         The text is tokenised by itself, so that the places of teacher and student are the same: at the seam the teacher
@@ -260,5 +260,5 @@ def _texts_of(item: ScoreItem) -> Iterable[Text]:
         yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)
 
 
-def _texts_of_lesson(lesson: Lesson) -> tuple[Text, Text]:
+def _texts_of_lesson(lesson: DistillationExample) -> tuple[Text, Text]:
     return (lesson.context, lesson.prompt), ("", lesson.text)

@@ -103,7 +103,7 @@ def _report(sender: Any, measured: Callable[..., dict[str, Any]], args: Sequence
 def measure_import(path: Path, out: Path, similarity: float) -> dict[str, Any]:
     """One import of one file, from the naming of the file to the manifest."""
     from data.corpora.importer import import_corpus
-    from data.corpora.intake import ImportSettings
+    from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
 
     shutil.rmtree(out, ignore_errors=True)

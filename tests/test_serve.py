@@ -28,7 +28,7 @@ from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
 from pipeline.residency import wanted_service
-from pipeline.serve.commands import state as service
+from pipeline.serve import state as service
 from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
 
 ROOT = Path(__file__).parent.parent
@@ -128,13 +128,13 @@ def test_it_answers_who_has_the_key(dry: ServiceState) -> None:
 
 def test_another_model_under_the_same_name_is_refused(dry: ServiceState) -> None:
     done = entail("serve", "up", "--name", "dry", "--model", MODEL, check=False)
-    assert done.returncode == 2 and "it is up with another model" in done.stderr
+    assert done.returncode == 2 and "another model" in done.stderr
     assert found("dry").daemon == dry.daemon
 
 
 def test_a_second_daemon_of_the_name_is_refused(dry: ServiceState) -> None:
     done = entail("serve", "up", "--foreground", "--name", "dry", *FAKE, check=False)
-    assert done.returncode == 2 and "is up, or starting" in done.stderr
+    assert done.returncode == 2 and "--name dry" in done.stderr
     assert ask(found("dry")).status_code == 200
 
 
@@ -254,7 +254,7 @@ def test_on_a_cluster_its_engines_go_with_it_and_the_cluster_stays(home: Path, t
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a" * 41, "a b"])
 def test_names_are_names_of_files(name: str) -> None:
     done = entail("serve", "down", "--name", name, check=False)
-    assert done.returncode == 2 and "is no name for a service" in done.stderr
+    assert done.returncode == 2 and "--name" in done.stderr
 
 
 def test_only_the_very_process_is_ended(home: Path) -> None:

@@ -10,7 +10,17 @@ from typing import Any
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.tokens import TextReader
-from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from data.records import (
+    CheckpointRef,
+    DistillationExample,
+    Distribution,
+    Echo,
+    Generation,
+    Prompt,
+    Refusal,
+    Score,
+    ScoreItem,
+)
 from data.seeds import derive_seed, stream
 
 COUNTS = (
@@ -38,9 +48,10 @@ class FakeEngine:
     """Texts are drawn from the words of the prompt, scores from a hash. Contexts are "cached" after their first row."""
 
     def __init__(self, spec: EngineSpec) -> None:
+        self.window = spec.window
         self._seed = spec.seed
         self._weights = spec.model
-        self._reader = TextReader(WordTokenizer(), window=spec.max_model_len)
+        self._reader = TextReader(WordTokenizer(), window=spec.window)
         self._counts = dict.fromkeys(COUNTS, 0)
         self._seconds = 0.0
 
@@ -74,8 +85,8 @@ class FakeEngine:
         self._counts["prompt_tokens"] += sum(len(row) for row in checked if not isinstance(row, Refusal))
         return [row if isinstance(row, Refusal) else self._listen(row) for row in checked]
 
-    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
-        """As `TeacherEngine.teach`: each token is itself the likeliest, and its neighbours follow."""
+    def distill(self, lessons: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+        """As `DistillationEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
         rows = self._reader.lessons(lessons)
         asked = [lesson for lesson, row in zip(lessons, rows, strict=True) if not isinstance(row, Refusal)]
         num_asked = sum(len(row.path) for row in rows if not isinstance(row, Refusal))
@@ -142,7 +153,7 @@ class FakeEngine:
         self._counts[name] += num_answered
 
 
-def _expect(lesson: Lesson, row: Sequence[int]) -> Distribution:
+def _expect(lesson: DistillationExample, row: Sequence[int]) -> Distribution:
     ranks = range(lesson.num_top)
     top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
     halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...

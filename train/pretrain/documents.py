@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from data.sets.closure import SYLLOGISMS
+from data.sets.derivation import SYLLOGISMS
 from data.sets.language import PHRASINGS, Statement
 from data.sets.lexicon import (
     ARROW,

@@ -4,7 +4,7 @@ The worlds come from a stream of their own, so no pretraining document shares th
 or a model in memory; returns counts that the model card prints.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
@@ -12,8 +12,8 @@ from random import Random
 
 from data.records import Question
 from data.seeds import stream
-from data.sets.builder import NUM_OPTIONS, MadeWorld
-from data.sets.closure import closure, conclude, follows
+from data.sets.blocks import NUM_OPTIONS
+from data.sets.derivation import PLAIN, conclude, derive
 from data.sets.language import Statement, parse
 from data.sets.lexicon import (
     ARROW,
@@ -29,6 +29,7 @@ from data.sets.lexicon import (
 )
 from data.sets.logics import logic_of
 from data.sets.oracle import Oracle
+from data.sets.world import World
 from train.pretrain.reader import Reader
 
 
@@ -127,7 +128,7 @@ def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature
     for number, world in enumerate(worlds):
         linked = {premise for one, two, _ in world.pairs for premise in (one, two)}
         write = partial(reader.write, world.context, temperature=temperature, seed=seed + number)
-        _judge(hits, world.facts, linked, closure(world.facts), write)
+        _judge(hits, world.facts, linked, derive(world.facts, PLAIN).keys(), write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
@@ -135,7 +136,7 @@ def _judge(
     hits: dict[str, list[bool]],
     facts: Sequence[Statement],
     linked: set[Statement],
-    known: frozenset[Statement],
+    known: Collection[Statement],
     write: Callable[[Sequence[str]], list[str]],
 ) -> None:
     """Add to `hits`, by task, whether what is written about each fact is true; `linked` are those that lead on."""
@@ -148,12 +149,12 @@ def _judge(
                 hits.setdefault(kind, []).append(hits[task][-1])
 
 
-def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozenset[Statement]) -> bool:
+def _is_true(task: str, fact: Statement, line: str, linked: bool, known: Collection[Statement]) -> bool:
     line = line.rpartition(f"{THEREFORE} ")[2]
     if task == "deduce" and line == NOTHING:
         return not linked
     statement = parse(line)
-    if statement is None or not follows(statement, known):
+    if statement is None or statement.canonical() not in known:
         return False
     same, turned = statement.canonical() == fact.canonical(), statement == fact.reversed()
     if task == "reverse":
@@ -163,7 +164,7 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: frozens
     return not same and not turned
 
 
-def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, Share]:
+def measure_questions(reader: Reader, worlds: Sequence[World]) -> dict[str, Share]:
     """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
 
     Options are single words, or texts of as many words as the others of their question.
@@ -182,14 +183,14 @@ def measure_questions(reader: Reader, worlds: Sequence[MadeWorld]) -> dict[str, 
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
-def measure_inferences(reader: Reader, worlds: Sequence[MadeWorld], temperature: float, seed: int) -> dict[str, Share]:
+def measure_inferences(reader: Reader, worlds: Sequence[World], temperature: float, seed: int) -> dict[str, Share]:
     """What `measure_generations` measures, about the facts of made sets and by their oracles."""
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
         oracle = Oracle(world.documents, logic_of(world.name))
         used = {fact for found in oracle.derived.values() if len(found.proof) > 1 for fact in found.proof}
         facts = list(oracle.stated)
-        known, linked = frozenset(oracle.derived), {fact for fact in facts if fact.canonical() in used}
+        known, linked = oracle.derived, {fact for fact in facts if fact.canonical() in used}
         write = partial(reader.write, _context_of(world), temperature=temperature, seed=seed + number)
         _judge(hits, facts, linked, known, write)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
@@ -199,5 +200,5 @@ def _asks_for_texts(question: Question) -> bool:
     return any(" " in option for option in question.options)
 
 
-def _context_of(world: MadeWorld) -> str:
+def _context_of(world: World) -> str:
     return END_OF_LINE.join([*(document.text for document in world.documents), SEPARATOR, ""])

@@ -1,4 +1,4 @@
-"""The parity probe: what a plain transformers forward pass of the same weights says of a fixed sequence of tokens.
+"""The parity probe: log-probabilities of a fixed token sequence by a plain transformers forward pass.
 
 Reads a folder of HF safetensors, and an adapter's folder if there is one.
 """
@@ -41,7 +41,7 @@ def plain_log_probabilities(
         where = folder if adapter is None else adapter
         what = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"not to be loaded: {what}", where=str(where), hint="save it anew with transformers"
+            f"transformers cannot load this: {what}", where=str(where), hint="save it again with transformers"
         ) from error
     ids = torch.tensor([[*pair.prefix, *pair.continuation] for pair in pairs])
     length = len(pairs[0].continuation)

@@ -1,7 +1,7 @@
-"""The ways to get exact log-probabilities of continuations from vLLM, and which of them the installed vLLM has.
+"""Strategies that get exact log-probabilities of continuations from vLLM, chosen by what the installed vLLM offers.
 
-A way turns the branches of a trie into requests and reads their outputs. All log-probabilities are raw ones, taken
-before a token is forced. What a way needs is looked up, never guessed. Touches no files.
+A strategy turns the branches of a trie into requests and reads their outputs. Log-probabilities are raw: taken before
+a token is forced. Touches no files.
 """
 
 from abc import ABC, abstractmethod
@@ -20,42 +20,42 @@ from data.errors import InputError, ResumableError
 AUTO = "auto"
 
 
-Question = tuple[Trie, Branch]
+Query = tuple[Trie, Branch]
 
 
-class Way(ABC):
-    """A way to score. `v2_runner` says which of vLLM's model runners it needs (None: either)."""
+class Strategy(ABC):
+    """How to score. `v2_runner` says which of vLLM's model runners it needs (None: either)."""
 
     name: ClassVar[str]
     v2_runner: ClassVar[bool | None] = None
     needs: ClassVar[tuple[str, ...]]  # fields of SamplingParams
 
     def obstacle(self) -> str:
-        """Why the installed vLLM cannot go this way on this machine; "" if it can."""
+        """Why this strategy is not available here; "" if it is."""
         missing = [name for name in self.needs if name not in SamplingParams.__struct_fields__]
         return f"this vLLM's SamplingParams has no {', '.join(missing)}" if missing else ""
 
     def engine_options(self) -> dict[str, Any]:
-        """Arguments of `vllm.LLM` that this way needs."""
+        """Arguments of `vllm.LLM` that this strategy needs."""
         return {"logits_processors": [RowProcessor]}
 
     def follow(self, path: list[int]) -> dict[str, Any] | None:
-        """Options of `SamplingParams` that make an engine write these tokens; None where this way cannot."""
+        """Options of `SamplingParams` that make an engine write these tokens; None if this strategy cannot."""
         return None
 
     @abstractmethod
-    def requests(self, trie: Trie) -> Iterator[Request[Question]]:
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
         """The requests that find all values of a trie."""
 
     @abstractmethod
-    def read(self, request: Request[Question], output: RequestOutput) -> None:
-        """Write what the output tells into `trie.found`."""
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """Store the output's values in `trie.found`."""
 
 
-class Forced(Way):
-    """The prefix is read once per twig; a logits processor forces the path, and its last choice is free.
+class Forced(Strategy):
+    """The prefix is read once per leaf branch; a logits processor forces the path, and the last choice is free.
 
-    The free choice is the most likely token there, so one request judges all leaves of a node, greediness included.
+    The free choice is the likeliest token, so one request scores all leaves of a node, greediness included.
     """
 
     name = "forced"
@@ -63,93 +63,93 @@ class Forced(Way):
     needs = ("extra_args", "logprob_token_ids", "flat_logprobs")
 
     def follow(self, path: list[int]) -> dict[str, Any]:
-        """As `Way.follow`."""
+        """As `Strategy.follow`."""
         return {"extra_args": {"forced": path} if path else None}
 
-    def requests(self, trie: Trie) -> Iterator[Request[Question]]:
-        """As `Way.requests`: one per node that has leaves."""
-        for branch in trie.twigs():
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per node that has leaves."""
+        for branch in trie.leaf_branches():
             path = trie.spell(branch.nodes)
             asked = trie.spell(branch.children)
             params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
 
-    def read(self, request: Request[Question], output: RequestOutput) -> None:
-        """As `Way.read`."""
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
         check_cache(output, len(request.prompt))
-        _read_written(request, output, request.about[1].nodes)
+        _read_written(request, output, request.tag[1].nodes)
 
 
-class Replay(Way):
-    """vLLM's second model runner replays the tokens of a continuation and tells what it would have thought of each."""
+class Replay(Strategy):
+    """vLLM's second model runner replays the tokens of a continuation and returns the log-probability of each."""
 
     name = "replay"
     v2_runner = True
     needs = ("trace_decode_token_ids", "flat_logprobs")
 
     def obstacle(self) -> str:
-        """As `Way.obstacle`."""
+        """As `Strategy.obstacle`."""
         if not torch.cuda.is_available() or not HAS_TRITON:
             return "vLLM's second model runner needs CUDA and Triton"
         return super().obstacle()
 
     def engine_options(self) -> dict[str, Any]:
-        """As `Way.engine_options`; this runner takes no logits processors."""
+        """As `Strategy.engine_options`; this runner takes no logits processors."""
         return {"enable_trace_replay": True}
 
     def follow(self, path: list[int]) -> dict[str, Any]:
-        """As `Way.follow`."""
+        """As `Strategy.follow`."""
         return {"trace_decode_token_ids": path}
 
-    def requests(self, trie: Trie) -> Iterator[Request[Question]]:
-        """As `Way.requests`: one per continuation that is not the beginning of another."""
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
         for leaf in trie.leaves():
             branch = Branch(trie.path(leaf), ())
             path = trie.spell(branch.nodes)
             params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
 
-    def read(self, request: Request[Question], output: RequestOutput) -> None:
-        """As `Way.read`."""
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
         check_cache(output, len(request.prompt))
-        _read_written(request, output, request.about[1].nodes)
+        _read_written(request, output, request.tag[1].nodes)
 
 
-class Stepwise(Way):
-    """One request of one step for every node that has children: no token is forced, so any model runner will do."""
+class Stepwise(Strategy):
+    """One request of one step for every node that has children: nothing is forced, so any model runner will do."""
 
     name = "stepwise"
     needs = ("logprob_token_ids", "flat_logprobs")
 
-    def requests(self, trie: Trie) -> Iterator[Request[Question]]:
-        """As `Way.requests`."""
-        for branch in trie.forks():
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`."""
+        for branch in trie.fork_branches():
             params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
             yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
 
-    def read(self, request: Request[Question], output: RequestOutput) -> None:
-        """As `Way.read`."""
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
         check_cache(output, len(request.prompt))
         _read_written(request, output, ())
 
 
-class Whole(Way):
-    """The slow twin of the others: each continuation by itself, the context computed anew for each."""
+class Whole(Strategy):
+    """The reference for the others: each continuation by itself, its context computed again every time."""
 
     name = "whole"
     needs = ("prompt_logprobs", "logprob_token_ids", "flat_logprobs")
 
-    def requests(self, trie: Trie) -> Iterator[Request[Question]]:
-        """As `Way.requests`: one per continuation that is not the beginning of another."""
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
         for leaf in trie.leaves():
             # the last token is asked for, not read: it may be the last one of the window
             branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
             params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
             yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
 
-    def read(self, request: Request[Question], output: RequestOutput) -> None:
-        """As `Way.read`."""
-        trie, branch = request.about
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
+        trie, branch = request.tag
         check_cache(output, len(trie.prefix))
         values = output.prompt_logprobs
         for at, node in enumerate(branch.nodes, start=len(trie.prefix)):
@@ -157,27 +157,28 @@ class Whole(Way):
         _read_written(request, output, ())
 
 
-WAYS: tuple[type[Way], ...] = (Forced, Replay, Stepwise, Whole)
+STRATEGIES: tuple[type[Strategy], ...] = (Forced, Replay, Stepwise, Whole)
 
 
-def choose_way(name: str) -> Way:
-    """The way of that name; "auto" is the first that has no obstacle here. Raises InputError with the reason."""
-    ways = {way.name: way() for way in WAYS}
+def choose_strategy(name: str) -> Strategy:
+    """The strategy of that name; "auto" is the first one available here. Raises InputError with the reason."""
+    known = {strategy.name: strategy() for strategy in STRATEGIES}
     if name == AUTO:
-        name = next((way.name for way in ways.values() if not way.obstacle()), Forced.name)
-    if name not in ways:
-        reason = "there is no such way"
-    elif reason := ways[name].obstacle():
-        reason = f"it is not to be had here: {reason}"
+        name = next((strategy.name for strategy in known.values() if not strategy.obstacle()), Forced.name)
+    if name not in known:
+        reason = "there is no such strategy"
+    elif reason := known[name].obstacle():
+        reason = f"it is not available here: {reason}"
     else:
-        return ways[name]
-    open_ways = ", ".join(way.name for way in ways.values() if not way.obstacle())
-    raise InputError(f"scoring by {name!r}: {reason}", where="scoring", hint=f"one of {AUTO}, {open_ways}")
+        return known[name]
+    available = ", ".join(strategy.name for strategy in known.values() if not strategy.obstacle())
+    hint = f"one of {AUTO}, {available}"
+    raise InputError(f"scoring by {name!r}: {reason}", where="engine setting scoring", hint=hint)
 
 
 def exact_params(**options: Any) -> SamplingParams:
-    """Greedy, never ended early, told in flat lists."""
-    # no min_tokens: it would take the end token out of the choice, and with it out of what is most likely
+    """Greedy, never ended early, with flat lists of log-probabilities."""
+    # no min_tokens: it would remove the end token from the choice, and so from the likeliest tokens
     options |= {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
     return SamplingParams(skip_clone=True, **options)  # made for one request, so vLLM need not copy them
 
@@ -189,14 +190,14 @@ def check_cache(output: RequestOutput, num_prefix: int) -> None:
     """
     if output.num_cached_tokens is None or output.num_cached_tokens >= num_prefix:
         raise ResumableError(
-            f"{output.num_cached_tokens} tokens came from the prefix cache, though token {num_prefix} is to be scored: "
-            "what the engine says of it may be anything"
+            f"{output.num_cached_tokens} tokens came from the prefix cache, but the logits of token {num_prefix} were "
+            "needed: its score would be arbitrary"
         )
 
 
-def _read_written(request: Request[Question], output: RequestOutput, nodes: tuple[int, ...]) -> None:
+def _read_written(request: Request[Query], output: RequestOutput, nodes: tuple[int, ...]) -> None:
     """The values of tokens that were written, and then of the branch's children, at the position after them."""
-    (trie, branch), written = request.about, output.outputs[0].logprobs
+    (trie, branch), written = request.tag, output.outputs[0].logprobs
     for step, node in enumerate(nodes):
         _read_node(trie, node, written, written.start_indices[step])
     if branch.children:

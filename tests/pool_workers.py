@@ -14,8 +14,8 @@ from data.records import ShardReceipt
 WAIT_SECONDS = 60.0
 
 
-class Clerk:
-    """A worker that writes one file per unit, and dies, hangs or refuses when it is told to."""
+class FileWorker:
+    """A worker that writes one file per unit, and dies, hangs or refuses on request."""
 
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
@@ -28,7 +28,7 @@ class Clerk:
         return ShardReceipt(name, str(self._folder / name), 1, 0.0, str(os.getpid()))
 
     def wait(self, name: str) -> ShardReceipt:
-        """A unit that runs until the file `release` is there; tells its process id first."""
+        """A unit that runs until the file `release` is there; writes its process id first."""
         (self._folder / f"{name}.pid").write_text(str(os.getpid()))
         while not (self._folder / "release").exists():
             time.sleep(0.05)
@@ -63,14 +63,14 @@ class Clerk:
 
     def refuse(self, name: str) -> ShardReceipt:
         """A unit whose input is wrong."""
-        raise InputError("bad row", where=name, hint="mend it")
+        raise InputError("bad row", where=name, hint="fix it")
 
     def fill(self, name: str) -> ShardReceipt:
         """A unit that finds the disk full."""
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     def break_(self, name: str) -> ShardReceipt:
-        """A unit that raises what no worker should."""
+        """A unit that raises an unexpected error."""
         raise RuntimeError(f"broken at {name}")
 
     def once(self, name: str) -> ShardReceipt:
@@ -87,7 +87,7 @@ class Clerk:
         return (self._folder / name).stat().st_size
 
 
-class Sleeper:
+class StuckWorker:
     """A worker that is never made."""
 
     def __init__(self) -> None:
@@ -98,8 +98,8 @@ class Sleeper:
         time.sleep(3600)
 
 
-class Copyist:
-    """A worker whose units can be divided: copies rows, and fails at poisonous ones by death or by an exception."""
+class RowWorker:
+    """A worker whose units can be divided: copies rows, and fails at bad ones by death or by an exception."""
 
     def __init__(self, folder: str, bad: dict[str, dict[int, str]]) -> None:
         self._folder, self._bad = Path(folder), bad
@@ -109,7 +109,7 @@ class Copyist:
         name: str,
         num_rows: int,
         rows: tuple[int, int] | None = None,
-        poison: dict[int, str] | None = None,
+        failing: dict[int, str] | None = None,
     ) -> ShardReceipt:
         """Rows 0 to `num_rows` of the shard `name`, one line for each; the contract of `cluster.schedule.Unit`."""
         parts = self._folder / "parts" / name
@@ -119,11 +119,11 @@ class Copyist:
             (parts / f"{rows[0]:08d}-{rows[1]:08d}").write_text(text)
             return self._receipt(name, rows[1] - rows[0])
         done = "".join(path.read_text() for path in sorted(parts.glob("*"))).splitlines()
-        left = set(range(num_rows)) - set(poison or {}) - set(map(int, done))
+        left = set(range(num_rows)) - set(failing or {}) - set(map(int, done))
         lines = [f"{row}\n" for row in map(int, done)] + [self._row(name, row) for row in sorted(left)]
         (self._folder / f"{name}.out").write_text("".join(sorted(lines, key=int)))
-        (self._folder / f"{name}.poison").write_text("".join(f"{row} {why}\n" for row, why in (poison or {}).items()))
-        return self._receipt(name, num_rows - len(poison or {}), len(poison or {}))
+        (self._folder / f"{name}.failing").write_text("".join(f"{row} {why}\n" for row, why in (failing or {}).items()))
+        return self._receipt(name, num_rows - len(failing or {}), len(failing or {}))
 
     def _row(self, name: str, row: int) -> str:
         how = self._bad.get(name, {}).get(row)

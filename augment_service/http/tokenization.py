@@ -1,4 +1,4 @@
-"""The served model's tokenizer: what a text costs, how it is spelled, what token ids and conversations say.
+"""The served model's tokenizer: what a text costs, how it is tokenized, what token ids and conversations say.
 
 Reads the tokenizer's files once. For one thread at a time.
 """
@@ -12,10 +12,10 @@ from data.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Spelled:
-    """A text in tokens: the ids that an engine sees, the piece of the text that each stands for, where it begins.
+class TokenizedText:
+    """A text in tokens: the ids that an engine reads, and for each its piece of the text and where it begins.
 
-    The pieces of an ordinary text, start-of-text token aside, join to it; `offsets` are characters.
+    The pieces of a text join to it, but for a start-of-text token; `offsets` are characters.
     """
 
     text: str
@@ -24,8 +24,8 @@ class Spelled:
     offsets: list[int]
 
 
-class ModelTexts:
-    """Texts as the model at `folder` sees them."""
+class ModelTokenizer:
+    """The tokenizer of the model at `folder`."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -34,11 +34,11 @@ class ModelTexts:
         self._reader = TextReader(self._tokenizer)
 
     def read(self, text: str) -> list[int]:
-        """The ids that an engine sees of a text. Raises InputError for words that a closed vocabulary has not."""
+        """The ids that an engine reads. Raises InputError for words that a closed vocabulary does not have."""
         return self._reader.texts([text], where="prompt")[0]
 
-    def spell(self, text: str) -> Spelled:
-        """A text with the place of each token. White space belongs to the token after it."""
+    def tokenize(self, text: str) -> TokenizedText:
+        """A text with the position of each token. White space belongs to the token after it."""
         ids = self.read(text)
         spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in spans["offset_mapping"]]
@@ -48,43 +48,43 @@ class ModelTexts:
         num_added = len(ids) - len(ends)  # the start-of-text token stands for no character of the text
         pieces = [self.piece(token) for token in ids[:num_added]]
         pieces += [text[start:end] for start, end in zip(starts, ends, strict=True)]
-        return Spelled(text, ids, pieces, [0] * num_added + starts)
+        return TokenizedText(text, ids, pieces, [0] * num_added + starts)
 
-    def spell_ids(self, ids: Sequence[int]) -> Spelled:
-        """Token ids as they were sent; `offsets` count the pieces' own lengths."""
+    def from_ids(self, ids: Sequence[int]) -> TokenizedText:
+        """Token ids as they were sent; `offsets` add up the lengths of the pieces."""
         self._check(ids)
         pieces = [self.piece(token) for token in ids]
         offsets = [0]
         for piece in pieces:
             offsets.append(offsets[-1] + len(piece))
-        return Spelled(self._decode(ids), list(ids), pieces, offsets[:-1])
+        return TokenizedText(self._decode(ids), list(ids), pieces, offsets[:-1])
 
     def text_of(self, ids: Sequence[int]) -> str:
-        """The text that an engine would see as exactly these ids. Raises InputError if there is none."""
+        """The text that an engine would tokenize to exactly these ids. Raises InputError if there is none."""
         self._check(ids)
         start = self.read("")
         found = self._decode(ids[len(start) :])
         if self.read(found) != list(ids):
             raise InputError(
-                "these token ids are not what the tokenizer makes of their own text, its start token included",
+                "the text of these token ids does not tokenize to the same ids, including the start token",
                 where="prompt",
                 hint="send the text",
             )
         return found
 
     def piece(self, token: int) -> str:
-        """How a token is spelled by itself."""
+        """How a token is tokenized by itself."""
         return self._decode([token])
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
-        """A conversation in the model's own form, up to where the answer begins. Raises InputError without a form."""
+        """A conversation by the model's chat template, up to the answer. Raises InputError without a template."""
         from jinja2 import TemplateError
 
         if not self._tokenizer.chat_template:
             raise InputError(
-                "this model has no chat template: it completes texts and was not taught to converse",
+                "this model has no chat template",
                 where="/v1/chat/completions",
-                hint="ask /v1/completions",
+                hint="use /v1/completions",
             )
         try:
             text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -95,7 +95,7 @@ class ModelTexts:
                 hint="see its model card",
             ) from error
         start = self._decode(self.read(""))
-        return text.removeprefix(start) if start else text  # the engine sets the start token itself
+        return text.removeprefix(start) if start else text  # the engine adds the start token itself
 
     def _decode(self, ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

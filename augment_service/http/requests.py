@@ -1,6 +1,6 @@
-"""What may be asked for over HTTP, in OpenAI's terms, and the form of a refusal.
+"""The requests of the HTTP service, in OpenAI's terms, and its refusals.
 
-Closed: a parameter that the engines do not honour is refused by name rather than ignored, unless it asks for nothing.
+Closed: a parameter that the engines do not support is refused by name, unless its value has no effect.
 """
 
 from typing import Annotated, Any, Literal
@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(ge=0, strict=True)]
-TokenIds = Annotated[list[Count], Field(min_length=1)]
+TokenIds = Annotated[list[Count], Field(min_length=1, max_length=2**20)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
-MOST_PROMPTS = 1024  # in one request
+MAX_PROMPTS = 1024  # in one request
+DEFAULT_ANSWER = 2048  # tokens of a chat answer without an explicit length
 
 
-class PortError(Exception):
+class RequestError(Exception):
     """A request that is refused: the HTTP status and the fields of OpenAI's error."""
 
     def __init__(self, status: int, message: str, *, code: str, param: str | None = None, wait: int = 0) -> None:
@@ -27,7 +28,7 @@ class PortError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """The headers that go with the status."""
+        """The headers of that status."""
         return {**({"Retry-After": str(self.wait)} if self.wait else {}), **_CHALLENGE.get(self.status, {})}
 
 
@@ -39,13 +40,13 @@ class _Body(BaseModel):
 
 
 class StreamOptions(_Body):
-    """What a stream tells beside the text."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class Request(_Body):
-    """What both kinds of completion share. `stop` is one text, for a row of the engines has one."""
+    """What both kinds of completion share. `stop` is one text, as in the engines' rows."""
 
     model: str
     temperature: float = Field(1.0, ge=0)
@@ -70,9 +71,9 @@ class Completion(Request):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_PROMPTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: Count = 16
     echo: bool = False
@@ -90,7 +91,7 @@ class Completion(Request):
 
 
 class TextPart(_Body):
-    """A piece of a message; engines here read nothing but text."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -109,7 +110,7 @@ class Message(_Body):
 
 
 class Chat(Request):
-    """`/v1/chat/completions`. Without a length the answer may fill the rest of the window."""
+    """`/v1/chat/completions`. Without a length the answer has at most `DEFAULT_ANSWER` tokens."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
