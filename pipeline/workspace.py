@@ -33,8 +33,7 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         hint = "wait for it to end, or choose another folder with --out"
         with hold_lock(
-            self.root / ".lock",
-            InputError("another command is running in this folder", where=str(self.root), hint=hint),
+            self.root / ".lock", "another command is running in this folder", where=str(self.root), hint=hint
         ):
             yield
 

@@ -4,14 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from train.plan.defaults import default_training, parameters_of
-from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
-from train.plan.fit import print_plan as print_memory
-from train.run.training_plan import read_plan
-from train.texts.sources import TextSource
+from typing import Any, Literal
 
 from cluster.placement import Placement
 from data.errors import InputError
@@ -21,9 +14,14 @@ from pipeline.progress import bar, training_note
 from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
 from train.engine.checkpoint import find_finished, how_computed, read_ref
+from train.plan.defaults import default_training, parameters_of
+from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
+from train.plan.fit import print_plan as print_memory
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
 from train.run.launch import Progress, finetune_all
+from train.run.training_plan import read_plan
+from train.texts.sources import TextSource
 
 DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
 Section = Train | TrainRun
@@ -58,12 +56,12 @@ def build_run(
     out: Path,
     seed: int,
     matched_to: tuple[TextSource, ...] = (),
-    objective: str = "text",
+    objective: Literal["text", "distillation"] = "text",
 ) -> FinetuneRun:
     """One finetuning run of a resolved section."""
     lora = section.lora
     alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
-    match = ""
+    match: Literal["", "steps", "tokens"] = ""
     if matched_to and isinstance(section, Train):
         wanted = section.match or ("tokens" if section.tokens else "steps")
         match = wanted if getattr(section, wanted) == 0 else ""  # a budget in that unit needs no other run
@@ -83,7 +81,7 @@ def build_run(
         warmup_steps=section.warmup_steps or 0,
         schedule=section.schedule,
         weight_decay=section.weight_decay,
-        clip=section.max_grad_norm,
+        max_grad_norm=section.max_grad_norm,
         seed=seed,
         stage=first_stage(section.stage, section.offload),
         layout=section.layout,
@@ -100,7 +98,7 @@ def build_run(
     )
 
 
-def documents_source(folder: Path, section: Section, corpus: str = "", **columns: str) -> TextSource:
+def documents_source(folder: Path, section: Section, corpus: str = "", **columns: Any) -> TextSource:
     """The documents of a corpus, split as the section says; `columns` as in `TextSource`."""
     return TextSource(str(inner(folder, DOCUMENTS)), corpus, split=section.split_sentences, **columns)
 
@@ -195,7 +193,9 @@ def fit(
     if not (auto or section.memory_check):
         return list(runs)
     machine = machine_of(placement, setting.cluster.address, section.ranks_per_run if isinstance(section, Train) else 0)
-    say: Callable[[str], None] = (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
+    say: Callable[[str], None] = (
+        (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
+    )
     return fit_runs(runs, machine, auto=auto, say=say, skip_missing=before)
 
 
