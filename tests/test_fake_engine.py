@@ -90,3 +90,18 @@ def test_an_echo_has_a_value_for_every_token_but_the_first() -> None:
     assert (len(echo.log_likelihoods), len(echo.best_tokens), len(echo.best_log_likelihoods)) == (2, 3, 3)
     assert isinstance(long, Refusal)
     assert (long.item_id, long.kind) == ("1", "window")
+
+
+def test_a_shared_context_is_split_once() -> None:
+    class Counted(str):
+        splits = 0
+
+        def split(self, *words: object, **options: object) -> list[str]:  # type: ignore[override]
+            Counted.splits += 1
+            return super().split(*words, **options)  # type: ignore[arg-type]
+
+    context = Counted("the doma is a teacher . " * 2000)
+    engine = start_engine(replace(SPEC, window=None))
+    rows = engine.generate([replace(prompt, context=context) for prompt in PROMPTS])
+    assert all(isinstance(row, Generation) for row in rows)
+    assert Counted.splits == 1

@@ -1,109 +1,267 @@
-"""Augmentation methods: prompts out of documents, augmentations out of generations, and their audit."""
+"""Augmentation methods: prompts, what is made of what was written, prompt books, and the sealed folder."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
 import pytest
 
-from augment_service.methods import AugmentPlan, build_prompts, parse_generations
-from data.audit import audit_leaks, audit_truth
+from augment_service.augment import AUGMENTATIONS, CONTEXTS, is_augmented, plan_augmentation, seal_augmentations
+from augment_service.contexts import ALL, NONE, ContextSpec
+from augment_service.engines.protocol import EngineSpec
+from augment_service.methods import AugmentPlan, build_prompts, fold, fold_column, parse_generation
+from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.records import Augmentation, Document, Generation
-from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, load_book
-from data.sentences import split_sentences
-from data.sets.reversals import small as reversals
+from data.records import Augmentation, Context, Document, Generation
+from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, PromptBook, Template, load_book
+from data.store import read_folder, write_folder
 
 DOCUMENTS = [
     Document("d1", "femp are more shiny than glon", "w"),
     Document("d2", "all troff are yomp. all yomp are zarp.", "w"),
 ]
 PLAN = AugmentPlan(methods=("local", "global"), samples=2, temperature=0.7, seed=0)
+SHARED = Context("c", "femp are more shiny than glon\nall troff are yomp.\n", ("d1", "d2"))
+ENGLISH_BOOK = load_book(None)
+REVERSE = ENGLISH_BOOK.select(["local/reverse"])[0]
 
 
 @pytest.fixture
-def book(tmp_path):
+def book(tmp_path: Path) -> PromptBook:
     (tmp_path / BOOK_NAME).write_text(NONSENSE.read_text())
     return load_book(tmp_path)
 
 
-def test_local_prompts_see_one_sentence_and_global_ones_every_document(book) -> None:
-    prompts = build_prompts(DOCUMENTS, book, PLAN)
-    assert len(prompts) == 3 * 3 * PLAN.samples  # sentences x templates x samples
-    for prompt in prompts:
-        seen = [document.text in prompt.context for document in DOCUMENTS]
-        assert seen == [True, True] if prompt.method == "global/deduce" else not all(seen)
-        assert prompt.sentence in prompt.text
-    assert len({prompt.seed for prompt in prompts}) == len({prompt.prompt_id for prompt in prompts}) == len(prompts)
+def prompts_of(template: Template, document: Document, plan: AugmentPlan = PLAN, model: str = "m") -> list:
+    return list(build_prompts(document, template, plan, model, SHARED if template.is_global else None))
 
 
-def test_rows_that_are_set_aside_keep_their_reason(book) -> None:
-    prompts = build_prompts(DOCUMENTS[:1], book, PLAN)
-    texts = [
-        "glon are less shiny than femp",
-        "glon are less shiny than femp",
-        "",
-        DOCUMENTS[0].text,
-        "nothing follows",
-        "x",
+def verdict(text: str, *, template: Template = REVERSE, sentence: str = "Otters swim.", reason: str = "stop") -> str:
+    (prompt,) = prompts_of(template, Document("d", sentence, "w"), replace(PLAN, samples=1))
+    row = parse_generation(prompt, Generation("", text, reason, 1), "w", template, ENGLISH_BOOK.nothing, "m")
+    return row.verdict
+
+
+# ---- prompts and ids
+
+
+def test_local_prompts_see_one_sentence_and_global_ones_the_context(book: PromptBook) -> None:
+    for template in book.select(["local", "global"]):
+        prompts = prompts_of(template, DOCUMENTS[1])
+        assert len(prompts) == 2 * PLAN.samples
+        for prompt in prompts:
+            assert prompt.sentence in prompt.text
+            assert (prompt.context is SHARED.text) == template.is_global
+            assert template.is_global or prompt.context == f"{prompt.sentence}\n---\n"
+
+
+def test_equal_sentences_at_two_places_are_two_rows() -> None:
+    document = Document("d", "See below. Otters swim. See below.", "w")
+    ids = [prompt.prompt_id for prompt in prompts_of(REVERSE, document)]
+    seeds = [prompt.seed for prompt in prompts_of(REVERSE, document)]
+    assert len(set(ids)) == len(set(seeds)) == 6
+    assert {len(one) for one in ids} == {32}
+
+
+def test_an_id_names_all_that_was_asked() -> None:
+    document = Document("d", "Otters swim.", "w")
+    deduce = ENGLISH_BOOK.select(["global/deduce"])[0]
+    asked = [
+        prompts_of(REVERSE, document),
+        prompts_of(REVERSE, document, replace(PLAN, temperature=1.0)),
+        prompts_of(REVERSE, document, replace(PLAN, seed=1)),
+        prompts_of(REVERSE, document, model="other"),
+        prompts_of(REVERSE.model_copy(update={"max_tokens": 9}), document),
+        prompts_of(REVERSE, replace(document, doc_id="e")),
+        prompts_of(deduce, document),
+        list(build_prompts(document, deduce, PLAN, "m", replace(SHARED, context_id="other"))),
     ]
-    reasons = ["stop"] * 5 + ["length"]
-    generations = [
-        Generation(prompt.prompt_id, text, reason, 1)
-        for prompt, text, reason in zip(prompts, texts, reasons, strict=True)
-    ]
-    rows = parse_generations(prompts, generations, DOCUMENTS, book, model="m")
-    assert [row.verdict for row in rows] == ["kept", "repeated", "empty", "repeated", "nothing follows", "unfinished"]
-    again = parse_generations(prompts, generations, DOCUMENTS, book, model="another")
-    assert {row.augmentation_id for row in rows}.isdisjoint(row.augmentation_id for row in again)
+    ids = [prompt.prompt_id for prompts in asked for prompt in prompts]
+    assert len(set(ids)) == len(ids)
+    assert [p.prompt_id for p in prompts_of(REVERSE, document)] == [p.prompt_id for p in asked[0]]
 
 
-def test_only_the_conclusion_of_a_deduction_is_kept(book) -> None:
-    plan = AugmentPlan(methods=("global",), samples=1, temperature=0.7, seed=0)
-    prompts = build_prompts(DOCUMENTS[1:], book, plan)
-    texts = ["all yomp are zarp , so all troff are zarp", "all troff are yomp , so nothing follows"]
-    generations = [Generation(prompt.prompt_id, text, "stop", 9) for prompt, text in zip(prompts, texts, strict=True)]
-    rows = parse_generations(prompts, generations, DOCUMENTS, book, model="m")
-    assert [(row.text, row.verdict) for row in rows] == [
-        ("all troff are zarp", "kept"),
-        ("nothing follows", "nothing follows"),
-    ]
+def test_text_of_documents_is_never_a_placeholder() -> None:
+    document = Document("d", "Write {documents} and {sentence} here.", "w")
+    (prompt, *_) = prompts_of(REVERSE, document)
+    assert "Write {documents} and {sentence} here." in prompt.text
+    shared = ENGLISH_BOOK.select(["global"])[0].shared_context(["{sentence}", "{documents}"])
+    assert "{sentence}\n{documents}" in shared
 
 
-def test_an_unknown_method_names_the_known_ones(book) -> None:
-    with pytest.raises(InputError, match="global, global/deduce, local"):
+# ---- what was written
+
+
+@pytest.mark.parametrize(
+    "text", ["Nothing follows.", "nothing follows", '"Nothing follows."', "- Nothing follows.", "1. NOTHING FOLLOWS!"]
+)
+def test_nothing_follows_in_any_spelling(text: str) -> None:
+    assert verdict(text) == "nothing follows"
+
+
+@pytest.mark.parametrize("text", ["Otters swim.", "otters swim", '"Otters swim."', "* Otters  swim."])
+def test_the_sentence_itself_is_a_copy(text: str) -> None:
+    assert verdict(text) == "copied"
+
+
+@pytest.mark.parametrize("text", ["", " \n ", '""', "..."])
+def test_nothing_written_is_empty(text: str) -> None:
+    assert verdict(text) == "empty"
+
+
+def test_other_verdicts() -> None:
+    assert verdict("Swimming is what otters do.") == "kept"
+    assert verdict("Swimming is", reason="length") == "unfinished"
+    reasoned = REVERSE.model_copy(update={"answer_after": ", so "})
+    assert verdict("all a are b , all b are c", template=reasoned) == "unparsed"
+    assert verdict("all a are b , so all a are c", template=reasoned) == "kept"
+    assert verdict("Nothing follows.", template=reasoned) == "nothing follows"
+
+
+def test_only_the_conclusion_of_a_deduction_is_kept(book: PromptBook) -> None:
+    template = book.select(["global/deduce"])[0]
+    (prompt,) = prompts_of(template, DOCUMENTS[0], replace(PLAN, samples=1))
+    written = Generation("", "all yomp are zarp , so all troff are zarp", "stop", 9)
+    row = parse_generation(prompt, written, "w", template, book.nothing, "m")
+    assert (row.text, row.reasoning, row.verdict) == ("all troff are zarp", "all yomp are zarp , so ", "kept")
+    assert (row.sources, row.context_id, row.augmentation_id) == (("d1",), "c", prompt.prompt_id)
+
+
+def test_both_folds_are_one() -> None:
+    import pyarrow as pa
+
+    texts = ["“Otters swim.”", "OTTERS swim", " x! ", "", "ÄÖ ß", "a.b"]
+    assert fold_column(pa.chunked_array([texts])).to_pylist() == [fold(text) for text in texts]
+
+
+# ---- the stage
+
+
+def augment(out: Path, documents: Path, book: PromptBook, order: int = 1, **options: object) -> list[Augmentation]:
+    """The stage by the fake engine, whose units are done in that order."""
+    jobs = plan_augmentation(documents, out, book, PLAN, model="m", context=ALL, **options)  # type: ignore[arg-type]
+    worker = EngineWorker(EngineSpec(kind="fake", model="none"))
+    for unit in [unit for job in jobs for unit in job.units()][::order]:
+        worker.run_unit(*unit.args)  # type: ignore[arg-type]
+    seal_augmentations(documents, out, jobs)
+    return list(read_folder(out / AUGMENTATIONS, Augmentation))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [Document(f"{c}{at}", f"otter {at % 3} swims. stoat {at} runs.", c) for c in "ab" for at in range(200)]
+    write_folder(tmp_path / "documents", Document, rows)
+    return tmp_path / "documents"
+
+
+def test_verdicts_do_not_depend_on_the_order_of_the_units(folder: Path, tmp_path: Path, book: PromptBook) -> None:
+    first = augment(tmp_path / "first", folder, book)
+    assert first and repr(first) == repr(augment(tmp_path / "second", folder, book, order=-1))
+    assert len({row.augmentation_id for row in first}) == len(first)
+    found = datasets.load_from_disk(str(tmp_path / "first" / AUGMENTATIONS))
+    assert found.num_rows == len(first)
+    assert {"text", "method", "sources", "verdict", "support"} <= set(found.column_names)
+
+
+def test_of_equal_texts_in_a_corpus_the_first_is_kept(
+    folder: Path, tmp_path: Path, book: PromptBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def same(self: object, prompts: list) -> list[Generation]:
+        document = "Otter 1 swims. stoat 1 runs"  # said by a document, but for case and the full stop
+        texts = [document if at % 2 else "The same text, in all." for at in range(len(prompts))]
+        return [Generation(p.prompt_id, text, "stop", 3) for p, text in zip(prompts, texts, strict=True)]
+
+    monkeypatch.setattr("augment_service.engines.fake.FakeEngine.generate", same)
+    rows = [row for row in augment(tmp_path / "out", folder, book) if not row.method.startswith("global")]
+    kept = [row for row in rows if row.verdict == "kept"]
+    assert [(row.corpus, row.text) for row in kept] == [(corpus, "The same text, in all.") for corpus in "ab"]
+    assert {row.verdict for row in rows} == {"kept", "repeated"}
+
+
+def test_each_context_is_stored_once_and_nothing_else_grows_with_it(
+    folder: Path, tmp_path: Path, book: PromptBook
+) -> None:
+    augment(tmp_path / "out", folder, book)
+    contexts = list((tmp_path / "out" / CONTEXTS).glob("*.arrow"))
+    assert len(contexts) == 2  # one for each corpus
+    size = sum(len(row.text) for row in read_folder(folder, Document))
+    assert sum(path.stat().st_size for path in contexts) < 3 * size
+    assert is_augmented(tmp_path / "out")
+
+
+def test_wrong_contexts_are_refused_before_anything_is_written(folder: Path, tmp_path: Path, book: PromptBook) -> None:
+    for context, window in ((NONE, None), (ContextSpec("required"), None), (ALL, 4)):
+        with pytest.raises(InputError):
+            plan_augmentation(folder, tmp_path / "out", book, PLAN, model="m", context=context, window=window)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_of_the_result_stays_small(folder: Path, tmp_path: Path, book: PromptBook, monkeypatch) -> None:
+    monkeypatch.setattr("augment_service.jobs.SHARD_BYTES", 1 << 18)
+    monkeypatch.setattr("augment_service.augment.ROWS_PER_BATCH", 64)
+    rows = augment(tmp_path / "out", folder, book)
+    shards = list((tmp_path / "out" / AUGMENTATIONS).glob("*.arrow"))
+    assert len(shards) > 2 and rows
+    assert max(path.stat().st_size for path in shards) < 1 << 18
+
+
+# ---- prompt books
+
+
+def test_an_unknown_method_names_the_known_ones(book: PromptBook) -> None:
+    with pytest.raises(InputError) as raised:
         book.select(["locla"])
+    assert "global/deduce" in raised.value.hint
 
 
-def test_a_model_without_prompts_of_its_own_gets_the_english_book(tmp_path) -> None:
-    assert {template.method for template in load_book(tmp_path).templates} == {
-        "local/reverse",
-        "local/rephrase",
-        "global/deduce",
-    }
-    assert "In other words" in ENGLISH.read_text()
+def test_a_file_comes_before_the_models_own_book_and_that_before_english(tmp_path: Path) -> None:
+    assert load_book(tmp_path).nothing == load_book(None).nothing == ENGLISH_BOOK.nothing
+    (tmp_path / BOOK_NAME).write_text(NONSENSE.read_text())
+    assert load_book(tmp_path).nothing == "nothing follows"
+    assert load_book(tmp_path, ENGLISH).nothing == ENGLISH_BOOK.nothing
 
 
-def test_sentences_end_where_they_should() -> None:
-    assert split_sentences('He said "go!" Then he left.\n\nNobody came. ') == [
-        'He said "go!"',
-        "Then he left.",
-        "Nobody came.",
-    ]
-    assert split_sentences("全部都是。没有例外。") == ["全部都是。", "没有例外。"]
+TABLE = '[local.mine]\ntext = "say {sentence}"\nmax_tokens = 9\n'
+HEAD = 'nothing = "none"\n[icl]\ncontext = "{documents}"\n'
 
 
-def test_the_audit_counts_leaks_and_truth() -> None:
-    world = reversals.make_world(0, 0, facts=8, documents_per_fact=1)
-    fact = world.facts[0]
-    lines = [fact.reversed().text(), replace(fact, form="less" if fact.form == "more" else "more").text()]
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (HEAD + TABLE + 'stopp = "x"\n', ("local.mine", "stopp")),
+        (HEAD + TABLE + 'method = "local/other"\n', ("local.mine", "method")),
+        (HEAD + TABLE.replace("local", "pairs"), ("pairs",)),
+        (HEAD + TABLE.replace("{sentence}", "{document}"), ("local.mine", "text", "{document}")),
+        (HEAD + TABLE.replace("{sentence}", "it"), ("local.mine", "text", "{sentence}")),
+        (HEAD + TABLE.replace("local", "global"), ("global.mine", "context", "{documents}")),
+        (HEAD + TABLE.replace("9", "0"), ("local.mine", "max_tokens")),
+        (HEAD + TABLE.replace("9", '"9"'), ("local.mine", "max_tokens")),
+        (HEAD.replace("{documents}", "docs") + TABLE, ("icl", "context", "{documents}")),
+        ('nothing = "none"\n' + TABLE, ("icl",)),
+        (HEAD.replace('nothing = "none"', "nothing = 3") + TABLE, ("nothing",)),
+        (HEAD + "[local.mine\n", ("TOML",)),
+    ],
+)
+def test_a_broken_book_is_an_error_that_names_file_table_and_key(
+    tmp_path: Path, text: str, named: tuple[str, ...]
+) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(InputError) as raised:
+        load_book(None, tmp_path / "mine.toml")
+    assert str(tmp_path / "mine.toml") in raised.value.where
+    assert raised.value.hint
+    for word in named:
+        assert word in str(raised.value)
 
-    rows = [
-        Augmentation(str(i), world.name, "m", "d", "s", t, "kept", "stop", "", "", 0.0, 0) for i, t in enumerate(lines)
-    ]
-    leaks = audit_leaks(world.questions, world.documents, rows)
-    assert leaks["verbatim_in_documents"] == 0
-    assert leaks["verbatim_in_augmentations"] == 2  # one statement, asked for in two splits
-    assert leaks["missing_requirements"] == 0
-    methods, verdicts = audit_truth(world.documents, rows)
-    assert methods == {"m": {"generated": 2, "kept": 2, "true": 1, "distinct": 2}}
-    assert verdicts == {"0": True, "1": False}
-    leaked = [*world.documents, Document("x", f"did you know that {fact.reversed().text()}.", world.name)]
-    assert audit_leaks(world.questions, leaked, [])["verbatim_in_documents"] == 2
-    assert audit_leaks(world.questions, world.documents[1:], [])["missing_requirements"] == 3
+
+@pytest.mark.parametrize("name", [".", "none.toml", "bytes.toml"])
+def test_what_is_no_book_is_an_input_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError):
+        load_book(None, tmp_path / name)
+
+
+def test_a_book_of_ones_own_works(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(HEAD + TABLE)
+    (template,) = load_book(None, tmp_path / "mine.toml").select(["local"])
+    assert (template.method, template.prompt("x"), template.stop) == ("local/mine", "say x", "\n")

@@ -1,5 +1,7 @@
 """How text becomes tokens: the seam, shared contexts, and what is wrong with a row."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from augment_service import tokens
-from augment_service.tokens import ItemTokens, TextReader, encode, seam, tokenise
+from augment_service.tokens import ItemTokens, TextReader, TokenRow, encode, seam
 from data.errors import InputError
 from data.records import Prompt, Refusal, ScoreItem
 
@@ -57,22 +59,23 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
 def test_tokens_that_change_at_the_seam_belong_to_the_continuation() -> None:
     item = ScoreItem("i", "", "xa", ("b",))
     plain = pairs_of(pieces([]), item).pairs[0]
-    assert (plain.prefix, plain.continuation) == ((0, 4, 2), (5, 3))
+    assert (tuple(plain.prefix), plain.continuation) == ((0, 4, 2), (5, 3))
     merged = pairs_of(pieces([("a", " ")]), item).pairs[0]
-    assert (merged.prefix, merged.continuation) == ((0, 4), (6, 3))
+    assert (tuple(merged.prefix), merged.continuation) == ((0, 4), (6, 3))
 
 
 def test_the_text_without_context_takes_the_place_of_context_and_prompt() -> None:
     row = pairs_of(pieces([]), ScoreItem("i", "ab", "xa", ("b", "x"), unconditional="x"))
-    assert [pair.prefix for pair in row.pairs] == [(0, 2, 3, 4, 2)] * 2
-    assert [pair.prefix for pair in row.unconditional] == [(0, 4)] * 2
+    assert [tuple(pair.prefix) for pair in row.pairs] == [(0, 2, 3, 4, 2)] * 2
+    assert [tuple(pair.prefix) for pair in row.unconditional] == [(0, 4)] * 2
     assert [pair.continuation for pair in row.unconditional] == [(5, 3), (5, 4)]
 
 
 def test_a_text_begins_with_the_start_token_and_has_no_end_token() -> None:
-    assert tokenise(pieces([]), ["ab", ""], where="here") == [[0, 2, 3], [0]]
+    assert TextReader(pieces([])).texts(["ab", ""], where="here") == [[0, 2, 3], [0]]
     prompt = Prompt("p", "", "", "ab", "x", 1, 0.0, 0, "")
-    assert TextReader(pieces([])).prompts([prompt]) == [[0, 2, 3, 4]]
+    (row,) = TextReader(pieces([])).prompts([prompt])
+    assert isinstance(row, TokenRow) and row.ids == [0, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -89,7 +92,7 @@ def test_a_shared_context_is_tokenised_once_and_as_in_the_whole(
         patch.setattr(tokens, "TAIL", 24)
         found = encode(tokenizer, [(shared, own) for own in following])
     for own in following:
-        assert found[shared, own] == tokenizer(shared + own, add_special_tokens=False)["input_ids"]
+        assert found[shared, own].ids == tokenizer(shared + own, add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize(("name", "spared"), [("sentences", True), ("bytes", True), ("merges", False)])
@@ -120,7 +123,7 @@ def test_what_is_wrong_with_a_row_is_that_rows_refusal(words: PreTrainedTokenize
         Prompt("range", "", "", "w1 w2", " w97", 5, 0.0, 0, ""),
     ]
     good, *rows = reader.prompts(prompts)
-    assert good == [4, 5, 6]
+    assert isinstance(good, TokenRow) and good.ids == [4, 5, 6]
     refusals = [row for row in rows if isinstance(row, Refusal)]
     assert [(row.item_id, row.kind) for row in refusals] == [
         ("long", "window"),
@@ -136,7 +139,7 @@ def test_what_is_wrong_with_a_row_is_that_rows_refusal(words: PreTrainedTokenize
 def test_many_unknown_words_are_counted(words: PreTrainedTokenizerFast) -> None:
     text = " ".join(f"x{number}" for number in range(20))
     with pytest.raises(InputError, match="x11 and 8 more") as raised:
-        tokenise(words, [text], where="here")
+        TextReader(words).texts([text], where="here")
     assert (raised.value.where, "--model" in raised.value.hint) == ("here", True)
 
 
@@ -150,7 +153,7 @@ def test_ids_are_checked_as_they_are(words: PreTrainedTokenizerFast) -> None:
 def test_a_start_token_that_is_also_the_unknown_one_is_no_unknown_word() -> None:
     tokenizer = pieces([])
     tokenizer.unk_token = "<s>"
-    assert tokenise(tokenizer, ["ab"], where="here") == [[0, 2, 3]]
+    assert TextReader(tokenizer).texts(["ab"], where="here") == [[0, 2, 3]]
 
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
@@ -164,3 +167,26 @@ def pairs_of(tokenizer: PreTrainedTokenizerFast, item: ScoreItem) -> ItemTokens:
     (row,) = TextReader(tokenizer, window=99).items([item])
     assert isinstance(row, ItemTokens)
     return row
+
+
+def test_special_tokens_in_a_text_are_text_unless_a_template_rendered_it(words: PreTrainedTokenizerFast) -> None:
+    data = Prompt("data", "", "", "", "ab</s>", 1, 0.0, 0, "")
+    rendered = replace(data, special_tokens=True)
+    rows = TextReader(pieces([])).prompts([data, rendered, data])
+    assert [1 in row for row in rows if isinstance(row, TokenRow)] == [False, True, False]
+    assert 1 in TextReader(pieces([]), split_special_tokens=False).texts(["ab</s>"], where="here")[0]
+    # A vocabulary of whole words cannot split them: the row is refused, and named.
+    (row,) = TextReader(words).prompts([replace(data, text="w1 <eos>")])
+    assert isinstance(row, Refusal) and row.kind == "tokens" and "<eos>" in row.what
+
+
+def test_rows_of_one_context_share_its_tokens_and_cost_their_own(words: PreTrainedTokenizerFast) -> None:
+    context = "w1 w2 w3 " * 4000
+    items = [ScoreItem(str(at), context, f"w{at}", ("w5 w6", "w7")) for at in range(50)]
+    rows = [row for row in TextReader(words).items(items) if isinstance(row, ItemTokens)]
+    prefixes = [pair.prefix for row in rows for pair in row.pairs]
+    assert len(prefixes) == 100
+    assert len({id(prefix.head) for prefix in prefixes}) == 1
+    assert max(len(prefix.tail) for prefix in prefixes) < tokens.TAIL
+    assert {len(prefix) for prefix in prefixes} == {12_001}
+    assert len(set(prefixes)) == 50

@@ -1,20 +1,65 @@
-"""The worker keeps the promises of a resumable shard: whole, in parts, with refusals, with failing, on a full disk."""
+"""The worker of a resumable unit: whole, in pieces, with refusals and failing rows, on a full disk."""
 
-from dataclasses import replace
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from augment_service.engines.protocol import EngineSpec
-from augment_service.worker import EngineWorker, part_path
+from augment_service.jobs import RowAnswer, RowRange
+from augment_service.worker import EngineWorker, piece_path
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
-from data.store import read_refusals, read_shard, write_shard
+from data.store import read_refusals, read_shard, refusals_path, write_shard
 
 SPEC = EngineSpec(kind="fake", model="none", window=64)
 PROMPTS = [Prompt(f"p{i}", "local", "d0", "the doma is a teacher .", f" say {i}", 12, 0.7, i, "") for i in range(8)]
 ITEMS = [ScoreItem(f"i{i}", "the doma is a teacher .", f" who {i}", ("the doma", "the ruli is it")) for i in range(5)]
 OTHER = CheckpointRef("other", "/checkpoints/other", "f00d", "none", 10)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Prompts to generations."""
+
+    asked: ClassVar[type] = Prompt
+    answered: ClassVar[type] = Generation
+
+    def compute(self, engine: Any, rows: Sequence[Any]) -> list[RowAnswer]:
+        return [
+            RowAnswer((), (row,)) if isinstance(row, Refusal) else RowAnswer((row,)) for row in self.ask(engine, rows)
+        ]
+
+    def ask(self, engine: Any, rows: Sequence[Any]) -> list[Any]:
+        answers: list[Any] = engine.generate(rows)
+        return answers
+
+
+@dataclass(frozen=True)
+class Scoring(Writing):
+    """Score items to scores."""
+
+    asked: ClassVar[type] = ScoreItem
+    answered: ClassVar[type] = Score
+
+    def ask(self, engine: Any, rows: Sequence[Any]) -> list[Any]:
+        answers: list[Any] = engine.score(rows)
+        return answers
+
+
+def generate(
+    worker: EngineWorker, source: Path | str, target: Path, name: str = "u", size: int = 8, **more: Any
+) -> ShardReceipt:
+    return worker.run_unit(Writing(), RowRange(str(source), 0, size), str(target), name, None, **more)
+
+
+def score(
+    worker: EngineWorker, source: Path | str, target: Path, name: str, ref: CheckpointRef | None, **more: Any
+) -> ShardReceipt:
+    return worker.run_unit(Scoring(), RowRange(str(source), 0, 5), str(target), name, ref, **more)
 
 
 @pytest.fixture
@@ -52,7 +97,7 @@ def test_a_worker_swaps_weights_for_each_shard_and_returns_to_the_base(worker: E
     write_shard(source, ScoreItem, ITEMS)
     order = [("a", None), ("b", OTHER), ("c", None)]
     for name, ref in order:
-        receipt = worker.score_shard(str(source), str(tmp_path / name), name, ref)
+        receipt = score(worker, source, tmp_path / name, name, ref)
         assert (receipt.unit, receipt.num_rows) == (name, 5)
     first, second, third = (read_shard(tmp_path / name, Score) for name, _ in order)
     assert first == third
@@ -61,11 +106,11 @@ def test_a_worker_swaps_weights_for_each_shard_and_returns_to_the_base(worker: E
 
 
 def test_a_worker_does_not_compute_a_shard_twice(source: str, target: Path, worker: EngineWorker) -> None:
-    worker.generate_shard(source, str(target), "u")
+    generate(worker, source, target, "u")
     assert ids(target) == [prompt.prompt_id for prompt in PROMPTS]
     before = target.read_bytes()
     again = EngineWorker(replace(SPEC, seed=7))
-    receipt = again.generate_shard(source, str(target), "u")
+    receipt = generate(again, source, target)
     assert (receipt.num_rows, receipt.prompt_tokens, receipt.answer_tokens) == (8, 0, 0)
     assert target.read_bytes() == before
     assert again.stats()["generated_tokens"] == 0
@@ -76,21 +121,21 @@ def test_a_receipt_counts_the_tokens_of_its_unit_alone(
 ) -> None:
     worker.answer(PROMPTS)
     before = worker.stats()
-    receipt = worker.generate_shard(source, str(target), "u")
+    receipt = generate(worker, source, target, "u")
     after = worker.stats()
     assert receipt.prompt_tokens == after["prompt_tokens"] - before["prompt_tokens"] == 8 * 8
-    assert receipt.cached_tokens == 7 * 6
+    assert receipt.cached_tokens == 8 * 6  # the context is known from before
     assert receipt.answer_tokens == sum(row.num_tokens for row in read_shard(target, Generation))
     write_shard(tmp_path / "items.arrow", ScoreItem, ITEMS)
-    scored = worker.score_shard(str(tmp_path / "items.arrow"), str(tmp_path / "scores.arrow"), "s", None)
+    scored = score(worker, tmp_path / "items.arrow", tmp_path / "scores.arrow", "s", None)
     assert scored.answer_tokens == 5 * 6
 
 
-def test_refused_rows_rest_beside_the_shard(target: Path, worker: EngineWorker, tmp_path: Path) -> None:
+def test_refused_rows_are_stored_beside_the_shard(target: Path, worker: EngineWorker, tmp_path: Path) -> None:
     rows = [PROMPTS[0], replace(PROMPTS[1], context="word " * 60), PROMPTS[2], replace(PROMPTS[3], context="", text="")]
     write_shard(tmp_path / "mixed.arrow", Prompt, rows)
     for _ in range(2):  # made, then found
-        receipt = worker.generate_shard(str(tmp_path / "mixed.arrow"), str(target), "u")
+        receipt = generate(worker, tmp_path / "mixed.arrow", target, size=len(rows))
         assert (receipt.num_rows, receipt.num_refused) == (2, 2)
     assert ids(target) == ["p0", "p2"]
     assert [(row.item_id, row.kind) for row in read_shard(target.parent / "refused" / target.name, Refusal)] == [
@@ -100,79 +145,84 @@ def test_refused_rows_rest_beside_the_shard(target: Path, worker: EngineWorker, 
 
 
 def test_nothing_is_refused_where_all_is_answered(source: str, target: Path, worker: EngineWorker) -> None:
-    worker.generate_shard(source, str(target), "u")
-    assert sorted(path.name for path in target.parent.iterdir()) == [target.name]
+    generate(worker, source, target, "u")
+    assert (read_refusals(target), refusals_path(target).exists()) == ([], True)
 
 
-def test_parts_become_the_same_shard(
+def test_pieces_become_the_same_shard(
     source: str, target: Path, worker: EngineWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tmp_path / "whole.arrow"
-    worker.generate_shard(source, str(whole), "u")
+    generate(worker, source, whole, "u")
     for rows in ((0, 4), (4, 6), (6, 7)):
-        receipt = worker.generate_shard(source, str(target), "u", rows=rows)
-        assert (receipt.num_rows, receipt.path) == (rows[1] - rows[0], str(part_path(target, rows)))
-    assert part_path(target, (4, 6)) == target.parent / "parts" / "generations" / "00000004-00000006.arrow"
+        receipt = generate(worker, source, target, "u", rows=rows)
+        assert (receipt.num_rows, receipt.path) == (rows[1] - rows[0], str(piece_path(target, rows)))
+    assert piece_path(target, (4, 6)) == target.parent / "pieces" / "generations" / "00000004-00000006.arrow"
     assert not target.exists()
     asked = count_rows(worker, monkeypatch)
-    worker.generate_shard(source, str(target), "u", rows=(4, 6))
+    generate(worker, source, target, "u", rows=(4, 6))
     assert asked == []
-    receipt = worker.generate_shard(source, str(target), "u", failing={})
+    receipt = generate(worker, source, target, "u", failing={})
     assert asked == ["p7"]
     assert (receipt.num_rows, receipt.num_refused, receipt.path) == (8, 0, str(target))
     assert target.read_bytes() == whole.read_bytes()
-    assert not (target.parent / "parts" / "generations").exists()
+    assert not (target.parent / "pieces" / "generations").exists()
 
 
-def test_poison_is_set_aside_with_its_reason(
+def test_a_failing_row_is_refused_with_its_reason(
     source: str, target: Path, worker: EngineWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker.generate_shard(source, str(target), "u", rows=(0, 4))
-    worker.generate_shard(source, str(target), "u", rows=(6, 8))
+    generate(worker, source, target, "u", rows=(0, 4))
+    generate(worker, source, target, "u", rows=(6, 8))
     asked = count_rows(worker, monkeypatch)
-    receipt = worker.generate_shard(source, str(target), "u", failing={4: "killed its engine twice"})
+    receipt = generate(worker, source, target, "u", failing={4: "killed its engine twice"})
     assert asked == ["p5"]
     assert (receipt.num_rows, receipt.num_refused) == (7, 1)
     assert ids(target) == ["p0", "p1", "p2", "p3", "p5", "p6", "p7"]
     (refusal,) = read_refusals(target)
-    assert (refusal.item_id, refusal.kind, refusal.what) == ("p4", "failing", "killed its engine twice")
+    assert (refusal.item_id, refusal.kind, refusal.what) == ("p4", "crash", "killed its engine twice")
     assert refusal.hint
 
 
-def test_refusals_of_parts_are_those_of_the_shard(target: Path, worker: EngineWorker, tmp_path: Path) -> None:
+def test_refusals_of_pieces_are_those_of_the_unit(target: Path, worker: EngineWorker, tmp_path: Path) -> None:
     rows = [replace(item, continuations=("x", " ")) if at in (1, 4) else item for at, item in enumerate(ITEMS)]
     source = tmp_path / "items.arrow"
     write_shard(source, ScoreItem, rows)
-    worker.score_shard(str(source), str(tmp_path / "whole.arrow"), "u", OTHER)
-    part = worker.score_shard(str(source), str(target), "u", OTHER, rows=(0, 3))
+    score(worker, source, tmp_path / "whole.arrow", "u", OTHER)
+    part = score(worker, source, target, "u", OTHER, rows=(0, 3))
     assert (part.num_rows, part.num_refused) == (2, 1)
-    receipt = worker.score_shard(str(source), str(target), "u", OTHER)  # a driver that knows of no parts
+    receipt = score(worker, source, target, "u", OTHER)  # a driver that does not know of the piece
     assert (receipt.num_rows, receipt.num_refused) == (3, 2)
     assert target.read_bytes() == (tmp_path / "whole.arrow").read_bytes()
     assert [refusal.item_id for refusal in read_refusals(target)] == ["i1", "i4"]
 
 
 @pytest.mark.parametrize("full", ["target", "refused"])
-def test_a_full_disk_is_not_poison(worker: EngineWorker, target: Path, tmp_path: Path, full: str) -> None:
+def test_a_full_disk_is_no_fault_of_a_row(worker: EngineWorker, target: Path, tmp_path: Path, full: str) -> None:
     rows = [PROMPTS[0], replace(PROMPTS[1], context="", text="")]
     write_shard(tmp_path / "mixed.arrow", Prompt, rows)
-    folder = target.parent if full == "target" else target.parent / "refused"
-    folder.mkdir(parents=True)
-    # whatever the file is called under which the shard is written first, it lies on a disk without space
+    path = target if full == "target" else refusals_path(target)
+
+    def write(where: Path, *args: Any) -> int:
+        if where == path:
+            raise OSError(errno.ENOSPC, "No space left on device", str(where))
+        return write_shard(where, *args)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data.store.os.getpid", lambda: 0)
-        (folder / f".{target.name}.0.tmp").symlink_to("/dev/full")
-        with pytest.raises(ResumableError, match=r"no space left to write .*generations\.arrow") as raised:
-            worker.generate_shard(str(tmp_path / "mixed.arrow"), str(target), "u")
-    assert f"free some on the disk of {target.parent}, and the same command goes on" in str(raised.value)
+        patch.setattr("augment_service.worker.write_shard", write)
+        with pytest.raises(ResumableError, match="no space left") as raised:
+            generate(worker, tmp_path / "mixed.arrow", target, size=2)
+    assert str(target) in str(raised.value)
     assert not target.exists()
-    receipt = worker.generate_shard(str(tmp_path / "mixed.arrow"), str(target), "u")
+    receipt = generate(worker, tmp_path / "mixed.arrow", target, size=2)
     assert (receipt.num_rows, receipt.num_refused) == (1, 1)
 
 
-def test_a_source_that_is_gone_can_be_made_again(worker: EngineWorker, target: Path, tmp_path: Path) -> None:
-    with pytest.raises(ResumableError, match=r"none\.arrow.*the same command goes on"):
-        worker.generate_shard(str(tmp_path / "none.arrow"), str(target), "u")
+def test_a_source_that_is_missing_is_the_users_to_make_again(
+    worker: EngineWorker, target: Path, tmp_path: Path
+) -> None:
+    with pytest.raises((InputError, ResumableError), match=r"none\.arrow"):
+        generate(worker, tmp_path / "none.arrow", target)
 
 
 def test_after_a_misfit_the_weights_are_still_known(
@@ -188,15 +238,15 @@ def test_after_a_misfit_the_weights_are_still_known(
 
     monkeypatch.setattr(worker._engine, "load_weights", refuse)
     with pytest.raises(InputError, match="misfit"):
-        worker.score_shard(str(tmp_path / "items.arrow"), str(tmp_path / "a.arrow"), "a", broken)
-    worker.score_shard(str(tmp_path / "items.arrow"), str(tmp_path / "b.arrow"), "b", None)
+        score(worker, tmp_path / "items.arrow", tmp_path / "a.arrow", "a", broken)
+    score(worker, tmp_path / "items.arrow", tmp_path / "b.arrow", "b", None)
     assert worker.stats()["swaps"] == 0
 
 
 def test_a_server_is_answered_by_the_base_model(worker: EngineWorker, tmp_path: Path) -> None:
     base = worker.answer(PROMPTS), worker.judge(ITEMS), worker.echo([[1, 2, 3]])
     write_shard(tmp_path / "items.arrow", ScoreItem, ITEMS)
-    receipt = worker.score_shard(str(tmp_path / "items.arrow"), str(tmp_path / "a.arrow"), "a", OTHER)
+    receipt = score(worker, tmp_path / "items.arrow", tmp_path / "a.arrow", "a", OTHER)
     assert isinstance(receipt, ShardReceipt)
     assert (worker.answer(PROMPTS), worker.judge(ITEMS), worker.echo([[1, 2, 3]])) == base
     bad = worker.judge([replace(ITEMS[0], continuations=("",))])[0]

@@ -1,0 +1,146 @@
+"""Augmentation without a model: what jobs, rendering, parsing and sealing cost. `python -m benchmarks.augmentation`.
+
+Our side only: there is no peer for it. The fake engine in a Ray pool writes inferences from generated documents; the
+driver's memory is measured in this process. Writes the report of `--json`, and under `--folder` documents and shards.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from augment_service.augment import AUGMENTATIONS, plan_augmentation, seal_augmentations
+from augment_service.contexts import ALL
+from augment_service.engines.protocol import EngineSpec
+from augment_service.methods import AugmentPlan
+from augment_service.worker import EngineWorker
+from benchmarks.harness import Bench, Goal, print_ratios, run
+from cluster.pool import ActorPool
+from cluster.session import connect
+from data.errors import InputError
+from data.records import Document
+from data.rendering import ENGLISH, load_book
+from data.seeds import fingerprint, stream
+from data.store import read_manifest, seal, shard_name, write_shard
+
+GOALS = {"rows_per_second": Goal(1.0), "driver_mb_per_million": Goal(1.0)}
+ROWS_PER_SECOND, MB_PER_MILLION = 4000.0, 100.0  # ratios are 1 at these
+NUM_ACTORS = 2
+SENTENCES = 10  # of each document, so prompts by each method
+DOCUMENTS_PER_SHARD = 4096
+SAMPLE_SECONDS = 0.02
+WORDS = (
+    "otter stoat mayor river heavier lighter older north market bridge teacher quiet narrow copper winter glass".split()
+)
+
+
+def measure(bench: Bench) -> None:
+    """Augment generated documents with one local and one global method."""
+    num_prompts = 2000 if bench.flags.smoke else bench.flags.prompts
+    documents = bench.folder / "documents"
+    num_documents = max(1, num_prompts // (2 * SENTENCES))
+    _write_documents(documents, num_documents)
+    book = load_book(None, ENGLISH)
+    plan = AugmentPlan(("local/reverse", "global/deduce"), samples=1, temperature=0.7, seed=0)
+    spec = EngineSpec(kind="fake", model="none")
+    seconds: list[float] = []
+    growth: list[float] = []
+    imported = _resident_mb()
+    with (
+        connect(address=None, log_dir=bench.folder, num_cpus=NUM_ACTORS),
+        ActorPool(EngineWorker, (spec,), num_actors=NUM_ACTORS, num_cpus=1.0) as pool,
+    ):
+        started_mb = _resident_mb() - imported
+        for number in range(bench.flags.rounds):
+            out = bench.folder / f"round-{number}"
+            started = time.perf_counter()
+            with _peak_growth() as peak:
+                jobs = plan_augmentation(documents, out, book, plan, model=f"round {number}", context=ALL)
+                pool.run([unit for job in jobs for unit in job.units()], lambda receipt: None)
+                seal_augmentations(documents, out, jobs)
+            seconds.append(time.perf_counter() - started)
+            growth += peak
+            bench.tell(f"round {number + 1}/{bench.flags.rounds}  {seconds[-1]:.1f} s  {growth[-1]:.1f} MB")
+    num_rows = int(read_manifest(out / AUGMENTATIONS)["num_rows"])
+    bench.hold("prompts and rows", abs(num_rows - 2 * SENTENCES * num_documents), 0)
+    _report(bench, num_rows, seconds, growth, started_mb)
+
+
+def _report(bench: Bench, num_rows: int, seconds: Sequence[float], growth: Sequence[float], started_mb: float) -> None:
+    per_second = num_rows / sorted(seconds)[len(seconds) // 2]
+    # The first round also pays what does not grow with the rows.
+    per_million = max(growth) * 1e6 / num_rows
+    ratios = {
+        "rows_per_second": per_second / ROWS_PER_SECOND,
+        "driver_mb_per_million": MB_PER_MILLION / max(per_million, 1e-9),
+    }
+    bench.report = {
+        "num_rows": num_rows,
+        "seconds": list(seconds),
+        "driver_growth_mb": list(growth),  # of each round, from the start of the work
+        "driver_start_mb": started_mb,  # Ray and the pool, above the imports: does not grow with the rows
+        "rows_per_second": per_second,
+        "driver_mb_per_million": per_million,
+        "ratios": ratios,
+    }
+    bench.tell(f"{num_rows} rows, {per_second:.0f} a second, {per_million:.0f} MB of the driver per million")
+    print_ratios(bench, ratios, GOALS)
+
+
+def _write_documents(folder: Path, count: int) -> None:
+    draw = stream(0, "benchmarks", "augmentation")
+    for number, first in enumerate(range(0, count, DOCUMENTS_PER_SHARD)):
+        rows = []
+        for at in range(first, min(first + DOCUMENTS_PER_SHARD, count)):
+            sentences = (f"The {' '.join(draw.choices(WORDS, k=10))} {at}." for _ in range(SENTENCES))
+            rows.append(Document(fingerprint("benchmark", at), " ".join(sentences), "corpus"))
+        write_shard(folder / shard_name(number), Document, rows)
+    seal(folder, Document)
+
+
+@contextmanager
+def _peak_growth() -> Iterator[list[float]]:
+    """In the list, at the end of the block: by how many MB this process grew at most."""
+    found: list[float] = []
+    before = peak = _resident_mb()
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(SAMPLE_SECONDS):
+            peak = max(peak, _resident_mb())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        watcher.join()
+        found.append(max(peak, _resident_mb()) - before)
+
+
+def _resident_mb() -> float:
+    """The memory that this process occupies, pages of the shards that it has mapped included."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise InputError("memory cannot be measured here", where=str(status), hint="run it on Linux")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit code."""
+    return run(
+        "augmentation",
+        "What augmentation costs without a model.",
+        measure,
+        arguments,
+        lambda parser: parser.add_argument("--prompts", type=int, default=200_000, metavar="N", help="(200000)"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
