@@ -27,7 +27,7 @@ from data.store import is_sealed, list_shards, read_table
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
-ROWS_PER_BATCH = 8192  # of the final pass: what it has in memory
+ROWS_PER_BATCH = 1024  # of the final pass: what it has in memory
 _NOT_TEXT = "\x1f"
 VERSION = 1  # of the parsing: raise it when the same text would give other rows
 
@@ -110,8 +110,9 @@ def plan_augmentation(
         )
         for corpus, path in contexts.items():
             where = f"the documents of {corpus} in context, method {template.method}"
-            text = ContextReader(path).text_for().text
-            check_context(text, window, tokenizer, room=template.max_tokens, where=where)
+            if window is not None and tokenizer:
+                text = ContextReader(path).text_for().text
+                check_context(text, window, tokenizer, room=template.max_tokens, where=where)
             task = AugmentTask(template, plan, book.nothing, model, {corpus: str(path)})
             own, name = fingerprint(*key, path.stem), f"{corpus} {template.method}"
             jobs.append(ShardedJob(name, task, tuple(by_corpus[corpus]), out / PARTS, own, affinity=path.stem))

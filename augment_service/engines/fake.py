@@ -97,7 +97,7 @@ class FakeEngine:
         noise = prompt.seed if prompt.temperature > 0 else "greedy"
         draw = stream(self._seed, "fake", self._weights, context.digest, prompt.text, noise)
         wanted = draw.randint(1, 2 * prompt.max_tokens)
-        places = [draw.randrange(size) for _ in range(min(wanted, prompt.max_tokens))]
+        places = draw.choices(range(size), k=min(wanted, prompt.max_tokens))
         first = len(context.words)
         chosen = [context.words[place] if place < first else words[place - first] for place in places]
         text, found, _ = " ".join(chosen).partition(prompt.stop) if prompt.stop else (" ".join(chosen), "", "")
