@@ -153,11 +153,8 @@ def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if "verdict" in table.column_names:
         own = pc.binary_join_element_wise(_NOT_TEXT, table["augmentation_id"], "")
         texts = pc.if_else(pc.equal(table["verdict"], KEPT), texts, own)
-    keys = np.fromiter(map(_hash, texts.to_pylist()), np.uint64, len(texts))
-    corpora = pc.dictionary_encode(table["corpus"].combine_chunks())
-    salts = np.array([_hash(_NOT_TEXT + corpus) for corpus in corpora.dictionary.to_pylist()], np.uint64)
-    salted: np.ndarray[Any, np.dtype[np.uint64]] = keys ^ salts[corpora.indices.to_numpy(zero_copy_only=False)]
-    return salted
+    named = zip(table["corpus"].to_pylist(), texts.to_pylist(), strict=True)
+    return np.fromiter((_hash(f"{corpus}{_NOT_TEXT}{text}") for corpus, text in named), np.uint64, len(texts))
 
 
 def _hash(text: str) -> int:

@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from augment_service.augment import AUGMENTATIONS, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL
 from augment_service.engines.protocol import EngineSpec
@@ -47,6 +50,7 @@ def measure(bench: Bench) -> None:
     spec = EngineSpec(kind="fake", model="none")
     seconds: list[float] = []
     growth: list[float] = []
+    pa.array(np.zeros(1))  # pyarrow imports pandas at its first conversion: an import, whatever the rows
     imported = _resident_mb()
     with (
         connect(address=None, log_dir=bench.folder, num_cpus=NUM_ACTORS),
