@@ -23,7 +23,7 @@ from data.errors import InputError
 from data.records import Augmentation, Document, Refusal
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import ShardWriter, is_sealed, read_table, seal, list_shards
+from data.store import ShardWriter, is_sealed, list_shards, read_table, seal
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
@@ -87,7 +87,9 @@ def plan_augmentation(
     """
     ranges = row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT)
     if not ranges:
-        raise InputError("there are no documents", where=str(documents), hint="name a folder with at least one document")
+        raise InputError(
+            "there are no documents", where=str(documents), hint="name a folder with at least one document"
+        )
     jobs = []
     for template in book.select(plan.methods):
         key = (VERSION, template.fingerprint, plan.samples, plan.temperature, plan.seed, book.nothing, model)

@@ -1,7 +1,7 @@
 """Context distillation: the distributions of the model that wrote an inference, with all that preceded it.
 
-Reads the sealed `augmentations/` of `augment_service.augment`. Writes `teacher/` (shards of distributions, by the pool's
-actors), sealed last. A shard that exists is not computed again.
+Reads the sealed `augmentations/` of `augment_service.augment`. Writes `teacher/` (shards of distributions, by the
+pool's actors), sealed last. A shard that exists is not computed again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,9 @@ class DistillationTask:
         template = self.templates[row.method]
         path = self.contexts.get((row.method, row.corpus))
         context = ContextReader(Path(path)).text_for().text if path else template.local_context(row.sentence)
-        before = f"{template.prompt(row.sentence)} {row.reasoning}".rstrip() if row.reasoning else template.prompt(row.sentence)
+        before = template.prompt(row.sentence)
+        if row.reasoning:
+            before = f"{before} {row.reasoning}".rstrip()
         return DistillationExample(row.augmentation_id, context, before, row.text, self.num_top)
 
 

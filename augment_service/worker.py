@@ -1,8 +1,8 @@
 """The actor that hosts one engine. Reads ranges of rows, writes shards of answers, returns receipts.
 
-A plain class: `cluster.pool` makes an actor of it. A target that exists is not computed again. Writes the target; before
-it, the refused requests (`refused/` beside it); and, where a unit is done in pieces, each under `pieces/` until all of
-them are one.
+A plain class: `cluster.pool` makes an actor of it. A target that exists is not computed again. Writes the target;
+before it, the refused requests (`refused/` beside it); and, where a unit is done in pieces, each under `pieces/` until
+all of them are one.
 """
 
 import dataclasses

@@ -138,16 +138,9 @@ class ActorGroup:
             ) from error
         return cls(spec, name, handles, None)
 
-    def send(
-        self,
-        number: int,
-        method: str,
-        args: tuple[object, ...],
-        extras: dict[str, object],
-        deadline_seconds: float | None,
-    ) -> ray.ObjectRef:
-        """Queue one call at an actor."""
-        return self.handles[number].call.remote(method, args, extras, deadline_seconds)
+    def send(self, number: int, *call: object) -> ray.ObjectRef:
+        """Queue one `ActorHost.call` at an actor."""
+        return self.handles[number].call.remote(*call)
 
     def states(self) -> list[ActorState]:
         """All actors as the cluster sees them now; a dead one may seem alive for some seconds."""
@@ -231,8 +224,8 @@ def _actor_name(pool: str, number: int) -> str:
     return f"{pool}/{number}"
 
 
-def _key(name: str) -> str:
-    return f"entail pool {name}"
+def _key(name: str) -> bytes:
+    return f"entail pool {name}".encode()
 
 
 def _state(actor: ActorHandle) -> ActorState:

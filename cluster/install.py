@@ -41,9 +41,7 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _refuse(
-                "another set-up is running in this folder", "wait for it to end, then run the command again"
-            )
+            return _refuse("another set-up is running in this folder", "wait for it to end, then run the command again")
         try:
             install(extra)
         except SetUpError as error:

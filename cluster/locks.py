@@ -14,11 +14,13 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 
 
 @contextmanager
-def hold_lock(path: Path, taken: InputError) -> Iterator[bool]:
+def hold_lock(
+    path: Path, message: str, *, where: str = "", hint: str = "wait for it to end, or choose another folder"
+) -> Iterator[bool]:
     """Hold the lock file for a block; the lock ends with the process in any case.
 
     Yields whether it is a real lock: false on a disk without locks (NFS without lockd, Lustre), where nothing is
-    locked. Raises `taken` if another process holds it, and InputError if the file cannot be written.
+    locked. Raises InputError with `message` if another process holds it, and one if the file cannot be written.
     """
     try:
         handle = path.open("a")
@@ -30,7 +32,7 @@ def hold_lock(path: Path, taken: InputError) -> Iterator[bool]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise taken from error
+            raise InputError(message, where=where or str(path.parent), hint=hint) from error
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 hint = "choose a folder on another disk"

@@ -11,7 +11,7 @@ receipt, and for single calls (`ask`), the limit is `FIRST_DEADLINE_SECONDS` and
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -125,8 +125,6 @@ class ActorPool:
         self._group = group
         self._asked: list[list[ray.ObjectRef]] = [[] for _ in group.handles]
         self._states: tuple[float, list[ActorState]] = (0.0, [])
-        self._loading: set[int] = set()  # actors that restarted and have not answered `ask` since
-        self._restarts: dict[int, int] = {}
         self._lock = threading.Lock()
         self._run: _Run | None = None
         self.restarts = 0
@@ -172,26 +170,21 @@ class ActorPool:
         _raise_failures(run)
         return run.receipts
 
-    def ask(self, method: str, args: tuple[object, ...], *, actor: int | None = None) -> ray.ObjectRef:
-        """One call of a worker's method, at the least busy live actor, or at that one; from any thread.
+    def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:
+        """One call of a worker's method, at the least busy live actor, or the least busy of `actors`; from any thread.
 
-        Actors that are still making their worker after a restart come last. `ray.get` of the result raises what the
-        method raises, and a RayActorError if the actor dies. Raises ResumableError if no actor is up.
+        `ray.get` of the result raises what the method raises, and a RayActorError if the actor dies. Raises
+        ResumableError if no such actor is up.
         """
         with self._lock:
             states = self._recent_states()
             for number, refs in enumerate(self._asked):
                 if refs:
                     self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
-                    if len(self._asked[number]) < len(refs):
-                        self._loading.discard(number)
-                if states[number].num_restarts > self._restarts.setdefault(number, states[number].num_restarts):
-                    self._restarts[number] = states[number].num_restarts
-                    self._loading.add(number)
-            alive = [number for number, state in enumerate(states) if state.alive and actor in (None, number)]
+            alive = [at for at, state in enumerate(states) if state.alive and (actors is None or at in actors)]
             if not alive:
                 raise ResumableError("no actor of the pool is up; those that died restart by themselves")
-            number = min(alive, key=lambda number: (number in self._loading, self._load(number)))
+            number = min(alive, key=self._load)
             deadline = self._group.spec.deadline_seconds or ASK_DEADLINE_SECONDS
             ref = self._group.send(number, method, args, {}, deadline)
             self._asked[number].append(ref)

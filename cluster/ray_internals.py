@@ -10,21 +10,14 @@ from ray._private import ray_constants, services
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.worker import BaseContext
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.actor import ActorHandle
-from ray.experimental import internal_kv
+from ray.exceptions import AuthenticationError, RpcError
+from ray.experimental.internal_kv import _internal_kv_del as kv_delete
+from ray.experimental.internal_kv import _internal_kv_get as kv_get
+from ray.experimental.internal_kv import _internal_kv_put as kv_put
 
-__all__ = [
-    "BaseContext",
-    "actor_row",
-    "find_address",
-    "holds_sockets",
-    "kv_delete",
-    "kv_get",
-    "kv_put",
-    "loopback_only",
-    "temporary_folder",
-    "use_token",
-]
+__all__ = ["BaseContext", "kv_delete", "kv_get", "kv_put"]  # of bytes, and the functions below
 
 # below the temporary folder; the process number has up to 7 digits
 _SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0"
@@ -58,6 +51,15 @@ def find_address() -> str:
     return address or "auto"
 
 
+def is_node(address: str) -> bool:
+    """Whether a process of a cluster's node answers on this machine; Ray ends a driver elsewhere by a stack trace."""
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=10).values()
+    except (RpcError, AuthenticationError):  # then Ray's own error says more
+        return True
+    return any(Path(node.raylet_socket_name).exists() for node in nodes)
+
+
 def use_token() -> None:
     """Send this user's token, if there is one: Ray does so only to an address that it found itself."""
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
@@ -66,19 +68,3 @@ def use_token() -> None:
 def actor_row(actor: ActorHandle) -> dict[str, Any] | None:
     """The cluster's record of an actor; None if it ended so long ago that it is forgotten."""
     return cluster_state.actors(actor._ray_actor_id.hex()) or None
-
-
-def kv_put(key: str, value: bytes) -> None:
-    """Store a value under a key of the cluster."""
-    internal_kv._internal_kv_put(key.encode(), value)
-
-
-def kv_get(key: str) -> bytes | None:
-    """The value under a key of the cluster."""
-    value: bytes | None = internal_kv._internal_kv_get(key.encode())
-    return value
-
-
-def kv_delete(key: str) -> None:
-    """Remove a key of the cluster."""
-    internal_kv._internal_kv_del(key.encode())

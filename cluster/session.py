@@ -17,6 +17,7 @@ from cluster.ray_internals import (
     BaseContext,
     find_address,
     holds_sockets,
+    is_node,
     loopback_only,
     temporary_folder,
     use_token,
@@ -125,6 +126,8 @@ def _attach(address: str) -> BaseContext:
         logging.getLogger("ray").setLevel(logging.ERROR)
         if host in LOOPBACK:
             use_token()
+        if host and not is_node(address):
+            raise ValueError("this machine is not one of its nodes, run the command on a node")
         # a node that is known by its loopback address is not found under any other
         with loopback_only() if host in LOOPBACK else nullcontext():
             return ray.init(

@@ -8,7 +8,6 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -114,7 +113,8 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     try:
         book = _Book.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(f"cannot read the prompt book: {error.strerror}", where=str(path), hint="correct the path") from error
+        what = f"cannot read the prompt book: {error.strerror}"
+        raise InputError(what, where=str(path), hint="correct the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"the prompt book is not valid TOML: {error}", where=str(path), hint="fix the line") from error
     except ValidationError as error:

@@ -201,17 +201,21 @@ def contexts_that_fit(
     return found
 
 
-def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int) -> list[Unit]:
+def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int, retry: bool = False) -> list[Unit]:
     """What is not scored yet, as units; those of one checkpoint prefer one engine, which loads it once.
 
-    Raises InputError where two jobs would be one bar of the report.
+    With `retry`, what was refused for a reason that may pass is asked again. Raises InputError where two jobs would be
+    one bar of the report.
     """
     places = Counter((job.suite.name, job.condition.name, job.corpus, job.run) for job in jobs)
     for (suite, condition, _, run), count in places.items():
         if count > 1:
             where = f"{suite}{', ' * bool(run)}{run}"
             raise InputError(f'{count} conditions are named "{condition}"', where=where, hint="rename all but one")
-    return [unit for sharded in _sharded(jobs, out, book, seed) for unit in sharded.units()]
+    planned = list(_sharded(jobs, out, book, seed))
+    for sharded in planned if retry else ():
+        sharded.retry()
+    return [unit for sharded in planned for unit in sharded.units()]
 
 
 def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int) -> Scored:

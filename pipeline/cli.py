@@ -22,6 +22,13 @@ from pipeline.sections import Augment, Cluster, Engine, EvaluateStudy, EvaluateS
 DESCRIPTION = """\
 Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
 inferences, and a report shows what was gained."""
+STUDY: dict[str, type[Section]] = {
+    "engine": Engine,
+    "augment": Augment,
+    "train": Train,
+    "evaluate": EvaluateStudy,
+    "cluster": Cluster,
+}
 Commands = Any  # argparse's action that holds the commands; its class is private
 
 
@@ -106,8 +113,7 @@ def _add_studies(commands: Commands) -> None:
     for parser in (demo, run):
         for name in ("study", "seed", "model"):
             add_field(parser, f"--{name}", (name,), Recipe.model_fields[name])
-        sections = {"engine": Engine, "augment": Augment, "train": Train, "evaluate": EvaluateStudy, "cluster": Cluster}
-        _add_sections(parser, sections)
+        _add_sections(parser, STUDY)
         for name, model in SETS.items():
             _add_long(parser, f"data.{name}", ("data", name), model)
         _add_long(parser, "data.NAME", None, OwnCorpus)

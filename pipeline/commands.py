@@ -79,7 +79,7 @@ def train(flags: Namespace) -> None:
     from pipeline.stages import train as stage
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace
-    from train.run.finetune_run import TextSource
+    from train.texts.sources import TextSource
 
     work = out.with_name(f".{out.name}.work")
     setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
@@ -148,9 +148,21 @@ def check_machine(_: Namespace) -> None:
 def serve_up(flags: Namespace) -> None:
     """`serve up`: start a service."""
     engine, cluster = _engine_and_cluster(flags, "serve up")
+    path = flags.model if engine.kind == "endpoint" else local_model(flags.model)
     from pipeline.serve.commands import up
+    from pipeline.stages.resources import engine_spec
 
-    up(flags.name, flags.model, engine, address=cluster.address, port=flags.port, foreground=flags.foreground)
+    up(
+        flags.name,
+        flags.model,
+        engine_spec(engine, path, seed=0),
+        address=cluster.address,
+        engines=engine.engines,
+        port=flags.port,
+        foreground=flags.foreground,
+        deadline_seconds=engine.deadline_seconds,
+        start_seconds=engine.start_seconds,
+    )
 
 
 def serve_status(flags: Namespace) -> None:

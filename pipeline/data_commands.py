@@ -26,7 +26,6 @@ def make(flags: argparse.Namespace) -> None:
     overrides = {("set", "lexicon"): ("--lexicon", "open"), **flags.overrides}
     section = parse_section(SETS[flags.set], "set", overrides, command=f"data make {flags.set}")
     from data.sets.registry import make_set
-
     from pipeline.workspace import Workspace
 
     with Workspace(flags.out).locked():
@@ -141,7 +140,10 @@ def inspect(flags: argparse.Namespace) -> None:
         console.print(f"\n[bold]rejected[/bold]  {rejected.path}", highlight=False)
         for reason, count in rejected.counts.items():
             console.print(
-                f"  {count:>9,} {reason}; first {rejected.firsts[reason]}", highlight=False, markup=False, soft_wrap=True
+                f"  {count:>9,} {reason}; first {rejected.firsts[reason]}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
 

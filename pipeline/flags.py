@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *words: Any, **options: Any) -> None:
-        super().__init__(*words, allow_abbrev=False, formatter_class=_Help, **options)
+        super().__init__(*words, **{"allow_abbrev": False, "formatter_class": _Help, **options})
         self.tables: list[Path_] = []
         self.set_defaults(overrides={})
 
@@ -129,7 +129,7 @@ def add_section(
         _add_flag(group, flags, leaf)
 
 
-def add_field(parser: argparse.ArgumentParser, flag: str, path: Path_, field: FieldInfo) -> None:
+def add_field(parser: Any, flag: str, path: Path_, field: FieldInfo) -> None:
     """One flag for one field."""
     _add_flag(parser, [flag], Leaf(path, flag.removeprefix("--"), field))
 

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from data.sets.registry import make_worlds
 from rich.console import Console
 from rich.table import Table
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.errors import InputError
 from data.rendering import BOOK_NAME, NONSENSE
+from data.sets.registry import make_worlds
 from data.store import write_json
 from data.weights import weights_fingerprint
 from pipeline.data_section import SETS

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.meter import Meter, Snapshot, export, format_seconds
 from cluster.pool import ActorPool, Unit
-from data.records import Refusal
 
 if TYPE_CHECKING:
+    from evaluate.fanout import Refused
     from train.run.launch import Progress as TrainingProgress
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -99,11 +99,11 @@ def run_units(
     return done
 
 
-def report_refusals(refusals: Sequence[tuple[str, Refusal]], folder: Path, console: Console) -> None:
-    """How many questions have no answer, by condition and reason; such questions are in no accuracy."""
-    counts = Counter((condition, refusal.what) for condition, refusal in refusals)
-    for (condition, what), count in counts.most_common():
-        console.print(f"          {count} questions refused under {condition}: {what}", highlight=False)
+def report_refusals(refusals: "Sequence[Refused]", folder: Path, console: Console) -> None:
+    """How many questions have no answer, by suite, condition and reason; such questions are in no accuracy."""
+    counts = Counter((one.suite, one.condition, one.refusal.what) for one in refusals)
+    for (suite, condition, what), count in counts.most_common():
+        console.print(f"          {count} questions of {suite} refused under {condition}: {what}", highlight=False)
     if counts:
         console.print(f"          they are in no accuracy; see {folder}", highlight=False)
 

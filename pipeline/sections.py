@@ -64,8 +64,8 @@ class Engine(Section):
     @model_validator(mode="after")
     def _refuse_ignored(self) -> Self:
         given = self.model_fields_set
-        local = ("window", "dtype", "kv_cache_gib", "gpu_memory_share", "tensor_parallel", "pipeline_parallel")
-        local += ("max_lora_rank", "scoring")
+        local: tuple[str, ...] = ("window", "dtype", "kv_cache_gib", "gpu_memory_share", "tensor_parallel")
+        local += ("pipeline_parallel", "max_lora_rank", "scoring")
         remote = ("url", "key_variable", "connections")
         unused = {"vllm": remote, "endpoint": local, "fake": (*remote, *(set(local) - {"window"}))}[self.kind]
         if self.service:

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from augment_service.contexts import ContextSpec
-from evaluate.conditions import arm_condition, icl_condition
 from rich.console import Console
 
 from augment_service.augment import AUGMENTATIONS
+from augment_service.contexts import ContextSpec
+from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.weights import model_fingerprint
-from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores
+from evaluate.conditions import BASE, NO_CONTEXT, study_condition
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
@@ -26,7 +27,9 @@ from pipeline.recipe import Recipe, recipe_content, to_toml
 from pipeline.stages import augment, data, evaluate, train
 from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
 from pipeline.workspace import Workspace
-from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.finetune_run import FinetuneRun
+from train.run.training_plan import read_plan
+from train.texts.sources import TextSource
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,6 @@ class Study:
     model: Model
     data: Path
     augmented: Path
-    scored: Path
 
     @property
     def trained(self) -> Path:
@@ -78,23 +80,29 @@ def run_study(
                 trained, refs = train_all(study, suites, cluster)
             tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
             after_training(study, tuned_jobs, cluster)
-        scored = collect_outcomes([*base_jobs, *tuned_jobs], study.scored)
-        report_refusals(scored.refusals, study.scored, console)
+        jobs = [*base_jobs, *tuned_jobs]
+        scored = collect_outcomes(jobs, space.root, study.model.book, seed=recipe.seed)
+        report_refusals(scored.refusals, space.root / "scores", console)
+        runs = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
         content = ReportInput(
-            study=study.recipe.study,
-            model=study.recipe.model,
+            study=recipe.study,
+            model=recipe.model,
             fingerprint=study.model.fingerprint,
             outcomes=scored.outcomes,
             stage_seconds=space.seconds(),
             wall_seconds=sum(space.seconds().values()),
-            audit={suite.name: audit_suite(suite, study.augmented / suite.name, scored.chosen) for suite in suites},
-            recipe=recipe_content(study.recipe),
+            audit={
+                suite.name: audit_suite(suite, study.augmented / suite.name / AUGMENTATIONS, scored.chosen)
+                for suite in suites
+            },
+            recipe=recipe_content(recipe),
             versions=evaluate.installed_versions(),
-            losses={run_label(one): train.read_losses(Path(ref.path)) for one, ref in zip(trained, refs, strict=True)},
-            plans={run_label(one): train.read_plan(Path(ref.path)) for one, ref in zip(trained, refs, strict=True)},
-            conditions={job.condition.name: job for job in [*base_jobs, *tuned_jobs]},
-            left_out=left_out,
+            losses={name: train.read_losses(path) for name, path in runs.items()},
             command=command,
+            courses={name: read_plan(path) for name, path in runs.items()},
+            conditions=evaluate.describe_conditions(jobs, study.model.fingerprint),
+            left_out=evaluate.merge_left_out(left_out, scored.left_out),
+            refusals=scored.refusals,
         )
         report = write_report(content, space.root / "report")
         (space.root / "report" / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
@@ -129,7 +137,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
     data_folder = space.stage("data", data.data_key(recipe.data, recipe.seed))
     settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
     augmented = space.stage("augment", data_folder.name, model.fingerprint, model.book, settings, recipe.engine.kind)
-    return Study(recipe, setting, model, data_folder, augmented, space.root / "scores")
+    return Study(recipe, setting, model, data_folder, augmented)
 
 
 def make_data(study: Study) -> list[Suite]:
@@ -148,7 +156,8 @@ def make_data(study: Study) -> list[Suite]:
 def plan_contexts(study: Study, suites: list[Suite]) -> tuple[dict[str, list[ContextSpec]], dict[str, dict[str, str]]]:
     """By suite the contexts of in-context learning that fit the window, and why the others are left out."""
     asked = evaluate.parse_contexts(study.recipe.evaluate.icl, where="evaluate.icl")
-    found = {suite.name: evaluate.fitting(study.setting, study.model, suite, asked) for suite in suites}
+    section = study.recipe.evaluate
+    found = {suite.name: evaluate.fitting(study.setting, study.model, suite, asked, section) for suite in suites}
     return {name: fit for name, (fit, _) in found.items()}, {name: out for name, (_, out) in found.items() if out}
 
 
@@ -157,9 +166,9 @@ def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[C
     answers = evaluate.scoring_key(study.setting, study.model.fingerprint)
     section = study.recipe.evaluate
     return [
-        ScoreJob(suite, "", icl_condition(context), None, answers, run=run, draw=draw)
+        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run=run, draw=draw)
         for suite in suites
-        for context in (ContextSpec("none"), *contexts[suite.name])
+        for context in (NO_CONTEXT, *contexts[suite.name])
         for draw, run in evaluate.draws(section, context)
     ]
 
@@ -173,7 +182,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
         if suite.documents is not None
     ]
     writing = [unit for plan in plans for unit in plan.units]
-    scoring = plan_scores(jobs, study.scored, study.model.book, seed=study.recipe.seed)
+    scoring = _plan_scores(study, jobs)
     if writing or scoring:
         check_memory(study, suites, cluster)
         with open_engines(setting, study.model, cluster.placement) as pool:
@@ -183,23 +192,16 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
                 do_units(setting, pool, scoring, "score base model")
     for plan in plans:
         augment.finish(setting, plan)
-    collect_outcomes(jobs, study.scored)  # a condition without any answer is reported before the training
+    # A condition without any answer is reported before the training.
+    collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
     kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
     setting.say("augment", f"{kept:,} inferences kept, in the model's own words")
 
 
 def check_memory(study: Study, suites: list[Suite], cluster: LazyCluster) -> None:
-    """Refuse what cannot be trained before engines start, by the documents alone: inferences are not written yet."""
-    section = study.recipe.train
-    runs = [
-        _build(
-            study, suite, corpus, "documents", 0, (train.documents_source(suite.documents, study.recipe.train, corpus),)
-        )
-        for suite in suites
-        if suite.documents is not None
-        for corpus in data.corpora_of(suite.documents)[:1]
-    ]
-    train.fit(study.setting, section, runs, cluster.placement, quiet=True)
+    """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
+    runs = [one.run for one in plan_runs(study, suites)]
+    train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
 
 
 def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
@@ -209,7 +211,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     for suite in suites:
         assert suite.documents is not None
         written = str(study.augmented / suite.name / AUGMENTATIONS)
-        for corpus in data.corpora_of(suite.questions):
+        for corpus in suite_corpora(suite):
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)
             arms = {
@@ -248,22 +250,22 @@ def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJo
     """A checkpoint answers the questions about the corpus that it learned, without context."""
     answers = evaluate.scoring_key(study.setting, model_fingerprint(Path(ref.path)))
     run = f"seed {one.seed}" if len(study.recipe.train.seeds) > 1 else ""
-    return ScoreJob(one.suite, one.corpus, arm_condition(one.arm), ref, answers, run=run)
+    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run=run)
 
 
 def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
     setting = study.setting
-    units = plan_scores(jobs, study.scored, study.model.book, seed=study.recipe.seed)
+    units = _plan_scores(study, jobs)
     if units:
         with open_engines(setting, study.model, cluster.placement) as pool, setting.space.timed("score"):
             do_units(setting, pool, units, "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")
 
 
-def run_label(one: TrainedRun) -> str:
-    """How the report calls a run: suite, corpus, seed where there are several, arm."""
-    return one.run.name
+def _plan_scores(study: Study, jobs: list[ScoreJob]) -> list[Unit]:
+    root, retry = study.setting.space.root, study.recipe.evaluate.retry_refused
+    return plan_scores(jobs, root, study.model.book, seed=study.recipe.seed, retry=retry)
 
 
 def _label(suite: Suite, corpus: str) -> str:

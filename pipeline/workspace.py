@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.locks import hold_lock
-
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_json
@@ -34,7 +33,7 @@ class Workspace:
         self.root.mkdir(parents=True, exist_ok=True)
         hint = "wait for it to end, or choose another folder with --out"
         with hold_lock(
-            self.root / ".lock", InputError("another command is running in this folder", where=str(self.root), hint=hint)
+            self.root / ".lock", "another command is running in this folder", where=str(self.root), hint=hint
         ):
             yield
 

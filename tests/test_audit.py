@@ -10,8 +10,7 @@ from data.audit import FAULTS, TRAINED, audit_leaks, audit_set
 from data.baselines import NgramModel, credit, make_rate, measure_baselines
 from data.records import Document, Question
 from data.sets.world import World
-from pipeline.recipe import default_section
-from pipeline.sets import MAKERS, make_worlds
+from tests.generated import MAKERS, default_section, make_worlds
 
 VARIANTS = {
     **{f"{name} {lexicon}": (name, ("--lexicon", lexicon)) for name, lexicon in MAKERS},

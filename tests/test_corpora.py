@@ -17,11 +17,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.corpora import lines
-from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from data.corpora.importer import Summary, import_corpus
 from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources

@@ -1,4 +1,4 @@
-"""The endpoint engine against a small real HTTP server that misbehaves on order: every fault has its own, typed end."""
+"""The endpoint engine against a small real HTTP server that misbehaves on request."""
 
 import http.server
 import json
@@ -204,14 +204,14 @@ def test_requests_are_bounded_and_answers_keep_their_order(engine: EndpointEngin
 
 
 @pytest.mark.parametrize("fault", [status(500), status(503), status(408), hang_up, dawdle], ids=str)
-def test_what_may_pass_is_tried_again(engine: EndpointEngine, script: Script, fault: Fault) -> None:
+def test_transient_failures_are_retried(engine: EndpointEngine, script: Script, fault: Fault) -> None:
     script.faults.extend([fault] * (FAST_RETRY.max_failures - 1))
     assert engine.generate([PROMPT]) == [Generation("p0", "a b c", "length", 3)]
     assert engine.stats()["retries"] == FAST_RETRY.max_failures - 1
 
 
 @pytest.mark.parametrize("fault", [status(500, "all is lost"), hang_up, dawdle], ids=["500", "hang up", "dawdle"])
-def test_what_does_not_pass_is_an_error_of_the_endpoint(engine: EndpointEngine, script: Script, fault: Fault) -> None:
+def test_lasting_failures_are_errors_of_the_endpoint(engine: EndpointEngine, script: Script, fault: Fault) -> None:
     script.faults.extend([fault] * 99)
     with pytest.raises(EndpointError) as raised:
         engine.score([ITEM])
@@ -308,7 +308,7 @@ def test_rows_without_text_are_refused_without_a_question(engine: EndpointEngine
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 405, 302])
-def test_what_only_the_user_can_mend_is_told_at_once(engine: EndpointEngine, script: Script, code: int) -> None:
+def test_what_only_the_user_can_fix_is_reported_at_once(engine: EndpointEngine, script: Script, code: int) -> None:
     script.faults.append(status(code, f"Incorrect API key provided: {KEY}"))
     with pytest.raises(InputError) as raised:
         engine.generate([PROMPT])
@@ -352,7 +352,7 @@ GARBAGE: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_refused_after_one_more_try_and_never_a_score(
+def test_malformed_answers_are_refused_after_one_retry_and_never_a_score(
     engine: EndpointEngine, script: Script, name: str
 ) -> None:
     item = ScoreItem("i0", "one two .", " who", ("me",))
@@ -409,7 +409,7 @@ def test_a_model_that_is_not_served_is_refused_with_those_that_are(url: str) -> 
         EndpointEngine(spec_of(url, model="other"), FAST_RETRY)
 
 
-def test_weights_stay_as_they_are(engine: EndpointEngine) -> None:
+def test_weights_cannot_be_replaced(engine: EndpointEngine) -> None:
     engine.load_weights(CheckpointRef("base", "words", "", "", 0))
     with pytest.raises(InputError, match="cannot be replaced"):
         engine.load_weights(CheckpointRef("tuned", "/checkpoints/tuned", "f00d", "words", 9))

@@ -213,7 +213,7 @@ def test_the_openai_client_is_understood(openai: OpenAI) -> None:
     assert [chunk.choices[0].text for chunk in stream] == [written.choices[0].text.removeprefix("the cat")]
 
 
-def test_a_conversation_takes_the_models_own_form(openai: OpenAI, router: LocalRouter) -> None:
+def test_a_conversation_uses_the_chat_template(openai: OpenAI, router: LocalRouter) -> None:
     asked: list[Any] = [{"role": "user", "content": "the mat"}]
     answer = openai.chat.completions.create(model="m", messages=asked, seed=3)
     (row,) = router.calls[0][1]
@@ -260,7 +260,7 @@ def key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT_KEY", KEY)
 
 
-def test_an_echo_tells_what_each_token_is_worth(http: httpx.Client, router: LocalRouter, bpe: Path) -> None:
+def test_an_echo_has_the_log_probability_of_each_token(http: httpx.Client, router: LocalRouter, bpe: Path) -> None:
     text = "日本 the mat"
     (choice,) = choices_of(complete(http, prompt=text, echo=True, max_tokens=0, logprobs=1))
     tokenized = ModelTokenizer(bpe).tokenize(text)
@@ -286,7 +286,7 @@ def test_one_greedy_token_may_follow_an_echo(http: httpx.Client, router: LocalRo
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/models", "/metrics", "/status", "/nowhere"])
-def test_nothing_is_told_without_the_key(url: str, path: str, router: LocalRouter) -> None:
+def test_nothing_is_answered_without_the_key(url: str, path: str, router: LocalRouter) -> None:
     method = "POST" if path.endswith("completions") else "GET"
     for key in ("", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ключ"):
         answer = httpx.request(method, f"{url}{path}", headers={"Authorization": key.encode()}, content=b"{not json")
@@ -327,7 +327,7 @@ def test_health_needs_no_key_and_says_nothing_else(url: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_honoured_is_refused_by_name(
+def test_what_is_not_supported_is_refused_by_name(
     http: httpx.Client, status: int, param: str, changes: dict[str, Any]
 ) -> None:
     answer = complete(http, **changes)
@@ -336,7 +336,7 @@ def test_what_is_not_honoured_is_refused_by_name(
     assert error["param"] == param and error["message"] and error["type"] == "invalid_request_error"
 
 
-def test_what_asks_for_nothing_is_accepted(http: httpx.Client) -> None:
+def test_values_without_effect_are_accepted(http: httpx.Client) -> None:
     idle = {"n": 1, "top_p": 1, "presence_penalty": 0.0, "logit_bias": {}, "stop": None, "user": "me", "best_of": 1}
     assert complete(http, **idle).status_code == 200
 
@@ -357,8 +357,8 @@ def test_broken_bodies_are_refused(http: httpx.Client) -> None:
     assert chunked.status_code == 411
 
 
-def test_troubles_of_the_engines_have_their_status(http: httpx.Client, router: LocalRouter) -> None:
-    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="mend it"), RuntimeError("!")]
+def test_errors_of_the_engines_have_their_status(http: httpx.Client, router: LocalRouter) -> None:
+    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="fix it"), RuntimeError("!")]
     for trouble, status in zip(troubles, (503, 400, 500), strict=True):
         router.trouble.append(trouble)
         answer = complete(http)
@@ -406,7 +406,7 @@ def test_what_arrives_while_the_engines_work_becomes_one_batch(http: httpx.Clien
     assert len(router.calls) <= 5
 
 
-def test_when_too_many_wait_the_rest_is_sent_away(
+def test_when_too_many_rows_wait_requests_are_refused(
     http: httpx.Client, router: LocalRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batcher, "MAX_WAITING", 4)
@@ -424,7 +424,7 @@ def test_when_too_many_wait_the_rest_is_sent_away(
     assert complete(http).status_code == 200
 
 
-def test_metrics_tell_of_requests_and_engines(http: httpx.Client) -> None:
+def test_metrics_cover_requests_and_engines(http: httpx.Client) -> None:
     complete(http, max_tokens=3)
     complete(http, model="other")
     http.get("/secret/path")
@@ -459,7 +459,7 @@ def test_rows_are_shared_among_free_engines() -> None:
     assert sizes == [3, 3, 3]
 
 
-def test_an_engine_that_loses_answers_is_an_error() -> None:
+def test_missing_answers_are_an_error() -> None:
     async def call(rows: list[int]) -> list[int]:
         return rows[1:]
 

@@ -14,7 +14,7 @@ from data.records import ShardReceipt
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A clock that is set by the test."""
 
     now = 100.0
 
@@ -53,7 +53,7 @@ def test_what_was_done_is_added_up(meter: Meter) -> None:
     assert now.eta_seconds == 30.0
 
 
-def test_all_of_it_stands_in_one_line(meter: Meter) -> None:
+def test_all_of_it_is_in_one_line(meter: Meter) -> None:
     assert meter.line() == "25/100  2.5 items/s  72 tokens/s  cache 50%  ETA 30 s  1 restart  2 refused"
 
 

@@ -97,7 +97,9 @@ def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
     monkeypatch.setattr(studies, "open_engines", no_engines)
     monkeypatch.setattr(resources.LazyCluster, "placement", resources.place(_Session(), recipe(folder).engine))
     with pytest.raises(InputError) as raised:
-        run_study(recipe(folder, **{"train.batch_size": ("--batch-size", "2000000000")}), folder / "out", Console(quiet=True))
+        run_study(
+            recipe(folder, **{"train.batch_size": ("--batch-size", "2000000000")}), folder / "out", Console(quiet=True)
+        )
     assert "GiB" in raised.value.what
 
 
@@ -105,14 +107,18 @@ class _Session:
     cpus, gpus, nodes = 2, 0, [(2, 0)]
 
 
-def test_changed_generator_template_tokenizer_or_config_is_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_generator_template_tokenizer_or_config_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = open_study(recipe(folder), folder / "out", Console(quiet=True))
     (folder / "my texts" / "0.txt").write_text("gled are more curious than hoosk\n")
     changed = open_study(recipe(folder), folder / "out", Console(quiet=True))
     assert changed.data != first.data and changed.augmented != first.augmented
     book = folder / "book.toml"
     book.write_text(Path("models/tiny/prompts.toml").read_text().replace("reverse : ", "turn : "))
-    other = open_study(recipe(folder, **{"augment.prompts": ("--prompts", str(book))}), folder / "out", Console(quiet=True))
+    other = open_study(
+        recipe(folder, **{"augment.prompts": ("--prompts", str(book))}), folder / "out", Console(quiet=True)
+    )
     assert other.data == changed.data and other.augmented != changed.augmented
     monkeypatch.setattr("pipeline.stages.data.GENERATOR_VERSION", lambda: "another")
     assert open_study(recipe(folder), folder / "out", Console(quiet=True)).data != changed.data

@@ -154,7 +154,7 @@ def test_where_nothing_succeeds_the_run_stops_and_no_row_fails(sizes: list[int],
     failing = {(unit, row) for unit, size in enumerate(sizes) for row in range(size)}
     world = world_of(sizes, num_actors, failing, [])
     world.raises = raises
-    if sizes == [1]:  # so little that it ends before one can tell
+    if sizes == [1]:  # too little to find out
         world.run()
         assert world.schedule.failed_units == {0: "failing"}
         return

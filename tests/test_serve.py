@@ -18,6 +18,7 @@ import httpx
 import pytest
 import ray
 from openai import OpenAI
+from pipeline.residency import wanted_service
 from safetensors.torch import load_file, save_file
 
 from augment_service.engines.endpoint.engine import EndpointEngine
@@ -27,7 +28,6 @@ from cluster.session import connect
 from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
-from pipeline.residency import wanted_service
 from pipeline.serve import state as service
 from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
 
@@ -97,7 +97,7 @@ def assert_nothing_left(name: str, processes: tuple[Process, ...]) -> None:
     assert not any((service.state_folder() / f"{name}.{suffix}").exists() for suffix in ("json", "key"))
 
 
-def test_up_tells_where_it_is_and_keeps_the_key_to_its_owner(dry: ServiceState, home: Path) -> None:
+def test_up_reports_the_address_and_keeps_the_key_private(dry: ServiceState, home: Path) -> None:
     again = entail("serve", "up", "--name", "dry", *FAKE)
     assert "up already" in again.stdout
     assert all(word in again.stdout for word in (dry.url, str(dry.key_path), "entail serve down --name dry"))
@@ -107,9 +107,9 @@ def test_up_tells_where_it_is_and_keeps_the_key_to_its_owner(dry: ServiceState, 
     assert stat.S_IMODE(dry.key_path.stat().st_mode) == 0o600
     assert stat.S_IMODE((Path.home() / ".ray" / "auth_token").stat().st_mode) == 0o600
     key = key_of(dry)
-    told = [path.read_text() for path in folder.iterdir() if path.is_file() and path != dry.key_path]
+    written = [path.read_text() for path in folder.iterdir() if path.is_file() and path != dry.key_path]
     arguments = [Path(f"/proc/{process.pid}/cmdline").read_text() for process in (dry.daemon, *dry.processes)]
-    assert not any(key in text for text in [*told, *arguments, again.stdout, again.stderr])
+    assert not any(key in text for text in [*written, *arguments, again.stdout, again.stderr])
 
 
 def test_it_listens_on_the_loopback_interface_alone(dry: ServiceState) -> None:
@@ -158,7 +158,7 @@ def test_an_engine_that_is_killed_comes_back(dry: ServiceState) -> None:
     wait_until(lambda: engines_of(dry)[0]["pid"] in {process.pid for process in found("dry").processes})
 
 
-def test_jobs_do_not_work_on_what_they_do_not_want(dry: ServiceState, tmp_path: Path) -> None:
+def test_jobs_refuse_a_service_of_another_model(dry: ServiceState, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dry run"):
         wanted_service("dry", [dry.model])
     with pytest.raises(InputError, match="no service of this name is up"):

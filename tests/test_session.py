@@ -16,7 +16,7 @@ from cluster.ray_internals import holds_sockets
 from data.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
-TAKEN = InputError("another is at work", where="here", hint="wait")
+TAKEN = "another is at work"
 CONNECT = """
 import os, sys
 from pathlib import Path
@@ -75,6 +75,7 @@ def test_a_cluster_gets_our_packages_and_nothing_else(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(session.ray, "init", init)
     monkeypatch.setattr(session, "_reach", lambda address: "10.0.0.1")
+    monkeypatch.setattr(session, "is_node", lambda address: True)
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     with pytest.raises(InputError), session.connect(address="10.0.0.1:6379", log_dir=tmp_path):
         pass

@@ -12,6 +12,7 @@ import pytest
 import ray
 from pool_workers import FileWorker, units_of, wait_for, wait_until
 
+from cluster import ray_internals
 from cluster.pool import ActorPool
 from cluster.session import Session, connect
 from data.errors import InputError
@@ -99,7 +100,7 @@ def test_calls_go_to_the_actor_with_the_least_to_do(pool: ActorPool, folder: Pat
     assert homes == set(map(str, pids(pool)))
     (folder / "release").touch()
     ray.get(held)
-    assert [ray.get(pool.ask("write", ("note",), actor=number)).node for number in (1, 0)] == [
+    assert [ray.get(pool.ask("write", ("note",), actors=(number,))).node for number in (1, 0)] == [
         str(pid) for pid in reversed(pids(pool))
     ]
     with pytest.raises(InputError, match="bad row"):
@@ -152,3 +153,9 @@ def test_a_killed_driver_resumes_and_leaves_nothing_behind(tmp_path: Path) -> No
     for i in range(40):
         marks = (tmp_path / f"unit{i}.computed").read_text()
         assert marks == "x" or f"unit{i}" not in done  # what was in flight may be begun twice, what was done is not
+
+
+def test_a_machine_that_is_no_node_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_internals.is_node(session.address)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # of the sockets of the cluster's nodes
+    assert not ray_internals.is_node(session.address)

@@ -105,7 +105,7 @@ def test_a_context_is_computed_once(engine: VllmEngine) -> None:
     assert cost["scored_tokens"] == 40
 
 
-def test_a_teacher_expects_what_a_plain_forward_pass_does(
+def test_distributions_are_those_of_a_plain_forward_pass(
     engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the chosen strategy and by the reference; the context is computed once, and the end token predicts itself."""
@@ -194,7 +194,7 @@ def test_more_options_than_vllm_judges_at_once(
     assert_scores(engine, folder, [ScoreItem("i", "", "w9", tuple(WORDS[:10]))])
 
 
-def test_many_requests_are_handed_over_in_parts(
+def test_many_requests_are_run_in_batches(
     engine: VllmEngine, folder: Path, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -226,7 +226,7 @@ def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> 
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if not strategy().obstacle()])
-def test_a_value_from_the_cache_is_never_taken_for_a_score(strategy: type[Strategy]) -> None:
+def test_a_cached_position_is_never_taken_for_a_score(strategy: type[Strategy]) -> None:
     trie = Trie([5, 6, 7])
     trie.add([8])
     request = Request(trie.prefix, None, (trie, Branch((), (1,))))  # type: ignore[arg-type]
@@ -280,7 +280,7 @@ def test_bad_prompts_are_refused_and_the_others_answered(engine: VllmEngine, pro
     assert isinstance(engine.generate([exactly])[0], Generation)
 
 
-def test_tokens_that_the_model_has_not_are_refused(
+def test_tokens_without_an_embedding_are_refused(
     engine: VllmEngine, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as if the tokenizer had more words than the model has embeddings
@@ -345,7 +345,7 @@ def test_text_ends_before_the_stop(engine: VllmEngine, prompts: list[Prompt]) ->
     assert rows[0].text.startswith(cut.text.rstrip())
 
 
-def test_an_echo_tells_of_every_token(engine: VllmEngine, folder: Path) -> None:
+def test_an_echo_covers_every_token(engine: VllmEngine, folder: Path) -> None:
     ids = list(range(3, 73))
     short, refused, whole = engine.echo([ids[:1], [5, len(VOCABULARY)], ids])
     with torch.inference_mode():
@@ -384,7 +384,7 @@ def test_a_small_cache_makes_the_window_smaller_and_the_estimate_agrees(folder: 
         assert host.window == tokens
     finally:
         host.close()
-        engine._host.start(str(folder))  # the module's engine goes on
+        engine._host.start(str(folder))  # for the module's other tests
 
 
 def _cache_bytes_per_token(folder: Path) -> int:

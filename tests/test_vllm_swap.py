@@ -151,7 +151,7 @@ def test_a_head_that_was_saved_beside_tied_embeddings_is_no_misfit(
 
 
 @pytest.mark.parametrize("kind", ["tied"], indirect=True)
-def test_a_swap_that_goes_wrong_costs_a_cold_restart(
+def test_a_failed_swap_costs_a_cold_restart(
     engine: VllmEngine,
     folders: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -233,7 +233,7 @@ def test_an_adapter_that_cannot_be_served_does_not_touch_the_engine(
     for name, what in {
         "thick": "adapters of a rank above 8, and this one has rank 16",
         "whole": "vLLM does not serve this adapter: .*modules_to_save",
-        "garbage": "tells of no LoRA adapter",
+        "garbage": "describes no LoRA adapter",
         "deep": r"adapts 7 layers that the model has not: layers\.2\.",
     }.items():
         with pytest.raises(InputError, match=what):

@@ -19,6 +19,7 @@ from data.records import (
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
 CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
+GPU_MEMORY_SHARE = 0.9
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _USED_BY: dict[EngineKind, frozenset[str]] = {
     "vllm": frozenset(
@@ -36,7 +37,7 @@ class EngineSpec:
 
     `model` is a local folder of HF safetensors and a tokenizer, or the name under which an endpoint serves its model.
     `window` (tokens) None takes what fits. `dtype` "auto" is float32 on a CPU and bfloat16 on a GPU that supports it.
-    `kv_cache_gib` None is `CPU_CACHE_GIB` on a CPU and what `gpu_memory_share` leaves on a GPU (None: vLLM's own).
+    `kv_cache_gib` None is `CPU_CACHE_GIB` on a CPU, and on a GPU what `gpu_memory_share` of its memory leaves.
     `scoring` names a strategy of `augment_service.engines.vllm.strategies`; "auto" takes the first available one.
     Adapters of a rank up to `max_lora_rank` can be loaded.
     An endpoint has a `url` (http://HOST:PORT/v1), the environment variable that holds its key ("": no key is sent),
@@ -49,7 +50,7 @@ class EngineSpec:
     window: int | None = None
     dtype: str = "auto"
     kv_cache_gib: float | None = None
-    gpu_memory_share: float | None = None
+    gpu_memory_share: float = GPU_MEMORY_SHARE
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
     max_lora_rank: int = 0
@@ -69,7 +70,7 @@ class EngineSpec:
                 _refuse(name, f"{value} is too small", "give a value above 0")
         if self.max_lora_rank < 0:
             _refuse("max_lora_rank", f"{self.max_lora_rank} is negative", "give 0 or more")
-        if self.gpu_memory_share is not None and not 0 < self.gpu_memory_share <= 1:
+        if not 0 < self.gpu_memory_share <= 1:
             _refuse("gpu_memory_share", f"{self.gpu_memory_share} is no share", "give a value above 0, at most 1")
         if self.dtype not in DTYPES:
             _refuse("dtype", f"{self.dtype!r} is not available", f"give one of {', '.join(DTYPES)}")

@@ -48,8 +48,7 @@ class PoolRouter:
         """The engines as they were at the last watch. One is `ready` if it has answered since its last restart."""
         described = []
         for number, actor in enumerate(self._actors):
-            restarts, stats = self._stats.get(number, (-1, {}))
-            is_ready = actor.alive and restarts == actor.num_restarts
+            is_ready = self._is_ready(number)
             described.append(
                 {
                     "name": str(number),
@@ -58,7 +57,7 @@ class PoolRouter:
                     "alive": actor.alive,
                     "ready": is_ready,
                     "restarts": actor.num_restarts,
-                    "stats": stats if is_ready else {},
+                    "stats": self._stats[number][1] if is_ready else {},
                 }
             )
         return described
@@ -75,7 +74,7 @@ class PoolRouter:
     async def _check(self, number: int) -> None:
         restarts = self._actors[number].num_restarts
         try:
-            stats = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actor=number))
+            stats = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actors=(number,)))
             self._stats[number] = (restarts, stats)
         except (ray.exceptions.RayActorError, ResumableError):
             self._stats.pop(number, None)  # it is restarting: asked again at the next watch
@@ -83,8 +82,16 @@ class PoolRouter:
             del self._pending[number]
 
     async def _send(self, method: str, rows: list[Any]) -> Awaitable[Any]:
+        ready = [number for number in range(self.width) if self._is_ready(number)]
         # choosing the engine may ask the cluster, which would block the event loop
-        return await asyncio.to_thread(self._pool.ask, method, (rows,))
+        try:
+            return await asyncio.to_thread(self._pool.ask, method, (rows,), actors=ready)
+        except ResumableError:  # none is ready: wait for one that is loading
+            return await asyncio.to_thread(self._pool.ask, method, (rows,))
+
+    def _is_ready(self, number: int) -> bool:
+        actor = self._actors[number]
+        return actor.alive and self._stats.get(number, (-1, {}))[0] == actor.num_restarts
 
 
 async def _unwrapped(answer: Awaitable[Any]) -> Any:

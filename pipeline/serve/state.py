@@ -200,8 +200,8 @@ def remove_files(name: str) -> None:
 def hold(name: str) -> Iterator[None]:
     """Be the only service of that name for the length of a block. Raises InputError if there is another."""
     hint = f"see `entail serve status`, or end it: entail serve down --name {name}"
-    taken = InputError("a service of this name is up or starting", where=f"--name {name}", hint=hint)
-    with hold_lock(state_folder() / f"{name}.lock", taken):
+    message, where = "a service of this name is up or starting", f"--name {name}"
+    with hold_lock(state_folder() / f"{name}.lock", message, where=where, hint=hint):
         yield
 
 

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from augment_service.contexts import parse_context
-from augment_service.jobs import RETRYABLE, ShardedJob
-
 from augment_service.augment import is_augmented, plan_augmentation, seal_augmentations
+from augment_service.contexts import parse_context
 from augment_service.distillation import TEACHER, is_distilled, plan_distillation, seal_distillation
+from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan
 from cluster.pool import Unit
 from pipeline.models import Model
@@ -37,12 +36,13 @@ def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Au
         return Augmentation(documents, out, ())
     wanted = AugmentPlan(section.methods, section.samples, section.temperature, setting.seed)
     context = parse_context(section.context, where="augment.context")
+    window, tokenizer = (setting.window(model), model.path) if model.folder else (None, "")
     jobs = plan_augmentation(
-        documents, out, model.book, wanted, model=model.fingerprint, context=context, window=setting.window(model)
+        documents, out, model.book, wanted, model=model.fingerprint, context=context, window=window, tokenizer=tokenizer
     )
     if section.retry_refused:
         for job in jobs:
-            job.retry(RETRYABLE)
+            job.retry()
     return Augmentation(documents, out, tuple(jobs))
 
 
@@ -56,9 +56,18 @@ def finish(setting: Setting, planned: Augmentation) -> None:
 def distill(setting: Setting, model: Model, planned: Augmentation, section: Augment, cluster: LazyCluster) -> None:
     """Store the likeliest tokens in each place of the kept inferences, for `train --teacher`."""
     out, num_top = planned.out, section.teacher_top_k
-    if is_distilled(out, num_top=num_top):
+    context = parse_context(section.context, where="augment.context")
+    jobs = plan_distillation(
+        planned.documents,
+        out,
+        model.book,
+        num_top=num_top,
+        model=model.fingerprint,
+        context=context,
+        seed=setting.seed,
+    )
+    if is_distilled(out):
         return
-    jobs = plan_distillation(out, model.book, num_top=num_top, model=model.fingerprint)
     units = [unit for job in jobs for unit in job.units()]
     if units:
         with open_engines(setting, model, cluster.placement) as pool, setting.space.timed("distill"):

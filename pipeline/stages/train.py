@@ -4,12 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from train.plan.defaults import default_training, parameters_of
-from train.plan.fit import AUTO, first_stage, fit_runs
-from train.run.training_plan import read_plan
+from typing import Any, Literal
 
 from cluster.placement import Placement
 from data.errors import InputError
@@ -19,8 +14,14 @@ from pipeline.progress import bar, training_note
 from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
 from train.engine.checkpoint import find_finished, how_computed, read_ref
-from train.run.finetune_run import FinetuneRun, Lora, TextSource, key_of
+from train.plan.defaults import default_training, parameters_of
+from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
+from train.plan.fit import print_plan as print_memory
+from train.run.finetune_run import FinetuneRun, Lora
+from train.run.keys import key_of
 from train.run.launch import Progress, finetune_all
+from train.run.training_plan import read_plan
+from train.texts.sources import TextSource
 
 DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
 Section = Train | TrainRun
@@ -34,14 +35,14 @@ def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> 
     if section.learning_rate is None:
         changes["learning_rate"] = defaults.learning_rate
     if not (section.steps or section.tokens or section.epochs):
-        changes |= {"steps": defaults.steps, "epochs": defaults.epochs}
+        changes |= {"steps": defaults.steps} if defaults.steps else {"epochs": defaults.epochs}
     if not (section.batch_size or section.batch_tokens):
         changes["batch_size"] = defaults.batch_size
     if changes:
-        shown = ", ".join(f"{name} {value:g}" for name, value in changes.items() if value)
-        say("train", f"{shown} ({defaults.note})")
+        given = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in changes.items())
+        say("defaults", f"{given}: by the size of the model, {parameters_of(model.folder):,} parameters")
     if section.warmup_steps is None:
-        steps = section.steps or changes.get("steps") or 0
+        steps = section.steps or changes.get("steps", 0)
         changes["warmup_steps"] = min(defaults.warmup_steps, steps) if steps else defaults.warmup_steps
     return section.model_copy(update=changes)
 
@@ -55,12 +56,12 @@ def build_run(
     out: Path,
     seed: int,
     matched_to: tuple[TextSource, ...] = (),
-    objective: str = "text",
+    objective: Literal["text", "distillation"] = "text",
 ) -> FinetuneRun:
     """One finetuning run of a resolved section."""
     lora = section.lora
     alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
-    match = ""
+    match: Literal["", "steps", "tokens"] = ""
     if matched_to and isinstance(section, Train):
         wanted = section.match or ("tokens" if section.tokens else "steps")
         match = wanted if getattr(section, wanted) == 0 else ""  # a budget in that unit needs no other run
@@ -80,7 +81,7 @@ def build_run(
         warmup_steps=section.warmup_steps or 0,
         schedule=section.schedule,
         weight_decay=section.weight_decay,
-        clip=section.max_grad_norm,
+        max_grad_norm=section.max_grad_norm,
         seed=seed,
         stage=first_stage(section.stage, section.offload),
         layout=section.layout,
@@ -97,7 +98,7 @@ def build_run(
     )
 
 
-def documents_source(folder: Path, section: Section, corpus: str = "", **columns: str) -> TextSource:
+def documents_source(folder: Path, section: Section, corpus: str = "", **columns: Any) -> TextSource:
     """The documents of a corpus, split as the section says; `columns` as in `TextSource`."""
     return TextSource(str(inner(folder, DOCUMENTS)), corpus, split=section.split_sentences, **columns)
 
@@ -176,19 +177,34 @@ def _train_all(
             on_progress=show,
             stall_seconds=section.stall_seconds,
             ranks_per_run=section.ranks_per_run if isinstance(section, Train) else 0,
+            exact_ranks=section.ranks is not None,
+            on_error=lambda error: setting.say("failed", str(error)),
         )
 
 
 def fit(
-    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, *, quiet: bool = False
+    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, *, before: bool = False
 ) -> list[FinetuneRun]:
-    """The runs with their ZeRO stage. Raises InputError for what cannot fit into a rank's memory."""
-    auto = section.stage == AUTO
+    """The runs with their ZeRO stage. Raises InputError for what cannot fit into a rank's memory.
+
+    With `before`, texts that are not written yet are left out, and nothing but an error is reported.
+    """
+    auto = section.stage == "auto"
     if not (auto or section.memory_check):
         return list(runs)
-    ranks = section.ranks_per_run if isinstance(section, Train) else 0
-    console = Console(quiet=True) if quiet else setting.console
-    return fit_runs(runs, placement, setting.cluster.address, console, auto=auto, ranks=ranks)
+    machine = machine_of(placement, setting.cluster.address, section.ranks_per_run if isinstance(section, Train) else 0)
+    say: Callable[[str], None] = (
+        (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
+    )
+    return fit_runs(runs, machine, auto=auto, say=say, skip_missing=before)
+
+
+def print_plan(
+    setting: Setting, section: Section, run: FinetuneRun, *, gpu_gib: float | None, row_tokens: int | None
+) -> None:
+    """Print what each ZeRO stage would need; nothing is trained or written."""
+    machine = planned_machine(section.ranks, gpu_gib)
+    print_memory(run, machine, setting.console, stage=section.stage, row_tokens=row_tokens or 0)
 
 
 def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:

@@ -23,7 +23,7 @@ REQUESTS = ("requests", "retries", "rate_limited", "malformed_answers")
 HINTS = {
     "window": "give it fewer documents in context, or use an endpoint with a longer window",
     "empty": "give the item a prompt and each option a text",
-    "endpoint": "read the server's message; its log tells more",
+    "endpoint": "read the message of the server, and its log",
 }
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")

@@ -11,11 +11,11 @@ from vllm import RequestOutput
 
 from augment_service.engines.vllm.llm import Request
 from augment_service.engines.vllm.strategies import Strategy, check_cache, exact_params
-from augment_service.tokens import LessonTokens
+from augment_service.tokens import ExampleTokens
 from data.errors import ResumableError
 from data.records import DistillationExample, Distribution
 
-Query = tuple[int, LessonTokens]  # the example's index
+Query = tuple[int, ExampleTokens]  # the example's index
 _ZERO = -1e4  # nats; the probability is 0 in float32, and a product with it is no NaN
 
 
@@ -25,7 +25,7 @@ def distillation_request(strategy: Strategy, query: Query, num_top: int) -> Requ
     options = strategy.follow(tokens.path)
     if options is None:
         params = exact_params(max_tokens=1, prompt_logprobs=num_top)
-        return Request(tokens.prefix + tokens.path, params, query)
+        return Request([*tokens.prefix, *tokens.path], params, query)
     return Request(tokens.prefix, exact_params(max_tokens=len(tokens.path), logprobs=num_top, **options), query)
 
 
@@ -42,7 +42,7 @@ def read_distribution(
     top_log_probs: list[float] = []
     for token, at in zip(tokens.path, values.start_indices[first:], strict=True):
         if values.token_ids[at] != token:  # the text's own token comes before the likeliest ones
-            raise ResumableError(f"token {token} was asked about, {values.token_ids[at]} came back")
+            raise ResumableError(f"token {token} was requested, vLLM returned {values.token_ids[at]}")
         top_ids += values.token_ids[at + 1 : at + 1 + num_top]
         top_log_probs += values.logprobs[at + 1 : at + 1 + num_top]
     for end in tokens.row[len(tokens.path) + 1 :]:

@@ -16,9 +16,10 @@ from vllm import LLM, ModelRegistry, RequestOutput, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
-from augment_service.engines.protocol import CPU_CACHE_GIB, EngineSpec
+from augment_service.engines.protocol import CPU_CACHE_GIB, GPU_MEMORY_SHARE, EngineSpec
 from augment_service.engines.vllm.checkpoints import ModelShape
 from augment_service.engines.window import BLOCK
+from augment_service.tokens import TokenRow
 from data.errors import InputError, ResumableError
 
 ON_CPU = not torch.cuda.is_available()
@@ -33,7 +34,7 @@ Tag = TypeVar("Tag")
 class Request(Generic[Tag]):
     """Token ids to read, how to continue them, and the caller's own tag."""
 
-    prompt: list[int]
+    prompt: TokenRow | list[int]
     params: SamplingParams
     tag: Tag
 
@@ -111,7 +112,7 @@ class EngineHost:
         for batch in _batches(requests):
             started = time.perf_counter()
             outputs = self._llm.generate(
-                [{"prompt_token_ids": request.prompt} for request in batch],
+                [{"prompt_token_ids": list(request.prompt)} for request in batch],
                 [request.params for request in batch],
                 use_tqdm=False,
                 lora_request=self.adapter,
@@ -172,12 +173,12 @@ def engine_settings(spec: EngineSpec, num_ids: int, dtype: torch.dtype) -> dict[
     if spec.tensor_parallel * spec.pipeline_parallel > 1:
         # Inside an actor vLLM would choose its Ray executor, which refuses a bundle of several GPUs
         settings["distributed_executor_backend"] = "mp"
-    if ON_CPU and spec.gpu_memory_share is not None:
+    if not ON_CPU:
+        settings["gpu_memory_utilization"] = spec.gpu_memory_share
+    elif spec.gpu_memory_share != GPU_MEMORY_SHARE:
         raise InputError(
             "this machine has no GPU", where="engine setting gpu_memory_share", hint="set kv_cache_gib instead"
         )
-    if spec.gpu_memory_share is not None:
-        settings["gpu_memory_utilization"] = spec.gpu_memory_share
     cache_gib = CPU_CACHE_GIB if ON_CPU and spec.kv_cache_gib is None else spec.kv_cache_gib
     if cache_gib is not None:
         settings["kv_cache_memory_bytes"] = int(cache_gib * 2**30)

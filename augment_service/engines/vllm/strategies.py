@@ -125,7 +125,7 @@ class Stepwise(Strategy):
         """As `Strategy.requests`."""
         for branch in trie.fork_branches():
             params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
-            yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
 
     def read(self, request: Request[Query], output: RequestOutput) -> None:
         """As `Strategy.read`."""
@@ -145,7 +145,7 @@ class Whole(Strategy):
             # the last token is asked for, not read: it may be the last one of the window
             branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
             params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
-            yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
 
     def read(self, request: Request[Query], output: RequestOutput) -> None:
         """As `Strategy.read`."""
@@ -205,11 +205,11 @@ def _read_written(request: Request[Query], output: RequestOutput, nodes: tuple[i
         best = written.token_ids[start]
         for at, child in enumerate(branch.children, start=start + 1):
             if written.token_ids[at] != trie.tokens[child]:
-                raise ResumableError(f"token {trie.tokens[child]} was asked about, {written.token_ids[at]} came back")
+                raise ResumableError(f"token {trie.tokens[child]} was requested, vLLM returned {written.token_ids[at]}")
             trie.found[child] = written.logprobs[at], best == trie.tokens[child]
 
 
 def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
     if values.token_ids[at] != trie.tokens[node]:
-        raise ResumableError(f"token {trie.tokens[node]} was forced, {values.token_ids[at]} came back")
+        raise ResumableError(f"token {trie.tokens[node]} was forced, vLLM returned {values.token_ids[at]}")
     trie.found[node] = values.logprobs[at], values.ranks[at] == 1
