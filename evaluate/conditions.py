@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from augment_service.contexts import NONE, ContextSpec
+from augment_service.contexts import ContextSpec
 from data.errors import InputError
 
 BASE = "base"
+NO_CONTEXT = ContextSpec("none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def make_conditions(weights: Sequence[str], contexts: Sequence[ContextSpec]) -> 
     return [Condition(condition_name(name, context), name, context) for name in weights for context in contexts]
 
 
-def study_condition(weights: str, context: ContextSpec = NONE) -> Condition:
+def study_condition(weights: str, context: ContextSpec = NO_CONTEXT) -> Condition:
     """A condition under the names of a study: `pretrained`, `icl`, `icl+sample:8`, or the name of an arm."""
     if weights != BASE:
         return Condition(condition_name(weights, context), weights, context)

@@ -186,7 +186,7 @@ def contexts_that_fit(
     with TemporaryDirectory() as folder:
         for spec in (spec for spec in found if spec.kind != "none"):
             num_bytes = sum(path.stat().st_size for path in list_shards(_documents_of(suite)))
-            num_bytes //= len(suite_corpora(suite)) * (spec.k if spec.kind == "sample" else 1)
+            num_bytes //= max(1, len(suite_corpora(suite))) * (spec.k if spec.kind == "sample" else 1)
             if spec.kind != "required" and window and num_bytes > _MAX_BYTES * window:
                 found[spec] = f"{num_bytes} bytes of documents do not fit into {window} tokens"
                 continue
