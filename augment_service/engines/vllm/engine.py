@@ -74,7 +74,7 @@ class VllmEngine:
         """
         rows = self._reader.prompts(prompts)
         answers: list[Any] = list(rows)
-        order = sorted(range(len(prompts)), key=lambda at: prompts[at].context + prompts[at].text)
+        order = sorted(range(len(prompts)), key=lambda at: (prompts[at].context, prompts[at].text))
         requests = (
             Request(row, self._sampling(prompts[at]), at) for at in order if not isinstance(row := rows[at], Refusal)
         )
@@ -91,7 +91,7 @@ class VllmEngine:
         No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
         """
         rows = self._reader.items(items)
-        order = sorted(range(len(items)), key=lambda at: items[at].context + items[at].prompt)
+        order = sorted(range(len(items)), key=lambda at: (items[at].context, items[at].prompt))
         sound = [row for at in order if not isinstance(row := rows[at], Refusal)]
         values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
         self._counts["scored_tokens"] += sum(map(len, values.values()))
@@ -118,7 +118,7 @@ class VllmEngine:
         rows = self._reader.lessons(examples)
         answers: list[Any] = list(rows)
         vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
-        order = sorted(range(len(examples)), key=lambda at: examples[at].context + examples[at].prompt)
+        order = sorted(range(len(examples)), key=lambda at: (examples[at].context, examples[at].prompt))
         requests = (
             distillation_request(self.strategy, (at, row), examples[at].num_top)
             for at in order
