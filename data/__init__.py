@@ -1,1 +1,1 @@
-"""What things are and where they rest: records, Arrow folders, worlds, sentences, prompts as text."""
+"""Records and where they are stored: Arrow folders, corpora, generated sets, sentences, prompt books."""

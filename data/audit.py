@@ -1,28 +1,32 @@
 """The audits: leaks of tests into training texts, the soundness of splits, the truth of augmentations.
 
-Pure; the counts go into manifests and reports. A test statement is a question's prompt with its right option.
+A test statement is a question's prompt with its right option. Only `audit_folder` reads files, a set or an import.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from data.baselines import Rate, measure_baselines
 from data.records import Augmentation, Document, Question
 from data.sentences import split_sentences
 from data.sets.language import Statement
 from data.sets.lexicon import CONCLUSION, PREAMBLES
-from data.sets.logics import logic_of
+from data.sets.logics import is_generated, logic_of
 from data.sets.oracle import STATED, TRUE, Oracle, answer_statement
+from data.store import read_folder
 
-RECALL = "recall"  # questions of this inference type ask for a trained statement: they are no leak
-TRAINED = frozenset((RECALL, "rephrased"))  # a rephrased statement is trained too, in other words
+RECALL = "recall"  # questions of this inference type ask for a trained statement, which is not a leak
+TRAINED = frozenset((RECALL, "rephrased"))  # a rephrased statement is trained too
 REVERSAL = "reversal"
 HOLDOUT = "category-holdout"
+_MAX_CASES = 3  # shown of each fault
 
 
 def fold(text: str) -> str:
-    """A text without case, punctuation and preamble."""
+    """A text without case, punctuation and preamble, for comparison."""
     words = " ".join(re.findall(r"\w+", text.lower()))
     for preamble in (*PREAMBLES, CONCLUSION):
         words = words.removeprefix(preamble.replace(" ,", "") + " ")
@@ -32,11 +36,11 @@ def fold(text: str) -> str:
 def audit_leaks(
     questions: Sequence[Question], documents: Sequence[Document], augmentations: Iterable[Augmentation]
 ) -> dict[str, int]:
-    """How many test statements stand verbatim in documents and in kept augmentations of their own world."""
+    """Counts the test statements that are verbatim in documents and in kept augmentations of their own corpus."""
     tests = [question for question in questions if question.inference not in TRAINED]
     stated = [(q.corpus, fold(_statement_text(q))) for q in tests]
     wanted, in_documents = set(stated), set()
-    for document in documents:  # only what is asked for is kept: documents may be many
+    for document in documents:  # only wanted statements are kept: there may be many documents
         parts = {document.text, *split_sentences(document.text)}
         in_documents |= wanted & {(document.corpus, fold(part)) for part in parts}
     in_augmentations = {(row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept"}
@@ -52,7 +56,7 @@ def audit_leaks(
 
 
 def _statement_text(question: Question) -> str:
-    """What is asked for, as a sentence: without an introduction ("The relationship between glon and femp is:")."""
+    """The test statement as a sentence, without an introduction ("The relationship between glon and femp is:")."""
     answer = question.options[question.answer]
     _, colon, rest = question.prompt.rpartition(":")
     is_sentence = bool(colon) and len(f"{rest} {answer}".split()) > 2
@@ -62,11 +66,11 @@ def _statement_text(question: Question) -> str:
 def audit_truth(
     documents: Sequence[Document], augmentations: Sequence[Augmentation]
 ) -> tuple[dict[str, dict[str, int]], dict[str, bool]]:
-    """By method: rows generated, kept, distinct and (of the kept) true; and the oracle's word on each kept row.
+    """By method: rows generated, kept, distinct and (of the kept) true; and the oracle's verdict on each kept row.
 
-    A row is true when it states something and all that it states follows.
+    A row is true if it states something and all that it states follows.
     """
-    oracles = read_worlds(documents)
+    oracles = read_oracles(documents)
     methods: dict[str, dict[str, int]] = {}
     verdicts: dict[str, bool] = {}
     texts: dict[str, set[tuple[str, str]]] = {}
@@ -85,17 +89,17 @@ def audit_truth(
     return methods, verdicts
 
 
-def read_worlds(documents: Iterable[Document]) -> dict[str, Oracle]:
-    """An oracle for each world, from its documents alone."""
+def read_oracles(documents: Iterable[Document]) -> dict[str, Oracle]:
+    """An oracle for each corpus, from its documents only."""
     members: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         members[document.corpus].append(document)
-    return {world: Oracle(texts, logic_of(world)) for world, texts in members.items()}
+    return {corpus: Oracle(texts, logic_of(corpus)) for corpus, texts in members.items()}
 
 
 @dataclass(frozen=True)
 class SetAudit:
-    """What is wrong with a set: `faults` maps each kind of fault to what shows it, question ids or sentences.
+    """The faults of a set: `faults` maps each kind of fault to its cases, question ids or sentences.
 
     `num_true` counts, for each split, the questions by the number of their options that follow.
     """
@@ -105,7 +109,7 @@ class SetAudit:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there are no faults."""
         return not any(self.faults.values())
 
 
@@ -113,17 +117,17 @@ FAULTS = {
     "unread sentence": "a sentence of a document states nothing that the oracle can read",
     "unread question": "prompt and option make no statement",
     "does not follow": "the right option does not follow from the documents",
-    "several right": "an option follows, and the question does not say so; or it says so of one that does not follow",
+    "several right": "an option follows but is not declared as right or true, or is declared but does not follow",
     "not in required": "the documents that the question requires are not enough for its answer",
-    "leaked": "the test statement or a paraphrase of it stands in a document",
-    "held out seen": "a held-out category stands in a document with more than its parent",
+    "leaked": "the test statement or a paraphrase of it is in a document",
+    "held out seen": "a document states more about a held-out category than its parent",
 }
 
 
 def audit_set(questions: Sequence[Question], documents: Sequence[Document]) -> SetAudit:
-    """Check what the splits promise, question by question, against everything that the documents state."""
-    oracles = read_worlds(documents)
-    audit = _Auditor({world: _facts_by_document(oracle) for world, oracle in oracles.items()})
+    """Check the promises of the splits, question by question, against everything that the documents state."""
+    oracles = read_oracles(documents)
+    audit = _Auditor({corpus: _facts_by_document(oracle) for corpus, oracle in oracles.items()})
     for oracle in oracles.values():
         audit.faults["unread sentence"] += [sentence for _, sentence in oracle.unread]
     for question in questions:
@@ -150,7 +154,7 @@ class _Auditor:
         if right is None or None in statements:
             self.faults["unread question"].append(question.question_id)
             return
-        true = [oracle.place(statement)[0] in TRUE for statement in statements if statement is not None]
+        true = [oracle.classify(statement)[0] in TRUE for statement in statements if statement is not None]
         following = {index for index, is_true in enumerate(true) if is_true}
         declared = {question.answer, *question.also_right, *question.also_true}
         self.num_true[question.split][sum(true)] += 1
@@ -173,7 +177,7 @@ class _Auditor:
 
 
 def is_stated(statement: Statement, inference: str, oracle: Oracle) -> bool:
-    """Whether documents state what a test asks for: a reversal as it is turned, anything else in any direction."""
+    """Whether documents state what a test asks for: a reversal in its direction, anything else in either direction."""
     if inference.startswith(REVERSAL):
         return statement in oracle.stated
     found = oracle.derived.get(statement.canonical())
@@ -190,3 +194,53 @@ def _facts_by_document(oracle: Oracle) -> dict[str, list[Statement]]:
 
 def _statements_about(entity: str, oracle: Oracle) -> set[Statement]:
     return {s.canonical() for s in oracle.stated if entity in (s.first, s.second)}
+
+
+@dataclass(frozen=True)
+class FolderAudit:
+    """The audit of a set or an import, as `entail data audit` prints it: `lines`, and whether it is `sound`.
+
+    It is sound without faults, leaks and missing documents; baselines above chance are only shown.
+    """
+
+    sound: bool
+    lines: tuple[str, ...]
+
+
+def audit_folder(folder: Path, questions: Sequence[Question] = ()) -> FolderAudit:
+    """Audit a folder with `documents/` and `questions/`; `questions` are used if it has none of its own.
+
+    Soundness and baselines are checked for generated sets, leaks for all. Raises InputError if there are no documents,
+    or a folder is unfinished.
+    """
+    documents = list(read_folder(folder / "documents", Document))
+    if (folder / "questions").exists():
+        questions = list(read_folder(folder / "questions", Question))
+    if not questions:
+        return FolderAudit(True, (f"{len(documents)} documents", "no questions: there is nothing to check for leaks"))
+    leaks = audit_leaks(questions, documents, [])
+    lines = [
+        f"{len(documents)} documents, {len(questions)} questions ({leaks['num_tests']} of them tests)",
+        f"leaks: {leaks['verbatim_in_documents']} test statements are verbatim in a document",
+        f"missing: {leaks['missing_requirements']} questions require a document that is not there",
+    ]
+    sound = not leaks["verbatim_in_documents"] and not leaks["missing_requirements"]
+    if all(is_generated(corpus) for corpus in {question.corpus for question in questions}):
+        audit = audit_set(questions, documents)
+        sound = sound and audit.sound
+        for fault, cases in audit.faults.items():
+            lines.append(f"{fault}: {len(cases)} ({FAULTS[fault]})" if cases else f"{fault}: 0")
+            lines += [f"  {case}" for case in cases[:_MAX_CASES]]
+        tests = [question for question in questions if question.inference not in TRAINED]
+        lines += _baseline_lines(measure_baselines(tests, documents))
+    return FolderAudit(sound, (*lines, "sound" if sound else "not sound"))
+
+
+def _baseline_lines(rates: Mapping[str, Mapping[str, Rate]]) -> list[str]:
+    lines = ["baselines (accuracy without knowledge, 95% interval):"]
+    for split, by_name in rates.items():
+        for name, rate in by_name.items():
+            mark = "  above chance" if rate.above_chance else ""
+            interval = f"{rate.accuracy:.2f} [{rate.low:.2f}, {rate.high:.2f}], chance {rate.chance:.2f}"
+            lines.append(f"  {split:<20} {name:<9} {interval}, n {rate.num_questions}{mark}")
+    return lines

@@ -1,7 +1,7 @@
-"""How far one gets without knowing anything: the choices of models that see the options, not the question.
+"""Knowledge-free baselines: n-gram models and option length, which must stay at chance.
 
-A unigram and a bigram model over the documents of a question's own world, and a liking for short or long options. On
-questions that ask for an inference none of them may be better than chance.
+A unigram and a bigram model over the documents of a question's own corpus, and a preference for short or long options.
+On questions that ask for an inference none of them may be better than chance.
 """
 
 import math
@@ -15,7 +15,7 @@ from data.records import Document, Question
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 _Z = 1.96  # of a 95% interval
-_BIGRAM_SHARE = 0.75  # the rest of the likelihood is the unigram's, so that unseen pairs are told apart
+_BIGRAM_SHARE = 0.75  # the rest of the likelihood is the unigram's, which ranks unseen pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Rate:
 
 
 class NgramModel:
-    """Word frequencies of some texts, case folded, and how often one word follows another."""
+    """Word frequencies of texts, case folded, and how often one word follows another."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._words: Counter[str] = Counter()
@@ -51,7 +51,7 @@ class NgramModel:
         self._total = self._words.total() + len(self._words) + 1
 
     def unigram(self, _: str, option: str) -> float:
-        """The log-likelihood of an option's words, each for itself."""
+        """The log-likelihood of an option's words, independently."""
         return sum(math.log(self._probability(word)) for word in tokenize(option))
 
     def bigram(self, prompt: str, option: str) -> float:
@@ -80,14 +80,14 @@ def measure_baselines(questions: Sequence[Question], documents: Iterable[Documen
     asked: dict[str, list[Question]] = defaultdict(list)
     for question in questions:
         asked[question.split].append(question)
-    models = {world: NgramModel(members) for world, members in texts.items()}
+    models = {corpus: NgramModel(members) for corpus, members in texts.items()}
     empty = NgramModel(())
     rates: dict[str, dict[str, Rate]] = {}
     for split, members in sorted(asked.items()):
         points: dict[str, list[float]] = defaultdict(list)
         for question in members:
-            for name, liking in _likings(models.get(question.corpus, empty)).items():
-                points[name].append(credit([liking(question.prompt, o) for o in question.options], question.answer))
+            for name, score in _scores(models.get(question.corpus, empty)).items():
+                points[name].append(credit([score(question.prompt, o) for o in question.options], question.answer))
         chance = sum(1 / len(question.options) for question in members) / len(members)
         num_facts = len({question.fact_id for question in members})
         rates[split] = {name: make_rate(found, num_facts, chance) for name, found in points.items()}
@@ -95,7 +95,7 @@ def measure_baselines(questions: Sequence[Question], documents: Iterable[Documen
 
 
 def credit(values: Sequence[float], answer: int) -> float:
-    """The point for choosing the option with the highest value, shared among those that tie."""
+    """The point for choosing the option with the highest value, shared among ties."""
     best = [index for index, value in enumerate(values) if value > max(values) - 1e-9]
     return 1 / len(best) if answer in best else 0.0
 
@@ -108,7 +108,7 @@ def make_rate(points: Sequence[float], num_facts: int, chance: float) -> Rate:
     return Rate(share, max(0.0, middle - spread), min(1.0, middle + spread), len(points), n, chance)
 
 
-def _likings(model: NgramModel) -> Mapping[str, Callable[[str, str], float]]:
+def _scores(model: NgramModel) -> Mapping[str, Callable[[str, str], float]]:
     return {
         "unigram": model.unigram,
         "bigram": model.bigram,

@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly; the command line turns each into its exit code."""
+"""The two errors that end a command; the command line turns each into its exit code."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from functools import partial
 class InputError(Exception):
     """The user's input is wrong (exit code 2).
 
-    `what` names the value and the trouble, `where` the file, key or flag, `hint` the remedy.
+    `what` names the value and the problem, `where` the file, key or flag, `hint` the fix.
     """
 
     def __init__(self, what: str, *, where: str, hint: str) -> None:
@@ -14,7 +14,7 @@ class InputError(Exception):
         self.what, self.where, self.hint = what, where, hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments are lost in the default way: the error must cross from an actor to the driver whole.
+        # The default would lose keyword-only arguments when the error is sent from an actor to the driver.
         return partial(InputError, where=self.where, hint=self.hint), (self.what,)
 
     def __str__(self) -> str:

@@ -1,6 +1,6 @@
-"""Rows for others: Parquet or JSON lines, and a data set card by which `datasets.load_dataset` finds its way.
+"""Export to Parquet or JSON lines, with a dataset card that `datasets.load_dataset` reads.
 
-Reads folders of Arrow shards, shard by shard. Writes `documents/`, `questions/`, `augmentations/` (a file for each
+Reads sealed folders of Arrow shards, shard by shard. Writes `documents/`, `questions/`, `augmentations/` (one file per
 split) and `README.md`, whose header names the files, their splits and their columns.
 """
 
@@ -22,30 +22,31 @@ import yaml
 from data.errors import InputError
 from data.preview import counts_of
 from data.records import Augmentation, Document, Question
-from data.store import MANIFEST, read_table
+from data.store import list_shards, read_manifest, read_table, temporary_path, write_text
 
 PARTS = {"documents": Document, "questions": Question, "augmentations": Augmentation}
 _ABOUT = {
-    "documents": "Texts to learn from. `doc_id` names a document, `world` the texts that belong together.",
-    "questions": "Forced choices: which of `options` continues `prompt`, after a space? `answer` is the number of the "
-    "right one, from 0. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
+    "documents": "Texts to learn from. `corpus` names the documents that belong together.",
+    "questions": "Forced choices: which of `options` continues `prompt`, after a space? `answer` is the index of the "
+    "right one. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
     "`requires` the documents that hold what is needed.",
-    "augmentations": "Inferences that a model wrote down about `sentence` of `doc_id`. `verdict` is kept, or the "
-    "reason for which a row was set aside; `template` and `model` are hashes of what wrote it.",
+    "augmentations": "Inferences that a model wrote down about `sentence` of the documents `sources`. `verdict` is "
+    "kept, or the reason for the rejection; `template`, `model` and `context_id` are content hashes.",
 }
 FORMATS = {"parquet": ".parquet", "jsonl": ".jsonl"}
 CARD = "README.md"
 _MARK = "<!-- written by entail -->"
-_WHOLE = "train"  # the name that others look for where there are no splits
+_WHOLE = "train"  # the default name for rows without splits
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_MOST_EXAMPLE_CHARACTERS = 300
+_MAX_EXAMPLE_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of an export: its schema, by split the file and its number of rows, and its first row."""
+    """One part of an export: its shards and schema, file and number of rows by split, and its first row."""
 
     name: str
+    shards: list[Path]
     schema: pa.Schema
     files: dict[str, Path]
     num_rows: dict[str, int]
@@ -57,15 +58,15 @@ class _Sink(Protocol):
 
 
 def export(folder: Path, out: Path, kind: str) -> list[Part]:
-    """Write the rows of a made set, an import or a folder of shards into `out`, with a card.
+    """Write the rows of a generated set, an import or a folder of shards into `out`, with a card.
 
-    `kind` is "parquet", "jsonl", or "card": the card alone, beside the files of an earlier export, or else with
-    Parquet. Raises InputError where there are no rows, or `out` holds a README.md of somebody else's.
+    `kind` is "parquet", "jsonl", or "card": the card alone beside the files of an earlier export, or else with Parquet.
+    Raises InputError if there are no rows, a folder is unfinished, or `out` holds another README.md.
     """
     sources = _find_parts(folder)
     card = out / CARD
     if card.exists() and _MARK not in card.read_text(errors="replace"):
-        raise InputError("a README.md stands here already", where=str(out), hint="choose an empty --out")
+        raise InputError("there is another README.md already", where=str(out), hint="choose an empty --out")
     if kind == "card":
         kind, is_rewritten = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet"), False
     else:
@@ -74,9 +75,9 @@ def export(folder: Path, out: Path, kind: str) -> list[Part]:
     for name, source in sources.items():
         part = _plan(name, source, out / name, FORMATS[kind])
         if is_rewritten or not all(path.exists() for path in part.files.values()):
-            _write(source, part)
+            _write(part)
         parts.append(part)
-    _replace_text(card, _card(folder, out, parts))
+    write_text(card, _card(folder, out, parts))
     return parts
 
 
@@ -85,21 +86,22 @@ def _find_parts(folder: Path) -> dict[str, Path]:
     inner = {name: folder / name for name in PARTS if any((folder / name).glob("*.arrow"))}
     if inner:
         return inner
-    record = json.loads((folder / MANIFEST).read_text()).get("record", "") if (folder / MANIFEST).exists() else ""
+    record = read_manifest(folder).get("record")
     for name, known in PARTS.items():
         if record == known.__name__:
             return {name: folder}
     raise InputError(
         "no documents, questions or augmentations here",
         where=str(folder),
-        hint="name a made set, an import, or what `augment` wrote",
+        hint="name a generated set, an import, or the output of `augment`",
     )
 
 
 def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
-    """Which files a part has: questions one for each split, whatever else a single one."""
+    """The files of a part: one for each split of questions, a single one for everything else."""
     counts: Counter[str] = Counter()
-    tables = [read_table(path) for path in sorted(source.glob("*.arrow"))]
+    shards = list_shards(source, PARTS[name])
+    tables = [read_table(path) for path in shards]
     for table in tables:
         if name == "questions":
             counts.update({entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()})
@@ -107,16 +109,16 @@ def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
             counts[_WHOLE] += table.num_rows
     example: dict[str, Any] = next((table.slice(0, 1).to_pylist()[0] for table in tables if table.num_rows), {})
     files = {split: target / f"{plain}{suffix}" for split, plain in _plain_names(sorted(counts)).items()}
-    return Part(name, tables[0].schema, files, counts, example)
+    return Part(name, shards, tables[0].schema, files, counts, example)
 
 
-def _write(source: Path, part: Part) -> None:
-    """Stream the shards into the files of the part, each under a temporary name until it is whole."""
+def _write(part: Part) -> None:
+    """Stream the shards into the files of the part, each under a temporary name until it is complete."""
     for split, path in part.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = temporary_path(path)
         with _sink(temporary, path.suffix, part.schema) as sink:
-            for shard in sorted(source.glob("*.arrow")):
+            for shard in part.shards:
                 table = read_table(shard)
                 if part.name == "questions":
                     table = table.filter(pc.equal(table["split"], split))
@@ -144,7 +146,7 @@ class _JsonLines:
 
 
 def _card(folder: Path, out: Path, parts: list[Part]) -> str:
-    """The card: a header that `datasets` reads, then what a person wants to know."""
+    """The card: a header for `datasets`, then a description for people."""
     counts = counts_of(folder)
     name = str(counts.get("set", folder.resolve().name))
     total = sum(sum(part.num_rows.values()) for part in parts)
@@ -174,13 +176,13 @@ def _card(folder: Path, out: Path, parts: list[Part]) -> str:
 
 
 def _config(part: Part, out: Path, *, is_first: bool) -> dict[str, Any]:
-    """Which files make which split. The first part is what `load_dataset` takes when none is named."""
+    """The files of each split. `load_dataset` loads the first part by default."""
     files = [{"split": path.stem, "path": str(path.relative_to(out))} for path in part.files.values()]
     return {"config_name": part.name, "data_files": files} | ({"default": True} if is_first else {})
 
 
 def _info(part: Part) -> dict[str, Any]:
-    """The columns and the rows of each split: JSON lines alone cannot tell what an empty list is a list of."""
+    """The columns and the rows of each split: JSON lines do not define the element type of an empty list."""
     splits = [
         {"name": path.stem, "num_bytes": path.stat().st_size, "num_examples": part.num_rows[split]}
         for split, path in part.files.items()
@@ -189,14 +191,14 @@ def _info(part: Part) -> dict[str, Any]:
 
 
 def _feature(entry: pa.Field) -> dict[str, str]:
-    names = {"double": "float64"}  # where Arrow and `datasets` call a type by different names
+    names = {"double": "float64"}  # types with different names in Arrow and `datasets`
     if pa.types.is_list(entry.type):
         return {"name": entry.name, "list": names.get(str(entry.type.value_type), str(entry.type.value_type))}
     return {"name": entry.name, "dtype": names.get(str(entry.type), str(entry.type))}
 
 
 def _plain_names(splits: Sequence[str]) -> dict[str, str]:
-    """For each split a name of letters, digits and underscores, no two alike: what `datasets` takes."""
+    """For each split a distinct name of letters, digits and underscores, as `datasets` requires."""
     names: dict[str, str] = {}
     for split in splits:
         plain = re.sub(r"\W+", "_", split, flags=re.ASCII).strip("_") or "split"
@@ -206,12 +208,5 @@ def _plain_names(splits: Sequence[str]) -> dict[str, str]:
 
 
 def _shortened(row: dict[str, Any]) -> dict[str, Any]:
-    long = _MOST_EXAMPLE_CHARACTERS
+    long = _MAX_EXAMPLE_CHARACTERS
     return {k: f"{v[:long]} ..." if isinstance(v, str) and len(v) > long else v for k, v in row.items()}
-
-
-def _replace_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -1,10 +1,9 @@
-"""What rests in a folder, at a glance: counts, columns, lengths, kinds of rows, the first rows.
+"""An overview of a folder: counts, columns, lengths, kinds of rows, the first rows.
 
-Reads Arrow shards (memory-mapped, column by column), manifests, and what an import set aside. Writes nothing.
+Reads Arrow shards (memory-mapped, column by column), manifests, and the rejected rows of an import. Writes nothing.
 """
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,21 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.corpora.intake import ROWS_FILE
+from data.corpora.reading import ROWS_FILE
 from data.errors import InputError
-from data.store import MANIFEST, read_table
+from data.store import list_shards, read_manifest, read_table
 
 NUM_ROWS = 3
-_KINDS = (
-    "corpus",
-    "split",
-    "inference",
-    "method",
-    "verdict",
-    "finish_reason",
-    "kind",
-)  # columns whose values are counted
-_MOST_KINDS = 12
+_KINDS = ("corpus", "split", "inference", "method", "verdict", "finish_reason", "kind")  # whose values are counted
+_MAX_KINDS = 12
 
 
 @dataclass(frozen=True)
@@ -45,7 +36,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Preview:
-    """One folder of shards. `kinds` counts the values of columns that sort rows; `rows` are the first few."""
+    """One folder of shards. `kinds` counts the values of categorical columns; `rows` are the first few."""
 
     folder: Path
     is_complete: bool
@@ -61,8 +52,8 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Aside:
-    """What an import set aside: how often each reason, and the first case of each."""
+class RejectedRows:
+    """The rows that an import rejected: the number for each reason, and its first case."""
 
     path: Path
     counts: dict[str, int]
@@ -73,14 +64,15 @@ def preview(folder: Path) -> list[Preview]:
     """A preview of each folder of shards in `folder`, or of `folder` itself. Raises InputError if there are none."""
     found = sorted({path.parent for path in itertools.chain(folder.glob("*.arrow"), folder.glob("*/*.arrow"))})
     if not found:
-        raise InputError("no rows here", where=str(folder), hint="name a made set, an import, or a folder of shards")
+        raise InputError(
+            "no rows here", where=str(folder), hint="name a generated set, an import, or a folder of shards"
+        )
     return [_preview(each) for each in found]
 
 
 def counts_of(folder: Path) -> dict[str, object]:
-    """The plain values and counts of the folder's own manifest, where it has one."""
-    path = folder / MANIFEST
-    content = _read_json(path) if path.exists() else {}
+    """The plain values and counts of the folder's own manifest, if it has one."""
+    content = read_manifest(folder)
     flat: dict[str, object] = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
     for name in ("summary", "num_questions"):
         inner = content.get(name)
@@ -89,8 +81,8 @@ def counts_of(folder: Path) -> dict[str, object]:
     return flat
 
 
-def set_aside(folder: Path) -> Aside | None:
-    """What an import into `folder` set aside; None if nothing."""
+def rejected_rows(folder: Path) -> RejectedRows | None:
+    """What an import into `folder` rejected; None if nothing."""
     path = next((path for path in (folder / "rejected" / ROWS_FILE, folder / ROWS_FILE) if path.exists()), None)
     if path is None or not path.stat().st_size:
         return None
@@ -102,19 +94,18 @@ def set_aside(folder: Path) -> Aside | None:
             counts[row["reason"]] += 1
             place = f"{row['file']}, line {row['line']}" if row["line"] else row["file"]
             firsts.setdefault(row["reason"], f"{place}: {row['detail']}")
-    return Aside(path, dict(counts.most_common()), firsts)
+    return RejectedRows(path, dict(counts.most_common()), firsts)
 
 
 def _preview(folder: Path) -> Preview:
-    shards = sorted(folder.glob("*.arrow"))
-    manifest = _read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
-    tables = [_table(path) for path in shards]
+    shards, manifest = list_shards(folder, unfinished=True), read_manifest(folder)
+    tables = [read_table(path) for path in shards]
     schema = tables[0].schema
     texts = [entry.name for entry in schema if pa.types.is_string(entry.type) and entry.name not in _KINDS]
     kinds = {name: _count(tables, name) for name in _KINDS if name in schema.names}
     return Preview(
         folder=folder,
-        is_complete=(folder / MANIFEST).exists(),
+        is_complete=bool(manifest),
         record=str(manifest.get("record", "rows")),
         content=str(manifest.get("content", "")),
         num_rows=sum(table.num_rows for table in tables),
@@ -127,13 +118,6 @@ def _preview(folder: Path) -> Preview:
     )
 
 
-def _table(path: Path) -> pa.Table:
-    try:
-        return read_table(path)
-    except pa.ArrowInvalid as error:
-        raise InputError(f"a shard is cut off ({error})", where=str(path), hint="make the folder again") from error
-
-
 def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:
     sizes = [pc.utf8_length(table[column].drop_null()).to_numpy() for table in tables]
     joined = np.concatenate(sizes)
@@ -143,18 +127,13 @@ def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:
 
 
 def _count(tables: Sequence[pa.Table], column: str) -> dict[str, int]:
-    """The commonest values of a column and how often each stands there."""
+    """The most frequent values of a column and their counts."""
     counts: Counter[str] = Counter()
     for table in tables:
         counts.update({entry["values"]: entry["counts"] for entry in table[column].value_counts().to_pylist()})
-    return dict(counts.most_common(_MOST_KINDS))
+    return dict(counts.most_common(_MAX_KINDS))
 
 
 def _rows(tables: Sequence[pa.Table]) -> Iterator[dict[str, Any]]:
     for table in tables:
         yield from table.slice(0, NUM_ROWS).to_pylist()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
-    return content if isinstance(content, dict) else {}

@@ -71,6 +71,7 @@ class Prompt:
     seed: int
     stop: str
     sentence: str = ""
+    context_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

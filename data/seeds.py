@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed that depends on the root seed and on the whole list of names, on every machine alike."""
+    """A 63-bit seed that depends on the root seed and on the whole list of names, the same on every machine."""
     key = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
 

@@ -1,7 +1,7 @@
-"""Texts to sentences and to chunks of a token budget; no character is lost on the way.
+"""Texts to sentences and to chunks of a token budget, without losing a character.
 
 Pure. A sentence is the unit of local augmentation, a chunk is what fits a model's window. Spans tile their text: each
-begins where the one before ends, spaces that follow a sentence belong to it.
+begins where the previous one ends, and spaces after a sentence belong to it.
 """
 
 import re
@@ -13,8 +13,8 @@ TokenCounter = Callable[[Sequence[str]], Sequence[int]]
 
 _CLOSING = "\"'”’»›)\\]}」』）】》〉"
 _LINE_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
-# Marks of scripts that write spaces end a sentence before a space; the others (。 ؟ । and kin) wherever they stand.
-# The look behind keeps a run of a million dots from being tried a million times.
+# Marks of scripts with spaces end a sentence before a space; the others (。 ؟ । and similar) anywhere.
+# The look-behind keeps a run of a million dots from being tried a million times.
 _END = re.compile(
     rf"(?<![.!?…‼⁇⁈⁉])(?P<mark>[.!?…‼⁇⁈⁉]++)[{_CLOSING}]*+\s+"
     rf"|[。｡！？．؟۔।॥።፧။]++[{_CLOSING}]*+\s*"
@@ -23,12 +23,12 @@ _END = re.compile(
 _LINE_END = re.compile(f"[{_LINE_ENDS}]")
 _WORD = re.compile(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
 _LAST_TOKEN = re.compile(r"[\w.'’-]*\Z")
-_LOOK_BACK = 24  # characters: no abbreviation is longer
-_CHARACTERS_PER_TOKEN = 32  # a longer piece is cut before anyone counts it: counting takes memory
+_LOOK_BACK = 24  # characters: abbreviations are shorter
+_CHARACTERS_PER_TOKEN = 32  # a longer piece is cut before it is counted: counting takes memory
 
 _TITLES = frozenset("mr mrs ms mx dr prof st rev hon gov sen rep gen col capt lt sgt sr sra srta dra mme mlle".split())
 _BEFORE_NUMBERS = frozenset("no nr nos fig figs eq eqs p pp vol art sec ch chap tab s bd abb núm n°".split())
-_IN_PASSING = frozenset("etc al inc ltd co corp jr ca approx cf vs vgl bzw usw ggf evtl a.m p.m".split())
+_INNER = frozenset("etc al inc ltd co corp jr ca approx cf vs vgl bzw usw ggf evtl a.m p.m".split())
 
 
 def split_sentences(text: str) -> list[str]:
@@ -37,20 +37,20 @@ def split_sentences(text: str) -> list[str]:
 
 
 def sentence_spans(text: str) -> list[Span]:
-    """The spans of the sentences, which tile the text: Latin, Cyrillic, Greek, CJK, Arabic, Devanagari and kin.
+    """The spans of the sentences, which tile the text: Latin, CJK, Arabic, Devanagari and similar scripts.
 
-    Titles ("Dr."), initials, dotted abbreviations ("e.g.") and numbers of a list end no sentence.
+    Titles ("Dr."), initials, dotted abbreviations ("e.g.") and list numbers do not end a sentence.
     """
     spans, start = [], 0
     for match in _END.finditer(text):
-        if match.end() < len(text) and not (match["mark"] and _goes_on(text, match)):
+        if match.end() < len(text) and not (match["mark"] and _continues(text, match)):
             spans.append((start, match.end()))
             start = match.end()
     return [*spans, (start, len(text))] if text else []
 
 
 def cumulate(sentences: Sequence[str]) -> Iterator[str]:
-    """Each sentence with all earlier ones before it."""
+    """Each sentence, preceded by all earlier ones."""
     for end in range(1, len(sentences) + 1):
         yield " ".join(sentences[:end])
 
@@ -61,7 +61,7 @@ def count_words(text: str) -> int:
 
 
 def word_counter(texts: Sequence[str]) -> list[int]:
-    """`count_words` of each text: the token counter where no model is given."""
+    """`count_words` of each text: the token counter if no model is given."""
     return [count_words(text) for text in texts]
 
 
@@ -77,8 +77,8 @@ def chunk_spans(text: str, budget: int, count: TokenCounter = word_counter) -> l
     return spans
 
 
-def _goes_on(text: str, match: re.Match[str]) -> bool:
-    """Whether the sentence goes on after this mark: only a full stop or dots leave a doubt."""
+def _continues(text: str, match: re.Match[str]) -> bool:
+    """Whether the sentence continues after this mark: only a full stop or dots are ambiguous."""
     mark, following = match["mark"], text[match.end()]
     if _LINE_END.search(match.group()) or mark.strip(".…"):
         return False
@@ -90,7 +90,7 @@ def _goes_on(text: str, match: re.Match[str]) -> bool:
     name = token.lower()
     if token.isdigit():  # "3. Fold it" at the start of a line
         return not head[: -len(token)].rpartition("\n")[2].strip()
-    if name in _IN_PASSING:
+    if name in _INNER:
         return following.islower() or following.isdigit()
     initial = len(token) == 1 and token.isupper() and token != "I"
     return name in _TITLES or initial or "." in token.strip(".") or (name in _BEFORE_NUMBERS and following.isdigit())
@@ -109,14 +109,14 @@ def _fitting(text: str, spans: Sequence[Span], budget: int, count: TokenCounter)
 
 
 def _smaller(text: str, start: int, end: int) -> list[Span]:
-    """A span as its words, or as two halves where it is a single one."""
+    """A span as its words, or as two halves if it is a single word."""
     cuts = [match.start() for match in _WORD.finditer(text, start, end)][1:]
     bounds = [start, *(cuts or [(start + end) // 2]), end]
     return list(pairwise(bounds))
 
 
 def _pack(pieces: Sequence[tuple[Span, int]], budget: int) -> Iterator[list[tuple[Span, int]]]:
-    """Neighbours put together while the sum of their counts keeps the budget."""
+    """Neighbours joined as long as the sum of their counts is within the budget."""
     group: list[tuple[Span, int]] = []
     total = 0
     for piece in pieces:
@@ -130,7 +130,7 @@ def _pack(pieces: Sequence[tuple[Span, int]], budget: int) -> Iterator[list[tupl
 
 
 def _verified(text: str, group: list[tuple[Span, int]], budget: int, count: TokenCounter) -> Iterator[Span]:
-    """The group as one span; as two where a tokenizer makes more of the whole than of its parts."""
+    """The group as one span; as two if the tokenizer counts more for the whole than for its parts."""
     start, end = group[0][0][0], group[-1][0][1]
     if len(group) == 1 or count([text[start:end]])[0] <= budget:
         yield start, end

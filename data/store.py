@@ -1,15 +1,17 @@
 """Folders of Arrow shards that `datasets.load_from_disk` opens memory-mapped.
 
 A shard is written under a temporary name and renamed; the folder's `manifest.json` is written last, so a folder
-with a manifest is complete and one without is work in progress. Reads: shards. Writes: shards, `state.json` and
-`dataset_info.json` (what `datasets` wants to see), `manifest.json` (ours: row count, key, notes).
+with a manifest is complete and one without is unfinished. Reads: shards, manifests. Writes: shards, `state.json` and
+`dataset_info.json` (which `datasets` expects), `manifest.json` (ours: row count, key, notes), `inputs.json`.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import platform
 import typing
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -22,8 +24,10 @@ from data.seeds import fingerprint
 MANIFEST = "manifest.json"
 INPUTS = "inputs.json"
 REFUSED = "refused"
-ROWS_PER_SHARD = 512  # what a killed engine costs at most; enough for an engine to work on side by side
+ROWS_PER_SHARD = 512  # the most work that a killed engine loses; enough rows for an engine to batch
 SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
+_DATASETS_FILES = ("state.json", "dataset_info.json")
+_WORKSPACE_FILES = frozenset((".lock", "seconds.json"))  # a command may create these before it claims its folder
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
     str: (pa.string(), "string"),
@@ -39,12 +43,26 @@ def schema_of(record: type) -> pa.Schema:
     return pa.schema([(field.name, _arrow_type(hints[field.name])) for field in dataclasses.fields(record)])
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
+def temporary_path(path: Path) -> Path:
+    """A hidden name beside `path` that no other process uses, on this host or on another one that shares the disk."""
+    return path.with_name(f".{path.name}.{platform.node()}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def write_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a text file so that a reader sees the old file or the whole new one; `durable` survives a power loss."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    temporary = temporary_path(path)
+    temporary.write_text(text, encoding="utf-8")
+    if durable:
+        _sync(temporary)
     os.replace(temporary, path)
+    if durable:
+        _sync(path.parent)
+
+
+def write_json(path: Path, content: object, *, durable: bool = False) -> None:
+    """Write JSON so that a reader sees the old file or the whole new one; `durable` survives a power loss."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n", durable=durable)
 
 
 def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
@@ -54,27 +72,27 @@ def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
     data = list(rows)
     arrays = [pa.array([getattr(row, name) for row in data], schema.field(name).type) for name in columns]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
         os.replace(temporary, path)
-    except OSError:  # a full disk: half a shard must not fill it further
+    except OSError:  # a full disk: a partial shard must not fill it further
         temporary.unlink(missing_ok=True)
         raise
     return len(data)
 
 
 def shard_name(number: int) -> str:
-    """What the shards of a folder are called, counted from 0."""
+    """The file name of a shard, counted from 0."""
     return f"part-{number:05d}.arrow"
 
 
 class ShardWriter:
-    """Streams tables of one record class into shards, each renamed when it is full: of `shard_bytes`, or a little more.
+    """Streams tables of one record class into shards of `shard_bytes` or slightly more, each renamed when it is full.
 
-    A context: a shard that an error leaves half written keeps its temporary name, and is no shard. `num_shards` are
-    in the folder already.
+    A context manager: a shard that an error interrupts keeps its temporary name. `num_shards` shards are in the folder
+    already.
     """
 
     def __init__(self, folder: Path, record: type, *, shard_bytes: int = SHARD_BYTES, num_shards: int = 0) -> None:
@@ -86,13 +104,14 @@ class ShardWriter:
     def write(self, rows: pa.Table) -> None:
         """Append rows; the columns must be those of the record, in any order."""
         if self._writer is None:
-            self._sink = pa.OSFile(str(self._temporary()), "wb")
+            self._temporary = temporary_path(self._folder / shard_name(self.num_shards))
+            self._sink = pa.OSFile(str(self._temporary), "wb")
             self._writer = pa.ipc.new_stream(self._sink, self._schema)
         self._writer.write_table(rows.select(self._schema.names).cast(self._schema))
         self._num_bytes += rows.nbytes
 
     def end_if_full(self) -> bool:
-        """End the shard under way if it is full; whether it was."""
+        """Finish the current shard if it is full; returns whether it was."""
         is_full = self._num_bytes >= self._shard_bytes
         if is_full:
             self._finish()
@@ -111,17 +130,15 @@ class ShardWriter:
         self._sink.close()
         self._writer, self._num_bytes = None, 0
         if complete:
-            os.replace(self._temporary(), self._folder / shard_name(self.num_shards))
+            os.replace(self._temporary, self._folder / shard_name(self.num_shards))
             self.num_shards += 1
-
-    def _temporary(self) -> Path:
-        return self._folder / f".{shard_name(self.num_shards)}.{os.getpid()}.tmp"
 
 
 def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
-    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, last.
+    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest.
 
-    Both carry a hash of the shards' content: `datasets` names what it caches by it.
+    Both carry a hash of the shards' content, by which `datasets` names what it caches. All shards are flushed to the
+    disk before the manifest is written.
     """
     shards = sorted(path.name for path in folder.glob("*.arrow"))
     content = fingerprint(*(_digest(folder / name) for name in shards))
@@ -136,11 +153,13 @@ def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] 
     }
     hints = typing.get_type_hints(record)
     features = {field.name: _feature(hints[field.name]) for field in dataclasses.fields(record)}
-    write_json(folder / "state.json", state)
-    write_json(folder / "dataset_info.json", {"features": features})
+    for name, content_of_file in zip(_DATASETS_FILES, (state, {"features": features}), strict=True):
+        write_json(folder / name, content_of_file)
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
     manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content, "key": key}
-    write_json(folder / MANIFEST, manifest | {"notes": notes or {}})
+    for name in shards:
+        _sync(folder / name)
+    write_json(folder / MANIFEST, manifest | {"notes": notes or {}}, durable=True)
 
 
 def write_folder(
@@ -152,11 +171,10 @@ def write_folder(
 
 
 def is_sealed(folder: Path, *, key: str = "") -> bool:
-    """Whether the folder is complete; with a key, a folder that was made from other inputs is refused."""
-    manifest = folder / MANIFEST
-    if not manifest.exists():
+    """Whether the folder is complete; with a key, a folder that was made from other inputs is an InputError."""
+    if not (folder / MANIFEST).exists():
         return False
-    found = json.loads(manifest.read_text()).get("key", "")
+    found = read_manifest(folder).get("key", "")
     if key and found != key:
         raise InputError(
             f"the folder holds the result of other inputs (key {found}, wanted {key})",
@@ -167,53 +185,136 @@ def is_sealed(folder: Path, *, key: str = "") -> bool:
 
 
 def claim(folder: Path, key: str) -> None:
-    """Bind an output folder to the inputs that `key` names; a folder that is bound to others is refused."""
-    path = folder / INPUTS
-    if path.exists():
-        found = json.loads(path.read_text())["key"]
-        if found != key:
+    """Bind an output folder to the inputs that `key` names; InputError if it is bound to others."""
+    found = claimed_key(folder)
+    if found and found != key:
+        raise InputError(
+            f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
+            where=str(folder),
+            hint="choose another --out, or delete this folder",
+        )
+    if found != key:
+        write_json(folder / INPUTS, {"key": key})
+
+
+def claim_new(folder: Path, key: str) -> None:
+    """`claim`, for a folder that may hold nothing else: InputError if it has files but no `inputs.json`."""
+    refuse_foreign(folder)
+    claim(folder, key)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise InputError if the folder has files but was never claimed: they are not ours to overwrite or delete."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError("the output path is a file", where=str(folder), hint="choose another --out")
+    if claimed_key(folder) is None and folder.is_dir():
+        foreign = sorted({path.name for path in folder.iterdir()} - _WORKSPACE_FILES)
+        if foreign:
             raise InputError(
-                f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
+                f"the folder holds something else: {', '.join(foreign[:3])}",
                 where=str(folder),
-                hint="choose another --out, or delete this folder",
+                hint="choose a new or empty folder with --out",
             )
-    else:
-        write_json(path, {"key": key})
+
+
+def claimed_key(folder: Path) -> str | None:
+    """The key that a folder is bound to: "" if it was released, None if it was never claimed."""
+    path = folder / INPUTS
+    if not path.exists():
+        return None
+    try:
+        return str(json.loads(path.read_text())["key"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"not one of our {INPUTS} files", where=str(path), hint="choose another --out") from error
+
+
+def release(folder: Path) -> None:
+    """Let other inputs claim the folder; the files in it remain ours."""
+    write_json(folder / INPUTS, {"key": ""})
 
 
 def read_table(path: Path) -> pa.Table:
-    """One shard as a memory-mapped Arrow table."""
-    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
-        return reader.read_all()
+    """One shard as a memory-mapped Arrow table; InputError if it is truncated or missing."""
+    try:
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            return reader.read_all()
+    except (pa.ArrowInvalid, FileNotFoundError) as error:
+        raise InputError(
+            f"the shard is truncated or missing: {error}", where=str(path), hint="make the folder again"
+        ) from error
 
 
 def read_shard(path: Path, record: type[Record]) -> list[Record]:
-    """The rows of one shard as records."""
-    names = [field.name for field in dataclasses.fields(record)]  # type: ignore[arg-type]
-    rows = read_table(path).select(names).to_pylist()
+    """The rows of one shard as records; InputError if it has other columns."""
+    table = read_table(path)
+    names = {field.name for field in dataclasses.fields(record)}  # type: ignore[arg-type]
+    if missing := sorted(names.difference(table.column_names)):
+        raise InputError(
+            f"no column {', '.join(missing)}: these are not {record.__name__} rows of this version",
+            where=str(path),
+            hint="make the folder again",
+        )
+    return read_records(table, record)
+
+
+def read_records(table: pa.Table, record: type[Record]) -> list[Record]:
+    """The rows of a table as records; it may have more columns."""
+    rows = table.select([field.name for field in dataclasses.fields(record)]).to_pylist()  # type: ignore[arg-type]
     return [record(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows]
 
 
-def read_folder(folder: Path, record: type[Record]) -> Iterator[Record]:
-    """All rows of a folder, shard by shard, in the order of the shards' names."""
-    shards = sorted(folder.glob("*.arrow"))
-    if not shards:
+def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = False) -> list[Path]:
+    """The shards of a folder in the order of their names.
+
+    Raises InputError if there are none, if they hold another record, or if the folder is unfinished: without a
+    manifest its shards are listed only with `unfinished`.
+    """
+    manifest, kind = read_manifest(folder), f"{record.__name__} " if record else ""
+    shards = [folder / name for name in manifest["shards"]] if "shards" in manifest else sorted(folder.glob("*.arrow"))
+    if not shards and "shards" not in manifest:
+        raise InputError(f"no {kind}rows here", where=str(folder), hint="name a folder that `data` made")
+    if not manifest and not unfinished:
         raise InputError(
-            f"no {record.__name__} rows here",
+            "the folder is unfinished: it has no manifest",
             where=str(folder),
-            hint="name a folder of Arrow shards, as made by `data`",
+            hint="run the command that writes it again: it resumes",
         )
-    for shard in shards:
+    if record and manifest.get("record", record.__name__) != record.__name__:
+        what = f"the folder holds {manifest['record']} rows, not {kind}rows"
+        raise InputError(what, where=str(folder), hint="name another folder")
+    return shards
+
+
+def read_folder(folder: Path, record: type[Record], *, unfinished: bool = False) -> Iterator[Record]:
+    """All rows of a folder, shard by shard. Raises InputError as `list_shards` does."""
+    for shard in list_shards(folder, record, unfinished=unfinished):
         yield from read_shard(shard, record)
 
 
+def read_manifest(folder: Path) -> dict[str, typing.Any]:
+    """The manifest of a folder; empty if it has none. Raises InputError if it is not JSON."""
+    path = folder / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"the manifest is not JSON: {error}", where=str(path), hint="make the folder again") from error
+    return content if isinstance(content, dict) else {}
+
+
+def content_of(folder: Path) -> str:
+    """The hash of a sealed folder's shards."""
+    return str(read_manifest(folder)["content"])
+
+
 def refusals_path(shard: Path) -> Path:
-    """Where the rows rest that a shard of answers does not have."""
+    """Where the rows are stored that a shard of answers lacks."""
     return shard.parent / REFUSED / shard.name
 
 
 def read_refusals(shard: Path) -> list[Refusal]:
-    """The rows that a shard of answers does not have, and why; none if all were answered."""
+    """The rows that a shard of answers lacks, and why; none if all were answered."""
     path = refusals_path(shard)
     return read_shard(path, Refusal) if path.exists() else []
 
@@ -221,6 +322,15 @@ def read_refusals(shard: Path) -> list[Refusal]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _arrow_type(hint: object) -> pa.DataType:

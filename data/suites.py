@@ -1,9 +1,9 @@
-"""Question suites of the user's: JSON lines, each checked, with all wrong lines named at once.
+"""Your own question suites: JSON lines, each checked, with all wrong lines reported at once.
 
-Reads a file of one object a line: `prompt`, `options` (two or more), `answer` (the right option's text, or its number
-from 0), `split`; if wanted `id`, `world`, `inference`, `fact_id`, `requires` (ids of documents), `also_right` and
-`also_true` (lists of options, as texts or numbers). Other keys are passed over, unless they look like a slip of one of
-these.
+Reads a file of one object per line: `prompt`, `options` (two or more), `answer` (the right option's text, or its
+number from 0), `split`; optionally `id`, `corpus` (or its old name `world`), `inference`, `fact_id`, `requires` (ids of
+documents), `also_right` and `also_true` (lists of options, as texts or numbers). Other keys are ignored, unless they
+look like a misspelling of one of these.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.corpora.intake import DEFAULT_CORPUS
+from data.corpora.reading import DEFAULT_CORPUS
 from data.errors import InputError
 from data.records import Question
 from data.seeds import fingerprint
@@ -20,23 +20,24 @@ from data.seeds import fingerprint
 _REQUIRED = ("prompt", "options", "answer", "split")
 _OPTIONAL = ("id", "question_id", "corpus", "inference", "fact_id")
 _ALSO = ("also_right", "also_true")
-_MOST_SHOWN = 5
-_MEND = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
+_MAX_SHOWN = 5
+_HINT = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
 
 
 class _LineError(ValueError):
-    """What is wrong with one line."""
+    """The error of one line."""
 
 
 def read_suite_file(path: Path) -> list[Question]:
-    """The questions of a file, in order. Raises InputError with the numbers of all lines that are wrong."""
+    """The questions of a file, in order. Raises InputError with the numbers of all wrong lines."""
     questions: list[Question] = []
     lines_of: dict[str, int] = {}
     wrong: list[tuple[int, str]] = []
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise InputError(f"the suite cannot be read: {error.strerror}", where=str(path), hint=_MEND) from error
+    except (OSError, ValueError) as error:  # a ValueError: a null byte in the path
+        what = f"the suite cannot be read: {getattr(error, 'strerror', None) or error}"
+        raise InputError(what, where=str(path), hint="name a .jsonl file, or a folder with questions/") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -49,11 +50,11 @@ def read_suite_file(path: Path) -> list[Question]:
         else:
             questions.append(question)
     if wrong:
-        shown = "; ".join(f"line {number}: {what}" for number, what in wrong[:_MOST_SHOWN])
-        more = f"; and {len(wrong) - _MOST_SHOWN} more" if len(wrong) > _MOST_SHOWN else ""
-        raise InputError(f"{shown}{more}", where=f"{path}:{wrong[0][0]}", hint=_MEND)
+        shown = "; ".join(f"line {number}: {what}" for number, what in wrong[:_MAX_SHOWN])
+        more = f"; and {len(wrong) - _MAX_SHOWN} more" if len(wrong) > _MAX_SHOWN else ""
+        raise InputError(f"{shown}{more}", where=f"{path}:{wrong[0][0]}", hint=_HINT)
     if not questions:
-        raise InputError("no questions here", where=str(path), hint=_MEND)
+        raise InputError("no questions here", where=str(path), hint=_HINT)
     return questions
 
 
@@ -66,6 +67,8 @@ def _object(line: bytes) -> dict[str, Any]:
         raise _LineError(f"broken JSON ({error})") from error
     if not isinstance(found, dict):
         raise _LineError("not an object")
+    if "world" in found:
+        found.setdefault("corpus", found.pop("world"))
     missing = [key for key in _REQUIRED if key not in found]
     known = (*_REQUIRED, *_OPTIONAL, "requires", *_ALSO)
     for key in found.keys() - set(known):
@@ -83,16 +86,15 @@ def _question(found: Mapping[str, Any]) -> Question:
     texts = {key: _text(found, key) for key in _OPTIONAL if found.get(key) is not None}
     requires = found.get("requires") or []
     if not isinstance(requires, list) or not all(isinstance(doc_id, str) for doc_id in requires):
-        raise _LineError('"requires" is no list of document ids')
+        raise _LineError('"requires" is not a list of document ids')
     also = {key: _others(found.get(key) or [], options, key) for key in _ALSO}
     if len({answer, *also["also_right"], *also["also_true"]}) < 1 + sum(map(len, also.values())):
         raise _LineError('"answer", "also_right" and "also_true" name an option twice')
-    world = texts.get("corpus", DEFAULT_CORPUS)
-    made = fingerprint(world, split, prompt, *options)
-    question_id = texts.get("id", texts.get("question_id", made))
+    corpus = texts.get("corpus", DEFAULT_CORPUS)
+    question_id = texts.get("id", texts.get("question_id", fingerprint(corpus, split, prompt, *options)))
     return Question(
         question_id=question_id,
-        corpus=world,
+        corpus=corpus,
         split=split,
         inference=texts.get("inference", split),
         prompt=prompt,
@@ -111,13 +113,13 @@ def _text(found: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _LineError(f'"{key}" is {json.dumps(value)[:40]}, not a text')
     if not _is_unicode(value):
-        raise _LineError(f'"{key}" holds half of a surrogate pair')
+        raise _LineError(f'"{key}" holds a lone surrogate')
     return value.strip()
 
 
 def _options(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) < 2:
-        raise _LineError('"options" is no list of two or more texts')
+        raise _LineError('"options" is not a list of two or more texts')
     options = tuple(_text({"options": option}, "options") for option in value)
     if len(set(options)) < len(options):
         raise _LineError("two options are the same")
@@ -126,7 +128,7 @@ def _options(value: object) -> tuple[str, ...]:
 
 def _others(value: object, options: tuple[str, ...], key: str) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise _LineError(f'"{key}" is no list of options')
+        raise _LineError(f'"{key}" is not a list of options')
     return tuple(_number(one, options, key) for one in value)
 
 

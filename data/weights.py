@@ -1,57 +1,146 @@
-"""What weights are, whatever the file that holds them: a hash over the tensors of a model folder.
+"""Fingerprints of models: what their weights, configuration and tokenizer are, in whatever files they are stored.
 
-Reads: the `*.safetensors` files of a folder (header and bytes, no torch). Writes: nothing.
+Reads the files of a model folder (safetensors headers and bytes, no torch). Hashes of weights are cached in
+`$XDG_CACHE_HOME/entail/weights` or `~/.cache/entail/weights`, by the path, size and modification time of every file.
 """
 
 import hashlib
 import json
 import mmap
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data.errors import InputError
+from data.seeds import fingerprint
 
-_LENGTH_BYTES = 8  # a safetensors file opens with the length of its JSON header, little-endian
+_LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_SETTLED_SECONDS = 2.0  # a younger file may still change without changing its time, by the clock's granularity
+# Besides the weights, the files that decide what a model computes for a text.
+_OTHER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def model_fingerprint(folder: Path) -> str:
+    """32 hex digits of the weights, `config.json`, `generation_config.json` and the tokenizer's files."""
+    present = [folder / name for name in _OTHER_FILES if (folder / name).is_file()]
+    try:
+        others = [(path.name, hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()) for path in present]
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return fingerprint(weights_fingerprint(folder), *others)
 
 
 def weights_fingerprint(folder: Path) -> str:
     """32 hex digits of the tensors' names, dtypes, shapes and bytes.
 
-    The path, the number of files, their metadata and the order of the tensors in them do not matter.
-    Raises InputError where there are no weights or a file is cut off.
+    The path, the number of files, their metadata and the order of the tensors in them do not matter. A fingerprint
+    that a `checkpoint.json` records is never trusted: this one is computed, or cached for files that did not change.
+    Raises InputError if there are no weights, or a file is truncated or corrupt.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise InputError(
             "no *.safetensors weights here", where=str(folder), hint="name the folder of a model saved as safetensors"
         )
-    digests = {name: digest for path in files for name, digest in _tensor_digests(path).items()}
+    try:
+        cached = _cache_path(files)
+        if cached is not None and (found := _read_cached(cached)):
+            return found
+        digests = {name: digest for path in files for name, digest in _tensor_digests(path).items()}
+        is_unchanged = cached == _cache_path(files)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(digests):
         whole.update(digests[name])
+    if cached is not None and is_unchanged:
+        with suppress(OSError):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            cached.write_text(whole.hexdigest())
     return whole.hexdigest()
 
 
+def _cache_path(files: Sequence[Path]) -> Path | None:
+    """Where the fingerprint of exactly these files is cached; None without a home folder or for files just written."""
+    states = [(os.path.abspath(path), path.stat()) for path in files]  # noqa: PTH100 - Path.resolve would follow links
+    if max(state.st_mtime for _, state in states) > time.time() - _SETTLED_SECONDS:
+        return None
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not Path(base).is_absolute():
+        try:
+            base = str(Path.home() / ".cache")
+        except RuntimeError:  # no home folder
+            return None
+    name = fingerprint(*(part for path, state in states for part in (path, state.st_size, state.st_mtime_ns)))
+    return Path(base) / "entail" / "weights" / name
+
+
+def _read_cached(path: Path) -> str:
+    """The fingerprint in a file of the cache; "" if there is none, or it is damaged."""
+    with suppress(OSError, ValueError):
+        content = path.read_text()
+        if len(bytes.fromhex(content)) == 16:
+            return content
+    return ""
+
+
 def _tensor_digests(path: Path) -> dict[str, bytes]:
-    """One digest for each tensor of a file, under the tensor's name."""
+    """One digest for each tensor of a file, by the tensor's name."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < start or size == 0:
-            raise _cut_off(path)
-        header = json.loads(file.read(start - _LENGTH_BYTES))
-        header.pop("__metadata__", None)
-        if size < start + max((entry["data_offsets"][1] for entry in header.values()), default=0):
-            raise _cut_off(path)
+        if size < _LENGTH_BYTES or start > _MAX_HEADER_BYTES:
+            raise _corrupt(path, "its header has no valid length")
+        if size < start:
+            raise _corrupt(path, "it is truncated")
+        entries = _read_header(path, file.read(start - _LENGTH_BYTES), size - start)
         digests = {}
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-            for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                digest = hashlib.blake2b(json.dumps([name, entry["dtype"], entry["shape"]]).encode(), digest_size=16)
+            for name, (kind, first, last) in entries.items():
+                digest = hashlib.blake2b(kind.encode(), digest_size=16)
                 with content[start + first : start + last] as tensor:
                     digest.update(tensor)
                 digests[name] = digest.digest()
     return digests
 
 
-def _cut_off(path: Path) -> InputError:
-    return InputError("the file of weights is cut off", where=str(path), hint="copy or download the model again")
+def _read_header(path: Path, text: bytes, num_bytes: int) -> dict[str, tuple[str, int, int]]:
+    """By tensor: name, dtype and shape as one text, and where its bytes begin and end."""
+    entries = {}
+    try:
+        for name, entry in json.loads(text).items():
+            if name != "__metadata__":
+                first, last = entry["data_offsets"]
+                entries[name] = json.dumps([name, entry["dtype"], entry["shape"]]), int(first), int(last)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _corrupt(path, "its header is not a safetensors header") from error
+    if any(not 0 <= first <= last for _, first, last in entries.values()):
+        raise _corrupt(path, "its header has invalid offsets")
+    if any(last > num_bytes for _, _, last in entries.values()):
+        raise _corrupt(path, "it is truncated")
+    return entries
+
+
+def _corrupt(path: Path, what: str) -> InputError:
+    return InputError(f"this safetensors file is corrupt: {what}", where=str(path), hint="copy or download it again")
+
+
+def _unreadable(folder: Path, error: OSError) -> InputError:
+    where = str(error.filename or folder)
+    return InputError(f"the model cannot be read: {error.strerror}", where=where, hint="check the file's permissions")

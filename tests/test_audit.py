@@ -9,9 +9,8 @@ import pytest
 from data.audit import FAULTS, TRAINED, audit_leaks, audit_set
 from data.baselines import NgramModel, credit, make_rate, measure_baselines
 from data.records import Document, Question
-from data.sets.builder import MadeWorld
-from pipeline.recipe import default_section
-from pipeline.sets import MAKERS, make_worlds
+from data.sets.world import World
+from tests.generated import MAKERS, default_section, make_worlds
 
 VARIANTS = {
     **{f"{name} {lexicon}": (name, ("--lexicon", lexicon)) for name, lexicon in MAKERS},
@@ -34,7 +33,7 @@ each_set = pytest.mark.parametrize("variant", VARIANTS)
 @cache
 def made(variant: str) -> tuple[list[Question], list[Document]]:
     name, words = VARIANTS[variant]
-    worlds: list[MadeWorld] = list(make_worlds(name, default_section(name, words), seed=1))
+    worlds: list[World] = list(make_worlds(name, default_section(name, words), seed=1))
     return [q for world in worlds for q in world.questions], [d for world in worlds for d in world.documents]
 
 

@@ -17,13 +17,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.corpora import lines
-from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from data.corpora.importer import Summary, import_corpus
-from data.corpora.intake import ImportSettings
+from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
 from data.records import Document
@@ -174,7 +174,7 @@ def test_given_ids_are_kept_and_a_second_one_is_set_aside(tmp_path: Path) -> Non
 
 
 def test_a_document_keeps_its_id_when_it_comes_again_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.corpora.flow.MOST_ROWS", 1)  # each file by itself
+    monkeypatch.setattr("data.corpora.ingest.MOST_ROWS", 1)  # each file by itself
     (tmp_path / "a.txt").write_text("glon are femp")
     row = {"doc_id": fingerprint("glon are femp"), "text": "glon are femp"}
     (tmp_path / "b.jsonl").write_text(json.dumps(row) + "\n")
@@ -279,7 +279,7 @@ def test_a_killed_import_goes_on_behind_its_last_shard(
 ) -> None:
     """Killed at every shard in turn, it ends as one that never was: documents, rows set aside, counts."""
     monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=300_000))
-    monkeypatch.setattr("data.corpora.flow.BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("data.corpora.ingest.BLOCK_BYTES", 100_000)
     monkeypatch.setattr(lines, "BLOCK_BYTES", 100_000)
     source = resumable(tmp_path / "files")
     whole = load(source, tmp_path / "whole", **settings)
@@ -290,7 +290,7 @@ def test_a_killed_import_goes_on_behind_its_last_shard(
         (folder / "documents" / ".part-99999.arrow.1.tmp").write_bytes(b"half a shard")
         raise KeyboardInterrupt  # nothing catches it, as nothing catches SIGKILL
 
-    monkeypatch.setattr("data.corpora.flow.write_bookmark", mark_and_die)
+    monkeypatch.setattr("data.corpora.ingest.write_bookmark", mark_and_die)
     while True:
         starts.append(read_bookmark(out))
         try:

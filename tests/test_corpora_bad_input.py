@@ -18,7 +18,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from data.corpora.importer import import_corpus
-from data.corpora.intake import ImportSettings
+from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 out = Path(sys.argv[2])
 summary = import_corpus(find_sources([sys.argv[1]], out=out), out, ImportSettings(**json.loads(sys.argv[3])))

@@ -87,7 +87,7 @@ def test_likeness_is_found_across_batches_too(
     write_jsonl(tmp_path / "a.jsonl", corpus)
     load(tmp_path / "a.jsonl", tmp_path / "at-once", similarity=0.8)
     monkeypatch.setattr("data.corpora.lines.BLOCK_BYTES", 20_000)
-    monkeypatch.setattr("data.corpora.flow.BLOCK_BYTES", 20_000)
+    monkeypatch.setattr("data.corpora.ingest.BLOCK_BYTES", 20_000)
     load(tmp_path / "a.jsonl", tmp_path / "in-batches", similarity=0.8)
     one, two = (set(texts_in(tmp_path / name)) for name in ("at-once", "in-batches"))
     assert len(one ^ two) <= 4  # chains of copies may break at another link

@@ -1,4 +1,4 @@
-"""The endpoint engine against a small HTTP server that misbehaves on request: every fault has its own typed error."""
+"""The endpoint engine against a small real HTTP server that misbehaves on request."""
 
 import http.server
 import json

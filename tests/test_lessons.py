@@ -67,7 +67,9 @@ def test_the_worker_writes_distributions_that_are_sealed_once(wrote: Path) -> No
     assert not is_sealed(wrote / TEACHER)
     assert collect_lessons(wrote, units) == 0
     assert is_taught(wrote, num_top=3)
-    lessons = [row for path in sorted((wrote / LESSONS).glob("*.arrow")) for row in read_shard(path, DistillationExample)]
+    lessons = [
+        row for path in sorted((wrote / LESSONS).glob("*.arrow")) for row in read_shard(path, DistillationExample)
+    ]
     taught = list(read_folder(wrote / TEACHER, Distribution))
     assert [row.text_id for row in taught] == [lesson.text_id for lesson in lessons]
     for row in taught:

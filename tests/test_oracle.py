@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from data.records import Document
 from data.sets import simple_logic as simple
-from data.sets.closure import closure
 from data.sets.derivation import PLAIN, PROPERTIES, SEMANTIC, STEPS, derive
 from data.sets.grammar import fill, print_statement
 from data.sets.language import SEMANTIC_FORMS, Statement
@@ -76,16 +75,30 @@ def test_inheritance_is_what_brute_force_finds(facts: list[Statement]) -> None:
     assert_shortest(facts, derive(facts, SEMANTIC), lambda some: brute_force(some, semantic_step))
 
 
+def plain_step(known: set[Statement]) -> set[Statement]:
+    """Conversion, "all" to "some", transitive comparisons and three syllogisms: written without the code under test."""
+    new = {Statement(one.form, "", one.second, one.first) for one in known if one.form in ("some", "no")}
+    for one in known:
+        if one.form == "all":
+            new |= {Statement("some", "", one.first, one.second), Statement("some", "", one.second, one.first)}
+    for one, two in itertools.product(known, known):
+        if one.second == two.first and one.first != two.second and one.relation == two.relation:
+            forms = {("more", "more"): "more", ("all", "all"): "all", ("all", "no"): "no", ("some", "all"): "some"}
+            if form := forms.get((one.form, two.form)):
+                new.add(Statement(form, one.relation, one.first, two.second))
+    return new
+
+
 @given(statements({"all": ("",), "some": ("",), "no": ("",), "more": ("rare", "kind"), "less": ("rare",)}))
 @settings(max_examples=150, deadline=None)
 def test_syllogisms_and_comparisons_have_shortest_proofs(facts: list[Statement]) -> None:
     canonical = list(dict.fromkeys(fact.canonical() for fact in facts))
-    assert_shortest(canonical, derive(facts, PLAIN), lambda some: set(closure(some)))
+    assert_shortest(canonical, derive(facts, PLAIN), lambda some: brute_force(some, plain_step))
 
 
 def properties_step(known: set[Statement]) -> set[Statement]:
-    """The closure of the small sets, and members that inherit what their category is compared with."""
-    return set(closure(known)) | {
+    """The plain rules, and members that inherit what their category is compared with."""
+    return plain_step(known) | {
         Statement("more", two.relation, one.first, two.second)
         for one, two in itertools.product(known, known)
         if (one.form, two.form) == ("all", "more") and one.second == two.first and one.first != two.second
@@ -257,12 +270,6 @@ def oracle() -> Oracle:
 
 def test_what_follows_and_is_not_stated(oracle: Oracle) -> None:
     assert not oracle.unread and len(oracle.derived) == 8
-    assert sorted(oracle.targets().values()) == [
-        *["link-2"] * 2,
-        *["reversal-kind"] * 2,
-        "reversal-trait",
-        *["trait-2"] * 2,
-    ]
     grud_is_rony = Statement("trait", "", "grud", "rony")
     assert oracle.proof(grud_is_rony) == (
         Statement("kind", "", "grud", "abmef"),
@@ -292,20 +299,6 @@ def test_texts_are_judged(oracle: Oracle, text: str, verdict: str, inference: st
 def test_a_chain_in_one_sentence_gives_each_of_its_statements(oracle: Oracle) -> None:
     findings = oracle.judge("Since gruds are abmefs and abmefs are rony, gruds are rony.")
     assert [finding.verdict for finding in findings] == [STATED, STATED, DERIVED]
-
-
-def test_augmentations_are_measured(oracle: Oracle) -> None:
-    texts = ["Abmefs include gruds.", "Gruds are rony.", "Rony things include gruds.", "Gruds are not rony.", "Well."]
-    found = oracle.measure(texts)
-    assert found.verdicts == {REVERSAL: 1, DERIVED: 2, CONTRADICTION: 1, UNREAD: 1}
-    assert found.precision == 3 / 4 and found.recall == 2 / 7
-    assert found.coverage == {"link-2": (0, 2), "reversal-kind": (1, 2), "reversal-trait": (0, 1), "trait-2": (1, 2)}
-    assert found.contradictions == ("Gruds are not rony.",)
-
-
-def test_a_deduction_must_not_be_stated_to_be_a_target() -> None:
-    stated = [*DOCUMENTS, Document("d3", "Gruds are rony.", "semantic/w0")]
-    assert Statement("trait", "", "grud", "rony") not in {s for _, s in Oracle(stated, semantic.logic()).targets()}
 
 
 @given(st.sampled_from(sorted(SEMANTIC_FORMS)), nouns, nouns)

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import ray
 from openai import OpenAI
+from pipeline.residency import wanted_service
 from safetensors.torch import load_file, save_file
 
 from augment_service.engines.endpoint.engine import EndpointEngine
@@ -27,7 +28,6 @@ from cluster.session import connect
 from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
-from pipeline.residency import wanted_service
 from pipeline.serve import state as service
 from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
 

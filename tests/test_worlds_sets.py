@@ -11,14 +11,13 @@ import pytest
 
 from data.errors import InputError
 from data.sentences import split_sentences
-from data.sets.builder import save_set
-from data.sets.closure import closure
 from data.sets.derivation import PLAIN, derive
 from data.sets.forms import FORMS
 from data.sets.language import Statement, parse
 from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
 from data.sets.oracle import Oracle
 from data.sets.process import full as process
+from data.sets.registry import save_set
 from data.sets.reversal_curse import full as curse
 from data.sets.reversals import full as reversals
 from data.sets.semantic import full as semantic
@@ -26,14 +25,14 @@ from data.sets.semantic.hierarchy import load_categories, make_hierarchy
 from data.sets.semantic.logic import logic as semantic_logic
 from data.sets.syllogisms import full as syllogisms
 from data.sets.words import WordMaker
-from pipeline.recipe import default_section
-from pipeline.sets import MAKERS, make_set, make_worlds
+from data.sets.world import World
+from tests.generated import MAKERS, default_section, make_set, make_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
-def world() -> semantic.SemanticWorld:
+def world() -> World:
     return semantic.make_world(2, 0, categories=110, documents=2200, questions_per_split=400)
 
 
@@ -72,7 +71,7 @@ def test_the_forms_are_all_that_have_a_conclusion() -> None:
     found = set()
     for major in ("all MP", "all PM", "some MP", "some PM", "no MP", "no PM"):
         for minor in ("all SM", "all MS", "some SM", "some MS", "no SM", "no MS"):
-            known = closure([premise(major), premise(minor)])
+            known = derive([premise(major), premise(minor)], PLAIN)
             forms = {s.form for s in known if (s.first, s.second) == ("glon", "yomp")}
             backward = {s.form for s in known if (s.first, s.second) == ("yomp", "glon")}
             if forms and "all" not in backward - forms:
@@ -99,7 +98,7 @@ def test_the_reversal_curse_at_full_size() -> None:
         )
 
 
-def test_the_semantic_set_at_full_size(world: semantic.SemanticWorld) -> None:
+def test_the_semantic_set_at_full_size(world: World) -> None:
     assert len(world.documents) == 2200
     lengths = Counter(len(split_sentences(document.text)) for document in world.documents)
     assert (min(lengths), max(lengths)) == (4, 20) and len(lengths) == 17
@@ -110,7 +109,7 @@ def test_the_semantic_set_at_full_size(world: semantic.SemanticWorld) -> None:
     assert set(splits) == {"rephrased", "reversals", "syllogisms", "category-holdout"} and min(splits.values()) > 100
 
 
-def test_documents_tell_the_facts_and_nothing_else(world: semantic.SemanticWorld) -> None:
+def test_documents_tell_the_facts_and_nothing_else(world: World) -> None:
     oracle = Oracle(world.documents, semantic_logic())
     assert not oracle.unread
     assert {statement.canonical() for statement in oracle.stated} == set(world.facts)
@@ -118,7 +117,7 @@ def test_documents_tell_the_facts_and_nothing_else(world: semantic.SemanticWorld
     assert min(told) >= 2  # redundant across documents
 
 
-def test_held_out_categories_stand_nowhere_but_under_their_parent(world: semantic.SemanticWorld) -> None:
+def test_held_out_categories_stand_nowhere_but_under_their_parent(world: World) -> None:
     held_out = set(world.notes["held_out"])
     assert len(held_out) == 11
     asked = {q.prompt.replace(",", "") for q in world.questions if q.split == "category-holdout"}
@@ -132,7 +131,7 @@ def test_held_out_categories_stand_nowhere_but_under_their_parent(world: semanti
                     assert line.startswith("Q:") or parents[name] in line, line
 
 
-def test_everything_that_is_inherited_is_asked_about_held_out_categories(world: semantic.SemanticWorld) -> None:
+def test_everything_that_is_inherited_is_asked_about_held_out_categories(world: World) -> None:
     derived = Oracle(world.documents, semantic_logic()).derived
     held_out = set(world.notes["held_out"])
     inherited = [d for s, d in derived.items() if s.first in held_out and d.inference != "stated"]
@@ -140,7 +139,7 @@ def test_everything_that_is_inherited_is_asked_about_held_out_categories(world: 
     assert asked >= 0.95 * len(inherited)
 
 
-def test_no_document_holds_both_premises_about_its_subject(world: semantic.SemanticWorld) -> None:
+def test_no_document_holds_both_premises_about_its_subject(world: World) -> None:
     """A deduction about a document's own category links it with other documents."""
     parents = {fact.first: fact.second for fact in world.facts if fact.form == "kind"}
     for document in world.documents:
@@ -154,7 +153,7 @@ def test_no_document_holds_both_premises_about_its_subject(world: semantic.Seman
         assert not [s for s in stated if s.first == parents.get(own)], document
 
 
-def test_words_are_used_for_one_thing_each(world: semantic.SemanticWorld) -> None:
+def test_words_are_used_for_one_thing_each(world: World) -> None:
     roles: dict[str, set[str]] = {}
     for fact in world.facts:
         roles.setdefault(fact.first, set()).add("category")
@@ -262,8 +261,8 @@ def test_a_set_is_the_same_byte_for_byte_in_another_process(tmp_path: Path, name
     )
     make_set(name, default_section(name, words), 5, tmp_path / "here")
     program = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.recipe import default_section\n"
-        "from pipeline.sets import make_set\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.generated import default_section\n"
+        "from tests.generated import make_set\n"
         f"make_set({name!r}, default_section({name!r}, {words!r}), 5, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "there")]

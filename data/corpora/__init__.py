@@ -1,1 +1,1 @@
-"""Corpora of the user's: files of many kinds become documents; what cannot is set aside with its line."""
+"""Your own corpora: files of many kinds become documents; what cannot be read is rejected with its line."""

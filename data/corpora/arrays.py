@@ -1,4 +1,4 @@
-"""Between numpy, Python and Arrow arrays by their buffers: pyarrow's own ways import pandas at first use."""
+"""Conversions between numpy, Python and Arrow arrays by their buffers: pyarrow's own import pandas at first use."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def string_array(texts: Sequence[str]) -> pa.StringArray:
-    """Texts of less than 2 GiB together as an Arrow array."""
+    """Texts of less than 2 GiB in all as an Arrow array."""
     encoded = list(map(str.encode, texts))
     offsets = np.zeros(len(encoded) + 1, np.int32)
     np.cumsum(np.fromiter(map(len, encoded), np.int32, len(encoded)), out=offsets[1:])

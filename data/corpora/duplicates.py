@@ -1,7 +1,7 @@
-"""What was seen before: documents by their key, and near-duplicates by MinHash signatures.
+"""Duplicates: documents by their key, and near-duplicates by MinHash signatures.
 
-In memory: 12 bytes for a key; 16 keys for a document where near-duplicates are looked for. Keys and signatures rest in
-files, too, from which an import that was killed goes on.
+In memory: 12 bytes for a key; 16 keys for each document if near-duplicates are searched for. Keys and signatures are
+also stored in files, from which an interrupted import resumes.
 """
 
 from pathlib import Path
@@ -10,19 +10,19 @@ import numpy as np
 import numpy.typing as npt
 
 from data.corpora.arrays import Mask
-from data.corpora.bookmark import GrowingFile
+from data.corpora.reading import GrowingFile
 from data.corpora.words import NUM_HASHES, Hashes, Signatures, mixed
 
-_BANDS = 16  # of 8 hashes: finds 95% of the pairs that are alike by 0.8, and nearly all above
+_BANDS = 16  # of 8 hashes: finds 95% of the pairs with a similarity of 0.8, and nearly all above
 _NONE = -1
 Place = tuple[int, int]  # source, line
 Numbers = npt.NDArray[np.int64]
-_ROWS_READ = 8192  # signatures at a time, of an import that goes on
+_ROWS_READ = 8192  # signatures at a time, of an interrupted import
 _ROW = np.dtype([("signature", np.uint32, NUM_HASHES), ("source", np.int32), ("line", np.int64)])
 
 
 class SeenKeys:
-    """The keys of all documents that were seen. `length` bytes of the file are those of an import that was killed."""
+    """The keys of all documents seen so far. `length` bytes of the file are those of an interrupted import."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._table, self.file = KeyTable(), GrowingFile(path, length)
@@ -30,7 +30,7 @@ class SeenKeys:
         self._table.insert(known, np.zeros(len(known), np.int64))
 
     def add(self, keys: Hashes) -> Mask:
-        """Which of the keys are new, the first of equal ones; they are known from now on."""
+        """Which of the keys are new (of equal ones, the first); remembers them."""
         _, firsts = np.unique(keys, return_index=True)
         is_new = np.zeros(len(keys), bool)
         is_new[firsts] = True
@@ -42,7 +42,7 @@ class SeenKeys:
 
 
 class KeyTable:
-    """Maps 64-bit keys to numbers, for batches: sorted runs, of which neighbours of like size are merged."""
+    """Maps 64-bit keys to numbers, in batches: sorted runs; neighbours of similar size are merged."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[Hashes, npt.NDArray[np.uint32]]] = []
@@ -59,7 +59,7 @@ class KeyTable:
         return found
 
     def insert(self, keys: Hashes, numbers: Numbers) -> None:
-        """Add keys; of equal ones in one call the first stays."""
+        """Add keys; of equal ones in one call the first is kept."""
         if not len(keys):
             return
         unique, first = np.unique(keys, return_index=True)
@@ -73,14 +73,14 @@ def _merged(
     one: tuple[Hashes, npt.NDArray[np.uint32]], other: tuple[Hashes, npt.NDArray[np.uint32]]
 ) -> tuple[Hashes, npt.NDArray[np.uint32]]:
     keys = np.concatenate([one[0], other[0]])
-    order = np.argsort(keys, kind="stable")  # two sorted runs: it merges
+    order = np.argsort(keys, kind="stable")  # merges the two sorted runs
     return keys[order], np.concatenate([one[1], other[1]])[order]
 
 
 class NearDuplicates:
-    """Which documents are like an earlier one that was kept; likeness is estimated from signatures.
+    """Which documents are similar to an earlier one that was kept; similarity is estimated from signatures.
 
-    `length` bytes of the file of signatures are those of an import that was killed.
+    `length` bytes of the file of signatures are those of an interrupted import.
     """
 
     def __init__(self, similarity: float, path: Path, length: int) -> None:
@@ -89,16 +89,16 @@ class NearDuplicates:
         self.file = GrowingFile(path, length)
         with path.open("rb") as file:
             while len(rows := np.fromfile(file, _ROW, _ROWS_READ)):
-                self._know(_band_keys(rows["signature"]))
+                self._insert(_band_keys(rows["signature"]))
 
     def originals(self, signatures: Signatures, sources: Numbers, lines: Numbers) -> dict[int, Place]:
-        """For a batch of documents: by row, where the kept document stands that it is like. The others are kept."""
+        """For a batch of documents: by row, the place of the kept document that it resembles. The others are kept."""
         keys = _band_keys(signatures)
         places = self._find(signatures, keys)
         leaders: dict[int, int] = {}
         for row, earlier in _pairs_within(keys):
             leader = leaders.get(earlier, earlier)
-            if row not in places and (leader not in places) and self._alike(signatures[row], signatures[leader]):
+            if row not in places and (leader not in places) and self._is_similar(signatures[row], signatures[leader]):
                 places[row] = int(sources[leader]), int(lines[leader])
                 leaders[row] = leader
         kept = np.array([row for row in range(len(keys)) if row not in places], np.int64)
@@ -106,14 +106,14 @@ class NearDuplicates:
         return places
 
     def _find(self, signatures: Signatures, keys: Hashes) -> dict[int, Place]:
-        """Documents of the batch that are like one of an earlier batch, by row."""
+        """Documents of the batch that are similar to one of an earlier batch, by row."""
         numbers = self._table.find(keys.ravel()).reshape(keys.shape)
         rows, bands = np.nonzero(numbers != _NONE)
         places: dict[int, Place] = {}
         for row, number in np.unique(np.stack([rows, numbers[rows, bands]], axis=1), axis=0).tolist():
             if row not in places:
                 stored = np.frombuffer(self.file.read(number * _ROW.itemsize, _ROW.itemsize), _ROW)[0]
-                if self._alike(signatures[row], stored["signature"]):
+                if self._is_similar(signatures[row], stored["signature"]):
                     places[row] = int(stored["source"]), int(stored["line"])
         return places
 
@@ -122,14 +122,14 @@ class NearDuplicates:
         rows["signature"], rows["source"], rows["line"] = signatures, sources, lines
         self.file.append(rows.tobytes())
         self.file.flush()
-        self._know(keys)
+        self._insert(keys)
 
-    def _know(self, keys: Hashes) -> None:
+    def _insert(self, keys: Hashes) -> None:
         numbers = np.arange(self._num_kept, self._num_kept + len(keys))
         self._table.insert(keys.ravel(), np.repeat(numbers, _BANDS))
         self._num_kept += len(keys)
 
-    def _alike(self, one: Signatures, other: Signatures) -> bool:
+    def _is_similar(self, one: Signatures, other: Signatures) -> bool:
         return bool(np.count_nonzero(one == other) >= self._similarity * NUM_HASHES)
 
 

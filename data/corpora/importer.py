@@ -1,31 +1,49 @@
-"""The import: sources in, `documents/` out, what is no document in `rejected/`, the counts in `manifest.json`, last.
+"""The import: files become `documents/`, rejected rows go to `rejected/`, counts to `manifest.json`, written last.
 
-Streams: at any time a few blocks of text are in memory, and 12 bytes for each document (about 200 more where
-near-duplicates are looked for).
+Streams: at any time a few blocks of text are in memory, and 12 bytes for each document (about 200 more if
+near-duplicates are searched for).
 """
 
+import contextlib
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from data.corpora.bookmark import FOLDER, Bookmark, read_bookmark
-from data.corpora.flow import Flow
-from data.corpora.intake import REJECTED, ROWS_FILE, ImportSettings, Intake, Rejections
-from data.corpora.parts import load_counter
-from data.corpora.sources import Found
+from data.corpora.ingest import BOOKMARK, KEYS, SIGNATURES, STATE_FOLDER, Bookmark, ImportPipeline, read_bookmark
+from data.corpora.parts import hash_tokenizer, load_counter
+from data.corpora.reading import REJECTED, ROWS_FILE, ImportContext, ImportSettings, Rejections
+from data.corpora.sources import SourceFiles
 from data.errors import InputError
 from data.records import Document
 from data.seeds import fingerprint
-from data.store import INPUTS, MANIFEST, ShardWriter, claim, seal, shard_name, write_json
+from data.store import (
+    MANIFEST,
+    ShardWriter,
+    claim,
+    claim_new,
+    claimed_key,
+    content_of,
+    read_manifest,
+    refuse_foreign,
+    release,
+    seal,
+    shard_name,
+    write_json,
+)
 
 DOCUMENTS = "documents"
+# The files that an import writes, by folder: nothing else is ever deleted.
+_OURS = {
+    DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", MANIFEST, ".*.tmp"),
+    REJECTED: (ROWS_FILE, f".{ROWS_FILE}.tmp"),
+    STATE_FOLDER: (BOOKMARK, KEYS, SIGNATURES, ".*.tmp"),
+}
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What an import came to. `num_rejected` counts by reason; near-duplicates are among them."""
+    """The result of an import. `num_rejected` counts by reason, near-duplicates included."""
 
     num_files: int
     num_bytes: int
@@ -34,39 +52,39 @@ class Summary:
     num_rejected: dict[str, int]
 
 
-def import_key(found: Found, settings: ImportSettings) -> str:
-    """Names the work: the files by path, size and time of change, and the settings."""
+def import_key(found: SourceFiles, settings: ImportSettings) -> str:
+    """Names the work: the files by path, size and time of change, the settings, and the tokenizer's content."""
     files = [(str(source.path.absolute()), source.size, source.changed_ns) for source in found.sources]
+    settings = replace(settings, tokenizer=hash_tokenizer(settings.tokenizer))
     return fingerprint(asdict(settings), *files, *found.refused)
 
 
 def find_summary(out: Path, key: str) -> Summary | None:
-    """The summary of this import where `out` holds it complete; writes nothing.
+    """The summary of this import if `out` holds it complete; writes nothing.
 
-    Raises InputError where the folder holds anything else.
+    Raises InputError if the folder holds anything else.
     """
-    if not (out / INPUTS).exists():
-        if any((out / name).exists() for name in (MANIFEST, DOCUMENTS)):
-            raise InputError("the folder holds something else", where=str(out), hint="choose another --out")
+    refuse_foreign(out)
+    if not claimed_key(out):
         return None
     claim(out, key)
-    if not (out / MANIFEST).exists():
-        return None
-    return Summary(**json.loads((out / MANIFEST).read_text())["summary"])
+    manifest = read_manifest(out)
+    return Summary(**manifest["summary"]) if manifest else None
 
 
 def import_corpus(
-    found: Found, out: Path, settings: ImportSettings, *, on_bytes: Callable[[int], None] = lambda _: None
+    found: SourceFiles, out: Path, settings: ImportSettings, *, on_bytes: Callable[[int], None] = lambda _: None
 ) -> Summary:
-    """Write `out`, unless it is complete; a killed import goes on behind its last full shard.
+    """Write `out`, unless it is complete; an interrupted import resumes after its last full shard.
 
-    `on_bytes` hears of the bytes that were read. Raises InputError where `out` holds other work, or nothing is usable.
+    `on_bytes` is called with the number of bytes read. Raises InputError if `out` holds other work or other files, or
+    if no input is usable.
     """
     key, count = import_key(found, settings), load_counter(settings.tokenizer)
     if done := find_summary(out, key):
         return done
-    claim(out, key)
-    mark = _go_on(out)
+    claim_new(out, key)
+    mark = _resume(out)
     rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
     with (
         Rejections(*rejected) as rejections,
@@ -75,48 +93,59 @@ def import_corpus(
         if not mark.num_shards:
             for path, reason, detail in found.refused:
                 rejections.add(path, 0, reason, detail)
-        flow = Flow(found.sources, Intake(settings, rejections, on_bytes), writer, count, out, mark)
-        flow.run()
+        context = ImportContext(settings, rejections, on_bytes)
+        pipeline = ImportPipeline(found.sources, context, writer, count, out, mark)
+        pipeline.run()
     summary = Summary(
         num_files=len(found.sources),
         num_bytes=sum(source.size for source in found.sources),
-        num_documents=flow.num_documents,
-        num_words=flow.num_words,
+        num_documents=pipeline.num_documents,
+        num_words=pipeline.num_words,
         num_rejected=dict(rejections.counts.most_common()),
     )
     if not summary.num_documents:
-        (out / INPUTS).unlink()  # mended files may come into the same folder
-        shutil.rmtree(out / DOCUMENTS)
-        shutil.rmtree(out / FOLDER)
+        release(out)  # corrected files may go to the same folder
+        _remove_ours(out / DOCUMENTS)
+        _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
     seal(out / DOCUMENTS, Document, key=key)
-    content = json.loads((out / DOCUMENTS / MANIFEST).read_text())["content"]
-    manifest = {"set": settings.corpus, "content": content, "settings": asdict(settings), "summary": asdict(summary)}
-    write_json(out / MANIFEST, manifest)
-    shutil.rmtree(out / FOLDER, ignore_errors=True)
+    manifest = {
+        "set": settings.corpus,
+        "content": content_of(out / DOCUMENTS),
+        "settings": asdict(settings),
+        "summary": asdict(summary),
+    }
+    write_json(out / MANIFEST, manifest, durable=True)
+    _remove_ours(out / STATE_FOLDER)
     return summary
 
 
-def _go_on(out: Path) -> Bookmark:
-    """Where an import of this folder begins; what a killed one wrote behind that place is removed."""
+def _resume(out: Path) -> Bookmark:
+    """Where an import of this folder begins; removes what an interrupted one wrote after its bookmark."""
     mark = read_bookmark(out)
+    _remove_ours(out / DOCUMENTS, keep={shard_name(number) for number in range(mark.num_shards)})
     if not mark.num_shards:
-        for name in (DOCUMENTS, REJECTED, FOLDER):
-            shutil.rmtree(out / name, ignore_errors=True)
-    kept = {shard_name(number) for number in range(mark.num_shards)}
-    for path in (out / DOCUMENTS).glob("*"):
-        if path.name not in kept:
-            path.unlink()
+        _remove_ours(out / REJECTED)
+        _remove_ours(out / STATE_FOLDER)
     return mark
 
 
+def _remove_ours(folder: Path, keep: Collection[str] = ()) -> None:
+    """Delete the files that an import wrote into a folder of its own, and the folder if that leaves it empty."""
+    for path in [path for pattern in _OURS[folder.name] for path in folder.glob(pattern)]:
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it is missing, or has files of another origin
+        folder.rmdir()
+
+
 def _nothing(summary: Summary, out: Path) -> InputError:
-    """Why there is not a single document."""
+    """Why there are no documents."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.num_rejected.items())
     with (out / REJECTED / ROWS_FILE).open(encoding="utf-8") as rows:
         first = json.loads(rows.readline())
     return InputError(
         f"nothing usable in {summary.num_files} files ({reasons})",
         where=f"{first['file']}, line {first['line']}: {first['detail']}",
-        hint=f"name other files or columns; all that is wrong stands in {out / REJECTED / ROWS_FILE}",
+        hint=f"name other files or columns; all rejected rows are in {out / REJECTED / ROWS_FILE}",
     )

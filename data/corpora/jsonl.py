@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, of which the text column and the id column are read."""
+"""JSON lines: one object per line, of which the text column and the id column are read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,24 +6,24 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
-from data.corpora.intake import Intake, Source, make_rows
 from data.corpora.lines import lines_of, read_blocks
+from data.corpora.reading import ImportContext, Source, make_rows
 
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _Decoder = Any  # of objects with `text` and, where there is an id column, `id`
 
 
-def read_jsonl(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The rows of a file; a line that is no sound object with the wanted columns is set aside."""
-    decoder = _decoder(intake.settings.text_column, intake.settings.id_column)
-    for first, block in read_blocks(source, intake):
-        rows = _decode_at_once(decoder, block, intake.settings.max_bytes)
+def read_jsonl(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The rows of a file; a line that is not an object with the wanted columns is rejected."""
+    decoder = _decoder(context.settings.text_column, context.settings.id_column)
+    for first, block in read_blocks(source, context):
+        rows = _decode_at_once(decoder, block, context.settings.max_bytes)
         if rows is None:
-            numbers, rows = _decode_one_by_one(decoder, block, first, source, intake)
+            numbers, rows = _decode_one_by_one(decoder, block, first, source, context)
         else:
             numbers = list(range(first, first + len(rows)))
         if rows:
-            ids = [str(row.id) for row in rows] if intake.settings.id_column else []
+            ids = [str(row.id) for row in rows] if context.settings.id_column else []
             yield make_rows(source, [row.text for row in rows], numbers, ids)
 
 
@@ -34,12 +34,12 @@ def _decoder(text_column: str, id_column: str) -> _Decoder:
     if id_column:
         fields.append(("id", str | int))
         names["id"] = id_column
-    # Rows hold no cycles: the garbage collector need not look at them.
+    # Rows hold no cycles: the garbage collector can skip them.
     return msgspec.json.Decoder(msgspec.defstruct("Row", fields, rename=names, gc=False))
 
 
 def _decode_at_once(decoder: _Decoder, block: bytes, limit: int) -> list[Any] | None:
-    """The rows of a block in which every line is one sound object; None if that is not certain."""
+    """The rows of a block in which every line is one valid object; None if that is not certain."""
     count = block.count(b"\n{") + 1
     if len(block) > limit or count != block.count(b"\n") + 1:
         return None
@@ -51,16 +51,16 @@ def _decode_at_once(decoder: _Decoder, block: bytes, limit: int) -> list[Any] | 
 
 
 def _decode_one_by_one(
-    decoder: _Decoder, block: bytes, first: int, source: Source, intake: Intake
+    decoder: _Decoder, block: bytes, first: int, source: Source, context: ImportContext
 ) -> tuple[list[int], list[Any]]:
-    """The sound rows of a block and the numbers of their lines; the other lines are set aside."""
+    """The valid rows of a block and the numbers of their lines; the other lines are rejected."""
     rows, numbers = [], []
-    for number, line in enumerate(lines_of(block, first, source, intake), first):
+    for number, line in enumerate(lines_of(block, first, source, context), first):
         try:
             row = decoder.decode(line)
         except _ERRORS as error:
             if line.strip():
-                intake.reject(source, number, *_explain(error, line), line)
+                context.reject(source, number, *_explain(error, line), line)
         else:
             rows.append(row)
             numbers.append(number)

@@ -1,51 +1,51 @@
-"""Lines of a file in blocks, in bounded memory: a line without an end is passed over, not read.
+"""Lines of a file in blocks, in bounded memory: an overlong line is skipped, not read.
 
-Reads a file of UTF-8. Yields bytes: what is wrong with a line is told by those who decode it.
+Reads a UTF-8 file and yields bytes: errors of a line are reported by those who decode it.
 """
 
 import codecs
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from data.corpora.intake import BLOCK_BYTES, Intake, Source
+from data.corpora.reading import BLOCK_BYTES, ImportContext, Source
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEAD_BYTES = 1024
 
 
-def read_lines(source: Source, intake: Intake, *, stand_in: bytes = b"") -> Iterator[tuple[int, list[bytes]]]:
+def read_lines(source: Source, context: ImportContext, *, stand_in: bytes = b"") -> Iterator[tuple[int, list[bytes]]]:
     """Lines without their ends, in lists, each with the number of its first line, counted from 1.
 
-    A line over the limit is set aside, and `stand_in` takes its place.
+    A line over the limit is rejected and replaced by `stand_in`.
     """
-    for number, block in read_blocks(source, intake):
-        yield number, lines_of(block, number, source, intake, stand_in)
+    for number, block in read_blocks(source, context):
+        yield number, lines_of(block, number, source, context, stand_in)
 
 
-def read_blocks(source: Source, intake: Intake) -> Iterator[tuple[int, bytes]]:
+def read_blocks(source: Source, context: ImportContext) -> Iterator[tuple[int, bytes]]:
     """Blocks of whole lines, without the last one's end, each with the number of its first line.
 
-    Of a line over the limit there are its first bytes, and more than the limit. A file in UTF-16 is set aside whole.
+    Of a line over the limit at least the first `limit` + 1 bytes are there. A file in UTF-16 is rejected as a whole.
     """
     with source.path.open("rb") as file:
         mark = file.read(len(codecs.BOM_UTF8))
         if mark.startswith(_WIDE_MARKS):
-            intake.reject(source, 0, "not UTF-8", "the file is in UTF-16: convert it to UTF-8")
+            context.reject(source, 0, "not UTF-8", "the file is in UTF-16: convert it to UTF-8")
             return
         file.seek(len(mark) if mark == codecs.BOM_UTF8 else 0)
         number = 1
-        for block in _blocks(file, intake.settings.max_bytes, intake.on_bytes):
+        for block in _blocks(file, context.settings.max_bytes, context.on_bytes):
             yield number, block
             number += block.count(b"\n") + 1
 
 
-def lines_of(block: bytes, number: int, source: Source, intake: Intake, stand_in: bytes = b"") -> list[bytes]:
-    """The lines of a block; one over the limit is set aside, and `stand_in` takes its place."""
-    lines, limit = block.split(b"\n"), intake.settings.max_bytes
+def lines_of(block: bytes, number: int, source: Source, context: ImportContext, stand_in: bytes = b"") -> list[bytes]:
+    """The lines of a block; one over the limit is rejected and replaced by `stand_in`."""
+    lines, limit = block.split(b"\n"), context.settings.max_bytes
     if len(block) > limit:
         for index in [index for index, line in enumerate(lines) if len(line) > limit]:
             detail = f"a line of more than {limit >> 20} MiB"
-            intake.reject(source, number + index, "too long", detail, lines[index][:_HEAD_BYTES])
+            context.reject(source, number + index, "too long", detail, lines[index][:_HEAD_BYTES])
             lines[index] = stand_in
     return lines
 

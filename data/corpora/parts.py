@@ -1,8 +1,10 @@
-"""Documents to parts: chunks of a token budget, sentences alone, or each sentence with those before it.
+"""Documents to parts: chunks of a token budget, single sentences, or each sentence with those before it.
 
 A part's id is its document's id, a slash, and its number.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,25 +12,31 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from data.corpora.arrays import string_array
-from data.corpora.intake import BLOCK_BYTES, MOST_ROWS, ImportSettings
+from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportSettings
 from data.errors import InputError
 from data.sentences import TokenCounter, chunk_spans, cumulate, split_sentences, word_counter
 
 TOKENIZER = "tokenizer.json"
-_MOST_CUMULATED = 2000  # tokens, where no budget is given: the text grows with the square of the sentences
+_MAX_CUMULATED = 2000  # tokens, if no budget is given: the text grows with the square of the sentences
 
 
 def load_counter(tokenizer: str) -> TokenCounter:
-    """Counts the tokens of texts by a `tokenizer.json` (or a model's folder with one); by words where it is "".
+    """Counts the tokens of texts with a `tokenizer.json` (or the one in a model's folder); words if it is "".
 
-    Raises InputError where there is no such tokenizer.
+    Raises InputError if there is no such tokenizer.
     """
     if not tokenizer:
         return word_counter
-    path = Path(tokenizer) / TOKENIZER if Path(tokenizer).is_dir() else Path(tokenizer)
-    if not path.is_file():
-        raise InputError("no tokenizer here", where=str(path), hint=f"name a model's folder with a {TOKENIZER}")
-    loaded = Tokenizer.from_file(str(path))
+    path = _find_tokenizer(tokenizer)
+    try:
+        json.loads(path.read_bytes())
+        loaded = Tokenizer.from_file(str(path))
+    except Exception as error:
+        hint = "download the model again, or name another one"
+        raise InputError(f"the tokenizer cannot be read: {error}", where=str(path), hint=hint) from error
+    # Saved settings for batches of one length would distort the counts.
+    loaded.no_padding()
+    loaded.no_truncation()
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(found.ids) for found in loaded.encode_batch(list(texts), add_special_tokens=False)]
@@ -36,8 +44,20 @@ def load_counter(tokenizer: str) -> TokenCounter:
     return count
 
 
+def hash_tokenizer(tokenizer: str) -> str:
+    """A hash of the tokenizer's content; "" for none."""
+    return hashlib.sha256(_find_tokenizer(tokenizer).read_bytes()).hexdigest() if tokenizer else ""
+
+
+def _find_tokenizer(tokenizer: str) -> Path:
+    path = Path(tokenizer) / TOKENIZER if Path(tokenizer).is_dir() else Path(tokenizer)
+    if not path.is_file():
+        raise InputError("no tokenizer here", where=str(path), hint=f"name a model's folder with a {TOKENIZER}")
+    return path
+
+
 def cut_into_parts(documents: pa.Table, settings: ImportSettings, count: TokenCounter) -> Iterator[pa.Table]:
-    """Tables of bounded size with the columns doc_id and text; as they are where nothing is to be cut."""
+    """Tables of bounded size with the columns doc_id and text; unchanged if nothing is to be cut."""
     if not settings.chunk_tokens and settings.split == "none":
         yield documents
         return
@@ -61,7 +81,7 @@ def _table(ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
 
 
 def _parts(text: str, settings: ImportSettings, count: TokenCounter) -> Iterator[str]:
-    growing = _MOST_CUMULATED if settings.split == "cumulative" else 0
+    growing = _MAX_CUMULATED if settings.split == "cumulative" else 0
     for chunk in _chunks(text, settings.chunk_tokens or growing, count):
         if settings.split == "none":
             yield chunk

@@ -1,4 +1,4 @@
-"""PDF files: the text of their pages, with lines put together again. Scans have no text and are set aside."""
+"""PDF files: the text of their pages, with lines joined. Scans have no text and are rejected."""
 
 import logging
 import re
@@ -10,9 +10,9 @@ import pyarrow as pa
 from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
-from data.corpora.intake import Intake, Source, make_rows
+from data.corpora.reading import ImportContext, Source, make_rows
 
-# What a broken file makes of the library's own reading: it follows whatever numbers and names the file gives.
+# What the library raises for broken files: it follows whatever numbers and names a file contains.
 _BROKEN = (
     PyPdfError,
     ArithmeticError,
@@ -32,38 +32,38 @@ _HYPHEN = re.compile(r"(?<=\w)[-\u00ad\u2010]\n(?=[^\W\d_])")
 _LINE = re.compile(r"(?<![.!?:。！？।\n])\n(?!\n)")
 
 
-def read_pdf(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The file as one document; a page that cannot be read is set aside, and the others go on."""
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns of what it mends
-    intake.on_bytes(source.size)
+def read_pdf(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The file as one document; a page that cannot be read is rejected, the others are kept."""
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it warns about what it repairs
+    context.on_bytes(source.size)
     with source.path.open("rb") as file:
         try:
             reader = PdfReader(file)
             if reader.is_encrypted and not reader.decrypt(""):
-                intake.reject(source, 0, "broken PDF", "the file is locked with a password")
+                context.reject(source, 0, "broken PDF", "the file is protected by a password")
                 return
             count = len(reader.pages)
         except _BROKEN as error:
-            intake.reject(source, 0, "broken PDF", _name(error))
+            context.reject(source, 0, "broken PDF", _name(error))
             return
-        pages = list(_pages(reader, count, source, intake))
+        pages = list(_pages(reader, count, source, context))
     text = "\n\n".join(page for page in pages if page.strip())
-    if len(text) > intake.settings.max_bytes:
-        intake.reject(source, 0, "too long", f"more than {intake.settings.max_bytes >> 20} MiB of text", text)
+    if len(text) > context.settings.max_bytes:
+        context.reject(source, 0, "too long", f"more than {context.settings.max_bytes >> 20} MiB of text", text)
     elif pages:
         yield make_rows(source, [text], [0])
 
 
-def _pages(reader: PdfReader, count: int, source: Source, intake: Intake) -> Iterator[str]:
+def _pages(reader: PdfReader, count: int, source: Source, context: ImportContext) -> Iterator[str]:
     """The text of the pages that can be read, until there is more than a document may hold."""
     size = 0
     for number in range(count):
-        if size > intake.settings.max_bytes:
+        if size > context.settings.max_bytes:
             return
         try:
             page = reader.pages[number].extract_text()
         except _BROKEN as error:
-            intake.reject(source, number + 1, "broken PDF", f"page {number + 1}: {_name(error)}")
+            context.reject(source, number + 1, "broken PDF", f"page {number + 1}: {_name(error)}")
             continue
         size += len(page)
         yield join_lines(page.encode(errors="replace").decode())
@@ -74,6 +74,6 @@ def _name(error: Exception) -> str:
 
 
 def join_lines(page: str) -> str:
-    """Lines of a page as running text: divided words become whole, a line without a full stop runs on."""
+    """Lines of a page as running text: hyphenated words are joined, a line without a full stop continues."""
     lines = "\n".join(line.strip() for line in page.splitlines())
     return _LINE.sub(" ", _HYPHEN.sub("", lines)).strip()

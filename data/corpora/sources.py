@@ -1,7 +1,7 @@
-"""Which files an import reads: those that were named, those that a pattern matches, those in folders.
+"""Which files an import reads: named ones, those that match a pattern, those in folders.
 
-Reads folders. No link that is found on the way is followed, no archive is opened, nothing outside a named folder is
-touched. A link that was named itself is followed: it was the user who named it.
+Reads folders. Links inside folders are not followed, archives are not opened, nothing outside a named folder is read.
+A link that the user names is followed.
 """
 
 import fnmatch
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.corpora.intake import Source
+from data.corpora.reading import Source
 from data.errors import InputError
 
 KINDS = {
@@ -41,15 +41,17 @@ _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  #
 
 
 @dataclass
-class Found:
-    """The files to read, in order, and those that were passed over: path, reason, detail."""
+class SourceFiles:
+    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too."""
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)
+    num_matches: int = 0
     _seen: set[str] = field(default_factory=set)
 
     def take(self, path: Path, *, named: bool) -> None:
-        """Take a file, or say why not; a file that was found twice is taken once."""
+        """Take a file, or record why not; a file that is found twice is taken once."""
+        self.num_matches += 1
         absolute = os.path.abspath(path)  # noqa: PTH100 - Path.resolve would follow links
         if absolute in self._seen:
             return
@@ -61,11 +63,11 @@ class Found:
             self.refused.append((path, "unreadable", str(error)))
             return
         if stat.S_ISLNK(status.st_mode):
-            self.refused.append((path, "link", "links in folders are not followed: name the file that it leads to"))
+            self.refused.append((path, "link", "links in folders are not followed: name its target"))
         elif not stat.S_ISREG(status.st_mode):
             self.refused.append((path, "no file", "neither a file nor a folder"))
         elif suffix in _ARCHIVES:
-            self.refused.append((path, "archive", "archives are not opened: unpack it, and name the folder"))
+            self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
         elif suffix not in KINDS:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:
@@ -73,12 +75,12 @@ class Found:
             self.sources.append(source)
 
 
-def find_sources(words: Sequence[str], *, out: Path) -> Found:
+def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
     """The files that `words` (files, folders, patterns) name; `out` itself is never read.
 
-    Raises InputError where a word names nothing, or all of them not a single file.
+    Raises InputError if a word matches nothing, or if there are no files at all.
     """
-    found = Found()
+    found = SourceFiles()
     for word in words:
         path = Path(word)
         if _is_same(path, out):
@@ -90,17 +92,17 @@ def find_sources(words: Sequence[str], *, out: Path) -> Found:
         else:
             _expand(word, out, found)
     if not found.sources and not found.refused:
-        raise InputError("no files here", where=" ".join(words), hint="name files, or a folder that holds some")
+        raise InputError("no files here", where=" ".join(words), hint="name files, or a folder with files")
     return found
 
 
-def _expand(pattern: str, out: Path, found: Found) -> None:
+def _expand(pattern: str, out: Path, found: SourceFiles) -> None:
     """The files that a pattern matches, and those in folders that it matches; `**` stands for any folders."""
     parts = Path(pattern).parts
     fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
     wanted, base = parts[len(fixed) :], Path(*fixed)
-    count = len(found.sources) + len(found.refused)
-    # The library's own glob follows links, and runs in circles where they do.
+    before = found.num_matches
+    # pathlib's own glob follows links, also circular ones.
     for folder, inner, files in os.walk(base) if wanted else ():
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         above = Path(folder).relative_to(base).parts
@@ -114,14 +116,12 @@ def _expand(pattern: str, out: Path, found: Found) -> None:
         inner[:] = [name for name in inner if not _is_same(Path(folder, name), out)]
         if "**" not in wanted and len(above) + 1 >= len(wanted):
             inner.clear()
-    if len(found.sources) + len(found.refused) == count:
-        raise InputError(
-            f'nothing is called "{pattern}"', where="PATH", hint="name files, folders, or a pattern in quotes"
-        )
+    if found.num_matches == before:
+        raise InputError(f'nothing matches "{pattern}"', where="PATH", hint="name files, folders, or a quoted pattern")
 
 
 def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether the parts of a path are as the parts of a pattern say."""
+    """Whether the parts of a path match the parts of a pattern."""
     if not parts:
         return not names
     if parts[0] == "**":
@@ -129,7 +129,7 @@ def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
     return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _matches(names[1:], parts[1:])
 
 
-def _walk(root: Path, out: Path, found: Found) -> None:
+def _walk(root: Path, out: Path, found: SourceFiles) -> None:
     """All files below a folder in the order of their names, hidden ones and the output folder left out."""
     for folder, inner, files in os.walk(root, onerror=lambda error: _refuse_folder(found, error)):
         here = Path(folder)
@@ -147,7 +147,7 @@ def _walk(root: Path, out: Path, found: Found) -> None:
                 found.take(here / name, named=False)
 
 
-def _dataset_shards(folder: Path, found: Found) -> Iterator[Path]:
+def _dataset_shards(folder: Path, found: SourceFiles) -> Iterator[Path]:
     """The shards of a folder that `datasets` saved, in its own order."""
     try:
         names = [str(entry["filename"]) for entry in json.loads((folder / _STATE).read_text())["_data_files"]]
@@ -156,7 +156,7 @@ def _dataset_shards(folder: Path, found: Found) -> Iterator[Path]:
         return
     for name in names:
         if Path(name).name != name:
-            found.refused.append((folder / _STATE, "path trick", f'a shard "{name}" outside of its folder'))
+            found.refused.append((folder / _STATE, "path trick", f'a shard "{name}" outside its folder'))
         else:
             yield folder / name
 
@@ -165,5 +165,5 @@ def _is_same(path: Path, other: Path) -> bool:
     return os.path.abspath(path) == os.path.abspath(other)  # noqa: PTH100
 
 
-def _refuse_folder(found: Found, error: OSError) -> None:
+def _refuse_folder(found: SourceFiles, error: OSError) -> None:
     found.refused.append((Path(str(error.filename)), "unreadable", str(error)))

@@ -8,18 +8,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.corpora.arrays import int_array
-from data.corpora.intake import BLOCK_BYTES, MOST_ROWS, ROWS, Intake, Source
+from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ROWS, ImportContext, Source
 
 _ARROW_FILE_MAGIC = b"ARROW1"
 _LEAST_ROWS = 64
 
 
-def read_parquet(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The rows of a Parquet file, by row group; from where it is broken on, it is set aside."""
+def read_parquet(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The rows of a Parquet file, by row group; after a broken part the rest is rejected."""
     row = 0
     try:
         with pq.ParquetFile(source.path) as file:
-            columns = _wanted(file.schema_arrow, source, intake)
+            columns = _wanted(file.schema_arrow, source, context)
             if columns is None:
                 return
             for group in range(file.num_row_groups):
@@ -30,62 +30,62 @@ def read_parquet(source: Source, intake: Intake) -> Iterator[pa.Table]:
                     if column.path_in_schema == columns[0]
                 )
                 mean = size // max(1, found.num_rows)
-                if mean > intake.settings.max_bytes:
+                if mean > context.settings.max_bytes:
                     detail = f"{found.num_rows} rows of {mean >> 20} MiB on average"
-                    intake.reject(source, row + 1, "too long", detail)
+                    context.reject(source, row + 1, "too long", detail)
                     row += found.num_rows
                     continue
                 count = min(MOST_ROWS, max(_LEAST_ROWS, BLOCK_BYTES // max(1, mean)))
                 batches = file.iter_batches(count, row_groups=[group], columns=columns, use_threads=False)
                 for batch in batches:
-                    yield from _sound_tables(batch.select(columns), row + 1, source, intake)
+                    yield from _valid_tables(batch.select(columns), row + 1, source, context)
                     row += batch.num_rows
-                    intake.on_bytes(source.size * batch.num_rows // file.metadata.num_rows)
+                    context.on_bytes(source.size * batch.num_rows // file.metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
-        intake.reject(source, row and row + 1, "broken Parquet", _one_line(error))
+        context.reject(source, row and row + 1, "broken Parquet", _one_line(error))
 
 
-def read_arrow(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The rows of an Arrow file or stream, memory-mapped; from where it is broken on, it is set aside."""
+def read_arrow(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The rows of an Arrow file or stream, memory-mapped; after a broken part the rest is rejected."""
     row = 0
     try:
         with source.path.open("rb") as head:
             is_file = head.read(len(_ARROW_FILE_MAGIC)) == _ARROW_FILE_MAGIC
         with pa.memory_map(str(source.path)) as mapped:
             reader = pa.ipc.open_file(mapped) if is_file else pa.ipc.open_stream(mapped)
-            columns = _wanted(reader.schema, source, intake)
+            columns = _wanted(reader.schema, source, context)
             if columns is None:
                 return
             batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else iter(reader)
             for batch in batches:
                 batch = batch.select(columns)
                 _check_offsets(batch)
-                yield from _sound_tables(batch, row + 1, source, intake)
+                yield from _valid_tables(batch, row + 1, source, context)
                 row += batch.num_rows
-                intake.on_bytes(batch.nbytes)
+                context.on_bytes(batch.nbytes)
     except (pa.ArrowException, OSError) as error:
-        intake.reject(source, row and row + 1, "broken Arrow file", _one_line(error))
+        context.reject(source, row and row + 1, "broken Arrow file", _one_line(error))
 
 
-def _wanted(schema: pa.Schema, source: Source, intake: Intake) -> list[str] | None:
-    """The names of the text column and the id column; None, and the file set aside, where one is missing."""
-    wanted = [name for name in (intake.settings.text_column, intake.settings.id_column) if name]
+def _wanted(schema: pa.Schema, source: Source, context: ImportContext) -> list[str] | None:
+    """The names of the text column and the id column; None, and the file rejected, if one is missing."""
+    wanted = [name for name in (context.settings.text_column, context.settings.id_column) if name]
     for name in wanted:
         if name not in schema.names:
             has = ", ".join(schema.names[:20]) or "none"
-            intake.reject(source, 0, "missing column", f'no column "{name}"; there are: {has}')
+            context.reject(source, 0, "missing column", f'no column "{name}"; there are: {has}')
             return None
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        is_id = name == intake.settings.id_column
+        is_id = name == context.settings.id_column
         if not (_is_text(kind) or (is_id and pa.types.is_integer(kind))):
-            intake.reject(source, 0, "wrong type", f'the column "{name}" holds {kind}, not text')
+            context.reject(source, 0, "wrong type", f'the column "{name}" holds {kind}, not text')
             return None
     return wanted
 
 
 def _check_offsets(batch: pa.RecordBatch) -> None:
-    """Raises ArrowInvalid where offsets lead out of their buffer; whether bytes are UTF-8 is asked row by row."""
+    """Raises ArrowInvalid if offsets leave their buffer; whether bytes are UTF-8 is checked row by row."""
     for column in batch.columns:
         if pa.types.is_string(column.type):
             column = column.view(pa.binary())
@@ -98,34 +98,36 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _sound_tables(batch: pa.RecordBatch, first: int, source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The rows of a batch in tables of bounded size, without those that are null, too long, or no UTF-8."""
+def _valid_tables(batch: pa.RecordBatch, first: int, source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The rows of a batch in tables of bounded size, without those that are null, too long, or not UTF-8."""
     sizes = _sizes(batch.column(0))
     for start, end in _cuts(sizes, MOST_ROWS, BLOCK_BYTES):
         kept = []
         for row in range(start, end):
-            if reason := _complaint(sizes[row], batch, row, intake.settings.max_bytes):
-                intake.reject(source, first + row, *reason)
+            if reason := _complaint(sizes[row], batch, row, context.settings.max_bytes):
+                context.reject(source, first + row, *reason)
             else:
                 kept.append(row)
         if not kept:
             continue
         part = batch.take(int_array(kept, pa.int64())) if len(kept) < end - start else batch.slice(start, end - start)
-        yield from _decodable(part, [first + row for row in kept], source, intake)
+        yield from _decodable(part, [first + row for row in kept], source, context)
 
 
-def _decodable(part: pa.RecordBatch, lines: Sequence[int], source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The rows as a table with the schema `ROWS`; where bytes are no UTF-8, each row is looked at by itself."""
+def _decodable(
+    part: pa.RecordBatch, lines: Sequence[int], source: Source, context: ImportContext
+) -> Iterator[pa.Table]:
+    """The rows as a table with the schema `ROWS`; if bytes are not UTF-8, each row is checked by itself."""
     columns = [column.cast(pa.string(), safe=False) for column in part.columns]
     try:
         for column in columns:
             column.validate(full=True)
     except pa.ArrowInvalid as error:
         if len(lines) == 1:
-            intake.reject(source, lines[0], "not UTF-8", _one_line(error))
+            context.reject(source, lines[0], "not UTF-8", _one_line(error))
         else:
             for row, line in enumerate(lines):
-                yield from _decodable(part.slice(row, 1), [line], source, intake)
+                yield from _decodable(part.slice(row, 1), [line], source, context)
         return
     count = len(lines)
     ids = columns[1] if columns[1:] else pa.nulls(count, pa.string())
@@ -153,7 +155,7 @@ def _sizes(texts: pa.Array) -> list[int | None]:
 
 
 def _cuts(sizes: Sequence[int | None], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, each of at most so many rows and about so many bytes."""
+    """Ranges of rows, each of at most `most_rows` rows and about `most_bytes` bytes."""
     start = total = 0
     for row, size in enumerate(sizes):
         total += size or 0

@@ -1,6 +1,6 @@
-"""Plain text and Markdown, a file a document; web pages as the text that a reader sees.
+"""Plain text and Markdown, one document per file; web pages as the text that a reader sees.
 
-A text file over the limit becomes several documents, each of which ends at the end of a line.
+A text file over the limit becomes several documents, each of which ends at a line end.
 """
 
 import re
@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 from selectolax.lexbor import LexborHTMLParser
 
-from data.corpora.intake import Intake, Source, make_rows
 from data.corpora.lines import read_lines
+from data.corpora.reading import ImportContext, Source, make_rows
 
 _HIDDEN = ["script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head"]
 _BLOCKS = (
@@ -22,41 +22,41 @@ _NESTING = {name.encode() for name in _BLOCKS.split(",")} - {b"br", b"hr", b"p",
 _DEEPEST = 1000  # the parser's time grows with the square of the depth
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]+)""", re.I)
 _CHARSET_WITHIN = 4096  # bytes
-_END = "\x1e"  # of a block, until the text is out of the tree
+_END = "\x1e"  # end of a block, until the text is extracted
 
 
-def read_text(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The file as one document, or as several where it is over the limit."""
+def read_text(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The file as one document, or as several if it is over the limit."""
     first, pending, size = 1, list[bytes](), 0
-    for number, lines in read_lines(source, intake):
+    for number, lines in read_lines(source, context):
         for index, line in enumerate(lines):
-            if pending and size + len(line) > intake.settings.max_bytes:
-                yield from _document(source, intake, first, pending)
+            if pending and size + len(line) > context.settings.max_bytes:
+                yield from _document(source, context, first, pending)
                 first, pending, size = number + index, [], 0
             pending.append(line)
             size += len(line) + 1
     if pending:
-        yield from _document(source, intake, first, pending)
+        yield from _document(source, context, first, pending)
 
 
-def read_html(source: Source, intake: Intake) -> Iterator[pa.Table]:
-    """The visible text of a page, a line for each block."""
-    intake.on_bytes(source.size)
-    if source.size > intake.settings.max_bytes:
-        intake.reject(source, 0, "too long", f"a page of more than {intake.settings.max_bytes >> 20} MiB")
+def read_html(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The visible text of a page, one line per block."""
+    context.on_bytes(source.size)
+    if source.size > context.settings.max_bytes:
+        context.reject(source, 0, "too long", f"a page of more than {context.settings.max_bytes >> 20} MiB")
         return
     content = source.path.read_bytes()
     declared = _CHARSET.search(content, 0, _CHARSET_WITHIN)
     charset = declared[1].decode("ascii") if declared else "utf-8"
     try:
-        # Byte order marks are not of the text, and what says it is UTF-8 must be.
+        # A byte order mark is not part of the text; a page that declares UTF-8 must be UTF-8.
         page = content.decode("utf-8-sig" if charset.lower() in {"utf-8", "utf8"} else charset)
-        page = page.encode(errors="replace").decode()  # some charsets leave halves of surrogate pairs
+        page = page.encode(errors="replace").decode()  # some charsets produce lone surrogates
     except (UnicodeError, LookupError) as error:
-        intake.reject(source, 0, "not UTF-8", str(error), content)
+        context.reject(source, 0, "not UTF-8", str(error), content)
         return
     if _depth(content) > _DEEPEST:
-        intake.reject(source, 0, "broken HTML", f"more than {_DEEPEST} blocks within each other", page)
+        context.reject(source, 0, "broken HTML", f"more than {_DEEPEST} nested blocks", page)
         return
     yield make_rows(source, [visible_text(page)], [0])
 
@@ -77,19 +77,19 @@ def visible_text(page: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _document(source: Source, intake: Intake, first: int, lines: Sequence[bytes]) -> Iterator[pa.Table]:
+def _document(source: Source, context: ImportContext, first: int, lines: Sequence[bytes]) -> Iterator[pa.Table]:
     content = b"\n".join(lines)
     try:
         text = content.decode().replace("\r\n", "\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start)
-        intake.reject(source, first + line, "not UTF-8", str(error), lines[line])
+        context.reject(source, first + line, "not UTF-8", str(error), lines[line])
     else:
         yield make_rows(source, [text], [first])
 
 
 def _depth(page: bytes) -> int:
-    """How many blocks stand within each other at most."""
+    """The deepest nesting of blocks."""
     depth = deepest = 0
     for match in _TAG.finditer(page):
         if match[2].lower() in _NESTING:

@@ -1,6 +1,6 @@
-"""Words of many texts at once, on the bytes of an Arrow column: where they start, how many, signatures for likeness.
+"""Words of many texts at once, on the bytes of an Arrow column: where they start, how many, MinHash signatures.
 
-Pure. A word stands between ASCII spaces; kana and ideographs (UTF-8 lead bytes E3 to E9) are each a word, as in
+Pure. A word is delimited by ASCII spaces; kana and ideographs (UTF-8 lead bytes E3 to E9) are each a word, as in
 `data.sentences.count_words`. All arrays are numpy.
 """
 
@@ -16,8 +16,8 @@ from data.corpora.arrays import Bytes, Mask, Offsets, buffer_of
 NUM_HASHES = 128
 _SHINGLE_WORDS = 5
 _SEED = 1
-_SLICE_BYTES = 1 << 18  # what is hashed at a time: its arrays stay in the processor's cache
-_MOST_BYTES = 1 << 20  # of one text: what comes later does not change its signature
+_SLICE_BYTES = 1 << 18  # hashed at a time, so that the arrays stay in the CPU cache
+_MOST_BYTES = 1 << 20  # of one text: the rest does not change its signature
 _SPACE, _CJK_FIRST, _CJK_LAST = 0x20, 0xE3, 0xE9
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xD6E8FEB86659FD93)
@@ -28,7 +28,7 @@ Signatures = npt.NDArray[np.uint32]
 
 
 def word_starts(content: Bytes, offsets: Offsets) -> Mask:
-    """Whether a word starts at each byte; every text starts anew."""
+    """Whether a word starts at each byte; words never span two texts."""
     letter = content > _SPACE
     lead = content - np.uint8(_CJK_FIRST) <= _CJK_LAST - _CJK_FIRST  # unsigned: what is below wraps around
     has_lead = bool(lead.any())

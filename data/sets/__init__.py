@@ -1,1 +1,4 @@
-"""Nonsense worlds: their lexicon, their statements, everything that follows from them, and the sets made of them."""
+"""Generated sets: their lexicon, their statements, what follows from them, and a folder for each set.
+
+Each set has two sizes side by side: `small.py` in the embedded model's lexicon, `full.py` in English.
+"""

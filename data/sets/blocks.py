@@ -1,7 +1,7 @@
-"""Forced choices that reward nothing but knowledge: four questions share their four options, each right once.
+"""Forced choices that reward knowledge only: four questions share their four options, each right once.
 
-Whatever makes one option likelier than another without the prompt (its frequency, its length, its form) is then worth
-chance exactly. The wrong options are hard: each is the right answer about another entity.
+Whatever makes one option likelier than another without the prompt (frequency, length, form) then scores exactly at
+chance. The wrong options are hard: each is the right answer about another entity.
 """
 
 from collections import Counter, defaultdict
@@ -14,22 +14,21 @@ from data.sets.language import Statement
 NUM_OPTIONS = 4
 MOST_BORROWED = 10  # answers among which an item's wrong options are chosen
 
-
-# (form, relation, first entity) -> every second entity of which the statement is true.
+# (form, relation, first entity) -> every second entity for which the statement is true.
 Truths = Mapping[tuple[str, str, str], frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A statement whose second entity is asked for, the facts behind it, and the kind of step.
+    """A statement whose second entity is asked for, the facts that it follows from, and the inference type.
 
-    `kind` says which items may share their options.
+    Items of one `kind` may share their options.
     """
 
     statement: Statement
     proof: tuple[Statement, ...]
     inference: str
-    kind: Hashable
+    kind: Hashable = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +44,38 @@ Chooser = Callable[[Item, Sequence[str]], Sequence[str]]
 
 
 def take_first(_: Item, words: Sequence[str]) -> Sequence[str]:
-    """The chooser that goes by nothing but the order."""
+    """The chooser that keeps the order."""
     return words[: NUM_OPTIONS - 1]
 
 
 def make_blocks(
     items: Sequence[Item], truths: Truths, rng: Random, *, keep_all: bool = False, choose: Chooser = take_first
 ) -> list[list[Choice]]:
-    """All items in blocks of four that share their options; those that fit into none become blocks of their own.
+    """All items in blocks of four that share their options; those that fit into no block become blocks of one.
 
-    A lone item borrows its wrong options from the answers of the other lone ones, each of which is a wrong option about
-    three times as often as a right one, so that liking it is worth chance here too; `choose` has the last word. What
-    finds no three is dropped; with `keep_all` it may borrow more often, or from any answer of its kind.
+    A single item borrows its wrong options from the answers of the other single ones, each of which is a wrong option
+    about three times as often as a right one, so a preference for it scores at chance here too; `choose` decides. An
+    item without three wrong options is dropped; with `keep_all` it may borrow more often, or any answer of its kind.
     """
     groups: dict[Hashable, list[Item]] = defaultdict(list)
     for item in rng.sample(items, len(items)):
         groups[item.kind].append(item)
     made: list[list[Choice]] = []
     for group in groups.values():
-        rest, alone = list(group), []
+        rest, single = list(group), []
         while rest:
             block = _fill_block(rest, truths)
             if len(block) == NUM_OPTIONS:
                 rest = [item for item in rest if item not in block]
                 made.append([_right_first(item, [other.statement.second for other in block]) for item in block])
             else:
-                alone.append(rest.pop(0))
-        made += [[choice] for choice in _borrow_all(alone, group, truths, rng, choose, keep_all=keep_all)]
+                single.append(rest.pop(0))
+        made += [[choice] for choice in _borrow_all(single, group, truths, rng, choose, keep_all=keep_all)]
     return made
 
 
 def choose_evenly(blocks: Sequence[list[Choice]], count: int) -> list[list[Choice]]:
-    """Blocks with at most `count` choices together, as many of each inference type as there can be."""
+    """Blocks with at most `count` choices in all, spread evenly over the inference types."""
     queues: dict[str, list[list[Choice]]] = defaultdict(list)
     for block in blocks:
         queues[block[0].item.inference].append(block)
@@ -93,14 +92,14 @@ def _fill_block(items: Sequence[Item], truths: Truths) -> list[Item]:
     """The first item and up to three others with which it can share options."""
     block: list[Item] = []
     for item in items:
-        if all(_apart(item, other, truths) and _apart(other, item, truths) for other in block):
+        if all(_is_wrong(item, other, truths) and _is_wrong(other, item, truths) for other in block):
             block.append(item)
             if len(block) == NUM_OPTIONS:
                 break
     return block
 
 
-def _apart(item: Item, other: Item, truths: Truths) -> bool:
+def _is_wrong(item: Item, other: Item, truths: Truths) -> bool:
     """Whether the other's answer is a wrong answer to the item, and does not name the item's own entity."""
     return item.statement.first != other.statement.first and other.statement.second not in _excluded(item, truths)
 
@@ -133,7 +132,7 @@ def _borrow_all(
         fitting = [word for word in answers if word not in excluded and (keep_all or budget[word] > 0)]
         rng.shuffle(fitting)
         if len(fitting) >= NUM_OPTIONS - 1:
-            # The richest first: what is asked for often must be wrong often as well.
+            # The largest budget first: a frequent answer must be a frequent wrong option too.
             wrong = choose(item, sorted(fitting, key=lambda word: -budget[word])[:MOST_BORROWED])
             budget.subtract(wrong)
             yield Choice(item, (item.statement.second, *wrong))
@@ -147,7 +146,7 @@ def _right_first(item: Item, answers: Sequence[str]) -> Choice:
 
 
 def list_truths(statements: Iterable[Statement]) -> Truths:
-    """What is true, as the blocks want it, from all statements that are true as they are turned."""
+    """The truths of all these statements, each in the direction in which it is given."""
     found: dict[tuple[str, str, str], set[str]] = defaultdict(set)
     for statement in statements:
         found[statement.form, statement.relation, statement.first].add(statement.second)

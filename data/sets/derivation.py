@@ -1,6 +1,6 @@
 """Everything that follows from facts, each statement with its shortest proof.
 
-The rules of a world are a `Theory`: what follows from one statement alone, and from two that share an entity. The
+The rules of a set are a `Theory`: what follows from one statement alone, and from two that share an entity. The
 cheapest statement is settled first (Knuth's form of Dijkstra's search), so each statement is visited once.
 """
 
@@ -9,11 +9,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from data.sets.closure import conclude as conclude_plain
 from data.sets.language import Statement
+
+# (quantifier of A-B, quantifier of B-C) -> quantifier of A-C. Other figures reduce to these by conversion.
+SYLLOGISMS = {("all", "all"): "all", ("all", "no"): "no", ("some", "all"): "some"}
 
 Rule = Callable[[Statement], list[Statement]]
 Join = Callable[[Statement, Statement], list[Statement]]
+Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +33,10 @@ class Derivation:
 
 @dataclass(frozen=True)
 class Theory:
-    """The rules of a kind of world, over canonical statements.
+    """The rules of a kind of set, over canonical statements.
 
     `alone(s)` follows from s; `join(s, t)` follows from both, where s ends in the entity that t begins with.
-    `name(statement, proof)` is the inference type. `opposite(s)` are the statements that cannot hold beside s.
+    `name(statement, proof)` is the inference type. `opposite(s)` are the statements that exclude s.
     """
 
     alone: Rule
@@ -79,17 +82,30 @@ def derive(facts: Iterable[Statement], theory: Theory) -> dict[Statement, Deriva
     return derived
 
 
-Key = tuple[str, str, str, str]
-
-
 def key(statement: Statement) -> Key:
-    """An order among statements."""
+    """A sort key for statements."""
     return statement.form, statement.relation, statement.first, statement.second
 
 
 def contradicts(statement: Statement, derived: Mapping[Statement, Derivation], theory: Theory) -> bool:
-    """Whether something that cannot hold beside the statement follows."""
+    """Whether something that excludes the statement follows."""
     return any(opposite in derived for opposite in theory.opposite(statement.canonical()))
+
+
+def list_other_truths(statement: Statement) -> tuple[list[Statement], list[Statement]]:
+    """What else a quantified statement says: its equivalents in the other direction, and what is weaker."""
+    others = sorted(derive([statement], PLAIN).keys() - {statement}, key=Statement.text)
+    return ([], others) if statement.form == "all" else (others, [])
+
+
+def conclude(one: Statement, two: Statement) -> list[Statement]:
+    """What follows from "A-B" and "B-C" together: at most one statement, the strongest."""
+    if one.second != two.first or one.first == two.second or one.relation != two.relation:
+        return []
+    if one.form == two.form == "more":
+        return [Statement("more", one.relation, one.first, two.second)]
+    quantifier = SYLLOGISMS.get((one.form, two.form))
+    return [Statement(quantifier, "", one.first, two.second)] if quantifier else []
 
 
 def _alone_plain(statement: Statement) -> list[Statement]:
@@ -111,7 +127,7 @@ def _opposite_plain(statement: Statement) -> list[Statement]:
 
 
 def _join_inherited(one: Statement, two: Statement) -> list[Statement]:
-    # What holds of a kind holds of all that belong to it; being a kind of something is inherited like the rest.
+    # What holds for a kind holds for all its members; being a kind of something is inherited like the rest.
     if one.form == "kind" and not two.form.startswith("not-") and one.first != two.second:
         return [replace(two, first=one.first)]
     return []
@@ -128,7 +144,7 @@ def _opposite_semantic(statement: Statement) -> list[Statement]:
 def _join_properties(one: Statement, two: Statement) -> list[Statement]:
     if one.form == "all" and two.form == "more" and one.first != two.second:
         return [replace(two, first=one.first)]
-    return conclude_plain(one, two)
+    return conclude(one, two)
 
 
 def _join_steps(one: Statement, two: Statement) -> list[Statement]:
@@ -138,12 +154,13 @@ def _join_steps(one: Statement, two: Statement) -> list[Statement]:
     return []
 
 
-# Comparisons are transitive, quantified statements convert and chain: `data.sets.closure` has the rules.
-PLAIN = Theory(_alone_plain, conclude_plain, _name_plain, _opposite_plain)
+# Statements convert, "all" implies "some", comparisons on one feature are transitive, and syllogisms conclude. Partial
+# negatives ("some X are not Y") are left out, as in Lampinen et al. 2025, section 3.2.
+PLAIN = Theory(_alone_plain, conclude, _name_plain, _opposite_plain)
 # Categories: kinds are transitive, and everything else is inherited from the kinds above.
 SEMANTIC = Theory(lambda _: [], _join_inherited, _name_plain, _opposite_semantic)
-# The same, and comparisons are properties: what is said of a category holds of its members. Nothing is said here of
-# what is compared with a category: no document of the small worlds does so.
+# PLAIN, and comparisons are properties: what is said of a category holds for its members. No rule covers what is
+# compared *with* a category, because no document of the small worlds makes such a comparison.
 PROPERTIES = Theory(_alone_plain, _join_properties, _name_plain, _opposite_plain)
-# What one step makes, the next step takes.
+# The output of one step is the input of the next.
 STEPS = Theory(lambda _: [], _join_steps, lambda _, proof: f"steps-{len(proof)}", lambda _: [])

@@ -1,6 +1,6 @@
 """The traditional forms of the syllogism whose strongest conclusion is an All, Some or No statement.
 
-S and P are the subject and the predicate of the conclusion, M is the term that both premises share.
+S and P are the subject and the predicate of the conclusion, M the term that both premises share.
 """
 
 from collections.abc import Mapping

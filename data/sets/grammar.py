@@ -1,9 +1,8 @@
 """Sentence templates that print statements and read them back.
 
 A template has slots: {a} for the first entity, {b} and {c} for what is said of it, {r} for a relation; letters that
-follow a slot inflect its word ("{a}s", "{r}ed"). Reading is one look-up: every word that no template knows is taken
-for the content of a slot, and what remains is the template's skeleton. So reading a corpus costs no more than
-splitting it into words.
+follow a slot inflect its word ("{a}s", "{r}ed"). Reading is one look-up: every word that is in no template fills a
+slot, and the rest is the template's skeleton. So reading a corpus costs no more than splitting it into words.
 """
 
 import re
@@ -20,7 +19,7 @@ _ENDINGS = ("ing", "ed", "s")
 _PAUSE = re.compile(r"[,;:]|\b(?:so|therefore|thus|hence)\b")  # where a sentence of several clauses is cut, first try
 _CONJUNCTION = re.compile(r"[,;:]|\b(?:so|therefore|thus|hence|and|while|whereas)\b")  # second try
 
-# What people put before a statement without changing it; the longest that fits is taken off, again and again.
+# Openings that do not change a statement; the longest one that matches is removed, repeatedly.
 OPENINGS: list[str] = (
     "it follows that; this means that; which means that; that means that; it must be that; it must be true that; "
     "we can conclude that; we can infer that; one can conclude that; from this it follows that; this implies that; "
@@ -35,7 +34,7 @@ OPENINGS: list[str] = (
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a skeleton says: (form, first, second, relation) as positions of slots; none for a filler."""
+    """What a skeleton states: (form, first, second, relation) as positions of slots; nothing for a filler."""
 
     says: tuple[tuple[str, int, int, int], ...]
 
@@ -43,9 +42,9 @@ class Reading:
 class Grammar:
     """All templates of a language, by form; "kind+trait" is a template that makes two statements about {a}.
 
-    `noise` are words that change nothing and are dropped. With `inflected`, endings of slots are part of a skeleton.
-    `fillers` are sentences that state nothing. `openings` are taken off beside the common ones; `kept` names
-    those of the common ones that are none here, since they carry meaning.
+    `noise` words change nothing and are dropped. With `inflected`, endings of slots are part of a skeleton.
+    `fillers` are sentences that state nothing. `openings` are removed beside the common ones; `kept` names
+    common ones that carry meaning here and stay.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Grammar:
                 raise ValueError(f"two meanings for one skeleton: {text!r}")
 
     def read_sentence(self, sentence: str) -> tuple[Statement, ...] | None:
-        """The statements of one sentence: () for a filler, None where nothing is understood."""
+        """The statements of one sentence: () for a filler, None if it cannot be read."""
         plain = _SPEAKER.sub("", sentence.strip().lower()).replace("can't", "cannot").replace("n't", " not")
         whole = self._read_clause(plain)
         if whole is not None:
@@ -122,7 +121,7 @@ class Grammar:
     def _compile(self, form: str, text: str) -> tuple[tuple[str, ...], Reading]:
         names = [name for name, _ in _SLOT.findall(text)]
         if len(set(names)) != len(names):
-            raise ValueError(f"a slot stands twice: {text!r}")
+            raise ValueError(f"a slot occurs twice: {text!r}")
         # Printed with a stand-in for each slot, a template goes through the same reading as any other text.
         stand_ins = {name: f"zq{name}" for name in "abcr"}
         skeleton, content = self._skeleton(self._words(fill(text, **stand_ins).lower()))

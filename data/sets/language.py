@@ -1,17 +1,17 @@
-"""Statements of the nonsense worlds and their text: printing, parsing, reversing.
+"""Statements of the generated sets and their text: printing, parsing, reversing.
 
-A statement keeps the order in which its two entities are named, because that order is what the reversal tests are
-about: `Statement("more", "dangerous", "femp", "glon")` is "femp are more dangerous than glon", and its reversal is
+A statement keeps the order in which its two entities are named, because that order is what reversal questions test:
+`Statement("more", "dangerous", "femp", "glon")` is "femp are more dangerous than glon", and its reversal is
 `Statement("less", "dangerous", "glon", "femp")`.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 from data.sets.lexicon import ABOUT, CONCLUSION, PREAMBLES
 
-# Form -> phrasings. The first one is the plain form; {a} always stands before {b}, so no phrasing is a reversal.
+# Form -> phrasings. The first one is the plain form; {a} always precedes {b}, so no phrasing is a reversal.
 PHRASINGS: dict[str, tuple[str, ...]] = {
     "more": ("{a} are more {r} than {b}", "{a} are much more {r} than {b}", "{a} seem more {r} than {b}"),
     "less": ("{a} are less {r} than {b}", "{a} are much less {r} than {b}", "{a} seem less {r} than {b}"),
@@ -24,7 +24,7 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 QUANTIFIERS = ("all", "some", "no")
 # "All" converts only to "some" (with existential import, as in the paper's lenient reading).
 _REVERSED_FORM = {"more": "less", "less": "more", "is": "of", "of": "is", "all": "some", "some": "some", "no": "no"}
-# What a category is, is like, can do, has, and does to another: the second form names what is said of it first.
+# What a category is, is like, can do, has, and does to another; the second form names the predicate first.
 SEMANTIC_FORMS = {"kind": "kinds", "trait": "traits", "able": "ables", "part": "parts", "link": "linked"}
 _REVERSED_FORM |= SEMANTIC_FORMS | {backward: forward for forward, backward in SEMANTIC_FORMS.items()}
 _BACKWARD = frozenset(("less", "of", *SEMANTIC_FORMS.values()))
@@ -34,9 +34,9 @@ _ROLE = r"(?P<r>[a-z]+(?: of the [a-z]+)?)"  # a role, or one role after another
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """`form` is a key of PHRASINGS, or one of the semantic forms; `first` is named first.
+    """`form` is a key of PHRASINGS, or a semantic form; `first` is named first.
 
-    `relation` is a feature, a role (or two of them: "ruler of the maker") or a verb, "" where the form says it all.
+    `relation` is a feature, a role (or two of them: "ruler of the maker") or a verb, "" where the form needs none.
     """
 
     form: str
@@ -56,17 +56,13 @@ class Statement:
         """The statement as a line of text, without a preamble."""
         return PHRASINGS[self.form][phrasing].format(a=self.first, b=self.second, r=self.relation)
 
-    def prompt(self) -> str:
-        """The plain text up to the second entity: what a question asks to continue."""
-        return self.text().rsplit(" " + self.second, 1)[0]
-
-    def contradiction(self) -> "Statement":
-        """The comparison with its direction turned round."""
-        return replace(self, form={"more": "less", "less": "more"}[self.form])
+    def prompt(self, phrasing: int = 0) -> str:
+        """The text up to the second entity: what a question asks to continue."""
+        return self.text(phrasing).removesuffix(self.second).rstrip()
 
 
 def parse(text: str) -> Statement | None:
-    """The statement that a line makes, whatever its phrasing and preamble; None where it makes none."""
+    """The statement that a line makes, in any phrasing and after any preamble; None if it makes none."""
     line = " ".join(text.lower().replace(",", " , ").rstrip(" .").split())
     line = _ABOUT.sub(CONCLUSION, line)
     for preamble in (*PREAMBLES, CONCLUSION):

@@ -1,4 +1,4 @@
-"""The closed lexicon of the nonsense worlds: the words that the embedded model knows, and no others.
+"""The closed lexicon of the small sets: exactly the words that the embedded model knows.
 
 Nouns name entities; they are pronounceable, of 4 or 5 letters, and were checked against word lists of English,
 French, German and Spanish (`nouns.txt`, one a line). Everything else is plain English in lower case.
@@ -15,7 +15,7 @@ FEATURES: tuple[str, ...] = tuple(
     "useful".split()
 )
 
-# What one entity can be of another: exactly one holder each, so that a description names one entity.
+# Roles that one entity can have for another: one holder each, so that a description names one entity.
 ROLES: tuple[str, ...] = tuple(
     "architect author builder captain composer designer director editor founder guardian inventor keeper leader maker "
     "mayor owner painter patron pilot poet ruler sculptor teacher writer".split()
@@ -33,10 +33,10 @@ PREAMBLES: tuple[str, ...] = (
 )
 CONCLUSION = "it follows that"  # introduces what follows from several facts, never a fact
 
-ABOUT = f"{{a}} , {{b}} : {CONCLUSION}"  # introduces a conclusion about two entities, in whichever order it names them
+ABOUT = f"{{a}} , {{b}} : {CONCLUSION}"  # introduces a conclusion about two entities, in either order
 
 SEPARATOR = "---"  # closes the documents of a context; what comes after it follows from them
-ARROW = "=>"  # stands between a statement and what the model makes of it
+ARROW = "=>"  # between a statement and what the model writes about it
 NOTHING = "nothing follows"
 THEREFORE = ", so"  # in a deduction, between the other premise and the conclusion
 END_OF_LINE = "\n"

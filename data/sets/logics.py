@@ -1,4 +1,4 @@
-"""Which logic a world is read with, by the name of its set ("semantic/w0" is of the set "semantic")."""
+"""The logic of a corpus, by the name of its set ("semantic/w0" belongs to the set "semantic")."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -34,13 +34,19 @@ def _small_process_logic() -> Logic:
 
 @cache
 def foreign_logic() -> Logic:
-    """For documents of other origin: at most a text that is one plain statement is read, so that it costs little."""
+    """For other documents: only a text that is a single plain statement is read, so that it costs little."""
     return Logic(_read_whole, plain_logic().derive, plain_logic().contradicts)
 
 
-def logic_of(world: str) -> Logic:
-    """The logic of a world, by its name."""
-    return _LOGICS.get(world.partition("/")[0], foreign_logic)()
+def is_generated(corpus: str) -> bool:
+    """Whether a corpus was generated, so that its logic reads all of its texts."""
+    name, _, world = corpus.partition("/")
+    return name in _LOGICS and world.startswith("w")
+
+
+def logic_of(corpus: str) -> Logic:
+    """The logic of a corpus, by its name."""
+    return _LOGICS.get(corpus.partition("/")[0], foreign_logic)()
 
 
 def _read_whole(text: str) -> Reading:

@@ -1,4 +1,4 @@
-"""How the simple sets are read: comparisons and quantified statements, under any preamble."""
+"""How the simple sets are read: comparisons and quantified statements, after any preamble."""
 
 import re
 import tomllib

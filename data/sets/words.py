@@ -1,8 +1,8 @@
-"""The maker of nonsense words: pronounceable, of 4 or 5 letters, no English words, unique across a world.
+"""Nonsense words: pronounceable, of 4 or 5 letters, not English, unique within a world.
 
 Reads `english.txt.gz`: the words of 4 and 5 letters of Webster's Second International (1934, in the public domain),
 as Debian's package `miscfiles` ships it. Inflection is regular by design: no noun or verb ends in a sibilant, in "ed"
-or in "ing", so that "s", "ed" and "ing" can be put on and taken off again.
+or in "ing", so that "s", "ed" and "ing" can be added and removed without ambiguity.
 """
 
 import gzip
@@ -34,7 +34,7 @@ _AVOIDED = ("uck", "uk", "unt", "agg", "igg", "ook", "oon", "fag", "jap", "homo"
 
 
 class WordMaker:
-    """A supply of words from one random stream; no word comes twice, whatever its kind."""
+    """A supply of words from one random stream; no word comes twice, of whatever kind."""
 
     def __init__(self, rng: Random, *, taken: frozenset[str] = frozenset()) -> None:
         self._taken = set(taken)
@@ -62,9 +62,9 @@ class WordMaker:
             return next(self._supplies[kind])
         except StopIteration:
             raise InputError(
-                f"a world of this size needs more than the {len(shapes(kind))} {kind}s that can be made",
+                f"a corpus of this size needs more than the {len(shapes(kind))} {kind}s that can be generated",
                 where="the sizes of the set",
-                hint="ask for a smaller world, and for more worlds instead",
+                hint="ask for smaller and more worlds",
             ) from None
 
     def _supply(self, words: list[str]) -> Iterator[str]:
@@ -85,7 +85,7 @@ def english() -> frozenset[str]:
 
 @cache
 def shapes(kind: str) -> tuple[str, ...]:
-    """Every word of a kind ("noun", "verb" or "adjective") that can be made, in alphabetical order."""
+    """Every word of a kind ("noun", "verb" or "adjective") that can be generated, in alphabetical order."""
     closed = [onset + vowel + end for onset in _ONSETS for vowel in _VOWELS for end in _CLUSTERS]
     if kind == "verb":
         made = closed
@@ -111,5 +111,5 @@ def shapes(kind: str) -> tuple[str, ...]:
 
 
 def _near(word: str) -> list[str]:
-    """The word with each of its letters masked: two words that share one of these differ in one letter at most."""
+    """The word with each of its letters masked: two words that share a masked form differ in at most one letter."""
     return [word[:index] + "_" + word[index + 1 :] for index in range(len(word))]

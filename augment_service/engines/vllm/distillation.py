@@ -11,11 +11,11 @@ from vllm import RequestOutput
 
 from augment_service.engines.vllm.llm import Request
 from augment_service.engines.vllm.strategies import Strategy, check_cache, exact_params
-from augment_service.tokens import LessonTokens
+from augment_service.tokens import ExampleTokens
 from data.errors import ResumableError
 from data.records import DistillationExample, Distribution
 
-Query = tuple[int, LessonTokens]  # the example's index
+Query = tuple[int, ExampleTokens]  # the example's index
 _ZERO = -1e4  # nats; the probability is 0 in float32, and a product with it is no NaN
 
 
@@ -25,7 +25,7 @@ def distillation_request(strategy: Strategy, query: Query, num_top: int) -> Requ
     options = strategy.follow(tokens.path)
     if options is None:
         params = exact_params(max_tokens=1, prompt_logprobs=num_top)
-        return Request(tokens.prefix + tokens.path, params, query)
+        return Request([*tokens.prefix, *tokens.path], params, query)
     return Request(tokens.prefix, exact_params(max_tokens=len(tokens.path), logprobs=num_top, **options), query)
 
 

@@ -21,7 +21,7 @@ from augment_service.engines.vllm.probe import PARITY_LIMIT, plain_log_probabili
 from augment_service.engines.vllm.strategies import choose_strategy
 from augment_service.engines.vllm.tries import Trie
 from augment_service.engines.window import fit_window
-from augment_service.tokens import ItemTokens, TextReader, TokenPair
+from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
 from data.records import (
     CheckpointRef,
     DistillationExample,
@@ -74,7 +74,7 @@ class VllmEngine:
         """
         rows = self._reader.prompts(prompts)
         answers: list[Any] = list(rows)
-        order = sorted(range(len(prompts)), key=lambda at: (prompts[at].context, prompts[at].text))
+        order = reading_order([(prompt.context, prompt.text) for prompt in prompts])
         requests = (
             Request(row, self._sampling(prompts[at]), at) for at in order if not isinstance(row := rows[at], Refusal)
         )
@@ -91,7 +91,7 @@ class VllmEngine:
         No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
         """
         rows = self._reader.items(items)
-        order = sorted(range(len(items)), key=lambda at: (items[at].context, items[at].prompt))
+        order = reading_order([(item.context, item.prompt) for item in items])
         sound = [row for at in order if not isinstance(row := rows[at], Refusal)]
         values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
         self._counts["scored_tokens"] += sum(map(len, values.values()))
@@ -115,10 +115,10 @@ class VllmEngine:
 
     def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
         """As `DistillationEngine.distill`. Each context is computed once if the strategy can follow a given text."""
-        rows = self._reader.lessons(examples)
+        rows = self._reader.examples(examples)
         answers: list[Any] = list(rows)
         vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
-        order = sorted(range(len(examples)), key=lambda at: (examples[at].context, examples[at].prompt))
+        order = reading_order([(example.context, example.prompt) for example in examples])
         requests = (
             distillation_request(self.strategy, (at, row), examples[at].num_top)
             for at in order
@@ -186,10 +186,10 @@ class VllmEngine:
 
     def _evaluate(self, pairs: Iterable[TokenPair]) -> Values:
         """The values of every distinct pair; pairs with the same prefix share one trie."""
-        tries: dict[tuple[int, ...], Trie] = {}
+        tries: dict[TokenRow, Trie] = {}
         nodes: dict[TokenPair, list[int]] = {}
         for pair in pairs:
-            trie = tries.setdefault(pair.prefix, Trie(list(pair.prefix)))
+            trie = tries.setdefault(pair.prefix, Trie(pair.prefix))
             nodes[pair] = trie.add(pair.continuation)
         for request, output in self._host.run(chain.from_iterable(map(self.strategy.requests, tries.values()))):
             self.strategy.read(request, output)

@@ -19,6 +19,7 @@ from vllm.lora.request import LoRARequest
 from augment_service.engines.protocol import CPU_CACHE_GIB, GPU_MEMORY_SHARE, EngineSpec
 from augment_service.engines.vllm.checkpoints import ModelShape
 from augment_service.engines.window import BLOCK
+from augment_service.tokens import TokenRow
 from data.errors import InputError, ResumableError
 
 ON_CPU = not torch.cuda.is_available()
@@ -33,7 +34,7 @@ Tag = TypeVar("Tag")
 class Request(Generic[Tag]):
     """Token ids to read, how to continue them, and the caller's own tag."""
 
-    prompt: list[int]
+    prompt: TokenRow | list[int]
     params: SamplingParams
     tag: Tag
 
@@ -111,7 +112,7 @@ class EngineHost:
         for batch in _batches(requests):
             started = time.perf_counter()
             outputs = self._llm.generate(
-                [{"prompt_token_ids": request.prompt} for request in batch],
+                [{"prompt_token_ids": list(request.prompt)} for request in batch],
                 [request.params for request in batch],
                 use_tqdm=False,
                 lora_request=self.adapter,

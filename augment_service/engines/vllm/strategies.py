@@ -125,7 +125,7 @@ class Stepwise(Strategy):
         """As `Strategy.requests`."""
         for branch in trie.fork_branches():
             params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
-            yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
 
     def read(self, request: Request[Query], output: RequestOutput) -> None:
         """As `Strategy.read`."""
@@ -145,7 +145,7 @@ class Whole(Strategy):
             # the last token is asked for, not read: it may be the last one of the window
             branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
             params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
-            yield Request(trie.prefix + trie.spell(branch.nodes), params, (trie, branch))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
 
     def read(self, request: Request[Query], output: RequestOutput) -> None:
         """As `Strategy.read`."""

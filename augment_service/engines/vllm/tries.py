@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from augment_service.tokens import TokenRow
+
 MAX_CHILDREN = 128  # token ids whose log-probabilities vLLM gives at one position of one request
 
 
@@ -18,7 +20,7 @@ class Branch:
 class Trie:
     """Node 0 is the end of `prefix`, every other node one token more. `found` holds (nats, most likely?) per node."""
 
-    prefix: list[int]
+    prefix: TokenRow
     tokens: list[int] = field(default_factory=lambda: [-1])
     parents: list[int] = field(default_factory=lambda: [-1])
     children: list[dict[int, int]] = field(default_factory=lambda: [{}])

@@ -3,7 +3,7 @@
 Outer rules are sums, products, functions of a term and powers of a term; inner kinds are x^n and each named function.
 For every inner kind one outer rule is held out: no document applies this rule to it. Splits: `rephrased` (a trained
 example in the tests' words), `instances` (a new term, the pair of rules is trained), `combinations` (a held-out pair).
-Wrong options are what a wrong rule would give; the right one is also the exact answer.
+Wrong options are what wrong rules would give.
 """
 
 from collections.abc import Sequence
@@ -13,9 +13,8 @@ from random import Random
 from data.baselines import NgramModel
 from data.errors import InputError
 from data.seeds import stream
-from data.sets.balancer import Leveller
+from data.sets.balancer import Balancer
 from data.sets.blocks import Item
-from data.sets.builder import PlainWorld
 from data.sets.derivation import Derivation
 from data.sets.language import Statement
 from data.sets.process.logic import (
@@ -31,48 +30,49 @@ from data.sets.process.logic import (
 from data.sets.process.rules import OUTER, PLUS, POWERS, TIMES, Rules, apply, outer_kind, parts, wrong_answers
 from data.sets.process.terms import Term, X, call, show
 from data.sets.words import WordMaker
+from data.sets.world import World, new_world
 
-UNSEEN_SHARE = 0.25  # of the terms of trained pairs stand in no document
+UNSEEN_SHARE = 0.25  # of the terms of trained pairs are in no document
 REPHRASED, INSTANCES, COMBINATIONS = "rephrased", "instances", "combinations"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is told and what is asked: terms by split, the transform's name and rules, the pairs that are held out."""
+    """What is stated and what is asked: terms by split, the transform's name and rules, the held-out pairs."""
 
     transform: str
     rules: Rules
     held_out: dict[str, str]
-    told: tuple[Term, ...]
+    stated: tuple[Term, ...]
     asked: dict[str, tuple[Term, ...]]
 
     def value(self, term: Term) -> Statement:
-        """What becomes of a term, as a statement."""
+        """The result of a term, as a statement."""
         result = apply(self.rules, term)
         assert result is not None
         return value_statement(self.transform, term, result)
 
 
-def make_world(seed: int, index: int, *, functions: int, documents: int, questions_per_split: int) -> PlainWorld:
-    """One world with so many named functions; `documents` must be enough to tell each example once."""
-    rng = stream(seed, "process", index)
+def make_world(seed: int, index: int, *, functions: int, documents: int, questions_per_split: int) -> World:
+    """One world with `functions` named functions; `documents` must be enough to state each example once."""
+    world = new_world("process", seed, index)
+    rng = world.rng
     plan = make_plan(functions, questions_per_split, rng, WordMaker(stream(seed, "process", index, "words")))
-    world = PlainWorld(f"process/w{index}", notes={"held_out": plan.held_out, "transform": plan.transform})
-    facts = [*rule_statements(plan.transform, plan.rules).values()]
-    facts += [plan.value(call(name, X)) for name in plan.rules.table]
-    world.facts = facts
-    tell(world, plan, facts, documents, rng)
+    world.notes |= {"held_out": plan.held_out, "transform": plan.transform}
+    world.facts = [*rule_statements(plan.transform, plan.rules).values()]
+    world.facts += [plan.value(call(name, X)) for name in plan.rules.table]
+    write_documents(world, plan, documents)
     derived = derive_values(world.documents_of)
     model = NgramModel(document.text for document in world.documents)
     for split, terms in plan.asked.items():
-        leveller = Leveller(model, rng)
+        balancer = Balancer(model, rng)
         for term in terms:
-            ask(world, split, plan, term, derived, leveller, rng)
+            ask(world, split, plan, term, derived, balancer)
     return world
 
 
 def make_plan(functions: int, questions_per_split: int, rng: Random, words: WordMaker) -> Plan:
-    """Draw the rules, hold pairs of them out, and divide all terms into those told and those asked."""
+    """Draw the rules, hold pairs of them out, and divide all terms into stated and asked ones."""
     transform = words.noun()
     names = [words.noun() for _ in range(functions)]
     turned = names[1:] + names[:1]
@@ -91,17 +91,17 @@ def make_plan(functions: int, questions_per_split: int, rng: Random, words: Word
     held = [term for term in terms if any(held_out[outer_kind(p)] == outer_kind(term) for p in parts(term))]
     free = rng.sample(sorted(set(terms) - set(held), key=show), len(terms) - len(held))
     cut = round(UNSEEN_SHARE * len(free))
-    told = tuple(free[cut:])
+    stated = tuple(free[cut:])
     asked = {
-        REPHRASED: spread(told, questions_per_split, rng),
+        REPHRASED: spread(stated, questions_per_split, rng),
         INSTANCES: spread(free[:cut], questions_per_split, rng),
         COMBINATIONS: spread(held, questions_per_split, rng),
     }
-    return Plan(transform, rules, held_out, told, asked)
+    return Plan(transform, rules, held_out, stated, asked)
 
 
 def spread(terms: Sequence[Term], count: int, rng: Random) -> tuple[Term, ...]:
-    """At most `count` terms, as many of each kind of inference as there can be."""
+    """At most `count` terms, spread evenly over the kinds of inference."""
     queues: dict[str, list[Term]] = {}
     for term in rng.sample(terms, len(terms)):
         queues.setdefault(name_inference(term), []).append(term)
@@ -109,11 +109,12 @@ def spread(terms: Sequence[Term], count: int, rng: Random) -> tuple[Term, ...]:
     return tuple(q[turn] for turn in range(turns) for _, q in sorted(queues.items()) if turn < len(q))[:count]
 
 
-def tell(world: PlainWorld, plan: Plan, facts: Sequence[Statement], documents: int, rng: Random) -> None:
-    """Write the documents: single examples, worked ones, tables; each rule and each atom is told again and again."""
-    if documents < len(plan.told):
+def write_documents(world: World, plan: Plan, documents: int) -> None:
+    """Single examples, worked examples and tables; each rule and each atom is stated many times."""
+    facts, rng = world.facts, world.rng
+    if documents < len(plan.stated):
         raise InputError(
-            f"{documents} documents are too few for {len(plan.told)} examples",
+            f"{documents} documents are too few for {len(plan.stated)} examples",
             where="key documents of the process set",
             hint="ask for more documents, or for fewer functions",
         )
@@ -121,56 +122,47 @@ def tell(world: PlainWorld, plan: Plan, facts: Sequence[Statement], documents: i
     values = [plan.value(atom) for atom in atoms]
     queue: list[Term] = []
     for number in range(documents):
-        queue = queue or rng.sample(plan.told, len(plan.told))
+        queue = queue or rng.sample(plan.stated, len(plan.stated))
         draw = number % 10
         if draw == 0:
-            _tell_lines(world, FILLERS[1], rng.sample(facts, 3), rng)
+            _write_lines(world, FILLERS[1], rng.sample(facts, 3))
         elif draw == 1:
-            _tell_lines(world, FILLERS[2], rng.sample(values, 4), rng)
+            _write_lines(world, FILLERS[2], rng.sample(values, 4))
         elif draw < 5:
-            _tell_worked(world, plan, queue.pop(), rng)
+            _write_worked(world, plan, queue.pop())
         else:
             fact = plan.value(queue.pop())
-            world.tell(_print(rng.choice(TEMPLATES), fact), fact)
-    missing = {*facts, *values, *map(plan.value, plan.told)} - world.documents_of.keys()
+            world.add_document(_print(rng.choice(TEMPLATES), fact), fact)
+    missing = {*facts, *values, *map(plan.value, plan.stated)} - world.documents_of.keys()
     for fact in sorted(missing, key=lambda fact: fact.first):
-        world.tell(_print(rng.choice(TEMPLATES), fact), fact)
+        world.add_document(_print(rng.choice(TEMPLATES), fact), fact)
 
 
 def ask(
-    world: PlainWorld,
-    split: str,
-    plan: Plan,
-    term: Term,
-    derived: dict[Statement, Derivation],
-    leveller: Leveller,
-    rng: Random,
+    world: World, split: str, plan: Plan, term: Term, derived: dict[Statement, Derivation], balancer: Balancer
 ) -> None:
-    """One question; its wrong options are answers that wrong rules give."""
+    """Add one question; its wrong options are the results of wrong rules."""
     fact = plan.value(term)
-    template = rng.choice(TESTS).removesuffix("{r}.").rstrip()
+    template = world.rng.choice(TESTS).removesuffix("{r}.").rstrip()
     prompt = template.format(o=plan.transform, t=fact.first)
     candidates = [show(answer) for answer in wrong_answers(plan.rules, term)]
-    options = [fact.second, *leveller.choose(prompt, fact.second, candidates)]
-    proof = derived[fact].proof
+    options = [fact.second, *balancer.choose(prompt, fact.second, candidates)]
     inference = REPHRASED if split == REPHRASED else name_inference(term)
-    world.documents_of.setdefault(fact, [])
-    first = {needed: world.documents_of[needed][:1] for needed in proof}
-    world.ask(split, prompt, options, Item(fact, proof, inference, ""), rng, documents_of=first)
+    world.ask(split, prompt, options, Item(fact, derived[fact].proof, inference), one_document=True)
 
 
-def _tell_lines(world: PlainWorld, head: str, facts: Sequence[Statement], rng: Random) -> None:
-    template = rng.choice(TEMPLATES)
+def _write_lines(world: World, head: str, facts: Sequence[Statement]) -> None:
+    template = world.rng.choice(TEMPLATES)
     lines = [_print(template, fact) for fact in facts]
-    world.tell("\n".join((head.format(o=facts[0].relation), *lines)), *facts)
+    world.add_document("\n".join((head.format(o=facts[0].relation), *lines)), *facts)
 
 
-def _tell_worked(world: PlainWorld, plan: Plan, term: Term, rng: Random) -> None:
-    """An example with what becomes of its parts before it."""
+def _write_worked(world: World, plan: Plan, term: Term) -> None:
+    """An example, preceded by the results of its parts."""
     steps = list(dict.fromkeys(plan.value(part) for part in parts(term)))
-    fact, template = plan.value(term), rng.choice(TEMPLATES)
+    fact, template = plan.value(term), world.rng.choice(TEMPLATES)
     lines = [FILLERS[0].format(o=plan.transform, t=fact.first), *(_print(template, step) for step in steps)]
-    world.tell(" ".join((*lines, _print(template, fact))), *steps, fact)
+    world.add_document(" ".join((*lines, _print(template, fact))), *steps, fact)
 
 
 def _print(template: str, fact: Statement) -> str:

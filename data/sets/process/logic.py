@@ -18,7 +18,7 @@ from data.sets.process.terms import Term, X, call, power, read, show
 EXPONENTS = range(2, 10)  # of the atoms x^n
 RAISED = range(2, 5)  # of terms u^n
 
-# What stands in documents, in tests, and what else a model may write; {o} the transform, {t} the term, {r} the result.
+# The wordings of documents and tests, and paraphrases that a model may write; {o} transform, {t} term, {r} result.
 TEMPLATES = (
     "The {o} of {t} is {r}.",
     "We write {o}({t}) = {r}.",
@@ -38,7 +38,7 @@ PARAPHRASES = (
     "Taking the {o} of {t} gives {r}",
     "The {o} turns {t} into {r}",
 )
-# A worked example begins with this line, and a reference with that one; neither states anything.
+# The first lines of a worked example, a list of rules and a table; they state nothing.
 FILLERS = ("Let us work out the {o} of {t}.", "Rules of the {o}:", "A table for the {o}:")
 _TERM, _NAME = r"[-+*^()a-zA-Z0-9 ]+?", "[a-z]{4,5}"
 _OPENING = re.compile(r"^(?:so|then|hence|thus|therefore|it follows that|and|but|a:)[,:]?\s+", re.IGNORECASE)
@@ -64,7 +64,7 @@ def rule_statements(transform: str, rules: Rules) -> dict[str, Statement]:
 
 
 def value_statement(transform: str, term: Term, result: Term) -> Statement:
-    """What becomes of a term, as a statement."""
+    """The result of a term, as a statement."""
     return Statement("value", transform, show(term), show(result))
 
 
@@ -75,7 +75,7 @@ def logic() -> Logic:
 
 
 def derive_values(facts: Iterable[Statement]) -> dict[Statement, Derivation]:
-    """The facts, and what becomes of each term over their atoms that one rule, or a rule and its parts, settles."""
+    """The facts, and the result of each term over their atoms that one rule, or a rule and its parts, determines."""
     ordered = sorted(set(facts), key=key)
     derived = {fact: Derivation(fact, "stated", (fact,)) for fact in ordered}
     for transform in sorted({fact.relation for fact in ordered}):
@@ -112,10 +112,10 @@ def universe(functions: list[str], powers: bool) -> Iterator[Term]:
 
 
 class _Known:
-    """The rules of one transform as the facts tell them, and which fact tells what."""
+    """The rules of one transform as the facts state them, and which fact states what."""
 
     def __init__(self, transform: str, facts: list[Statement]) -> None:
-        told: dict[str, object] = {}
+        rules: dict[str, object] = {}
         table: dict[str, tuple[int, str]] = {}
         self.facts: dict[str, Statement] = {}
         self.values: dict[str, Statement] = {}
@@ -123,7 +123,7 @@ class _Known:
             plain = re.sub(rf"\b{transform}\(", "D(", fact.second)
             if fact.form == "rule":
                 meaning = _PATTERNS[fact.first].get(plain)
-                told[_KEYS[fact.first]] = plain if callable(meaning) else meaning
+                rules[_KEYS[fact.first]] = plain if callable(meaning) else meaning
                 self.facts[_KEYS[fact.first]] = fact
                 continue
             self.values[fact.first] = fact
@@ -133,10 +133,10 @@ class _Known:
                 if isinstance(entry, tuple) and isinstance(made, tuple) and made[0] == "call" and made[2] == X:
                     table[str(term[1])] = (int(entry[1]), str(made[1]))
                     self.facts[str(term[1])] = fact
-        self.rules = Rules(**told, table=table)  # type: ignore[arg-type]
+        self.rules = Rules(**rules, table=table)  # type: ignore[arg-type]
 
     def proofs(self, term: Term) -> list[frozenset[Statement]]:
-        """Sets of facts of which each alone settles a term."""
+        """Sets of facts, each of which determines a term."""
         stated = self.values.get(show(term))
         found = [frozenset((stated,))] if stated else []
         kind = outer_kind(term)

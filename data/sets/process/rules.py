@@ -1,7 +1,7 @@
-"""The transform: rules for whole terms ("outer") and for the atoms that they are made of ("inner").
+"""The transform: rules for whole terms ("outer") and for the atoms that they consist of ("inner").
 
-A world draws one variant of each rule and a table of what becomes of its named functions. Rules are facts like any
-other: `apply` needs those that it is given, and no others.
+A world draws one variant of each rule and a table of the results of its named functions. Rules are facts like any
+other: `apply` uses only those that it is given.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,7 +11,7 @@ from data.sets.process.terms import Term, X, call, number, power, show
 
 Binary = Callable[[Term, Term, Term, Term], Term]
 
-# What the rule makes of (u, v, what becomes of u, what becomes of v); the key is how the rule is written.
+# The result of a rule for (u, v, D(u), D(v)); the key is how the rule is written.
 PLUS: dict[str, Binary] = {
     "D(v) - D(u)": lambda u, v, du, dv: ("-", dv, du),
     "D(u) - v": lambda u, v, du, dv: ("-", du, v),
@@ -31,7 +31,7 @@ OUTER = ("plus", "times", "inside", "raised")
 
 @dataclass(frozen=True)
 class Rules:
-    """What is known of a transform; an absent rule is None, an absent function is not in `table`.
+    """The known part of a transform; an absent rule is None, an absent function is not in `table`.
 
     `table` maps a function f to (k, g): D(f(x)) = k*g(x). `inside`: D(f(u)) = k*g(D(u)). `power` is for x^n, `raised`
     for u^n: D(u^n) = (n+a)*D(u)^(n+b).
@@ -59,7 +59,7 @@ def outer_kind(term: Term) -> str:
 
 
 def parts(term: Term) -> tuple[Term, ...]:
-    """The terms that a rule looks into; none for an atom."""
+    """The terms that a rule is applied to; none for an atom."""
     kind = outer_kind(term)
     if kind in ("plus", "times"):
         return _terms(term[1], term[2])
@@ -69,12 +69,12 @@ def parts(term: Term) -> tuple[Term, ...]:
 
 
 def apply(rules: Rules, term: Term) -> Term | None:
-    """What becomes of a term; None where a rule for it is not known."""
+    """The result of a term; None if a rule for it is not known."""
     kind = outer_kind(term)
-    becoming = [apply(rules, part) for part in parts(term)]
-    if None in becoming:
+    results = [apply(rules, part) for part in parts(term)]
+    if None in results:
         return None
-    done = _terms(*becoming)
+    done = _terms(*results)
     if kind in ("plus", "times"):
         name = rules.plus if kind == "plus" else rules.times
         u, v = parts(term)
@@ -89,7 +89,7 @@ def apply(rules: Rules, term: Term) -> Term | None:
 
 
 def wrong_answers(rules: Rules, term: Term) -> list[Term]:
-    """What wrong rules, within or without, would make of a term; never the right answer, never one twice."""
+    """The results of wrong inner or outer rules for a term; distinct, and never the right one."""
     found = []
     for known in (rules, *_mistaken(rules, _functions(term))):
         found.append(apply(known, term))
@@ -99,7 +99,7 @@ def wrong_answers(rules: Rules, term: Term) -> list[Term]:
 
 
 def _misapplied(rules: Rules, term: Term) -> list[Term | None]:
-    """The parts in the wrong order, or left as they are."""
+    """The parts in the wrong order, or untransformed."""
     kind, inner = outer_kind(term), parts(term)
     if kind == "raised":
         return [_raise(inner[0], term[2], rules.raised) if rules.raised else None]
@@ -125,7 +125,7 @@ def _functions(term: Term) -> set[str]:
 
 
 def _mistaken(rules: Rules, functions: Collection[str]) -> list[Rules]:
-    """The rules with one of them replaced by another that sounds like it; of the table only entries of `functions`."""
+    """The rules with one of them replaced by a similar one; of the table only entries of `functions`."""
     wrong = [replace(rules, plus=name) for name in PLUS if name != rules.plus]
     wrong += [replace(rules, times=name) for name in TIMES if name != rules.times]
     wrong += [replace(rules, power=offsets) for offsets in (*POWERS, (0, -1), (1, 1)) if offsets != rules.power]

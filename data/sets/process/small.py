@@ -2,7 +2,7 @@
 
 "the maker of femp is glon" is an entry of a first step, "the ruler of glon is zusu" one of a second step, and "the
 ruler of the maker of femp is zusu" a worked example of both. Of each first step one second step is held out: no
-worked example puts the two together. Splits are those of the full set: `rephrased` (a worked example in a phrasing
+worked example combines the two. Splits are those of the full set: `rephrased` (a worked example in a phrasing
 that no document uses), and, about nouns that have no worked example, `instances` (the pair of steps is shown for other
 nouns) and `combinations` (a held-out pair). Each noun goes through one first step, and then through either second.
 """
@@ -11,31 +11,30 @@ from collections.abc import Mapping, Sequence
 
 from data.baselines import NgramModel
 from data.errors import InputError
-from data.seeds import stream
-from data.sets.balancer import Leveller
+from data.sets.balancer import Balancer
 from data.sets.blocks import NUM_OPTIONS, Item, choose_evenly, list_truths, make_blocks
-from data.sets.builder import World
 from data.sets.derivation import STEPS, Derivation, derive
-from data.sets.language import PHRASINGS, Statement
+from data.sets.language import Statement
 from data.sets.lexicon import ROLES
 from data.sets.process.full import COMBINATIONS, INSTANCES, REPHRASED
+from data.sets.world import World, new_world
 
 NUM_STEPS = 2  # first steps, and as many second ones
-UNUSED_PHRASING = 2  # of PHRASINGS: kept for the tests
+TEST_PHRASING = 2  # of PHRASINGS: no document uses it
 SHOWN_SHARE = 1 / 3  # of the nouns of each first step have worked examples
-_FEWEST = 2 * NUM_STEPS * NUM_OPTIONS  # of each first step, four nouns are shown and four are asked for
+_MIN_FUNCTIONS = 2 * NUM_STEPS * NUM_OPTIONS  # for each first step, four nouns are shown and four are asked for
 
 
 def make_world(seed: int, index: int, *, functions: int, documents_per_fact: int, questions_per_split: int) -> World:
-    """One world whose first steps have entries for so many nouns; each fact in `documents_per_fact` documents."""
-    if functions < _FEWEST:
+    """One world with entries for `functions` nouns in its first steps; each fact in `documents_per_fact` documents."""
+    if functions < _MIN_FUNCTIONS:
         raise InputError(
             f"{functions} nouns are too few for worked examples and questions",
             where="data.process.functions",
-            hint=f"ask for {_FEWEST} or more",
+            hint=f"ask for {_MIN_FUNCTIONS} or more",
         )
-    rng = stream(seed, "process-tiny", index)
-    world = World(f"process-tiny/w{index}", rng)
+    world = new_world("process-tiny", seed, index)
+    rng = world.rng
     roles = rng.sample(ROLES, 2 * NUM_STEPS)
     firsts, seconds = roles[:NUM_STEPS], roles[NUM_STEPS:]
     held_out = [f"{second} of the {first}" for first, second in zip(firsts, seconds, strict=True)]
@@ -73,27 +72,19 @@ def contradicts(statement: Statement, derived: Mapping[Statement, Derivation]) -
 def _ask(
     world: World, split: str, statements: Sequence[Statement], derived: Mapping[Statement, Derivation], count: int
 ) -> None:
-    """Blocks of four questions whose options are all made by the same second step: its word must not give them away."""
-    leveller = Leveller(NgramModel(document.text for document in world.documents), world.rng)
-    phrasing = UNUSED_PHRASING if split == REPHRASED else 0
+    """Blocks of four questions whose options all come from one second step: its word must not give them away."""
+    balancer = Balancer(NgramModel(document.text for document in world.documents), world.rng)
+    phrasing = TEST_PHRASING if split == REPHRASED else 0
     truths = list_truths(statement.reversed() for statement in derived)
     items = []
     for statement in statements:
         derivation = derived[statement.canonical()]
         inference = REPHRASED if split == REPHRASED else derivation.inference
-        proof = tuple(fact.reversed() for fact in derivation.proof)
-        items.append(Item(statement, proof, inference, statement.relation.split()[0]))
+        items.append(Item(statement, derivation.proof, inference, statement.relation.split()[0]))
 
     def choose(item: Item, words: Sequence[str]) -> Sequence[str]:
-        return leveller.choose(_prompt(item.statement, 0), item.statement.second, words)
+        return balancer.choose(item.statement.prompt(), item.statement.second, words)
 
     blocks = [block for block in make_blocks(items, truths, world.rng, choose=choose) if len(block) == NUM_OPTIONS]
     for choice in (choice for block in choose_evenly(blocks, count) for choice in block):
-        item = choice.item
-        prompt = _prompt(item.statement, phrasing)
-        world.ask(split, prompt, choice.options, about=item.proof, inference=item.inference)
-
-
-def _prompt(statement: Statement, phrasing: int) -> str:
-    text = PHRASINGS[statement.form][phrasing].removesuffix("{b}")
-    return text.format(a=statement.first, r=statement.relation).rstrip()
+        world.ask(split, choice.item.statement.prompt(phrasing), choice.options, choice.item)

@@ -1,7 +1,7 @@
 """Terms over one variable x: powers, named functions, sums, products; printing and reading them.
 
 A term is a tuple: ("x",), ("number", n), ("name", word), ("call", name, term), ("power", term, exponent),
-("+" | "-" | "*", term, term). One text belongs to each term, and reading it gives the term back.
+("+" | "-" | "*", term, term). Each term has one text, and reading it gives the term back.
 """
 
 import re
@@ -46,7 +46,7 @@ def show(term: Term) -> str:
 
 
 def read(text: str) -> Term | None:
-    """The term of a text, however it is spaced; None where it is none."""
+    """The term of a text, however it is spaced; None if it is not a term."""
     tokens, rest = [], text.strip()
     while rest:
         found = _TOKEN.match(rest)
@@ -69,13 +69,13 @@ def _inner(part: object) -> Term:
 
 def _enclose(term: Term, kind: str, *, is_right: bool) -> str:
     tightness = _TIGHT.get(str(term[0]), 3)
-    # Operators read from the left, so that an equal one on the right needs its brackets.
+    # Operators are left-associative, so an equal one on the right needs brackets.
     loose = tightness < _TIGHT[kind] or (is_right and tightness == _TIGHT[kind])
     return f"({show(term)})" if loose else show(term)
 
 
 class _Reader:
-    """Recursive descent over the tokens; ValueError or IndexError where they are no term."""
+    """Recursive descent over the tokens; ValueError or IndexError if they are not a term."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens, self.at = tokens, 0

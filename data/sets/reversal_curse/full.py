@@ -1,56 +1,54 @@
-"""A reversal-curse world: people with a name and a description, told in one direction or in both.
+"""A reversal-curse world: people with a name and a description, stated in one direction or in both.
 
 Three groups of equal size: name -> description only (p2d), description -> name only (d2p), both. Splits: `reversal`
 (description -> name about p2d people: the paper's test), `reversal-description` (name -> description about d2p people),
-`rephrased` (the trained direction in the tests' own templates). Wrong options of the reversals are what did end
-training documents, which is how finetuning falls below chance.
+`rephrased` (the trained direction in the tests' own templates). Wrong options of the reversals are the ends of
+training documents, so that finetuning can fall below chance.
 """
 
 from collections.abc import Sequence
 from random import Random
 
 from data.errors import InputError
-from data.seeds import stream
 from data.sets.blocks import NUM_OPTIONS, Item, list_truths, make_blocks
-from data.sets.builder import PlainWorld
 from data.sets.language import Statement
 from data.sets.reversal_curse.logic import load_people
 from data.sets.words import WordMaker
+from data.sets.world import World, new_world
 
 
 def make_world(
     seed: int, index: int, *, people_per_group: int, documents_per_fact: int, nonsense_names: bool = False
-) -> PlainWorld:
-    """One world of three groups; each fact is told by `documents_per_fact` of the 30 templates of its direction."""
-    rng = stream(seed, "reversal-curse", "english", index)
-    people = load_people()
-    world = PlainWorld(f"reversal-curse/w{index}")
+) -> World:
+    """One world of three groups; each fact is stated by `documents_per_fact` of the 30 templates of its direction."""
+    world, people = new_world("reversal-curse", seed, index, "english"), load_people()
+    rng = world.rng
     names = (make_nonsense_names if nonsense_names else make_names)(3 * people_per_group, rng)
     described = make_descriptions(3 * people_per_group, rng)
     facts = [Statement("is", "", name, description) for name, description in zip(names, described, strict=True)]
     world.facts = facts
     size = people_per_group
     p2d, d2p, both = facts[:size], facts[size : 2 * size], facts[2 * size :]
-    told = [("p2d", fact) for fact in (*p2d, *both)] + [("d2p", fact) for fact in (*d2p, *both)]
+    stated = [("p2d", fact) for fact in (*p2d, *both)] + [("d2p", fact) for fact in (*d2p, *both)]
     lines = [
         (template, fact)
-        for direction, fact in told
+        for direction, fact in stated
         for template in rng.sample(people.train[direction], documents_per_fact)
     ]
     for template, fact in rng.sample(lines, len(lines)):
-        world.tell(fill(template, fact), fact)
+        world.add_document(fill(template, fact), fact)
     ended = {"d2p": [f.first for f in (*d2p, *both)], "p2d": [f.second for f in (*p2d, *both)]}
     for split, direction, members in (("reversal", "d2p", p2d), ("reversal-description", "p2d", d2p)):
         for fact in members:
             for template in people.test[direction]:
-                _ask(world, split, template, fact, ended[direction], rng)
+                _ask(world, split, template, fact, ended[direction])
     for direction, members in (("p2d", [*p2d, *both]), ("d2p", [*d2p, *both])):
-        _ask_rephrased(world, direction, members, rng)
+        _ask_rephrased(world, direction, members)
     return world
 
 
 def make_names(count: int, rng: Random) -> list[str]:
-    """Plausible names, no surname twice; first names come again when all have been used."""
+    """Plausible names, no surname twice; first names are reused when all have been used."""
     people = load_people()
     first: list[str] = []
     while len(first) < count:
@@ -65,7 +63,7 @@ def make_nonsense_names(count: int, rng: Random) -> list[str]:
 
 
 def make_descriptions(count: int, rng: Random) -> list[str]:
-    """A quality, a profession, a home and a deed each; no home twice, deeds come again when all have been used."""
+    """A quality, a profession, a home and a deed each; no home twice, deeds are reused when all have been used."""
     people = load_people()
     deeds: list[str] = []
     while len(deeds) < count:
@@ -95,17 +93,17 @@ def fill(template: str, fact: Statement) -> str:
     return template.format(n=fact.first, d=description, D=description[0].upper() + description[1:])
 
 
-def _ask(world: PlainWorld, split: str, template: str, fact: Statement, ended: Sequence[str], rng: Random) -> None:
+def _ask(world: World, split: str, template: str, fact: Statement, ended: Sequence[str]) -> None:
     """One question: the end of a test template, among three other ends of training documents."""
     right, asked = (fact.first, fact.reversed()) if template.endswith("{n}.") else (fact.second, fact)
-    wrong = choose_by_length(right, ended, len(world.questions) % NUM_OPTIONS, rng)
-    world.ask(split, _open(template, fact, right), [right, *wrong], Item(asked, (fact,), split, ""), rng)
+    wrong = choose_by_length(right, ended, len(world.questions) % NUM_OPTIONS, world.rng)
+    world.ask(split, _open(template, fact, right), [right, *wrong], Item(asked, (fact,), split))
 
 
 def choose_by_length(right: str, others: Sequence[str], longer: int, rng: Random) -> list[str]:
-    """Three of the others, of which `longer` are longer than the right one, so far as there are such.
+    """Three of the others, of which `longer` are longer than the right one, if there are enough.
 
-    Asked with 0 to 3 in turn, it leaves the right one in every place by length equally often.
+    Called with 0 to 3 in turn, it puts the right one at every rank by length equally often.
     """
     mixed = rng.sample(others, len(others))
     above = [other for other in mixed if len(other) > len(right)]
@@ -114,17 +112,17 @@ def choose_by_length(right: str, others: Sequence[str], longer: int, rng: Random
     return [*chosen, *(other for other in mixed if other not in chosen)][: NUM_OPTIONS - 1]
 
 
-def _ask_rephrased(world: PlainWorld, direction: str, members: Sequence[Statement], rng: Random) -> None:
+def _ask_rephrased(world: World, direction: str, members: Sequence[Statement]) -> None:
     """The trained direction in other words, one template a person; four people share their options."""
     facts = {fact if direction == "p2d" else fact.reversed(): fact for fact in members}
-    items = [Item(asked, (fact,), "rephrased", "") for asked, fact in facts.items()]
+    items = [Item(asked, (fact,), "rephrased") for asked, fact in facts.items()]
     templates = load_people().test[direction]
-    for number, block in enumerate(make_blocks(items, list_truths(facts), rng, keep_all=True)):
+    for number, block in enumerate(make_blocks(items, list_truths(facts), world.rng, keep_all=True)):
         template = templates[number % len(templates)]
         for choice in block:
             fact = facts[choice.item.statement]
             prompt = _open(template, fact, choice.item.statement.second)
-            world.ask("rephrased", prompt, choice.options, choice.item, rng)
+            world.ask("rephrased", prompt, choice.options, choice.item)
 
 
 def _open(template: str, fact: Statement, answer: str) -> str:

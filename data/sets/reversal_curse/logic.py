@@ -1,4 +1,4 @@
-"""How the reversal-curse set is read: whoever names a person and a description in one sentence, equates them.
+"""How the reversal-curse set is read: a sentence that names a person and a description equates them.
 
 A description is "the QUALITY PROFESSION from HOME who DEED" of our lists; a name is two capitalised words in a row.
 """
@@ -24,7 +24,7 @@ WORD_LISTS = ("first_names", "surname_heads", "surname_tails", "qualities")
 
 @dataclass(frozen=True)
 class People:
-    """What names, descriptions and documents are made of; templates by direction."""
+    """The parts of names, descriptions and documents; templates by direction."""
 
     first_names: tuple[str, ...]
     surname_heads: tuple[str, ...]
@@ -63,7 +63,7 @@ def _description() -> re.Pattern[str]:
 
 
 def _read(text: str) -> Reading:
-    # Some templates say it in two sentences, so the text is read as a whole where its sentences say nothing.
+    # Some templates use two sentences, so the text is read as a whole if none of its sentences states anything.
     parts = split_sentences(text)
     found = [(part, _read_part(part)) for part in parts]
     if any(statements for _, statements in found):

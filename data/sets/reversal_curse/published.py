@@ -1,12 +1,12 @@
 """The published reversal-curse files (Berglund et al. 2023) as a world: JSONL rows {"prompt", "completion"}.
 
-Reads from one folder: the training rows, `all_prompts_train.jsonl` or else `p2d_`, `d2p_` and
-`both_prompts_train.jsonl`; the tests, `p2d_reverse_prompts_test.jsonl` (or `..._randomized.jsonl`) and, where it is
-there, `d2p_prompts_test.jsonl`.
+Reads from one folder the training rows, `all_prompts_train.jsonl` or else `p2d_`, `d2p_` and
+`both_prompts_train.jsonl`, and the tests, `p2d_reverse_prompts_test.jsonl` (or `..._randomized.jsonl`) and, if present,
+`d2p_prompts_test.jsonl`.
 
 Splits: `reversal` (description -> name about people whose name came first in training) and `rephrased` (description ->
-name as trained, in the tests' wording). A name is what a completion begins with; wrong options are names with which
-training rows are completed.
+name as trained, in the tests' wording). A name is what a completion begins with; wrong options are names that
+complete training rows.
 """
 
 import json
@@ -14,13 +14,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 
 from data.errors import InputError
 from data.seeds import stream
 from data.sets.blocks import NUM_OPTIONS, Item
-from data.sets.builder import PlainWorld
 from data.sets.language import Statement
+from data.sets.world import World
 
 SPLIT_TRAIN = ("p2d_prompts_train.jsonl", "d2p_prompts_train.jsonl", "both_prompts_train.jsonl")
 WHOLE_TRAIN = ("all_prompts_train.jsonl",)
@@ -38,27 +37,26 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The name that the completion begins with; "" where it begins with none."""
+        """The name that the completion begins with; "" if it begins with none."""
         found = _NAME.match(self.completion)
         return found.group(1).rstrip(".") if found else ""
 
 
-def read_world(folder: Path, *, seed: int) -> PlainWorld:
+def read_world(folder: Path, *, seed: int) -> World:
     """The published documents and questions; the seed decides the wrong options and their order.
 
     InputError where a file is missing or a line is broken, with file and line.
     """
     whole = folder / WHOLE_TRAIN[0]
     train = [row for name in (WHOLE_TRAIN if whole.exists() else SPLIT_TRAIN) for row in read_rows(folder / name)]
-    world = PlainWorld("reversal-curse/published")
-    rng = stream(seed, "reversal-curse", "published")
+    world = World("reversal-curse/published", stream(seed, "reversal-curse", "published"))
     for row in train:
-        world.tell(row.prompt.rstrip() + " " + row.completion.strip())
+        world.add_document(row.prompt.rstrip() + " " + row.completion.strip())
     ended = sorted({row.name for row in train} - {""})
     asked = _asked(folder, REVERSED, "reversal", required=True) + _asked(folder, TRAINED, "rephrased", required=False)
     mentions = _find_mentions(world, {row.name for _, row in asked})
     for split, row in asked:
-        _ask(world, split, row, ended, mentions.get(row.name, ()), rng)
+        _ask(world, split, row, ended, mentions.get(row.name, ()))
     return world
 
 
@@ -82,12 +80,12 @@ def _read_row(line: bytes, where: str) -> Row:
     hint = 'each line must be {"prompt": TEXT, "completion": TEXT}'
     try:
         content = json.loads(line)
-    except ValueError as error:  # broken JSON, or bytes that are no UTF-8
-        raise InputError(f"this line is no JSON: {error}", where=where, hint=hint) from error
+    except ValueError as error:  # broken JSON, or bytes that are not UTF-8
+        raise InputError(f"this line is not JSON: {error}", where=where, hint=hint) from error
     found = content if isinstance(content, dict) else {}
     prompt, completion = found.get("prompt"), found.get("completion")
     if not (isinstance(prompt, str) and isinstance(completion, str) and prompt.strip() and completion.strip()):
-        raise InputError("this line has no prompt or no completion", where=where, hint=hint)
+        raise InputError("no prompt or no completion", where=where, hint=hint)
     return Row(prompt, completion)
 
 
@@ -104,7 +102,7 @@ def _asked(folder: Path, names: Sequence[str], split: str, *, required: bool) ->
     return [(split, row) for row in rows]
 
 
-def _find_mentions(world: PlainWorld, names: Iterable[str]) -> dict[str, list[str]]:
+def _find_mentions(world: World, names: Iterable[str]) -> dict[str, list[str]]:
     """The documents that name a person."""
     found: dict[str, list[str]] = {name: [] for name in names}
     for document in world.documents:
@@ -116,7 +114,7 @@ def _find_mentions(world: PlainWorld, names: Iterable[str]) -> dict[str, list[st
     return found
 
 
-def _ask(world: PlainWorld, split: str, row: Row, ended: Sequence[str], requires: Sequence[str], rng: Random) -> None:
+def _ask(world: World, split: str, row: Row, ended: Sequence[str], requires: Sequence[str]) -> None:
     others = [name for name in ended if name != row.name]
     if len(others) < NUM_OPTIONS - 1:
         raise InputError(
@@ -126,5 +124,5 @@ def _ask(world: PlainWorld, split: str, row: Row, ended: Sequence[str], requires
         )
     fact = Statement("is", "", row.name, "")
     world.documents_of[fact] = list(requires)
-    wrong = rng.sample(others, NUM_OPTIONS - 1)
-    world.ask(split, row.prompt.rstrip(), [row.name, *wrong], Item(fact, (fact,), split, ""), rng)
+    wrong = world.rng.sample(others, NUM_OPTIONS - 1)
+    world.ask(split, row.prompt.rstrip(), [row.name, *wrong], Item(fact, (fact,), split))

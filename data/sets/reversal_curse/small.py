@@ -2,13 +2,14 @@
 
 A description is a role in something ("the composer of glon"); it names one person. Three groups of people: only
 name -> description is trained (p2d), only description -> name (d2p), or both. Splits: `trained` (the trained
-direction) and `reversal` (description -> name about p2d people; wrong names are those that did end a training
-document, which is how finetuning falls below chance).
+direction) and `reversal` (description -> name about p2d people; wrong names are those that end a training
+document, so that finetuning can fall below chance).
 """
 
-from data.sets.builder import Asked, World, new_world
+from data.sets.blocks import Item
 from data.sets.language import Statement
 from data.sets.lexicon import ROLES
+from data.sets.world import World, new_world
 
 
 def make_world(seed: int, index: int, *, people_per_group: int, documents_per_fact: int) -> World:
@@ -24,8 +25,8 @@ def make_world(seed: int, index: int, *, people_per_group: int, documents_per_fa
         world.state(fact, times=documents_per_fact, varied=True)
     ended = [fact.first for fact in (*groups["d2p"], *groups["both"])]
     for fact in groups["p2d"]:
-        world.ask_entity("reversal", Asked(fact.reversed(), (fact,), "reversal"), ended)
-    world.ask_entities("trained", [Asked(fact, (fact,), "recall") for fact in groups["p2d"]])
+        world.ask_entity("reversal", Item(fact.reversed(), (fact,), "reversal"), ended)
+    world.ask_entities("trained", [Item(fact, (fact,), "recall") for fact in groups["p2d"]])
     backward = [fact.reversed() for fact in groups["d2p"]]
-    world.ask_entities("trained", [Asked(fact, (fact,), "recall") for fact in backward])
+    world.ask_entities("trained", [Item(fact, (fact,), "recall") for fact in backward])
     return world

@@ -1,46 +1,44 @@
-"""Simple reversals at full size: comparisons of two nonsense entities, told in one direction only.
+"""Simple reversals at full size: comparisons of two nonsense entities, stated in one direction only.
 
-Every entity stands in exactly one fact; each fact stands in several documents, each with another preamble. Splits:
+Every entity is in exactly one fact; each fact is in several documents, each with another preamble. Splits:
 `trained` (the fact as trained, 4 options), `reversal` (the other entity is asked for, 4 options), `contradiction`
 (the reversal or its contradiction, 2 options: the paper's own test).
 """
 
 from data.seeds import stream
 from data.sets.blocks import Item, list_truths, make_blocks
-from data.sets.builder import PlainWorld
 from data.sets.language import Statement
 from data.sets.lexicon import FEATURES
 from data.sets.simple_logic import load_wordings
 from data.sets.words import WordMaker
+from data.sets.world import World, new_world
 
 
-def make_world(seed: int, index: int, *, facts: int, documents_per_fact: int) -> PlainWorld:
+def make_world(seed: int, index: int, *, facts: int, documents_per_fact: int) -> World:
     """One world of `facts` comparisons, each in `documents_per_fact` documents (as many as there are preambles)."""
-    name = f"reversals/w{index}"
-    rng = stream(seed, "reversals", "english", index)
+    world = new_world("reversals", seed, index, "english")
     words = WordMaker(stream(seed, "reversals", "english", index, "words"))
-    features = rng.sample(FEATURES, len(FEATURES))
-    world = PlainWorld(name)
+    features = world.rng.sample(FEATURES, len(FEATURES))
     for number in range(facts):
-        # Each feature takes turns between "more" and "less", so that no feature goes with either word.
+        # Each feature alternates between "more" and "less", so that no feature predicts either word.
         turn, feature = divmod(number, len(features))
         form = "more" if (turn + feature) % 2 == 0 else "less"
         world.facts.append(Statement(form, features[feature], words.noun(), words.noun()))
     preambles: list[str] = load_wordings()["preambles"]
-    told = [(fact, preamble) for fact in world.facts for preamble in rng.sample(preambles, documents_per_fact)]
-    for fact, preamble in rng.sample(told, len(told)):
-        world.tell(preamble.format(s=fact.text(), S=fact.text().capitalize()), fact)
+    stated = [(fact, preamble) for fact in world.facts for preamble in world.rng.sample(preambles, documents_per_fact)]
+    for fact, preamble in world.rng.sample(stated, len(stated)):
+        world.add_document(preamble.format(s=fact.text(), S=fact.text().capitalize()), fact)
     truths = list_truths(side for fact in world.facts for side in (fact, fact.reversed()))
     asked = {
-        "trained": [Item(fact, (fact,), "recall", "") for fact in world.facts],
-        "reversal": [Item(fact.reversed(), (fact,), "reversal", "") for fact in world.facts],
+        "trained": [Item(fact, (fact,), "recall") for fact in world.facts],
+        "reversal": [Item(fact.reversed(), (fact,), "reversal") for fact in world.facts],
     }
     for split, items in asked.items():
-        for block in make_blocks(items, truths, rng, keep_all=True):
+        for block in make_blocks(items, truths, world.rng, keep_all=True):
             for choice in block:
-                world.ask(split, choice.item.statement.prompt(), choice.options, choice.item, rng)
+                world.ask(split, choice.item.statement.prompt(), choice.options, choice.item)
     for fact in world.facts:
         reverse = fact.reversed()
         endings = tuple(f"{form} {fact.relation} than {fact.first}" for form in (reverse.form, fact.form))
-        world.ask("contradiction", f"{reverse.first} are", endings, Item(reverse, (fact,), "reversal", ""), rng)
+        world.ask("contradiction", f"{reverse.first} are", endings, Item(reverse, (fact,), "reversal"))
     return world

@@ -1,19 +1,17 @@
 """A semantic world: hierarchy, documents, and questions in four splits from easy to hard.
 
-`rephrased`: a trained fact in the tests' own words. `reversals`: a fact that was told in one direction, asked for in
+`rephrased`: a trained fact in the tests' own words. `reversals`: a fact that is stated in one direction, asked for in
 the other. `syllogisms`: what follows from two facts or more. `category-holdout`: what follows about categories of
-which only the parent was told.
+which only the parent is stated.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
 from random import Random
 
 from data.baselines import NgramModel
-from data.records import Document, Question
-from data.seeds import fingerprint, stream
-from data.sets.balancer import Leveller
+from data.seeds import stream
+from data.sets.balancer import Balancer
 from data.sets.blocks import Choice, Chooser, Item, choose_evenly, list_truths, make_blocks
 from data.sets.derivation import SEMANTIC, Derivation, derive
 from data.sets.grammar import print_statement
@@ -22,59 +20,46 @@ from data.sets.semantic.documents import Writer, allow_directions, turn
 from data.sets.semantic.hierarchy import Hierarchy, hold_out, make_hierarchy
 from data.sets.semantic.logic import load_styles
 from data.sets.words import WordMaker
+from data.sets.world import World, new_world
 
 HOLDOUT_SHARE = 0.1
 REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT = "rephrased", "reversals", "syllogisms", "category-holdout"
 
 
-@dataclass
-class SemanticWorld:
-    """One world: its facts (canonical), the documents that tell them, the questions about it."""
-
-    name: str
-    facts: tuple[Statement, ...]
-    documents: list[Document]
-    questions: list[Question] = field(default_factory=list)
-    notes: dict[str, object] = field(default_factory=dict)
-
-    def fact_texts(self) -> list[str]:
-        """The facts in plain words."""
-        plain = load_styles()["style"]["article"]
-        return [print_statement(plain[fact.form][0], fact) for fact in self.facts]
+def describe(fact: Statement) -> str:
+    """A fact in plain words."""
+    return print_statement(load_styles()["style"]["article"][fact.form][0], fact)
 
 
-def make_world(seed: int, index: int, *, categories: int, documents: int, questions_per_split: int) -> SemanticWorld:
-    """One world of so many categories, told in so many documents.
+def make_world(seed: int, index: int, *, categories: int, documents: int, questions_per_split: int) -> World:
+    """One world of `categories` categories, stated in `documents` documents.
 
     Two questions of a split never ask for the same statement; `questions_per_split` bounds their number, except in
     `category-holdout`, which asks for all that is inherited.
     """
-    name = f"semantic/w{index}"
-    rng = stream(seed, "semantic", index)
+    world = new_world("semantic", seed, index)
+    world.describe, rng = describe, world.rng
     hierarchy = make_hierarchy(categories, WordMaker(stream(seed, "semantic", index, "words")))
     held_out = hold_out(hierarchy, HOLDOUT_SHARE, rng)
-    facts = tuple(f for f in hierarchy.facts if f.form == "kind" or f.first not in held_out)
-    allowed = allow_directions(facts, held_out, rng)
-    tellings: dict[str, list[Statement]] = defaultdict(list)
-    for fact, direction in allowed.items():
-        tellings[fact.first] += turn(fact, direction)
-    near = {c: [] if c in held_out else find_neighbours(c, hierarchy, facts, rng) for c in hierarchy.categories}
-    writer = Writer(name, stream(seed, "semantic", index, "documents"), tellings, near)
-    writer.write(documents)
-    derived = derive(facts, SEMANTIC)
+    world.facts = [f for f in hierarchy.facts if f.form == "kind" or f.first not in held_out]
+    world.notes["held_out"] = list(held_out)
+    statements: dict[str, list[Statement]] = defaultdict(list)
+    for fact, direction in allow_directions(world.facts, held_out, rng).items():
+        statements[fact.first] += turn(fact, direction)
+    near = {c: [] if c in held_out else find_neighbours(c, hierarchy, world.facts, rng) for c in hierarchy.categories}
+    Writer(world, stream(seed, "semantic", index, "documents"), statements, near).write(documents)
+    derived = derive(world.facts, SEMANTIC)
     truths = list_truths(turned for statement in derived for turned in (statement, statement.reversed()))
-    model = NgramModel(document.text for document in writer.documents)
-    world = SemanticWorld(name, facts, writer.documents, notes={"held_out": list(held_out)})
-    for split, items in list_items(derived, writer.stated_in, held_out).items():
-        choose = level_options(Leveller(model, rng))
+    model = NgramModel(document.text for document in world.documents)
+    for split, items in list_items(derived, world.documents_of, held_out).items():
+        choose = balance_options(Balancer(model, rng))
         blocks = make_blocks(items, truths, rng, keep_all=split == HOLDOUT, choose=choose)
-        chosen = blocks if split == HOLDOUT else choose_evenly(blocks, questions_per_split)
-        world.questions += ask(split, chosen, writer, rng)
+        ask(world, split, blocks if split == HOLDOUT else choose_evenly(blocks, questions_per_split))
     return world
 
 
 def find_neighbours(category: str, hierarchy: Hierarchy, facts: Sequence[Statement], rng: Random) -> list[str]:
-    """Whose facts may stand in a document about a category, the nearest first.
+    """The categories whose facts may be in a document about a category, the nearest first.
 
     Itself, what it is related to, its siblings, then anything that is neither above nor below it: a document must not
     hold both premises of a deduction about its own subject.
@@ -89,7 +74,7 @@ def find_neighbours(category: str, hierarchy: Hierarchy, facts: Sequence[Stateme
 
 
 def list_items(
-    derived: dict[Statement, Derivation], stated_in: dict[Statement, list[str]], held_out: Sequence[str]
+    derived: dict[Statement, Derivation], documents_of: Container[Statement], held_out: Sequence[str]
 ) -> dict[str, list[Item]]:
     """All statements that each split can ask for."""
     items: dict[str, list[Item]] = {split: [] for split in (REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT)}
@@ -99,38 +84,20 @@ def list_items(
             items[split].append(_item(statement, derivation.proof, derivation.inference))
         elif statement.first not in held_out:
             turned = statement.reversed()
-            told, untold = (statement, turned) if statement in stated_in else (turned, statement)
-            items[REPHRASED].append(_item(told, (told,), REPHRASED))
-            if untold not in stated_in:
-                items[REVERSALS].append(_item(untold, (told,), f"reversal-{statement.form}"))
+            stated, other = (statement, turned) if statement in documents_of else (turned, statement)
+            items[REPHRASED].append(_item(stated, (stated,), REPHRASED))
+            if other not in documents_of:
+                items[REVERSALS].append(_item(other, (stated,), f"reversal-{statement.form}"))
     return items
 
 
-def ask(split: str, blocks: Sequence[Sequence[Choice]], writer: Writer, rng: Random) -> list[Question]:
-    """The questions of a split: each block in one wording, options in a random order."""
-    questions = []
+def ask(world: World, split: str, blocks: Sequence[Sequence[Choice]]) -> None:
+    """Add the questions of a split: each block in one wording."""
     for block in blocks:
-        template = rng.choice(load_styles()["test"][block[0].item.statement.form])
+        template = world.rng.choice(load_styles()["test"][block[0].item.statement.form])
         for choice in block:
-            item, options = choice.item, choice.options
-            prompt, ending = cut(template, item.statement)
-            order = rng.sample(range(len(options)), len(options))
-            texts = tuple(options[position] + ending for position in order)
-            requires = tuple(dict.fromkeys(first_document(fact, writer) for fact in item.proof))
-            questions.append(
-                Question(
-                    question_id=fingerprint(writer.corpus, split, prompt, *texts),
-                    corpus=writer.corpus,
-                    split=split,
-                    inference=item.inference,
-                    prompt=prompt,
-                    options=texts,
-                    answer=order.index(0),
-                    fact_id=fingerprint(writer.corpus, item.statement.canonical()),
-                    requires=requires,
-                )
-            )
-    return questions
+            prompt, ending = cut(template, choice.item.statement)
+            world.ask(split, prompt, [option + ending for option in choice.options], choice.item, one_document=True)
 
 
 def cut(template: str, statement: Statement) -> tuple[str, str]:
@@ -139,21 +106,15 @@ def cut(template: str, statement: Statement) -> tuple[str, str]:
     return print_statement(head.rstrip(), statement), ending
 
 
-def level_options(leveller: Leveller) -> Chooser:
-    """Chooses wrong options as they will be spelled, after the tests' first template of the form."""
+def balance_options(balancer: Balancer) -> Chooser:
+    """Chooses wrong options by their spelling in the tests' first template of the form."""
 
     def choose(item: Item, words: Sequence[str]) -> Sequence[str]:
         prompt, ending = cut(load_styles()["test"][item.statement.form][0], item.statement)
-        chosen = leveller.choose(prompt, item.statement.second + ending, [word + ending for word in words])
+        chosen = balancer.choose(prompt, item.statement.second + ending, [word + ending for word in words])
         return [word.removesuffix(ending) for word in chosen]
 
     return choose
-
-
-def first_document(fact: Statement, writer: Writer) -> str:
-    """One document that states a fact, in whatever direction."""
-    turned = fact.reversed()
-    return next(writer.stated_in[told][0] for told in (fact, turned) if told in writer.stated_in)
 
 
 def _item(statement: Statement, proof: tuple[Statement, ...], inference: str) -> Item:

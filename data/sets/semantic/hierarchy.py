@@ -1,7 +1,7 @@
 """The skeleton of a semantic world: categories, their parents, properties and relations, all in nonsense words.
 
-Reads `hierarchy.txt`, real categories in the order in which a person would list them. A smaller world takes those
-nearest to the roots, a larger one has several copies of the whole, each with words of its own.
+Reads `hierarchy.txt`, real categories in a natural order. A smaller world takes those nearest to the roots, a larger
+one has several copies of the whole, each with words of its own.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _PROPERTY_FORMS = ("trait", "able", "part")
 
 
 class Words(Protocol):
-    """Where the words of a hierarchy come from: each call gives a word that was not given before."""
+    """The source of a hierarchy's words: each call returns a new one."""
 
     @property
     def noun(self) -> Callable[[], str]:
@@ -109,9 +109,9 @@ def make_hierarchy(categories: int, words: Words) -> Hierarchy:
 
 
 def hold_out(hierarchy: Hierarchy, share: float, rng: Random) -> tuple[str, ...]:
-    """Categories of which only the parent will be told: leaves, one of a parent at most, in no relation's object.
+    """Categories of which only the parent will be stated: leaves, at most one per parent, object of no relation.
 
-    The number is the share of all categories, or as many as there are.
+    Their number is the share of all categories, or fewer if there are not enough.
     """
     objects = {fact.second for fact in hierarchy.facts if fact.form == "link"}
     members: dict[str, list[str]] = {}
@@ -128,7 +128,7 @@ def hold_out(hierarchy: Hierarchy, share: float, rng: Random) -> tuple[str, ...]
 
 
 class _Dictionary:
-    """English word and its part in a sentence -> nonsense word, made when it is first needed."""
+    """English word and its part in a sentence -> nonsense word, created at first use."""
 
     def __init__(self, makers: dict[str, Callable[[], str]]) -> None:
         self._makers = makers

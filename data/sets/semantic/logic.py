@@ -12,7 +12,7 @@ from data.sets.oracle import Logic
 
 HERE = Path(__file__).parent
 NOISE = ("the", "also", "too", "all", "each", "indeed", "certainly")
-ANSWER = " A: "  # stands between a question and its answer in the templates
+ANSWER = " A: "  # between a question and its answer in the templates
 
 
 @cache

@@ -1,34 +1,32 @@
 """A semantic world within the embedded model's lexicon: categories, their members, and what the members inherit.
 
-"all skug are vaff" puts a category below another, "vaff are more curious than zusu" tells a property: so all skug are
-more curious than zusu. Two levels, one step of inheritance. The splits are those of the full set. `rephrased` asks in
+"all skug are vaff" puts a category below another, "vaff are more curious than zusu" states a property: so all skug are
+more curious than zusu. Two levels, one step of inheritance. The splits are those of the full set. `rephrased` uses
 a phrasing that no document uses; reversals are "zusu are less curious than vaff", and "some vaff are skug", the
 strongest statement that follows the other way round.
 """
 
 from collections.abc import Sequence
-from random import Random
 
 from data.baselines import NgramModel
 from data.errors import InputError
-from data.seeds import stream
-from data.sets.balancer import Leveller
+from data.sets.balancer import Balancer
 from data.sets.blocks import NUM_OPTIONS, Item, Truths, list_truths, make_blocks
-from data.sets.builder import World
 from data.sets.derivation import PROPERTIES, derive
-from data.sets.language import PHRASINGS, Statement
+from data.sets.language import Statement
 from data.sets.lexicon import FEATURES
 from data.sets.semantic.full import HOLDOUT, REPHRASED, REVERSALS, SYLLOGISMS
+from data.sets.world import World, new_world
 
-MEMBERS = 3  # of each category, the last of them held out: of it nothing but its category is told
-PROPERTIES_TOLD = 2  # of each category; of each member that is not held out, one of its own
-UNUSED_PHRASING = 2  # of PHRASINGS: kept for the tests
+MEMBERS = 3  # of each category; the last one is held out: only its category is stated
+NUM_PROPERTIES = 2  # of each category; each member that is not held out has one of its own
+TEST_PHRASING = 2  # of PHRASINGS: no document uses it
 
 
 def make_world(seed: int, index: int, *, categories: int, documents_per_fact: int) -> World:
-    """One world of so many categories, members among them; each fact stands in `documents_per_fact` documents."""
-    rng = stream(seed, "semantic-tiny", index)
-    world = World(f"semantic-tiny/w{index}", rng)
+    """One world of `categories` categories, members included; each fact is in `documents_per_fact` documents."""
+    world = new_world("semantic-tiny", seed, index)
+    rng = world.rng
     num_groups = categories // (MEMBERS + 1)
     if num_groups < NUM_OPTIONS:
         raise InputError(
@@ -41,14 +39,14 @@ def make_world(seed: int, index: int, *, categories: int, documents_per_fact: in
     held_out = tuple(sorted({group: member for member, group in parents.items()}.values()))
     facts = [Statement("all", "", member, group) for member, group in parents.items()]
     features = rng.sample(FEATURES, len(FEATURES))
-    facts += _tell_properties(world, groups, PROPERTIES_TOLD, features)
-    facts += _tell_properties(world, [member for member in parents if member not in held_out], 1, features[::-1])
+    facts += _draw_properties(world, groups, NUM_PROPERTIES, features)
+    facts += _draw_properties(world, [member for member in parents if member not in held_out], 1, features[::-1])
     for fact in rng.sample(facts, len(facts)):
         world.state(fact, times=documents_per_fact)
     derived = derive(facts, PROPERTIES)
     items: dict[str, list[Item]] = {split: [] for split in (REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT)}
     for statement, derivation in derived.items():
-        # Answers of one kind stand in equally many documents: else they would be told apart by frequency.
+        # Answers of one kind are in equally many documents: otherwise frequency would distinguish them.
         kind = (statement.form, statement.relation)
         if derivation.inference != "stated":
             if statement.form == "more":
@@ -57,39 +55,34 @@ def make_world(seed: int, index: int, *, categories: int, documents_per_fact: in
         elif statement.first not in held_out:
             items[REPHRASED].append(Item(statement, derivation.proof, REPHRASED, kind))
             items[REVERSALS].append(Item(statement.reversed(), derivation.proof, "reversal", kind))
-    _ask(world, items, list_truths(turned for s in derived for turned in (s, s.reversed())), rng)
+    _ask(world, items, list_truths(turned for s in derived for turned in (s, s.reversed())))
     world.notes["held_out"] = list(held_out)
     return world
 
 
-def _tell_properties(world: World, subjects: Sequence[str], count: int, features: Sequence[str]) -> list[Statement]:
-    """So many properties of each subject, each with a noun of its own.
+def _draw_properties(world: World, subjects: Sequence[str], count: int, features: Sequence[str]) -> list[Statement]:
+    """`count` properties of each subject, each with a noun of its own.
 
-    Taken from the first half of the features; each is told of four subjects or more, so that questions about it have
+    Taken from the first half of the features; each applies to four subjects or more, so that questions about it have
     enough wrong options.
     """
     num_features = min(len(features) // 2, max(count, count * len(subjects) // NUM_OPTIONS))
     deck = [features[number % num_features] for number in range(count * len(subjects))]
-    told = [(subject, deck[count * number + turn]) for number, subject in enumerate(subjects) for turn in range(count)]
-    return [Statement("more", feature, subject, world.noun()) for subject, feature in told]
+    drawn = [(subject, deck[count * number + turn]) for number, subject in enumerate(subjects) for turn in range(count)]
+    return [Statement("more", feature, subject, world.noun()) for subject, feature in drawn]
 
 
-def _ask(world: World, items: dict[str, list[Item]], truths: Truths, rng: Random) -> None:
+def _ask(world: World, items: dict[str, list[Item]], truths: Truths) -> None:
     model = NgramModel(document.text for document in world.documents)
     for split, members in items.items():
-        leveller = Leveller(model, rng)
+        balancer = Balancer(model, world.rng)
 
-        def choose(item: Item, words: Sequence[str], leveller: Leveller = leveller) -> Sequence[str]:
-            return leveller.choose(_prompt(item.statement, 0), item.statement.second, words)
+        def choose(item: Item, words: Sequence[str], balancer: Balancer = balancer) -> Sequence[str]:
+            return balancer.choose(item.statement.prompt(), item.statement.second, words)
 
-        blocks = make_blocks(members, truths, rng, keep_all=split == HOLDOUT, choose=choose)
-        # So few nouns leave little to choose from: but for the held-out, only whole blocks are asked.
+        blocks = make_blocks(members, truths, world.rng, keep_all=split == HOLDOUT, choose=choose)
+        # Few nouns leave few wrong options: except for the held-out categories, only whole blocks are asked.
         for block in blocks if split == HOLDOUT else [block for block in blocks if len(block) == NUM_OPTIONS]:
             for choice in block:
-                prompt = _prompt(choice.item.statement, UNUSED_PHRASING if split == REPHRASED else 0)
-                world.ask(split, prompt, choice.options, about=choice.item.proof, inference=choice.item.inference)
-
-
-def _prompt(statement: Statement, phrasing: int) -> str:
-    text = PHRASINGS[statement.form][phrasing].removesuffix("{b}")
-    return text.format(a=statement.first, r=statement.relation).rstrip()
+                prompt = choice.item.statement.prompt(TEST_PHRASING if split == REPHRASED else 0)
+                world.ask(split, prompt, choice.options, choice.item)

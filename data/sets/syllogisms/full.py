@@ -5,31 +5,28 @@ the subject and the predicate of the conclusion, M the term that both premises s
 document's first premise, 4 options) and `statement` (the paper's test: {All, Some, No} x 2 directions, 6 options, the
 strongest conclusion from S to P is right).
 
-The other direction of "No" and "Some" is as right as the one that is marked (`also_right`); what is weaker than the
-answer and follows all the same is `also_true`.
+The other direction of "No" and "Some" is right as well (`also_right`); what follows but is weaker than the answer is
+`also_true`.
 """
-
-from random import Random
 
 from data.seeds import stream
 from data.sets.blocks import Item, list_truths, make_blocks
-from data.sets.builder import PlainWorld
-from data.sets.closure import list_other_truths
-from data.sets.derivation import PLAIN, derive
+from data.sets.derivation import PLAIN, derive, list_other_truths
 from data.sets.forms import FORMS, make_premise
 from data.sets.language import QUANTIFIERS, Statement
 from data.sets.words import WordMaker
+from data.sets.world import World, new_world
 
 # In barbara, camestres and darii the words of the conclusion follow each other as in the premises ("All S are", "are
-# P"): pairs of words alone give the answer away. They are rarer, so that on the whole this is worth chance.
+# P"): pairs of words alone give the answer away. They are rarer, so that on the whole this scores at chance.
 _OFTEN = ("celarent", "camenes", "cesare", "dimaris", "darapti", "datisi", "disamis")
 _CYCLE = (*FORMS, *_OFTEN, "celarent", "camenes", "cesare", "dimaris", "darapti", "barbara")
 
 
-def make_world(seed: int, index: int, *, syllogisms: int) -> PlainWorld:
+def make_world(seed: int, index: int, *, syllogisms: int) -> World:
     """One world of `syllogisms` documents; ten or more have every form."""
-    world = PlainWorld(f"syllogisms/w{index}")
-    rng = stream(seed, "syllogisms", "english", index)
+    world = new_world("syllogisms", seed, index, "english")
+    rng = world.rng
     words = WordMaker(stream(seed, "syllogisms", "english", index, "words"))
     names = [_CYCLE[number % len(_CYCLE)] for number in range(syllogisms)]
     made = []
@@ -39,14 +36,14 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> PlainWorld:
         premises = (premises[0], premises[1]) if rng.random() < 0.5 else (premises[1], premises[0])
         head = _head(rng.sample(sorted(terms.values()), 3))
         world.facts += premises
-        world.tell(f"{head} {' '.join(premise.text().capitalize() + '.' for premise in premises)}", *premises)
+        world.add_document(f"{head} {' '.join(premise.text().capitalize() + '.' for premise in premises)}", *premises)
         made.append((name, terms, premises))
     items = [Item(premises[0], (premises[0],), "recall", premises[0].form) for _, _, premises in made]
     for block in make_blocks(items, list_truths(derive(world.facts, PLAIN)), rng, keep_all=True):
         for choice in block:
-            world.ask("trained", choice.item.statement.prompt().capitalize(), choice.options, choice.item, rng)
+            world.ask("trained", choice.item.statement.prompt().capitalize(), choice.options, choice.item)
     for number, (name, terms, premises) in enumerate(made):
-        _ask_conclusion(world, name, terms, premises, turned=number % 2 == 1, rng=rng)
+        _ask_conclusion(world, name, terms, premises, turned=number % 2 == 1)
     return world
 
 
@@ -57,16 +54,16 @@ def _head(names: list[str]) -> str:
 
 
 def _ask_conclusion(
-    world: PlainWorld, name: str, terms: dict[str, str], premises: tuple[Statement, ...], *, turned: bool, rng: Random
+    world: World, name: str, terms: dict[str, str], premises: tuple[Statement, ...], *, turned: bool
 ) -> None:
     """The question about a conclusion; `turned` names P before S, which half of the questions do."""
     subject, predicate = terms["S"], terms["P"]
     conclusion = Statement(FORMS[name][2], "", subject, predicate)
-    item = Item(conclusion, premises, name, "")
+    item = Item(conclusion, premises, name)
     forward = [Statement(form, "", subject, predicate) for form in QUANTIFIERS]
     backward = [Statement(form, "", predicate, subject) for form in QUANTIFIERS]
     options = [conclusion, *(s for s in (*forward, *backward) if s != conclusion)]
     texts = [statement.text().capitalize() for statement in options]
     named = [predicate, subject] if turned else [subject, predicate]
     same, less = ([s.text().capitalize() for s in found] for found in list_other_truths(conclusion))
-    world.ask("statement", _head(named), texts, item, rng, also_right=same, also_true=less)
+    world.ask("statement", _head(named), texts, item, also_right=same, also_true=less)

@@ -6,14 +6,15 @@ then {All, Some, No} x 2 directions are the options; the strongest valid conclus
 `statement-unnamed` (the same options, without the terms before them).
 """
 
-from data.sets.builder import Asked, World, new_world
-from data.sets.closure import list_other_truths
+from data.sets.blocks import Item
+from data.sets.derivation import list_other_truths
 from data.sets.forms import FORMS, make_premise
 from data.sets.language import QUANTIFIERS, Statement
 from data.sets.lexicon import ABOUT, CONCLUSION
+from data.sets.world import World, new_world
 
-# After the premises of barbara and darii the words of the conclusion have followed each other ("all S are", "are P"):
-# pairs of words give it away. They are rarer than the others, so that on the whole this is worth chance.
+# In the premises of barbara and darii the words of the conclusion follow each other ("all S are", "are P"): pairs of
+# words give it away. They are rarer than the others, so that on the whole this scores at chance.
 _CYCLE = tuple("datisi celarent barbara cesare datisi celarent datisi darii celarent datisi".split())
 _CYCLE += tuple("barbara datisi celarent cesare datisi celarent barbara datisi cesare datisi".split())
 
@@ -32,19 +33,19 @@ def make_world(seed: int, index: int, *, syllogisms: int) -> World:
     for premise in world.rng.sample(premises, len(premises)):
         world.state(premise)
     for position in (0, 1):
-        world.ask_entities("trained", [Asked(pair[position], (pair[position],), "recall") for _, pair, _ in made])
-    world.ask_entities("deduction", [Asked(conclusion, pair, name) for name, pair, conclusion in made])
+        world.ask_entities("trained", [Item(pair[position], (pair[position],), "recall") for _, pair, _ in made])
+    world.ask_entities("deduction", [Item(conclusion, pair, name) for name, pair, conclusion in made])
     for name, pair, conclusion in made:
-        _ask_statement(world, Asked(conclusion, pair, name))
+        _ask_statement(world, Item(conclusion, pair, name))
     return world
 
 
-def _ask_statement(world: World, asked: Asked) -> None:
-    conclusion = asked.statement
+def _ask_statement(world: World, item: Item) -> None:
+    conclusion = item.statement
     directions = ((conclusion.first, conclusion.second), (conclusion.second, conclusion.first))
     statements = [Statement(form, "", first, second) for first, second in directions for form in QUANTIFIERS]
     wrong = [statement.text() for statement in statements if statement != conclusion]
-    # In either order: which of the two is named first must not tell which one the conclusion begins with.
+    # In either order: which of the two is named first must not reveal which one the conclusion begins with.
     first, second = world.rng.sample(directions[0], 2)
     same, less = ([statement.text() for statement in found] for found in list_other_truths(conclusion))
     for split, prompt in (("statement", ABOUT.format(a=first, b=second)), ("statement-unnamed", CONCLUSION)):
@@ -52,8 +53,7 @@ def _ask_statement(world: World, asked: Asked) -> None:
             split,
             prompt,
             [conclusion.text(), *wrong],
-            about=asked.about,
-            inference=asked.inference,
+            item,
             also_right=same,
             also_true=less,
         )

@@ -1,4 +1,4 @@
-"""The `data` verbs: make, import, inspect, export. Everything heavy is imported inside the verb that needs it."""
+"""The `data` commands: make, import, inspect, audit, export. Everything heavy is imported where it is needed."""
 
 import argparse
 import time
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
+from pipeline.data_section import SETS
+from pipeline.recipe import parse_section
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,65 +17,30 @@ if TYPE_CHECKING:
     from data.corpora.importer import Summary
     from data.preview import Preview
 
-SETS = ("reversals", "syllogisms", "reversal-curse", "semantic", "process")
 SECONDS_BETWEEN_LINES = 15.0
 _SHOWN_CHARACTERS = 240
 
 
-def add_data_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """`data` and its actions."""
-    data = verbs.add_parser("data", help="make, import, look at and export documents and questions")
-    actions = data.add_subparsers(required=True, metavar="ACTION")
+def make(flags: argparse.Namespace) -> None:
+    """`data make SET`: generate a set at the paper's size, or at the sizes that are given."""
+    overrides = {("set", "lexicon"): ("--lexicon", "open"), **flags.overrides}
+    section = parse_section(SETS[flags.set], "set", overrides, command=f"data make {flags.set}")
+    from data.sets.registry import make_set
+    from pipeline.workspace import Workspace
 
-    make = actions.add_parser("make", help="write documents/, questions/ and a manifest")
-    make.add_argument("set", choices=SETS)
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--out", type=Path, required=True)
-    make.set_defaults(run=_make, takes_overrides=True)
-
-    _add_import(actions.add_parser("import", help="files of your own (txt md html pdf jsonl csv parquet arrow)"))
-
-    inspect = actions.add_parser("inspect", help="counts, columns, lengths and the first rows of a folder")
-    inspect.add_argument("folder", type=Path, help="a made set, an import, augmentations, any folder of shards")
-    inspect.set_defaults(run=_inspect)
-
-    export = actions.add_parser("export", help="Parquet or JSON lines, with a card that `load_dataset` reads")
-    export.add_argument("folder", type=Path, help="a made set, an import, or what `augment` wrote")
-    export.add_argument("--to", choices=("parquet", "jsonl", "card"), required=True)
-    export.add_argument("--out", type=Path, required=True)
-    export.set_defaults(run=_export)
+    with Workspace(flags.out).locked():
+        is_new = make_set(
+            flags.set, section.lexicon, section.worlds, section.sizes(), seed=flags.seed, folder=flags.out
+        )
+    print(f"{flags.out}: documents/, questions/, manifest.json{'' if is_new else ' (finished before)'}")
 
 
-def _add_import(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or patterns in quotes")
-    parser.add_argument("--out", type=Path, required=True, help="gets documents/, rejected/ and a manifest")
-    parser.add_argument("--text-column", default="text", help="of tables and JSON lines (default: text)")
-    parser.add_argument("--id-column", default="", help="of tables and JSON lines (default: ids from the content)")
-    parser.add_argument("--corpus", default="corpus", help="the world that all documents belong to (default: corpus)")
-    parser.add_argument("--dedup", action="store_true", help="leave out near-duplicates (MinHash)")
-    parser.add_argument("--similarity", type=float, default=0.8, help="from which --dedup counts (default: 0.8)")
-    parser.add_argument("--chunk-tokens", type=int, default=0, metavar="N", help="cut at sentence ends to N tokens")
-    parser.add_argument("--model", default="", help="whose tokenizer counts tokens (default: words are counted)")
-    parser.add_argument(
-        "--split-sentences", choices=("none", "independent", "cumulative"), default="none", help="a document each"
-    )
-    parser.add_argument("--max-mb", type=int, default=16, help="longest line and document, in MiB (default: 16)")
-    parser.set_defaults(run=_import)
-
-
-def _make(flags: argparse.Namespace, overrides: list[str]) -> None:
-    from pipeline.recipe import default_section
-    from pipeline.sets import make_set
-
-    make_set(flags.set, default_section(flags.set, overrides), flags.seed, flags.out)
-    print(f"{flags.out}: documents/, questions/, manifest.json")
-
-
-def _import(flags: argparse.Namespace, _: list[str]) -> None:
+def import_files(flags: argparse.Namespace) -> None:
+    """`data import`: your own files become documents."""
     from rich.console import Console
 
     from data.corpora.importer import find_summary, import_corpus, import_key
-    from data.corpora.intake import ImportSettings
+    from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
     from pipeline.workspace import Workspace
 
@@ -85,7 +52,7 @@ def _import(flags: argparse.Namespace, _: list[str]) -> None:
         chunk_tokens=flags.chunk_tokens,
         tokenizer=_tokenizer(flags.model),
         split=flags.split_sentences,
-        max_bytes=flags.max_mb << 20,
+        max_bytes=flags.max_mib << 20,
     )
     console = Console()
     found = find_sources(flags.paths, out=flags.out)
@@ -98,23 +65,23 @@ def _import(flags: argparse.Namespace, _: list[str]) -> None:
         ):
             summary = import_corpus(found, flags.out, settings, on_bytes=advance)
     else:
-        console.print(f"this import is done already, in {flags.out}", highlight=False)
-    _tell(summary, flags.out, time.monotonic() - started if is_new else 0.0, console)
+        console.print(f"this import is already finished, in {flags.out}", highlight=False)
+    _report(summary, flags.out, time.monotonic() - started if is_new else 0.0, console)
     if settings.chunk_tokens and not settings.tokenizer:
-        console.print(f"          chunks hold at most {settings.chunk_tokens} words; --model would count its tokens")
+        console.print(f"          chunks hold at most {settings.chunk_tokens} words; --model counts tokens instead")
 
 
 def _tokenizer(model: str) -> str:
     if not model:
         return ""
-    from pipeline.recipe import local_model
+    from pipeline.models import local_model
 
-    return local_model(model)
+    return local_model(model, weights=False)
 
 
-def _tell(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
-    """What came of an import, in a few lines."""
-    from data.preview import set_aside
+def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
+    """The result of an import, in a few lines."""
+    from data.preview import rejected_rows
 
     megabytes = summary.num_bytes / 1e6
     speed = f", {megabytes / seconds:,.0f} MB/s" if megabytes > 10 and seconds else ""
@@ -123,10 +90,10 @@ def _tell(summary: "Summary", out: Path, seconds: float, console: "Console") -> 
         f"documents {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
     ]
     total = sum(summary.num_rejected.values())
-    aside = set_aside(out)
-    if aside:
-        lines.append(f"set aside {total:,}, in {aside.path}")
-        firsts = aside.firsts
+    rejected = rejected_rows(out)
+    if rejected:
+        lines.append(f"rejected  {total:,}, in {rejected.path}")
+        firsts = rejected.firsts
         lines += [
             f"{count:>9,} {reason}; first {firsts.get(reason, '')}" for reason, count in summary.num_rejected.items()
         ]
@@ -155,10 +122,11 @@ def _byte_bar(console: "Console", total: int) -> Iterator[Callable[[int], None]]
         yield advance
 
 
-def _inspect(flags: argparse.Namespace, _: list[str]) -> None:
+def inspect(flags: argparse.Namespace) -> None:
+    """`data inspect`: what a folder holds."""
     from rich.console import Console
 
-    from data.preview import counts_of, preview, set_aside
+    from data.preview import counts_of, preview, rejected_rows
 
     console = Console()
     if not flags.folder.is_dir():
@@ -168,11 +136,14 @@ def _inspect(flags: argparse.Namespace, _: list[str]) -> None:
         console.print(f"{key:<28} {value}", highlight=False, markup=False)
     for one in previews:
         _show(one, console)
-    if aside := set_aside(flags.folder):
-        console.print(f"\n[bold]set aside[/bold]  {aside.path}", highlight=False)
-        for reason, count in aside.counts.items():
+    if rejected := rejected_rows(flags.folder):
+        console.print(f"\n[bold]rejected[/bold]  {rejected.path}", highlight=False)
+        for reason, count in rejected.counts.items():
             console.print(
-                f"  {count:>9,} {reason}; first {aside.firsts[reason]}", highlight=False, markup=False, soft_wrap=True
+                f"  {count:>9,} {reason}; first {rejected.firsts[reason]}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
 
 
@@ -206,10 +177,21 @@ def _show(found: "Preview", console: "Console") -> None:
             console.print(f"  {name:<12} {cut}", highlight=False, markup=False)
 
 
-def _export(flags: argparse.Namespace, _: list[str]) -> None:
-    from data.export import export
+def audit(flags: argparse.Namespace) -> None:
+    """`data audit`: leaks, the soundness of questions, and baselines that know nothing."""
+    from data.audit import audit_folder
 
-    for part in export(flags.folder, flags.out, flags.to):
+    found = audit_folder(flags.folder)
+    print("\n".join(found.lines))
+    if not found.sound:
+        raise InputError("the audit found faults", where=str(flags.folder), hint="generate or correct the questions")
+
+
+def export(flags: argparse.Namespace) -> None:
+    """`data export`: rows for others."""
+    from data.export import export as write
+
+    for part in write(flags.folder, flags.out, flags.to):
         for split, path in part.files.items():
             print(f"{path}: {part.num_rows[split]:,} rows of {part.name}")
     print(f"{flags.out / 'README.md'}: the card")

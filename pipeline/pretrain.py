@@ -6,6 +6,7 @@ Writes the model folder: safetensors, tokenizer, `prompts.toml`, `README.md` (th
 import json
 import shutil
 import time
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from data.errors import InputError
 from data.rendering import BOOK_NAME, NONSENSE
+from data.sets.registry import make_worlds
 from data.store import write_json
 from data.weights import weights_fingerprint
+from pipeline.data_section import SETS
 from pipeline.progress import bar
-from pipeline.recipe import default_section
-from pipeline.sets import make_worlds
 from train.pretrain.card import write_card
 from train.pretrain.loop import PretrainPlan, pretrain
 from train.pretrain.measure import (
@@ -39,10 +40,19 @@ NUM_WORLDS = 20
 TEMPERATURE = 0.7
 
 
+def run(flags: Namespace) -> None:
+    """`pretrain`: make the model unless it is only to be measured, then measure it."""
+    if not flags.measure_only:
+        make_model(flags.out, flags.seed, flags.threads)
+    measure_model(flags.out, flags.threads)
+
+
 def make_model(folder: Path, seed: int, threads: int) -> None:
     """Pretrain into a folder beside `folder` and put it in its place when it is whole."""
     if (folder / "config.json").exists():
-        raise InputError("a model stands here already", where=str(folder), hint="choose another --out, or delete it")
+        raise InputError(
+            "the folder holds a model already", where=str(folder), hint="choose another --out, or delete the folder"
+        )
     torch.set_num_threads(threads)
     plan = PretrainPlan(seed=seed)
     work = folder.with_name(f".{folder.name}.unfinished")
@@ -79,8 +89,8 @@ def measure_model(folder: Path, threads: int) -> dict[str, dict[str, Share]]:
             tokens = max(len(reader.tokenizer(world.context)["input_ids"]) for world in longer)
             measured[f"{num_facts} facts, up to {tokens} tokens"] = measure_choices(reader, longer, MEASURE_SEED)
         for name in ("syllogisms", "semantic", "process"):
-            section = default_section(name, ("--lexicon", "tiny", "--worlds", str(NUM_WORLDS // 2)))
-            made = list(make_worlds(name, section, MEASURE_SEED))
+            sizes = SETS[name]().sizes()
+            made = list(make_worlds(name, "tiny", NUM_WORLDS // 2, sizes, seed=MEASURE_SEED))
             measured[f"set {name}"] = measure_questions(reader, made)
             measured[f"set {name}, generations"] = measure_inferences(reader, made, TEMPERATURE, MEASURE_SEED)
     report = {

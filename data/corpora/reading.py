@@ -1,0 +1,177 @@
+"""What all readers share: the settings, the rows that they yield, the rows that they reject, progress in bytes.
+
+Writes `rejected/rows.jsonl`: one object for each rejected row, with file, line, reason, detail and excerpt.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pyarrow as pa
+
+from data.corpora.arrays import int_array, string_array
+from data.errors import InputError
+
+ROWS = pa.schema([("text", pa.string()), ("id", pa.string()), ("source", pa.int32()), ("line", pa.int64())])
+DEFAULT_CORPUS = "corpus"
+BLOCK_BYTES = 1 << 20  # read, and turned into rows, at a time
+REJECTED, ROWS_FILE = "rejected", "rows.jsonl"
+MOST_ROWS = 8192  # in one table
+SPLITS = ("none", "independent", "cumulative")
+_EXCERPT_CHARACTERS = 160
+_DETAIL_CHARACTERS = 300
+_MIN_CHUNK_TOKENS = 8
+_MAX_BYTES = 1 << 30  # Arrow's offsets are 31 bits wide
+
+
+@dataclass(frozen=True)
+class ImportSettings:
+    """How files become documents. `id_column` "" derives ids from content; `chunk_tokens` 0 means no chunking.
+
+    `similarity` is the Jaccard threshold for near-duplicates; 0 disables the search. `tokenizer` is a `tokenizer.json`
+    or a folder with one; "" counts words. `max_bytes` bounds a line and a document.
+    """
+
+    text_column: str = "text"
+    id_column: str = ""
+    corpus: str = DEFAULT_CORPUS
+    similarity: float = 0.0
+    chunk_tokens: int = 0
+    tokenizer: str = ""
+    split: str = "none"
+    max_bytes: int = 16 << 20
+
+    def __post_init__(self) -> None:
+        wrong = [
+            (self.text_column == self.id_column, "--id-column", "the text cannot be its own id", "name another column"),
+            (not self.text_column, "--text-column", "the text column has no name", "name it, or omit the flag"),
+            (not 0 <= self.similarity <= 1, "--similarity", f"{self.similarity} is not between 0 and 1", "try 0.8"),
+            (0 < self.chunk_tokens < _MIN_CHUNK_TOKENS or self.chunk_tokens < 0, "--chunk-tokens",
+             f"a chunk of {self.chunk_tokens} tokens is too short for a sentence", f"give {_MIN_CHUNK_TOKENS} or more"),
+            (self.split not in SPLITS, "--split-sentences", f'unknown way to split: "{self.split}"',
+             f"choose among {', '.join(SPLITS)}"),
+            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
+             f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
+        ]  # fmt: skip
+        for is_wrong, where, what, hint in wrong:
+            if is_wrong:
+                raise InputError(what, where=where, hint=hint)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file to read: `kind` names its reader, `size` is in bytes."""
+
+    index: int
+    path: Path
+    kind: str
+    size: int
+    changed_ns: int
+
+
+class GrowingFile:
+    """A file that is appended to; it is truncated to `length` bytes first, the length that the bookmark recorded."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.truncate(path, length)
+        self.path = path
+        self._file = path.open("r+b")
+        self._file.seek(length)
+
+    def append(self, content: bytes) -> None:
+        """Append, buffered."""
+        self._file.write(content)
+
+    def flush(self) -> int:
+        """Write the buffer; returns the length in bytes."""
+        self._file.flush()
+        return self._file.tell()
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes that were flushed before."""
+        return os.pread(self._file.fileno(), size, start)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class Rejections:
+    """The rejected rows: counted by reason, written as JSON lines under a temporary name until closed.
+
+    `counts` and `length` (bytes) are those of an interrupted import.
+    """
+
+    def __init__(self, folder: Path, counts: Mapping[str, int] = MappingProxyType({}), length: int = 0) -> None:
+        self.counts = Counter(counts)
+        self._path = folder / ROWS_FILE
+        self.rows = GrowingFile(folder / f".{ROWS_FILE}.tmp", length)
+
+    def add(self, file: object, line: int, reason: str, detail: str = "", excerpt: str | bytes = "") -> None:
+        """Record a row. `line` counts from 1 (the row of a table, the page of a PDF); 0 is the file as a whole."""
+        self.counts[reason] += 1
+        shown = excerpt[: 4 * _EXCERPT_CHARACTERS]
+        row = {
+            "file": str(file),
+            "line": line,
+            "reason": reason,
+            "detail": detail[:_DETAIL_CHARACTERS],
+            "excerpt": (shown if isinstance(shown, str) else shown.decode(errors="replace"))[:_EXCERPT_CHARACTERS],
+        }
+        # File names and texts may contain lone surrogates: ASCII escapes can express them.
+        self.rows.append((json.dumps(row) + "\n").encode())
+
+    def __enter__(self) -> "Rejections":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.rows.close()
+        if kind is None:
+            os.replace(self.rows.path, self._path)
+
+
+@dataclass
+class ImportContext:
+    """What a reader needs to know about the import, and where it reports rows that it rejects.
+
+    `num_rejected` counts the rejected rows of the current source; an interrupted import has written the first
+    `num_written` of them already.
+    """
+
+    settings: ImportSettings
+    rejections: Rejections
+    on_bytes: Callable[[int], None]
+    num_rejected: int = 0
+    num_written: int = 0
+
+    def begin(self, num_written: int = 0) -> None:
+        """Start with another source."""
+        self.num_rejected, self.num_written = 0, num_written
+
+    def reject(self, source: Source, line: int, reason: str, detail: str = "", excerpt: str | bytes = "") -> None:
+        """Reject a row of the current source."""
+        self.num_rejected += 1
+        if self.num_rejected > self.num_written:
+            self.rejections.add(source.path, line, reason, detail, excerpt)
+
+
+Reader = Callable[[Source, ImportContext], Iterator[pa.Table]]
+
+
+def make_rows(source: Source, texts: Sequence[str], lines: Sequence[int], ids: Sequence[str] = ()) -> pa.Table:
+    """Rows of one source as a table with the schema `ROWS`; without ids, they are derived from the content later."""
+    count = len(texts)
+    columns = [
+        string_array(texts),
+        string_array(ids) if ids else pa.nulls(count, pa.string()),
+        int_array(np.full(count, source.index), pa.int32()),
+        int_array(lines, pa.int64()),
+    ]
+    return pa.Table.from_arrays(columns, schema=ROWS)

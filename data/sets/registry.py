@@ -1,0 +1,138 @@
+"""The sets that can be generated, and how one is written to disk.
+
+Writes `inputs.json`, `documents/` and `questions/` (one shard for each generated corpus) and, last, `manifest.json`.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.records import Document, Question
+from data.seeds import fingerprint
+from data.sentences import split_sentences
+from data.sets.process import full as process
+from data.sets.process import small as small_process
+from data.sets.reversal_curse import full as reversal_curse
+from data.sets.reversal_curse import published
+from data.sets.reversal_curse import small as small_reversal_curse
+from data.sets.reversals import full as reversals
+from data.sets.reversals import small as small_reversals
+from data.sets.semantic import full as semantic
+from data.sets.semantic import small as small_semantic
+from data.sets.syllogisms import full as syllogisms
+from data.sets.syllogisms import small as small_syllogisms
+from data.sets.world import World
+from data.store import MANIFEST, claim_new, content_of, seal, shard_name, write_json, write_shard
+
+# (name, lexicon) -> maker of one world: "tiny" is the embedded model's lexicon, "open" is English at the paper's size.
+SETS: dict[tuple[str, str], Callable[..., World]] = {
+    ("reversals", "tiny"): small_reversals.make_world,
+    ("syllogisms", "tiny"): small_syllogisms.make_world,
+    ("reversal-curse", "tiny"): small_reversal_curse.make_world,
+    ("semantic", "tiny"): small_semantic.make_world,
+    ("process", "tiny"): small_process.make_world,
+    ("reversals", "open"): reversals.make_world,
+    ("syllogisms", "open"): syllogisms.make_world,
+    ("reversal-curse", "open"): reversal_curse.make_world,
+    ("semantic", "open"): semantic.make_world,
+    ("process", "open"): process.make_world,
+}
+
+
+def _hash_generators() -> str:
+    """A hash of all that decides the content of a set: code, word lists and templates of `data.sets`, and helpers."""
+    here = Path(__file__).parent
+    files = [path for path in here.rglob("*") if path.suffix in {".py", ".toml", ".txt", ".gz"}]
+    files += [here.parent / name for name in ("baselines.py", "seeds.py", "sentences.py")]
+    digests = {path.relative_to(here.parent).as_posix(): hashlib.sha256(path.read_bytes()).digest() for path in files}
+    return fingerprint(*sorted(digests.items()))
+
+
+GENERATOR_VERSION = _hash_generators()  # part of every key of generated data: a changed generator is noticed
+
+
+def make_worlds(name: str, lexicon: str, worlds: int, sizes: Mapping[str, Any], seed: int) -> Iterator[World]:
+    """The worlds of a set, one after another; with a size `published`, the files in that folder are the only world."""
+    if folder := sizes.get("published"):
+        yield published.read_world(Path(folder), seed=seed)
+        return
+    wanted = {key: value for key, value in sizes.items() if key != "published"}
+    for index in range(worlds):
+        yield SETS[name, lexicon](seed, index, **wanted)
+
+
+def set_key(name: str, lexicon: str, worlds: int, sizes: Mapping[str, Any], seed: int) -> str:
+    """Names everything that decides the content of a set; of published files the content counts, not the path."""
+    values = dict(sizes)
+    if folder := values.get("published"):
+        files = sorted(Path(folder).glob("*.jsonl"))
+        values["published"] = fingerprint(*((path.name, hashlib.sha256(path.read_bytes()).digest()) for path in files))
+    return fingerprint(name, lexicon, worlds, sorted(values.items()), seed, GENERATOR_VERSION)
+
+
+def make_set(name: str, lexicon: str, worlds: int, sizes: Mapping[str, Any], seed: int, folder: Path) -> bool:
+    """Write a set into `folder`; False if it is there already, complete.
+
+    An interrupted one is generated again. Raises InputError if the folder holds another set, seed or size, or files of
+    any other origin.
+    """
+    claim_new(folder, set_key(name, lexicon, worlds, sizes, seed))
+    if (folder / MANIFEST).exists():
+        return False
+    save_set(folder, name, make_worlds(name, lexicon, worlds, sizes, seed), seed=seed)
+    return True
+
+
+@dataclass
+class _Counts:
+    """What the manifest says about all worlds together."""
+
+    num_worlds: int = 0
+    num_documents: int = 0
+    num_sentences: int = 0
+    num_words: int = 0
+    inferences: dict[str, Counter[str]] = field(default_factory=dict)
+    facts: dict[str, list[str]] = field(default_factory=dict)
+    notes: dict[str, dict[str, object]] = field(default_factory=dict)
+
+    def add(self, world: World) -> None:
+        self.num_worlds += 1
+        self.num_documents += len(world.documents)
+        self.num_sentences += sum(len(split_sentences(document.text)) for document in world.documents)
+        self.num_words += sum(len(document.text.split()) for document in world.documents)
+        for question in world.questions:
+            self.inferences.setdefault(question.split, Counter())[question.inference] += 1
+        self.facts[world.name] = world.fact_texts()
+        if world.notes:
+            self.notes[world.name] = world.notes
+
+
+def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> None:
+    """Write worlds one by one, a shard of documents and one of questions each, then the manifest with the counts."""
+    counts = _Counts()
+    for number, world in enumerate(worlds):
+        write_shard(folder / "documents" / shard_name(number), Document, world.documents)
+        write_shard(folder / "questions" / shard_name(number), Question, world.questions)
+        counts.add(world)
+    seal(folder / "documents", Document)
+    seal(folder / "questions", Question)
+    manifest = {
+        "set": name,
+        "seed": seed,
+        "num_worlds": counts.num_worlds,
+        "num_documents": counts.num_documents,
+        "num_sentences": counts.num_sentences,
+        "num_words": counts.num_words,
+        "num_questions": {split: by_kind.total() for split, by_kind in counts.inferences.items()},
+        "num_questions_by_inference": {
+            split: dict(sorted(kinds.items())) for split, kinds in counts.inferences.items()
+        },
+        "content": fingerprint(content_of(folder / "documents"), content_of(folder / "questions")),
+        "generator": GENERATOR_VERSION,
+        "facts": counts.facts,
+        "notes": counts.notes,
+    }
+    write_json(folder / MANIFEST, manifest, durable=True)
