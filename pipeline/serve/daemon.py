@@ -28,7 +28,7 @@ from augment_service.http.tokenization import ModelTokenizer
 from cluster.session import connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
-from data.weights import weights_fingerprint
+from data.weights import model_fingerprint
 from pipeline.serve.state import (
     ServiceRequest,
     ServiceState,
@@ -67,7 +67,7 @@ def run_service(request: ServiceRequest) -> None:
 def _run(request: ServiceRequest) -> None:
     name, spec, folder = request.name, request.spec, Path(request.spec.model)
     fit_window(spec)
-    weights = weights_fingerprint(folder)
+    weights = model_fingerprint(folder)
     with ExitStack() as stack:
         stack.enter_context(hold(name))
         if (dead := read_state(name)) is not None:
