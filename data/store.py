@@ -186,7 +186,7 @@ def is_sealed(folder: Path, *, key: str = "") -> bool:
 
 def claim(folder: Path, key: str) -> None:
     """Bind an output folder to the inputs that `key` names; InputError if it is bound to others."""
-    found = claimed_key(folder)
+    found = _claimed_key(folder)
     if found and found != key:
         raise InputError(
             f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
@@ -197,27 +197,27 @@ def claim(folder: Path, key: str) -> None:
         write_json(folder / INPUTS, {"key": key})
 
 
-def claim_new(folder: Path, key: str) -> None:
-    """`claim`, for a folder that may hold nothing else: InputError if it has files but no `inputs.json`."""
-    refuse_foreign(folder)
-    claim(folder, key)
+def is_claimed(folder: Path, key: str) -> bool:
+    """Whether an output folder is bound to the inputs that `key` names; writes nothing.
 
-
-def refuse_foreign(folder: Path) -> None:
-    """Raise InputError if the folder has files but was never claimed: they are not ours to overwrite or delete."""
+    Raises InputError if it is bound to others, or has files but was never claimed: those are not ours to overwrite.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError("the output path is a file", where=str(folder), hint="choose another --out")
-    if claimed_key(folder) is None and folder.is_dir():
-        foreign = sorted({path.name for path in folder.iterdir()} - _WORKSPACE_FILES)
-        if foreign:
-            raise InputError(
-                f"the folder holds something else: {', '.join(foreign[:3])}",
-                where=str(folder),
-                hint="choose a new or empty folder with --out",
-            )
+    found = _claimed_key(folder)
+    foreign = {path.name for path in folder.iterdir()} - _WORKSPACE_FILES if folder.exists() else set()
+    if found is None and foreign:
+        raise InputError(
+            f"the folder holds something else: {', '.join(sorted(foreign)[:3])}",
+            where=str(folder),
+            hint="choose a new or empty folder with --out",
+        )
+    if found:
+        claim(folder, key)
+    return found == key
 
 
-def claimed_key(folder: Path) -> str | None:
+def _claimed_key(folder: Path) -> str | None:
     """The key that a folder is bound to: "" if it was released, None if it was never claimed."""
     path = folder / INPUTS
     if not path.exists():
@@ -234,14 +234,12 @@ def release(folder: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """One shard as a memory-mapped Arrow table; InputError if it is truncated or missing."""
+    """One shard as a memory-mapped Arrow table; InputError if it is truncated."""
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             return reader.read_all()
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise InputError(
-            f"the shard is truncated or missing: {error}", where=str(path), hint="make the folder again"
-        ) from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"the shard is truncated: {error}", where=str(path), hint="make the folder again") from error
 
 
 def read_shard(path: Path, record: type[Record]) -> list[Record]:
@@ -261,8 +259,8 @@ def read_shard(path: Path, record: type[Record]) -> list[Record]:
 def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = False) -> list[Path]:
     """The shards of a folder in the order of their names.
 
-    Raises InputError if there are none, if they hold another record, or if the folder is unfinished: without a
-    manifest its shards are listed only with `unfinished`.
+    Raises InputError if there are none, if one is missing, if they hold another record, or if the folder is unfinished:
+    without a manifest its shards are listed only with `unfinished`.
     """
     manifest, kind = read_manifest(folder), f"{record.__name__} " if record else ""
     shards = [folder / name for name in manifest["shards"]] if "shards" in manifest else sorted(folder.glob("*.arrow"))
@@ -277,6 +275,8 @@ def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = 
     if record and manifest.get("record", record.__name__) != record.__name__:
         what = f"the folder holds {manifest['record']} rows, not {kind}rows"
         raise InputError(what, where=str(folder), hint="name another folder")
+    if lost := [path for path in shards if not path.exists()]:
+        raise InputError(f"the shard {lost[0].name} is missing", where=str(folder), hint="make the folder again")
     return shards
 
 

@@ -1,5 +1,7 @@
 """Augmentation methods: prompts out of documents, augmentations out of generations, and their audit."""
 
+from dataclasses import replace
+
 import pytest
 
 from augment_service.methods import AugmentPlan, build_prompts, parse_generations

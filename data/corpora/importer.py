@@ -21,11 +21,9 @@ from data.store import (
     MANIFEST,
     ShardWriter,
     claim,
-    claim_new,
-    claimed_key,
     content_of,
+    is_claimed,
     read_manifest,
-    refuse_foreign,
     release,
     seal,
     shard_name,
@@ -64,11 +62,7 @@ def find_summary(out: Path, key: str) -> Summary | None:
 
     Raises InputError if the folder holds anything else.
     """
-    refuse_foreign(out)
-    if not claimed_key(out):
-        return None
-    claim(out, key)
-    manifest = read_manifest(out)
+    manifest = read_manifest(out) if is_claimed(out, key) else {}
     return Summary(**manifest["summary"]) if manifest else None
 
 
@@ -83,7 +77,7 @@ def import_corpus(
     key, count = import_key(found, settings), load_counter(settings.tokenizer)
     if done := find_summary(out, key):
         return done
-    claim_new(out, key)
+    claim(out, key)
     mark = _resume(out)
     rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
     with (

@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from data.sets.semantic import small as small_semantic
 from data.sets.syllogisms import full as syllogisms
 from data.sets.syllogisms import small as small_syllogisms
 from data.sets.world import World
-from data.store import MANIFEST, claim_new, content_of, seal, shard_name, write_json, write_shard
+from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name, write_json, write_shard
 
 # (name, lexicon) -> maker of one world: "tiny" is the embedded model's lexicon, "open" is English at the paper's size.
 SETS: dict[tuple[str, str], Callable[..., World]] = {
@@ -79,10 +80,13 @@ def make_set(name: str, lexicon: str, worlds: int, sizes: Mapping[str, Any], see
     An interrupted one is generated again. Raises InputError if the folder holds another set, seed or size, or files of
     any other origin.
     """
-    claim_new(folder, set_key(name, lexicon, worlds, sizes, seed))
-    if (folder / MANIFEST).exists():
+    key = set_key(name, lexicon, worlds, sizes, seed)
+    if is_claimed(folder, key) and (folder / MANIFEST).exists():
         return False
-    save_set(folder, name, make_worlds(name, lexicon, worlds, sizes, seed), seed=seed)
+    generated = make_worlds(name, lexicon, worlds, sizes, seed)
+    first = next(generated)  # impossible sizes are refused before anything is written
+    claim(folder, key)
+    save_set(folder, name, chain([first], generated), seed=seed)
     return True
 
 
@@ -112,6 +116,8 @@ class _Counts:
 
 def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> None:
     """Write worlds one by one, a shard of documents and one of questions each, then the manifest with the counts."""
+    for stale in [path for part in ("documents", "questions") for path in (folder / part).glob("part-*.arrow")]:
+        stale.unlink()  # of an interrupted command
     counts = _Counts()
     for number, world in enumerate(worlds):
         write_shard(folder / "documents" / shard_name(number), Document, world.documents)
