@@ -181,7 +181,7 @@ def test_a_hierarchy_of_any_size(categories: int) -> None:
 
 
 def test_too_few_documents_are_refused() -> None:
-    with pytest.raises(InputError, match="untold"):
+    with pytest.raises(InputError, match="unstated"):
         semantic.make_world(0, 0, categories=110, documents=30, questions_per_split=40)
     with pytest.raises(InputError, match="too few"):
         process.make_world(0, 0, functions=6, documents=30, questions_per_split=40)
