@@ -1,5 +1,5 @@
-# The commands of the project. Each sets up `.venv` first, if that has not been done.
-#   PYTHON=python3.12 chooses the interpreter that `.venv` is made from; otherwise the first of these that is new enough.
+# The commands of the project. Each sets up `.venv` first if needed.
+#   PYTHON=python3.12 chooses the interpreter of `.venv`; otherwise the first suitable one below.
 
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -13,9 +13,9 @@ CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command
 help: ## list the commands
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-setup: ## make .venv and install the pinned stack (done by the others too; a second time costs nothing)
+setup: ## make .venv and install the pinned stack (the other commands do so, too; repeating it is free)
 	@"$(PYTHON)" -c '$(FITS)' 2>/dev/null || { printf '%s\n' 'set-up: no Python 3.11 to 3.13 found' '  where: PATH, or PYTHON=' \
-		'  hint:  install one, or name it: make demo PYTHON=/path/to/python3.12' >&2; exit 2; }
+		'  hint:  install one, or pass it: make demo PYTHON=/path/to/python3.12' >&2; exit 2; }
 	@"$(PYTHON)" cluster/install.py
 
 demo: setup ## the whole study on the embedded model: table, figure and report in runs/demo/report
@@ -24,7 +24,7 @@ demo: setup ## the whole study on the embedded model: table, figure and report i
 
 test: setup ## the whole test suite
 ifeq ($(CHROMIUM),)
-	@echo "no Chromium found: the tests marked 'browser' are left out"
+	@echo "no Chromium found: skipping the tests marked 'browser'"
 endif
 	@$(VENV)/python -m pytest $(if $(CHROMIUM),,-m 'not browser')
 
@@ -34,7 +34,7 @@ check: setup ## lint, format, types, architecture
 	@$(VENV)/mypy
 	@$(VENV)/lint-imports
 
-format: setup ## put the code into its format
+format: setup ## format the code
 	@$(VENV)/ruff check --fix .
 	@$(VENV)/ruff format .
 

@@ -1,82 +1,113 @@
-"""Context distillation: what the model that wrote an inference expects in it, with all that stood before it.
+"""Context distillation: the distributions of the model that wrote an inference, with all that preceded it.
 
-Reads what `augment_service.augment` has written. Writes `lessons/` (shards of requests) and `teacher/` (shards of
-distributions, by the pool's actors), sealed last. A shard that rests on disk is not made again.
+Reads the sealed `augmentations/` of `augment_service.augment`. Writes `teacher/` (shards of distributions, by the
+pool's actors), sealed last. A shard that exists is not computed again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
-from augment_service.augment import AUGMENTATIONS
-from augment_service.methods import KEPT, augmentation_id, split_answer
-from cluster.pool import Unit
+from augment_service.augment import AUGMENTATIONS, CONTEXTS
+from augment_service.contexts import ContextReader, ContextSpec, write_contexts
+from augment_service.engines.protocol import DistillationEngine, Engine
+from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, row_ranges
+from augment_service.methods import KEPT
 from data.errors import InputError
-from data.records import Augmentation, Distribution, Generation, Lesson, Prompt
-from data.rendering import PromptBook
+from data.records import Augmentation, DistillationExample, Distribution, Refusal
+from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import ROWS_PER_SHARD, claim, is_sealed, read_refusals, read_shard, seal, write_shard
+from data.store import ShardWriter, claim, is_sealed, seal
 
-LESSONS, TEACHER = "lessons", "teacher"
-MOST_TOP = 20  # tokens in a place; vLLM tells no more unless it is started otherwise
+TEACHER, PARTS = "teacher", "teacher-parts"
+ROWS_PER_UNIT = 512
+MAX_TOP_K = 20  # tokens in each place; vLLM returns no more by default
 
 
-def is_taught(out: Path, *, num_top: int) -> bool:
-    """Whether the distributions are complete. Raises InputError if the folder's are of another `num_top`."""
-    if not 1 <= num_top <= MOST_TOP:
-        raise InputError(f"{num_top} tokens in each place", where="--teacher-top", hint=f"choose 1 to {MOST_TOP}")
-    (out / LESSONS).mkdir(parents=True, exist_ok=True)
-    claim(out / LESSONS, fingerprint("lessons", num_top))
+@dataclass(frozen=True)
+class DistillationTask:
+    """Kept inferences to distributions, in the actor. `contexts` has a shard for each (global method, corpus)."""
+
+    templates: Mapping[str, Template]
+    contexts: Mapping[tuple[str, str], str]
+    num_top: int
+
+    asked: ClassVar[type] = Augmentation
+    answered: ClassVar[type] = Distribution
+
+    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+        """A distribution for each kept row, nothing for the others."""
+        if not isinstance(engine, DistillationEngine):
+            raise InputError("this engine has no distributions", where="--engine", hint="use a vllm engine")
+        kept = [row for row in rows if row.verdict == KEPT]
+        answers = dict(zip(map(id, kept), engine.distill([self._example(row) for row in kept]), strict=True))
+        found = (answers.get(id(row)) for row in rows)
+        return [
+            RowAnswer((), (answer,)) if isinstance(answer, Refusal) else RowAnswer((answer,) if answer else ())
+            for answer in found
+        ]
+
+    def _example(self, row: Augmentation) -> DistillationExample:
+        template = self.templates[row.method]
+        path = self.contexts.get((row.method, row.corpus))
+        context = ContextReader(Path(path)).text_for().text if path else template.local_context(row.sentence)
+        before = template.prompt(row.sentence)
+        if row.reasoning:
+            before = f"{before} {row.reasoning}".rstrip()
+        return DistillationExample(row.augmentation_id, context, before, row.text, self.num_top)
+
+
+def is_distilled(out: Path) -> bool:
+    """Whether the distributions are complete."""
     return is_sealed(out / TEACHER)
 
 
-def write_lessons(out: Path, book: PromptBook, *, num_top: int) -> list[Unit]:
-    """Write a lesson for every inference that was kept; returns the units of work that ask the teacher."""
-    units = []
-    for path in sorted((out / AUGMENTATIONS).glob("*.arrow")):
-        lessons = list(_lessons(out, path, book, num_top))
-        world = read_shard(path, Augmentation)[0].corpus if lessons else ""
-        for number, start in enumerate(range(0, len(lessons), ROWS_PER_SHARD)):
-            rows = lessons[start : start + ROWS_PER_SHARD]
-            shard = f"{path.stem}-{number:05d}.arrow"
-            source, target = out / LESSONS / shard, out / TEACHER / shard
-            if not source.exists():
-                write_shard(source, Lesson, rows)
-            name = f"{world} {number + 1}/{-(-len(lessons) // ROWS_PER_SHARD)}"
-            units.append(
-                Unit(name, "teach_shard", (str(source), str(target), name), affinity=path.stem, num_rows=len(rows))
-            )
-    if not units:
+def plan_distillation(
+    documents: Path, out: Path, book: PromptBook, *, num_top: int, model: str, context: ContextSpec, seed: int
+) -> list[ShardedJob]:
+    """The job that asks for the `num_top` likeliest tokens in each place of every kept inference.
+
+    Raises InputError if the folder's distributions have another `num_top`.
+    """
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    claim(out / PARTS, fingerprint("distillation", num_top))
+    ranges = row_ranges(out / AUGMENTATIONS, rows_per_unit=ROWS_PER_UNIT)
+    corpora = list(dict.fromkeys(rows.corpus for rows in ranges))
+    templates = {template.method: template for template in book.templates}
+    contexts = {
+        (template.method, corpus): str(path)
+        for template in book.templates
+        if template.is_global and corpora
+        for corpus, path in write_contexts(
+            documents, corpora, context, template.shared_context, out / CONTEXTS, seed=seed
+        ).items()
+    }
+    task = DistillationTask(templates, contexts, num_top)
+    return [ShardedJob("distill", task, tuple(ranges), out / PARTS, fingerprint("distillation", num_top, model))]
+
+
+def seal_distillation(out: Path, jobs: Sequence[ShardedJob]) -> int:
+    """Write `teacher/` from the jobs' shards; returns how many examples were refused.
+
+    Raises InputError if there is no distribution at all.
+    """
+    refused = refuse_if_all(jobs, "inference")
+    folder, count = out / TEACHER, 0
+    for leftover in folder.glob("*.arrow"):
+        leftover.unlink()
+    with ShardWriter(folder, Distribution) as writer:
+        for job in jobs:
+            for table in job.tables():
+                count += table.num_rows
+                if table.num_rows:
+                    writer.write(table)
+                    writer.end_if_full()
+    if not count:
         raise InputError(
-            "no inference was kept, so there is nothing that a teacher could be asked about",
+            "no inference was kept, so there is nothing to distil",
             where=str(out / AUGMENTATIONS),
             hint="see the verdicts there; try other methods or more samples",
         )
-    return units
-
-
-def collect_lessons(out: Path, units: list[Unit]) -> int:
-    """Seal the teacher's folder; returns how many lessons were refused (they rest in `teacher/refused/`).
-
-    Raises InputError if all were.
-    """
-    refusals = [refusal for unit in units for refusal in read_refusals(Path(str(unit.args[1])))]
-    if len(refusals) == sum(unit.num_rows for unit in units):
-        raise InputError(refusals[0].what, where=f"inference {refusals[0].item_id}", hint=refusals[0].hint)
-    seal(out / TEACHER, Distribution)
-    return len(refusals)
-
-
-def _lessons(out: Path, augmentations: Path, book: PromptBook, num_top: int) -> Iterator[Lesson]:
-    """The kept inferences of a world, each with the context, the prompt and the way on which it was found."""
-    kept = {row.augmentation_id: row for row in read_shard(augmentations, Augmentation) if row.verdict == KEPT}
-    model = next(iter(kept.values())).model if kept else ""
-    templates = {template.method: template for template in book.templates}
-    for path in sorted((out / "prompts").glob(f"{augmentations.stem}-*.arrow")):
-        written = {row.prompt_id: row for row in read_shard(out / "generations" / path.name, Generation)}
-        for prompt in read_shard(path, Prompt):
-            template = templates[prompt.method]
-            row = kept.get(augmentation_id(prompt, template, model))
-            if row is not None:
-                way, _ = split_answer(written[prompt.prompt_id].text, template)
-                before = f"{prompt.text} {way}".rstrip() if way else prompt.text
-                yield Lesson(row.augmentation_id, prompt.context, before, row.text, num_top)
+    seal(folder, Distribution)
+    return refused

@@ -1,14 +1,16 @@
-"""Augmentation methods: documents in, prompts out; generations in, augmentations out. Pure.
+"""Augmentation methods, pure: a document to prompts, what the model wrote to inferences.
 
-Local methods see one sentence at a time, global ones the whole corpus (Lampinen et al. 2025, section 2.3). A method
-is a template of the model's prompt book; what they share stands here.
+Local methods see one sentence at a time, global ones the whole corpus (Lampinen et al. 2025, section 2.3). A method is
+a template of the model's prompt book.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from data.records import Augmentation, Document, Generation, Prompt
-from data.rendering import PromptBook, Template, fill_template
+from data.records import Augmentation, Context, Document, Generation, Prompt
+from data.rendering import Template
 from data.seeds import derive_seed, fingerprint
 from data.sentences import split_sentences
 
@@ -16,7 +18,11 @@ KEPT = "kept"
 NOTHING = "nothing follows"
 UNFINISHED = "unfinished"
 EMPTY = "empty"
+COPIED = "copied"
 REPEATED = "repeated"
+UNPARSED = "unparsed"
+_BULLET = re.compile(r"^(?:[-*•–]|\(?\d{1,3}[.)])\s+")
+_EDGES = " \t\"'“”‘’«»`*.,;:!?"
 
 
 @dataclass(frozen=True)
@@ -29,96 +35,88 @@ class AugmentPlan:
     seed: int
 
 
-def build_prompts(documents: Sequence[Document], book: PromptBook, plan: AugmentPlan) -> list[Prompt]:
-    """All prompts of one world; prompts with the same context stand next to each other."""
-    texts = [document.text for document in documents]
-    prompts = []
-    for template in book.select(plan.methods):
-        for document in documents:
-            for sentence in split_sentences(document.text):
-                context, text = fill_template(template, sentence=sentence, documents=texts)
-                for sample in range(plan.samples):
-                    key = (template.method, document.corpus, document.doc_id, sentence, sample)
-                    prompts.append(
-                        Prompt(
-                            prompt_id=fingerprint(*key),
-                            method=template.method,
-                            doc_id=document.doc_id,
-                            context=context,
-                            text=text,
-                            max_tokens=template.max_tokens,
-                            temperature=plan.temperature,
-                            seed=derive_seed(plan.seed, *key),
-                            stop=template.stop,
-                            sentence=sentence,
-                        )
-                    )
-    return prompts
+def build_prompts(
+    document: Document, template: Template, plan: AugmentPlan, model: str, shared: Context | None
+) -> Iterator[Prompt]:
+    """The prompts of one document: one for each sentence and sample. `shared` is the context of a global template.
 
-
-def parse_generations(
-    prompts: Sequence[Prompt],
-    generations: Iterable[Generation],
-    documents: Sequence[Document],
-    book: PromptBook,
-    *,
-    model: str,
-) -> list[Augmentation]:
-    """One row for each generation, in the order of the prompts; rows set aside keep their reason in `verdict`.
-
-    A prompt that was refused has no generation, and no row.
+    `prompt_id` names everything that is asked: text, context, sampling, seed, weights, template and place.
     """
-    by_id = {generation.prompt_id: generation for generation in generations}
-    documents_by_id = {document.doc_id: document for document in documents}
-    templates: dict[str, Template] = {template.method: template for template in book.templates}
-    seen = {document.text for document in documents}
-    rows = []
-    for prompt in prompts:
-        if prompt.prompt_id not in by_id:
-            continue
-        generation, document = by_id[prompt.prompt_id], documents_by_id[prompt.doc_id]
-        _, text = split_answer(generation.text, templates[prompt.method])
-        verdict = _judge(text, generation.finish_reason, seen, book.nothing)
-        if verdict == KEPT:
-            seen.add(text)
-        rows.append(
-            Augmentation(
-                augmentation_id=augmentation_id(prompt, templates[prompt.method], model),
-                corpus=document.corpus,
-                method=prompt.method,
-                doc_id=prompt.doc_id,
-                sentence=prompt.sentence,
+    for place, sentence in enumerate(split_sentences(document.text)):
+        context = template.local_context(sentence) if shared is None else shared.text
+        context_id = fingerprint("context", context) if shared is None else shared.context_id
+        text = template.prompt(sentence)
+        for sample in range(plan.samples):
+            where = (template.method, document.corpus, document.doc_id, place, sample)
+            seed = derive_seed(plan.seed, *where)
+            asked = (context_id, text, template.fingerprint, plan.temperature, seed, model)
+            yield Prompt(
+                prompt_id=fingerprint(*where, *asked),
+                method=template.method,
+                doc_id=document.doc_id,
+                context=context,
                 text=text,
-                verdict=verdict,
-                finish_reason=generation.finish_reason,
-                model=model,
-                template=templates[prompt.method].fingerprint,
-                temperature=prompt.temperature,
-                seed=prompt.seed,
+                max_tokens=template.max_tokens,
+                temperature=plan.temperature,
+                seed=seed,
+                stop=template.stop,
+                sentence=sentence,
+                context_id=context_id,
             )
-        )
-    return rows
 
 
-def augmentation_id(prompt: Prompt, template: Template, model: str) -> str:
-    """Names what a model writes for a prompt; `model` is its weights' fingerprint."""
-    return fingerprint(prompt.prompt_id, model, template.fingerprint)
+def parse_generation(
+    prompt: Prompt, generation: Generation, corpus: str, template: Template, nothing: str, model: str
+) -> Augmentation:
+    """The inference in what the model wrote; a rejected one has the reason in `verdict`.
+
+    Whether another row of the corpus says the same is found when the folder is sealed.
+    """
+    reasoning, text, is_parsed = split_answer(generation.text, template)
+    return Augmentation(
+        augmentation_id=prompt.prompt_id,
+        corpus=corpus,
+        method=prompt.method,
+        sources=(prompt.doc_id,),
+        sentence=prompt.sentence,
+        text=text,
+        reasoning=reasoning,
+        verdict=_judge(text, generation.finish_reason, prompt.sentence, nothing, is_parsed=is_parsed),
+        support=math.nan,
+        finish_reason=generation.finish_reason,
+        model=model,
+        template=template.fingerprint,
+        context_id=prompt.context_id,
+        temperature=prompt.temperature,
+        seed=prompt.seed,
+    )
 
 
-def split_answer(text: str, template: Template) -> tuple[str, str]:
-    """What a model wrote, as one line: its way to the inference, if the template asks for one, and the inference."""
-    line = " ".join(text.split())
+def split_answer(text: str, template: Template) -> tuple[str, str, bool]:
+    """What a model wrote, on one line: its reasoning, where the template asks for it, and the inference.
+
+    The last value is false if the mark between the two is missing; then there is no reasoning.
+    """
+    line = _BULLET.sub("", " ".join(text.split()))
     if not template.answer_after:
-        return "", line
-    way, mark, answer = line.rpartition(template.answer_after)
-    return way + mark, answer
+        return "", line, True
+    reasoning, mark, answer = line.rpartition(template.answer_after)
+    return reasoning + mark, answer, bool(mark)
 
 
-def _judge(text: str, finish_reason: str, seen: set[str], nothing: str) -> str:
+def fold(text: str) -> str:
+    """A line without case, and without quotes and marks at its ends."""
+    return text.strip(_EDGES).casefold()
+
+
+def _judge(text: str, finish_reason: str, sentence: str, nothing: str, *, is_parsed: bool) -> str:
     if finish_reason != "stop":
         return UNFINISHED
-    if not text:
+    folded = fold(text)
+    if not folded:
         return EMPTY
-    if text == nothing:
+    if folded == fold(nothing):
         return NOTHING
-    return REPEATED if text in seen else KEPT
+    if not is_parsed:
+        return UNPARSED
+    return COPIED if folded == fold(sentence) else KEPT

@@ -4,14 +4,17 @@ What is wrong with one row is a `Refusal` of that row. Reads and writes no files
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any, Protocol
 
 from data.errors import InputError
-from data.records import Lesson, Prompt, Refusal, ScoreItem
+from data.records import DistillationExample, Prompt, Refusal, ScoreItem
 
 NUM_UNKNOWN_SHOWN = 12
+CHARACTERS_PER_TOKEN = 64  # no tokenizer packs more of a long text into a token
 TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
 HINTS = {
     "window": "give it fewer documents in context, or use a model with a longer window, --model",
@@ -34,11 +37,39 @@ class Tokenizer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRow:
+    """Token ids: a `head` that many rows share, held once, and a `tail` of the row's own.
+
+    Rows are equal if they share their head, the same object, and have equal tails.
+    """
+
+    head: Sequence[int]
+    tail: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.head) + len(self.tail)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(self.head, self.tail)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenRow) and self.head is other.head and self.tail == other.tail
+
+    def __hash__(self) -> int:
+        return hash((id(self.head), self.tail))
+
+    @property
+    def ids(self) -> list[int]:
+        """All ids as one list."""
+        return [*self.head, *self.tail]
+
+
 @dataclass(frozen=True, slots=True)
 class TokenPair:
     """One continuation to score: the tokens that are read, and the tokens whose log-probabilities count."""
 
-    prefix: tuple[int, ...]
+    prefix: TokenRow
     continuation: tuple[int, ...]
 
 
@@ -51,10 +82,10 @@ class ItemTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class LessonTokens:
-    """A lesson in tokens: what the teacher reads, the tokens that it is asked about, and the row of its student."""
+class ExampleTokens:
+    """A distillation example in tokens: what the teacher reads, the tokens asked about, and the row of its student."""
 
-    prefix: list[int]
+    prefix: TokenRow
     path: list[int]
     row: list[int]
 
@@ -78,18 +109,19 @@ class TextReader:
         start = tokenizer.bos_token_id
         begins = tokenizer("")["input_ids"][:1] == [start]
         self._start = [] if start is None or not begins else [start]
-        # GPT-2 names one token for both; as a start it stands in every text
+        # GPT-2 has one token for both; as a start it is in every text.
         self._unknown = None if tokenizer.unk_token_id in self._start else tokenizer.unk_token_id
+        self._checked: dict[int, tuple[Sequence[int], bool]] = {}  # shared heads by identity: is every token known?
 
-    def prompts(self, prompts: Sequence[Prompt]) -> list[list[int] | Refusal]:
+    def prompts(self, prompts: Sequence[Prompt]) -> list[TokenRow | Refusal]:
         """Token ids of `context + text` per prompt; together with `max_tokens` more they fit into the window."""
         tokens = self._tokens((prompt.context, prompt.text) for prompt in prompts)
-        rows: list[list[int] | Refusal] = []
+        rows: list[TokenRow | Refusal] = []
         for prompt in prompts:
             try:
                 ids = self._sound(prompt.context, prompt.text, tokens)
-                if not ids or prompt.max_tokens < 1:
-                    raise _FlawError("empty", "the prompt is empty" if not ids else "an answer of no tokens is wanted")
+                if not len(ids) or prompt.max_tokens < 1:
+                    raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
                 self._check_window(len(ids) + prompt.max_tokens)
                 rows.append(ids)
             except _FlawError as flaw:
@@ -118,25 +150,27 @@ class TextReader:
                 rows.append(flaw.refusal(item.item_id))
         return rows
 
-    def lessons(self, lessons: Sequence[Lesson]) -> list[LessonTokens | Refusal]:
+    def examples(self, examples: Sequence[DistillationExample]) -> list[ExampleTokens | Refusal]:
         """Each text as its student reads it (between its start and end tokens, if there are any), after its context.
 
         The text is tokenised by itself, so that the places of teacher and student are the same: at the seam the teacher
         may read other tokens than it would write.
         """
-        tokens = self._tokens(text for lesson in lessons for text in _texts_of_lesson(lesson))
+        tokens = self._tokens(text for example in examples for text in _texts_of_example(example))
         end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        rows: list[LessonTokens | Refusal] = []
-        for lesson in lessons:
+        rows: list[ExampleTokens | Refusal] = []
+        for example in examples:
             try:
-                before, text = (self._sound(*part, tokens) for part in _texts_of_lesson(lesson))
-                if not lesson.context + lesson.prompt or len(text) < 2:
-                    raise _FlawError("empty", "a lesson needs a context, and a text that has a token to be expected")
-                prefix = before + text[len(self._start) : 1]  # nobody has to expect a text's first token
-                self._check_window(len(prefix) + len(text))  # with room for one more, which some ways write
-                rows.append(LessonTokens(prefix, text[1:], text + end))
+                before, row = (self._sound(*part, tokens) for part in _texts_of_example(example))
+                text = row.ids
+                if not (example.context or example.prompt) or len(text) < 2:
+                    raise _FlawError("empty", "an example needs a context, and a text of two tokens or more")
+                first = tuple(text[len(self._start) : 1])  # a text's first token is not distilled
+                prefix = TokenRow(before.head, before.tail + first)
+                self._check_window(len(prefix) + len(text))  # with room for one more, which some strategies write
+                rows.append(ExampleTokens(prefix, text[1:], text + end))
             except _FlawError as flaw:
-                rows.append(flaw.refusal(lesson.text_id))
+                rows.append(flaw.refusal(example.text_id))
         return rows
 
     def ids(self, rows: Sequence[Sequence[int]], *, num_more: int) -> list[list[int] | Refusal]:
@@ -157,39 +191,48 @@ class TextReader:
         """Token ids of whole texts. Raises InputError for what would be a row's refusal."""
         tokens = self._tokens(("", text) for text in texts)
         try:
-            return [self._sound("", text, tokens) for text in texts]
+            return [self._sound("", text, tokens).ids for text in texts]
         except _FlawError as flaw:
             raise InputError(flaw.what, where=where, hint=HINTS[flaw.kind]) from flaw
 
     def _pairs(
-        self, context: str, prompt: str, continuations: Sequence[str], tokens: dict[Text, list[int]]
+        self, context: str, prompt: str, continuations: Sequence[str], tokens: dict[Text, TokenRow]
     ) -> tuple[TokenPair, ...]:
         before = self._sound(context, prompt, tokens)
         pairs = []
         for continuation in continuations:
             joined = self._sound(context, f"{prompt} {continuation}", tokens)
-            cut = seam(before, joined)
-            if cut == 0 or cut == len(joined):
-                what = "no token stands before the continuation" if cut == 0 else "the continuation adds no token"
+            cut = seam(before.tail, joined.tail)  # both have the head of their context
+            prefix = TokenRow(joined.head, joined.tail[:cut])
+            if not len(prefix) or cut == len(joined.tail):
+                what = "the continuation adds no token" if len(prefix) else "no token precedes the continuation"
                 raise _FlawError("empty", what)
             self._check_window(len(joined))
-            pairs.append(TokenPair(tuple(joined[:cut]), tuple(joined[cut:])))
+            pairs.append(TokenPair(prefix, joined.tail[cut:]))
         return tuple(pairs)
 
-    def _tokens(self, texts: Iterable[Text]) -> dict[Text, list[int]]:
+    def _tokens(self, texts: Iterable[Text]) -> dict[Text, TokenRow]:
         """Each distinct text's token ids, with the tokenizer's beginning-of-text token and never an end token."""
-        return {text: self._start + ids for text, ids in encode(self._tokenizer, texts).items()}
+        self._checked.clear()
+        return encode(self._tokenizer, texts, start=self._start)
 
-    def _sound(self, shared: str, own: str, tokens: dict[Text, list[int]]) -> list[int]:
+    def _sound(self, shared: str, own: str, tokens: dict[Text, TokenRow]) -> TokenRow:
         """The tokens of a text, all of which the model knows."""
-        ids = tokens[shared, own]
-        if self._unknown is not None and self._unknown in ids:
+        row = tokens[shared, own]
+        if not (self._knows_head(row.head) and self._unknown not in row.tail):
             words = list(dict.fromkeys([*self._unknown_words(shared), *self._unknown_words(own)]))
             more = f" and {len(words) - NUM_UNKNOWN_SHOWN} more" if len(words) > NUM_UNKNOWN_SHOWN else ""
             shown = ", ".join(words[:NUM_UNKNOWN_SHOWN]) or "some of these words"
             raise _FlawError("tokens", f"the model does not know: {shown}{more}")
-        self._check_range(ids)
-        return ids
+        self._check_range(row.tail)
+        return row
+
+    def _knows_head(self, head: Sequence[int]) -> bool:
+        """Whether no token of a shared head is unknown; each head is looked at once."""
+        if id(head) not in self._checked:
+            self._check_range(head)
+            self._checked[id(head)] = head, self._unknown not in head
+        return self._checked[id(head)][1]
 
     def _unknown_words(self, text: str) -> list[str]:
         if not text or not self._tokenizer.is_fast:
@@ -208,22 +251,56 @@ class TextReader:
             raise _FlawError("window", f"{needed} tokens are needed, the model's window has {self._window}")
 
 
-def encode(tokenizer: Tokenizer, texts: Iterable[Text]) -> dict[Text, list[int]]:
-    """Token ids of each distinct text `shared + own`, without special tokens.
+def encode(tokenizer: Tokenizer, texts: Iterable[Text], start: Sequence[int] = ()) -> dict[Text, TokenRow]:
+    """Token ids of each distinct text `shared + own` after those of `start`, without special tokens.
 
     A long `shared` part is tokenised once, but for its last `TAIL` characters or more: those are tokenised with each
     `own` part, for what follows may change them. It is tried on `shared` itself whether the pieces' tokens are those of
     the whole; if not (a tokenizer that looks far around), each text is tokenised as a whole.
     """
     distinct = dict.fromkeys(texts)
-    heads: dict[str, tuple[list[int], int]] = {}
+    heads: dict[str, tuple[Sequence[int], int]] = {}
+    begin = tuple(start)  # one object, the head of all texts that share nothing else
     for shared, count in Counter(shared for shared, _ in distinct).items():
-        heads[shared] = _head(tokenizer, shared) if count > 2 and len(shared) > 2 * TAIL else ([], 0)
+        head, cut = _head(tokenizer, shared) if count > 2 and len(shared) > 2 * TAIL else ([], 0)
+        heads[shared] = ([*begin, *head] if head else begin), cut
     if not distinct:
         return {}
     rests = [shared[heads[shared][1] :] + own for shared, own in distinct]
     tails = tokenizer(rests, add_special_tokens=False, verbose=False)["input_ids"]
-    return {text: heads[text[0]][0] + tail for text, tail in zip(distinct, tails, strict=True)}
+    return {text: TokenRow(heads[text[0]][0], tuple(tail)) for text, tail in zip(distinct, tails, strict=True)}
+
+
+def reading_order(texts: Sequence[Text]) -> list[int]:
+    """An order in which texts with a shared part are neighbours; no text is copied for it."""
+    places = {shared: place for place, shared in enumerate(dict.fromkeys(shared for shared, _ in texts))}
+    return sorted(range(len(texts)), key=lambda at: (places[texts[at][0]], texts[at][1]))
+
+
+def check_context(context: str, window: int | None, tokenizer: str, *, room: int, where: str) -> None:
+    """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer.
+
+    A context of more characters than any tokenizer packs into the window is not tokenised.
+    """
+    if window is None or not tokenizer:
+        return
+    needed = len(context) // CHARACTERS_PER_TOKEN + room
+    if needed <= window:
+        needed = len(_load_tokenizer(tokenizer)(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
+    if needed > window:
+        raise InputError(
+            f"at least {needed:,} tokens are needed, the window has {window:,}",
+            where=where,
+            hint="sample the documents (--context sample:8), use local methods only, or a model with a longer window",
+        )
+
+
+@lru_cache(maxsize=2)
+def _load_tokenizer(folder: str) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return tokenizer
 
 
 def _head(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
@@ -231,7 +308,7 @@ def _head(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
     cut = text.rfind(" ", 0, len(text) - TAIL)
     if cut < 1:
         return [], 0
-    # a tokenizer that puts a space before every text of its own must not see the one that stands there already
+    # A tokenizer that puts a space before every text must not see the one that is there already.
     begins = (cut, cut + 1)
     pieces = [text, text[:cut], *(text[begin:] for begin in begins)]
     whole, head, *tails = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
@@ -246,19 +323,11 @@ def seam(before: Sequence[int], joined: Sequence[int]) -> int:
     return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(before), len(joined)))
 
 
-def tokenise(tokenizer: Tokenizer, texts: Sequence[str], *, where: str) -> list[list[int]]:
-    """Token ids per text, with the tokenizer's beginning-of-text token (if it has one) and never an end token.
-
-    Raises InputError, with the words, if the vocabulary is closed and some words are not in it.
-    """
-    return TextReader(tokenizer).texts(texts, where=where)
-
-
 def _texts_of(item: ScoreItem) -> Iterable[Text]:
     for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
         yield context, prompt
         yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)
 
 
-def _texts_of_lesson(lesson: Lesson) -> tuple[Text, Text]:
-    return (lesson.context, lesson.prompt), ("", lesson.text)
+def _texts_of_example(example: DistillationExample) -> tuple[Text, Text]:
+    return (example.context, example.prompt), ("", example.text)

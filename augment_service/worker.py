@@ -1,54 +1,32 @@
-"""The actor that hosts one engine. Reads shards of requests, writes shards of answers, returns receipts.
+"""The actor that hosts one engine. Reads ranges of rows, writes shards of answers, returns receipts.
 
-A plain class: `cluster.pool` makes an actor of it. A target that already rests on disk is not computed again. Writes
-the target; before it, the rows that have no answer (`refused/` beside it); and, where a shard is done in parts, each
-part under `parts/`, until all of them are one.
+A plain class: `cluster.pool` makes an actor of it. A target that exists is not computed again. Writes the target;
+before it, the refused requests (`refused/` beside it); and, where a unit is done in pieces, each under `pieces/` until
+all of them are one.
 """
 
+import dataclasses
 import errno
 import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from augment_service.engines.protocol import EchoEngine, Engine, EngineSpec, TeacherEngine
+from augment_service.engines.protocol import EchoEngine, Engine, EngineSpec
 from augment_service.engines.start import start_engine
+from augment_service.jobs import RowAnswer, RowRange, Task
 from data.errors import InputError, ResumableError
-from data.records import (
-    CheckpointRef,
-    Distribution,
-    Echo,
-    Generation,
-    Lesson,
-    Prompt,
-    Refusal,
-    Score,
-    ScoreItem,
-    ShardReceipt,
-)
-from data.store import read_refusals, read_shard, read_table, refusals_path, write_shard
+from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
+from data.store import read_records, read_refusals, read_shard, read_table, refusals_path, write_shard
 
-PARTS = "parts"
-POISON = "poison"
+PIECES = "pieces"
+CRASH = "crash"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-Rows = tuple[int, int]  # from, to (exclusive)
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """One kind of work: rows of `asked` become rows of `answered`; `key` is the field that both have their name in."""
-
-    asked: type
-    answered: type
-    key: str
-    ref: CheckpointRef | None
-    compute: Callable[[Sequence[Any]], Sequence[Any]]
+Rows = tuple[int, int]  # from, to (exclusive), counted from the start of the range
 
 
 class EngineWorker:
@@ -59,45 +37,45 @@ class EngineWorker:
         self._base = CheckpointRef(name="base", path=spec.model, fingerprint="", base="", num_steps=0)
         self._resident: CheckpointRef | None = self._base
 
-    def generate_shard(
-        self, source: str, target: str, unit: str, *, rows: Rows | None = None, poison: Mapping[int, str] | None = None
-    ) -> ShardReceipt:
-        """Prompts of the shard `source` -> generations in the shard `target`, by the base model.
-
-        With `rows`, only those, into a part of their own. Without, all but those of `poison`, which are refused with
-        the reasons given; what finished parts hold is not computed again. Raises ResumableError for a full disk.
-        """
-        task = _Task(Prompt, Generation, "prompt_id", None, self._engine.generate)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
-
-    def score_shard(
+    def run_unit(
         self,
-        source: str,
+        task: Task,
+        source: RowRange,
         target: str,
         unit: str,
         ref: CheckpointRef | None,
         *,
         rows: Rows | None = None,
-        poison: Mapping[int, str] | None = None,
+        failing: Mapping[int, str] | None = None,
     ) -> ShardReceipt:
-        """Score items of the shard `source` -> scores in the shard `target`, by a checkpoint or the base model.
+        """The task's answers to a range of rows, by a checkpoint or the base model, into the shard `target`.
 
-        `rows` and `poison` as in `generate_shard`.
+        With `rows`, only those, into a piece of their own. Without, all but those of `failing`, which are refused with
+        the reasons given; rows of finished pieces are not computed again. Raises ResumableError for a full disk.
         """
-        task = _Task(ScoreItem, Score, "item_id", ref, self._engine.score)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
-
-    def teach_shard(
-        self, source: str, target: str, unit: str, *, rows: Rows | None = None, poison: Mapping[int, str] | None = None
-    ) -> ShardReceipt:
-        """Lessons of the shard `source` -> distributions in the shard `target`, by the base model.
-
-        `rows` and `poison` as in `generate_shard`.
-        """
-        if not isinstance(self._engine, TeacherEngine):
-            raise InputError("this engine is no teacher", where="lessons", hint="use an engine of vLLM")
-        task = _Task(Lesson, Distribution, "text_id", None, self._engine.teach)
-        return self._produce(task, Path(source), Path(target), unit, rows, poison or {})
+        started, before = time.perf_counter(), self._engine.stats()
+        whole = Path(target)
+        path = whole if rows is None or whole.exists() else piece_path(whole, rows)
+        with _disk(whole):
+            if not path.exists():
+                self._fill(task, source, path, whole, rows or (0, source.stop - source.start), failing or {}, ref)
+            num_refused = len(read_refusals(path))
+            num_answers = read_table(path).num_rows
+            if path == whole:
+                shutil.rmtree(_pieces_folder(whole), ignore_errors=True)
+        after = self._engine.stats()
+        spent = {name: int(value - before.get(name, 0.0)) for name, value in after.items()}
+        return ShardReceipt(
+            unit=unit,
+            path=str(path),
+            num_rows=num_answers,
+            wall_seconds=time.perf_counter() - started,
+            node=f"{platform.node()}:{os.getpid()}",
+            num_refused=num_refused,
+            prompt_tokens=spent.get("prompt_tokens", 0),
+            cached_tokens=spent.get("cached_tokens", 0),
+            answer_tokens=spent.get("generated_tokens", 0) + spent.get("scored_tokens", 0),
+        )
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
         """What the base model writes, one row per prompt."""
@@ -110,9 +88,9 @@ class EngineWorker:
         return self._engine.score(items)
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
-        """What the base model thinks of every token, one `Echo` per row of token ids."""
+        """The base model's log-probabilities of every token, one `Echo` per row of token ids."""
         if not isinstance(self._engine, EchoEngine):
-            raise InputError("this engine tells nothing of single tokens", where="echo", hint="use an engine of vLLM")
+            raise InputError("this engine does not score single tokens", where="echo", hint="use a vllm engine")
         self._make_resident(self._base)
         return self._engine.echo(rows)
 
@@ -120,60 +98,47 @@ class EngineWorker:
         """The engine's counts since its start."""
         return self._engine.stats()
 
-    def _produce(
-        self, task: _Task, source: Path, target: Path, unit: str, rows: Rows | None, poison: Mapping[int, str]
-    ) -> ShardReceipt:
-        started, before = time.perf_counter(), self._engine.stats()
-        path = target if rows is None or target.exists() else part_path(target, rows)
-        with _disk(target):
-            if not path.exists():
-                requests: list[Any] = read_shard(source, task.asked)
-                self._fill(task, requests, path, range(*rows) if rows else range(len(requests)), poison, target)
-            num_rows, num_refused = read_table(path).num_rows, len(read_refusals(path))
-            if path == target:
-                shutil.rmtree(_parts_folder(target), ignore_errors=True)
-        spent = {name: int(value - before[name]) for name, value in self._engine.stats().items() if name in before}
-        return ShardReceipt(
-            unit=unit,
-            path=str(path),
-            num_rows=num_rows,
-            wall_seconds=time.perf_counter() - started,
-            node=f"{platform.node()}:{os.getpid()}",
-            num_refused=num_refused,
-            prompt_tokens=spent["prompt_tokens"],
-            cached_tokens=spent["cached_tokens"],
-            answer_tokens=spent["generated_tokens"] + spent["scored_tokens"],
-        )
+    def window(self) -> int | None:
+        """Tokens of prompt and answer together; None where no bound is known."""
+        return self._engine.window
 
     def _fill(
         self,
-        task: _Task,
-        requests: Sequence[Any],
+        task: Task,
+        source: RowRange,
         path: Path,
-        wanted: Collection[int],
-        poison: Mapping[int, str],
-        target: Path,
+        whole: Path,
+        wanted: Rows,
+        failing: Mapping[int, str],
+        ref: CheckpointRef | None,
     ) -> None:
-        """Write the rows `wanted` to `path`, and before them those that were refused."""
-        name_of = partial(_name, key=task.key)
-        found = {row: answer for row, answer in _finished(task, requests, target) if row in wanted}
-        for row in set(poison).intersection(wanted):
-            hint = "look at the row; the engine's log of this run may tell what it does"
-            found[row] = Refusal(name_of(requests[row]), POISON, poison[row], hint)
-        missing = [row for row in wanted if row not in found]
+        """Write the answers to the rows `wanted` to `path`, and before them the refusals."""
+        table = read_table(Path(source.shard)).slice(source.start, source.stop - source.start)
+        requests: list[Any] = read_records(table, task.asked)
+        answers: dict[int, RowAnswer] = {}
+        for (start, stop), piece in _finished(whole, wanted):
+            answers[start] = RowAnswer(tuple(read_shard(piece, task.answered)), tuple(read_refusals(piece)))
+            answers |= {row: RowAnswer(()) for row in range(start + 1, stop)}  # all of them stand at the first row
+        for row, reason in failing.items():
+            if wanted[0] <= row < wanted[1] and row not in answers:
+                hint = "look at the row; the engine's log may show what it does; --retry-refused tries again"
+                answers[row] = RowAnswer((), (Refusal(_id(requests[row]), CRASH, reason, hint),))
+        missing = [row for row in range(*wanted) if row not in answers]
         if missing:
-            self._make_resident(task.ref or self._base)
-            found |= zip(missing, task.compute([requests[row] for row in missing]), strict=True)
-        answers = [found[row] for row in wanted]
-        refused = [answer for answer in answers if isinstance(answer, Refusal)]
-        if refused:
-            write_shard(refusals_path(path), Refusal, refused)
-        write_shard(path, task.answered, [answer for answer in answers if not isinstance(answer, Refusal)])
+            self._make_resident(ref or self._base)
+            answers |= zip(missing, task.compute(self._engine, [requests[row] for row in missing]), strict=True)
+        ordered = [answers[row] for row in range(*wanted)]
+        refusals = [refusal for row in ordered for refusal in row.refusals]
+        if refusals:
+            write_shard(refusals_path(path), Refusal, refusals)
+        else:  # an earlier attempt may have left some
+            refusals_path(path).unlink(missing_ok=True)
+        write_shard(path, task.answered, [answer for row in ordered for answer in row.answers])
 
     def _make_resident(self, ref: CheckpointRef) -> None:
         if ref == self._resident:
             return
-        # until the new weights have passed the probe, nobody knows what is loaded; but a misfit is never loaded
+        # Until the new weights have passed the probe, it is unknown what is loaded; but a misfit is never loaded.
         before, self._resident = self._resident, None
         try:
             self._engine.load_weights(ref)
@@ -183,42 +148,44 @@ class EngineWorker:
         self._resident = ref
 
 
-def part_path(target: Path, rows: Rows) -> Path:
-    """Where the answers to some rows of a shard rest, until the shard is whole."""
-    return _parts_folder(target) / f"{rows[0]:08d}-{rows[1]:08d}.arrow"
+def piece_path(target: Path, rows: Rows) -> Path:
+    """Where the answers to some rows of a unit are kept until the unit is whole."""
+    return _pieces_folder(target) / f"{rows[0]:08d}-{rows[1]:08d}.arrow"
 
 
-def _parts_folder(target: Path) -> Path:
-    return target.parent / PARTS / target.stem
+def _pieces_folder(target: Path) -> Path:
+    return target.parent / PIECES / target.stem
 
 
-def _finished(task: _Task, requests: Sequence[Any], target: Path) -> Iterator[tuple[int, Any]]:
-    """The rows that finished parts hold: an answer or a refusal each."""
-    for part in sorted(_parts_folder(target).glob("*.arrow")):
-        start, stop = map(int, part.stem.split("-"))
-        refused = {refusal.item_id: refusal for refusal in read_refusals(part)}
-        rows: list[Any] = read_shard(part, task.answered)
-        answered = {_name(answer, key=task.key): answer for answer in rows}
-        for row in range(start, stop):
-            name = _name(requests[row], key=task.key)
-            yield row, refused[name] if name in refused else answered[name]
+def _finished(target: Path, wanted: Rows) -> Iterator[tuple[Rows, Path]]:
+    """The finished pieces that lie within the rows `wanted`, none of them overlapping: the largest first."""
+    found = []
+    for piece in _pieces_folder(target).glob("*.arrow"):
+        start, stop = map(int, piece.stem.split("-"))
+        if wanted[0] <= start and stop <= wanted[1]:
+            found.append(((start, stop), piece))
+    taken: set[int] = set()
+    for (start, stop), piece in sorted(found, key=lambda entry: entry[0][0] - entry[0][1]):
+        if taken.isdisjoint(range(start, stop)):
+            taken.update(range(start, stop))
+            yield (start, stop), piece
 
 
-def _name(row: Any, *, key: str) -> str:
-    name: str = getattr(row, key)
-    return name
+def _id(row: Any) -> str:
+    """A row's id: the first field of its record."""
+    return str(getattr(row, dataclasses.fields(row)[0].name))
 
 
 @contextmanager
 def _disk(target: Path) -> Iterator[None]:
-    """A disk that fails is nobody's poison: the work goes on when it is mended."""
+    """A failing disk is not the row's fault: the work resumes when it is repaired."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
-            raise ResumableError(f"{error}; when this is mended, the same command goes on") from error
+            raise ResumableError(f"{error}; fix this, then re-run the command") from error
         folder = next(folder for folder in target.parents if folder.exists())
         raise ResumableError(
-            f"no space left to write {target} ({shutil.disk_usage(folder).free / 2**20:.0f} MiB are free there): "
-            f"free some on the disk of {folder}, and the same command goes on"
+            f"no space left to write {target} ({shutil.disk_usage(folder).free / 2**20:.0f} MiB are free): "
+            f"free some on the disk of {folder}, then re-run the command"
         ) from error

@@ -159,12 +159,12 @@ def measure_semantic(folder: Path) -> dict[str, Any]:
     from data.audit import TRAINED, audit_set
     from data.baselines import measure_baselines
     from data.records import Document, Question
+    from data.sets.registry import make_set
     from data.store import read_folder
-    from pipeline.recipe import default_section
-    from pipeline.sets import make_set
+    from pipeline.data_section import Semantic
 
     cpu, started = time.process_time(), time.monotonic()
-    make_set("semantic", default_section("semantic", []), 0, folder)
+    make_set("semantic", "open", 1, Semantic.model_validate({"lexicon": "open"}).sizes(), 0, folder)
     made = time.process_time()
     questions = list(read_folder(folder / "questions", Question))
     documents = list(read_folder(folder / "documents", Document))

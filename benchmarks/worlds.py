@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from random import Random
 
 from augment_service.methods import AugmentPlan, build_prompts
-from data.records import Document, Prompt, ScoreItem
+from data.records import Context, Document, Prompt, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint, stream
 from data.sets.language import Statement
@@ -56,7 +56,14 @@ def make_prompts(name: str, book: PromptBook, *, num_facts: int, samples: int, t
         for _ in range(num_facts)
     ]
     documents = [Document(fingerprint(name, fact.text()), fact.text(), name) for fact in facts]
-    return build_prompts(documents, book, AugmentPlan(("local", "global"), samples, temperature, seed=0))
+    plan = AugmentPlan(("local", "global"), samples, temperature, seed=0)
+    texts = [document.text for document in documents]
+    prompts = []
+    for template in book.select(plan.methods):
+        context = template.shared_context(texts)
+        shared = Context(fingerprint("context", context), context, ()) if template.is_global else None
+        prompts += [prompt for one in documents for prompt in build_prompts(one, template, plan, "benchmark", shared)]
+    return prompts
 
 
 def _asked(facts: list[Statement], count: int, rng: Random) -> Iterator[Statement]:

@@ -1,6 +1,6 @@
-"""The actors of a pool: placed by a placement group or found by name, restarted by Ray when they die, watched, ended.
+"""The actors of a pool: placed by a placement group or found by name, restarted by Ray, watched, ended.
 
-Writes one key of the cluster's own key-value store for a named pool (what its actors were made of); touches no file.
+A named pool writes one key of the cluster's key-value store (the spec of its actors). Touches no file.
 """
 
 import faulthandler
@@ -12,50 +12,44 @@ from typing import Self
 
 import ray
 from ray import cloudpickle
-from ray._private import state as cluster_state
 from ray.actor import ActorHandle
-from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from cluster.ray_internals import actor_row, kv_delete, kv_get, kv_put
 from data.errors import InputError, ResumableError
 
 STANDARD_ERROR = 2  # a file descriptor: the actor's log
 
 
-class Host:
+class ActorHost:
     """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call."""
 
-    def __init__(
-        self,
-        worker_class: type,
-        init_args: tuple[object, ...],
-        start_seconds: float | None,
-        deadline_seconds: float | None,
-    ) -> None:
+    def __init__(self, worker_class: type, init_args: tuple[object, ...], start_seconds: float | None) -> None:
         self._make = (worker_class, init_args)
         self._start_seconds = start_seconds
-        self._deadline_seconds = deadline_seconds
         self._worker: object | None = None
 
     def open(self) -> None:
-        """Make the worker if it is not there yet: at the start, and after each restart."""
+        """Make the worker if there is none: at the start, and after each restart."""
         if self._worker is None:
             worker_class, init_args = self._make
             with _deadline(self._start_seconds):
                 self._worker = worker_class(*init_args)
 
-    def call(self, method: str, args: tuple[object, ...], extras: dict[str, object]) -> object:
-        """One unit of work."""
+    def call(
+        self, method: str, args: tuple[object, ...], extras: dict[str, object], deadline_seconds: float | None
+    ) -> object:
+        """One call of a worker's method."""
         self.open()
-        with _deadline(self._deadline_seconds):
+        with _deadline(deadline_seconds):
             return getattr(self._worker, method)(*args, **extras)
 
 
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
-    """Past the deadline the process writes where it hangs into its log and ends itself."""
-    if seconds is not None:  # a thread of C: it needs neither the interpreter nor the driver
+    """Past the deadline the process writes its stack traces into its log and ends itself."""
+    if seconds is not None:  # a C thread: it needs neither the interpreter nor the driver
         faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
     try:
         yield
@@ -65,9 +59,9 @@ def _deadline(seconds: float | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class ActorState:
-    """One actor as the cluster sees it. Producer: `Crew`. Consumers: the pool, whoever shows its state.
+    """One actor as the cluster sees it. Producer: `ActorGroup`. Consumers: the pool, `serve status`.
 
-    `node` is Ray's node id. `alive` is false while the actor waits for a place or starts again; `gone` is for good.
+    `node` is Ray's node id. `alive` is false while the actor waits for a place or restarts; `gone` is permanent.
     """
 
     node: str
@@ -78,8 +72,11 @@ class ActorState:
 
 
 @dataclass(frozen=True, slots=True)
-class Blueprint:
-    """What the actors of a pool are made of. Producer: whoever starts the pool. Consumer: whoever attaches to it."""
+class PoolSpec:
+    """What a pool's actors are made of. Producer: whoever starts the pool. Consumer: whoever attaches to it.
+
+    `deadline_seconds` None derives the deadlines of calls, see `cluster.pool`.
+    """
 
     worker_class: type
     init_args: tuple[object, ...]
@@ -93,130 +90,133 @@ class Blueprint:
 
 
 @dataclass
-class Crew:
-    """The actors of a pool, by number. `ready` are those whose worker is made, `openings` the calls that make one.
+class ActorGroup:
+    """The actors of a pool, by number. `ready` are those whose worker is made, `starting` the calls that make one.
 
-    `group` is None where the actors belong to another process.
+    `placement` is None if the actors belong to another process.
     """
 
-    blueprint: Blueprint
+    spec: PoolSpec
     name: str | None
-    actors: list[ActorHandle]
-    group: PlacementGroup | None
+    handles: list[ActorHandle]
+    placement: PlacementGroup | None
     ready: set[int] = field(default_factory=set)
-    openings: dict[int, ray.ObjectRef] = field(default_factory=dict)
+    starting: dict[int, ray.ObjectRef] = field(default_factory=dict)
     _restarts_seen: dict[int, int] = field(default_factory=dict)  # an actor is opened once after each restart
-    _placeless_since: float | None = None
+    _unplaced_since: float | None = None
 
     @classmethod
-    def start(cls, blueprint: Blueprint, name: str | None) -> Self:
-        """New actors, one per bundle of a new group. Raises ResumableError if the cluster has no place for them."""
-        bundle = {"CPU": blueprint.num_cpus, "GPU": blueprint.num_gpus}
+    def start(cls, spec: PoolSpec, name: str | None) -> Self:
+        """New actors, one per bundle of a new placement group. Raises ResumableError if the cluster has no room."""
+        bundle = {"CPU": spec.num_cpus, "GPU": spec.num_gpus}
         wanted = {resource: count for resource, count in bundle.items() if count}
-        group = placement_group([wanted] * blueprint.num_actors, strategy=blueprint.strategy)
-        crew = cls(blueprint, name, [], group)
+        placement = placement_group([wanted] * spec.num_actors, strategy=spec.strategy)
+        group = cls(spec, name, [], placement)
         with ExitStack() as undo:
-            undo.callback(crew.close)
-            if not group.wait(blueprint.place_seconds):
-                raise ResumableError(f"the cluster has no place for {blueprint.num_actors} actors with {wanted} each")
-            crew.actors += [crew._make(number) for number in range(blueprint.num_actors)]
+            undo.callback(group.close)
+            if not placement.wait(spec.place_seconds):
+                raise ResumableError(f"the cluster has no room for {spec.num_actors} actors with {wanted} each")
+            group.handles += [group._make(number) for number in range(spec.num_actors)]
             undo.pop_all()
         if name is not None:
-            internal_kv._internal_kv_put(_card(name), cloudpickle.dumps(blueprint))
-        crew.openings = {number: actor.open.remote() for number, actor in enumerate(crew.actors)}
-        return crew
+            kv_put(_key(name), cloudpickle.dumps(spec))
+        group.starting = {number: handle.open.remote() for number, handle in enumerate(group.handles)}
+        return group
 
     @classmethod
     def find(cls, name: str) -> Self:
         """The actors of a named pool that another process of this cluster started. Raises InputError if none is up."""
-        card = internal_kv._internal_kv_get(_card(name))
+        stored = kv_get(_key(name))
         try:
-            if card is None:
-                raise ValueError("nothing bears this name")
-            blueprint: Blueprint = cloudpickle.loads(card)
-            actors = [ray.get_actor(_actor_name(name, number)) for number in range(blueprint.num_actors)]
+            if stored is None:
+                raise ValueError("none has this name")
+            spec: PoolSpec = cloudpickle.loads(stored)
+            handles = [ray.get_actor(_actor_name(name, number)) for number in range(spec.num_actors)]
         except ValueError as error:
             raise InputError(
                 f"no pool is up: {error}", where=f"pool {name}", hint="start it, or name another"
             ) from error
-        return cls(blueprint, name, actors, None)
+        return cls(spec, name, handles, None)
 
-    def send(self, number: int, method: str, args: tuple[object, ...], extras: dict[str, object]) -> ray.ObjectRef:
-        """Queue one call at an actor."""
-        return self.actors[number].call.remote(method, args, extras)
+    def send(self, number: int, *call: object) -> ray.ObjectRef:
+        """Queue one `ActorHost.call` at an actor."""
+        return self.handles[number].call.remote(*call)
 
     def states(self) -> list[ActorState]:
         """All actors as the cluster sees them now; a dead one may seem alive for some seconds."""
-        return [_state(actor) for actor in self.actors]
+        return [_state(handle) for handle in self.handles]
 
-    def look(self, wanted: Sequence[int]) -> None:
-        """Let those of the wanted actors that came up (again) since they were opened last make their workers.
+    def reopen(self, wanted: Sequence[int]) -> None:
+        """Make the workers of those of the wanted actors that have restarted.
 
         Raises ResumableError if all of them are gone for good, or none has had a place for `place_seconds`.
         """
-        states = {number: _state(self.actors[number]) for number in wanted if number not in self.ready}
+        states = {number: _state(self.handles[number]) for number in wanted if number not in self.ready}
         for number, state in states.items():
             is_new = state.num_restarts > self._restarts_seen.get(number, -1)
-            if state.alive and is_new and number not in self.openings:
+            if state.alive and is_new and number not in self.starting:
                 self._restarts_seen[number] = state.num_restarts
-                self.openings[number] = self.actors[number].open.remote()
+                self.starting[number] = self.handles[number].open.remote()
         if len(states) < len(wanted) or any(state.alive for state in states.values()):
-            self._placeless_since = None
+            self._unplaced_since = None
             return
         if wanted and all(state.gone for state in states.values()):
-            raise ResumableError("all actors of the pool were ended from elsewhere")
+            raise ResumableError("all actors of the pool were ended by another process")
         now = time.monotonic()
-        self._placeless_since = self._placeless_since or now
-        if now - self._placeless_since > self.blueprint.place_seconds:
+        self._unplaced_since = self._unplaced_since or now
+        if now - self._unplaced_since > self.spec.place_seconds:
             raise ResumableError(
-                f"all actors were lost, and for {self.blueprint.place_seconds:g} s the cluster has had no place for "
-                f"any of them ({self.blueprint.num_cpus:g} CPUs, {self.blueprint.num_gpus:g} GPUs each)"
+                f"all actors were lost, and for {self.spec.place_seconds:g} s the cluster has had no room for any of "
+                f"them ({self.spec.num_cpus:g} CPUs, {self.spec.num_gpus:g} GPUs each)"
             )
 
-    def opened(self, number: int) -> None:
+    def started(self, number: int) -> None:
         """The worker of this actor is made."""
-        del self.openings[number]
+        del self.starting[number]
         self.ready.add(number)
 
     def lose(self, number: int) -> None:
-        """The actor failed: it gets a new process, if Ray has not given it one already."""
-        self.openings.pop(number, None)
+        """The actor failed: end its process, unless Ray has already replaced it."""
+        self.starting.pop(number, None)
         self.ready.discard(number)
-        state = _state(self.actors[number])
+        state = _state(self.handles[number])
         if state.alive and state.num_restarts <= self._restarts_seen.setdefault(number, 0):
-            self.kill(number)  # out of reach rather than dead, or alive but spoiled
+            self.kill(number)  # unreachable rather than dead, or alive in an unknown state
 
     def kill(self, number: int) -> None:
-        """End the actor's process, whatever it does; Ray starts another."""
-        ray.kill(self.actors[number], no_restart=False)
+        """End the actor's process at once; Ray starts another."""
+        ray.kill(self.handles[number], no_restart=False)
 
     def close(self) -> None:
-        """End the actors, whatever they do, and give their places back. Actors of another process are left alone."""
-        if self.group is None:
+        """End the actors at once and release their resources. Actors of another process are left alone."""
+        if self.placement is None:
             return
-        for actor in self.actors:
-            ray.kill(actor)
-        remove_placement_group(self.group)
-        if self.name is not None and self.actors:
-            internal_kv._internal_kv_del(_card(self.name))
-        self.actors = []
+        for handle in self.handles:
+            ray.kill(handle)
+        remove_placement_group(self.placement)
+        if self.name is not None and self.handles:
+            kv_delete(_key(self.name))
+        self.handles = []
 
     def _make(self, number: int) -> ActorHandle:
+        spec = self.spec
         options = {
-            "num_cpus": self.blueprint.num_cpus,
-            "num_gpus": self.blueprint.num_gpus,
+            "num_cpus": spec.num_cpus,
+            "num_gpus": spec.num_gpus,
             "max_restarts": -1,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=number),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.placement, placement_group_bundle_index=number
+            ),
         }
         if self.name is not None:
             options["name"] = _actor_name(self.name, number)
-        blueprint = self.blueprint
-        deadlines = (blueprint.start_seconds, blueprint.deadline_seconds)
         try:
-            return ray.remote(Host).options(**options).remote(blueprint.worker_class, blueprint.init_args, *deadlines)
+            return (
+                ray.remote(ActorHost).options(**options).remote(spec.worker_class, spec.init_args, spec.start_seconds)
+            )
         except ValueError as error:
             raise InputError(
-                str(error), where=f"pool {self.name}", hint="attach to it, end it, or choose a name"
+                str(error), where=f"pool {self.name}", hint="attach to it, end it, or choose another name"
             ) from error
 
 
@@ -224,13 +224,13 @@ def _actor_name(pool: str, number: int) -> str:
     return f"{pool}/{number}"
 
 
-def _card(name: str) -> bytes:
+def _key(name: str) -> bytes:
     return f"entail pool {name}".encode()
 
 
 def _state(actor: ActorHandle) -> ActorState:
-    row = cluster_state.actors(actor._ray_actor_id.hex())
-    if not row:  # ended so long ago that the cluster has forgotten it
+    row = actor_row(actor)
+    if row is None:
         return ActorState(node="", pid=0, alive=False, gone=True, num_restarts=0)
     return ActorState(
         node=row["Address"]["NodeID"],

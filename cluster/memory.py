@@ -1,4 +1,4 @@
-"""How much memory a training rank can have: of the host, or of its GPU.
+"""How much memory a training rank has: of the host, or of its GPU.
 
 Reads /proc, the control group's limit, `nvidia-smi`; of an attached cluster, what Ray knows of its nodes.
 """
@@ -33,7 +33,7 @@ def gpu_bytes() -> int | None:
 
 
 def rank_bytes(placement: Placement, address: str | None) -> int | None:
-    """What one rank of a session has; None where that is not known here: GPUs of a cluster elsewhere.
+    """The memory of one rank of a session; None if it is unknown.
 
     Ranks without a GPU share their node's memory. With `address` None the session is this machine's own; otherwise Ray
     must be attached to that cluster.
@@ -50,6 +50,6 @@ def rank_bytes(placement: Placement, address: str | None) -> int | None:
 
 
 def share_of_nodes(nodes: Sequence[tuple[int, int]], placement: Placement) -> int:
-    """Bytes of a rank on the fullest node, where as many ranks as may be lie on one; nodes are (CPUs, bytes)."""
+    """Bytes of a rank on the fullest node, if each node holds as many as fit; nodes are (CPUs, bytes)."""
     places = ((min(placement.ranks, cpus // placement.cpus_per_rank), size) for cpus, size in nodes)
     return min(size // count for count, size in places if count)

@@ -1,4 +1,4 @@
-"""What is seen of work under way: counts, rates, time left; a line for people, metrics for Prometheus on loopback."""
+"""Progress of running work: counts, rates, time left; as a line of text, and as Prometheus metrics on loopback."""
 
 import threading
 import time
@@ -18,10 +18,10 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """How far the work is. Producer: `Meter`. Consumers: the progress line, the run summary, `export`.
+    """The state of the work. Producer: `Meter`. Consumers: the progress line, the run summary, `export`.
 
-    `items` are rows that were answered or refused, of `total`. `tokens` were read, not counting those found in the
-    prefix cache (`cached_tokens` of `prompt_tokens`), or written. `eta_seconds` is None before the first receipt.
+    `items` are rows that were answered or refused, of `total`. `tokens` were computed: read (without the
+    `cached_tokens` of `prompt_tokens`) or written. `eta_seconds` is None before the first receipt.
     """
 
     total: int
@@ -47,7 +47,7 @@ class Snapshot:
 
     @property
     def hit_rate(self) -> float:
-        """The share of the prompts' tokens that the prefix cache held; 0 where nothing was read."""
+        """The share of prompt tokens that came from the prefix cache; 0 if none were read."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
     def line(self) -> str:
@@ -55,7 +55,7 @@ class Snapshot:
         return f"{self.items}/{self.total}  {self.rates()}"
 
     def rates(self) -> str:
-        """How fast it goes, and what went wrong; what is zero and need not be is left out."""
+        """Rates and failures, without those that are zero."""
         parts = [f"{self.items_per_second:.1f} items/s"]
         if self.tokens:
             parts += [f"{self.tokens_per_second:,.0f} tokens/s", f"cache {self.hit_rate:.0%}"]
@@ -72,7 +72,7 @@ class Meter:
     """Adds up receipts. Fed by one thread, read by any."""
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """`total` is the number of items (rows) to come; the time runs from here."""
+        """`total` is the number of items (rows); the time runs from now."""
         self._total, self._clock, self._began = total, clock, clock()
         self._lock = threading.Lock()
         self._items = self._refused = self._restarts = self._in_flight = 0
@@ -95,12 +95,12 @@ class Meter:
         with self._lock:
             self._restarts += 1
 
-    def fly(self, in_flight: int) -> None:
-        """So many units are in flight now."""
+    def set_in_flight(self, in_flight: int) -> None:
+        """The number of units in flight."""
         self._in_flight = in_flight
 
     def snapshot(self) -> Snapshot:
-        """How far the work is now."""
+        """The present state."""
         with self._lock:
             seconds = self._clock() - self._began
             left = max(self._total - self._items, 0)
@@ -128,7 +128,7 @@ class Meter:
 
 
 def format_seconds(seconds: float) -> str:
-    """A time as people say it: 42 s, 3 min, 2 h 05 min."""
+    """A duration for people: 42 s, 3 min, 2 h 05 min."""
     if round(seconds) < 60:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -176,7 +176,9 @@ def export(read: Callable[[], Snapshot], port: int = 0) -> Iterator[int]:
     try:
         server, thread = start_http_server(port, addr=LOOPBACK, registry=registry)
     except OSError as error:
-        raise InputError(f"no metrics here: {error}", where=f"port {port}", hint="name a free port, or 0") from error
+        raise InputError(
+            f"cannot serve metrics: {error}", where=f"port {port}", hint="choose a free port, or 0"
+        ) from error
     try:
         yield int(server.server_port)
     finally:

@@ -1,16 +1,16 @@
-"""How many engines and training ranks a cluster carries, and what each of them gets: arithmetic alone."""
+"""How many engines and training ranks fit on a cluster, and what each of them gets: arithmetic alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.errors import InputError
 
-MOST_CPU_ENGINES = 8  # an engine without a GPU still takes 1-2 GB of memory
+MAX_CPU_ENGINES = 8  # an engine without a GPU still takes 1-2 GB of memory
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Who gets what, in logical CPUs and GPUs. Producer: `plan`. Consumers: the stages.
+    """The resources of engines and ranks, in logical CPUs and GPUs. Producer: `plan`. Consumers: the stages.
 
     Engines and ranks do not run at the same time, so each side may use the whole cluster.
     """
@@ -36,7 +36,7 @@ def plan(
     """The placement on `cpus` logical CPUs and `gpus` GPUs; `engines` and `ranks` are upper limits, None is no limit.
 
     `nodes` are the (CPUs, GPUs) of each node, None for a single one: an engine and its `tensor_parallel` x
-    `pipeline_parallel` GPUs lie on one node. Raises InputError for counts below 1 and where no engine has a place.
+    `pipeline_parallel` GPUs are on one node. Raises InputError for counts below 1 and if no engine fits.
     """
     counts = {
         "cpus": cpus,
@@ -52,16 +52,16 @@ def plan(
     per_engine = tensor_parallel * pipeline_parallel
     most_gpus = max(node_gpus for _, node_gpus in nodes)
     gpus_per_engine, gpus_per_rank = (per_engine, 1) if gpus else (0, 0)
-    places = _places(nodes, 1, gpus_per_engine)
+    places = _room(nodes, 1, gpus_per_engine)
     if per_engine > max(most_gpus, 1) or not places:
         raise InputError(
-            f"an engine over {per_engine} GPUs is wanted, no node has more than {most_gpus} and a CPU for it",
+            f"an engine needs {per_engine} GPUs on one node, and none has more than {most_gpus} and a CPU",
             where="tensor_parallel, pipeline_parallel",
             hint=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
         )
-    # never more actors than there are places: Ray would wait without end
-    most_engines = places if gpus else min(places, MOST_CPU_ENGINES)
-    most_ranks = _places(nodes, 1, gpus_per_rank)
+    # never more actors than fit: Ray would wait forever
+    most_engines = places if gpus else min(places, MAX_CPU_ENGINES)
+    most_ranks = _room(nodes, 1, gpus_per_rank)
     num_engines = min(engines or most_engines, most_engines)
     num_ranks = min(ranks or most_ranks, most_ranks)
     return Placement(
@@ -74,11 +74,11 @@ def plan(
     )
 
 
-def _places(nodes: Sequence[tuple[int, int]], cpus_each: int, gpus_each: int) -> int:
-    """How many actors of that size the nodes carry."""
+def _room(nodes: Sequence[tuple[int, int]], cpus_each: int, gpus_each: int) -> int:
+    """How many actors of that size fit on the nodes."""
     return sum(min(cpus // cpus_each, gpus // gpus_each if gpus_each else cpus) for cpus, gpus in nodes)
 
 
 def _most_cpus_each(nodes: Sequence[tuple[int, int]], count: int, gpus_each: int) -> int:
     most = sum(cpus for cpus, _ in nodes) // count
-    return next(cpus for cpus in range(most, 0, -1) if _places(nodes, cpus, gpus_each) >= count)
+    return next(cpus for cpus in range(most, 0, -1) if _room(nodes, cpus, gpus_each) >= count)

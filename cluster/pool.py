@@ -1,39 +1,48 @@
-"""Units of work over actors: the driver moves names of shards, the actors read and write the shards.
+"""Units of work over actors: the driver sends names of shards, the actors read and write the shards.
 
-Any plain class will do as a worker. What an actor gets and what a failure costs is decided in `cluster.schedule`; how
-actors live and die in `cluster.actors`. Touches no file.
+Any plain class can be a worker. `cluster.schedule` decides which actor gets what and what a failure costs,
+`cluster.actors` starts and ends actors. Touches no file.
+
+Deadlines: a call that exceeds its deadline costs its actor a restart. Without an explicit deadline, a unit may take
+`DEADLINE_FACTOR` times the time per row of the slowest unit so far, at least `MIN_DEADLINE_SECONDS`; before the first
+receipt, and for single calls (`ask`), the limit is `FIRST_DEADLINE_SECONDS` and `ASK_DEADLINE_SECONDS`.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import ray
 
-from cluster.actors import ActorState, Blueprint, Crew
+from cluster.actors import ActorGroup, ActorState, PoolSpec
 from cluster.meter import Meter
-from cluster.schedule import Schedule, Unit
+from cluster.schedule import Schedule, Task, Unit
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 
 __all__ = ["ActorPool", "Description", "Unit"]
 
-PROCESS_SECONDS = 120.0  # until a process is there that can keep a deadline of its own
-POLL_SECONDS = 0.5  # between two looks at actors that are not ready
-PLACE_SECONDS = 600.0  # a cluster that grows by itself takes minutes
-START_SECONDS = 1800.0  # a large model is read from a slow disk in many minutes, but not for ever
-# An actor ends itself at the deadline. The driver does it if that is not seen: the process is stopped, or out of reach.
-# Not sooner, as a pool that is shared may have a unit and a half of somebody else's before ours.
+PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its own
+POLL_SECONDS = 0.5  # between two checks of actors that are not ready
+PLACE_SECONDS = 600.0  # an autoscaling cluster takes minutes
+START_SECONDS = 1800.0  # a large model loads from a slow disk in many minutes
+STATES_SECONDS = 0.5  # for which `ask` reuses the states of the actors
+DEADLINE_FACTOR = 20.0
+MIN_DEADLINE_SECONDS = 600.0
+FIRST_DEADLINE_SECONDS = 4 * 3600.0
+ASK_DEADLINE_SECONDS = 3600.0
+# An actor ends itself at the deadline. The driver ends it if that fails: the process is stopped, or unreachable. Not
+# sooner, because in a shared pool one and a half units of another driver may run before ours.
 DEADLINES_BEFORE_KILL = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A pool as it is now. Producer: `ActorPool.describe`. Consumer: whoever shows it, or checks what it would use."""
+    """A pool as it is now. Producer: `ActorPool.describe`. Consumers: `serve status`, checks before attaching."""
 
     init_args: tuple[object, ...]
     actors: tuple[ActorState, ...]
@@ -41,19 +50,30 @@ class Description:
 
 @dataclass
 class _Run:
-    """One `run` under way: the schedule, the answers that are awaited, since when each actor's oldest one is."""
+    """One `run` in progress: the schedule, pending calls with their deadlines, since when each actor's oldest runs."""
 
     schedule: Schedule
-    refs: list[deque[ray.ObjectRef]]
+    calls: list[deque[tuple[ray.ObjectRef, float]]]
     since: dict[int, float] = field(default_factory=dict)
     receipts: list[ShardReceipt] = field(default_factory=list)
-    looked: float = 0.0
+    group_errors: dict[str, InputError | ResumableError] = field(default_factory=dict)
+    seconds_per_row: float = 0.0  # of the slowest unit so far
+    checked: float = 0.0
+
+    def deadline(self, task: Task, explicit: float | None) -> float:
+        """Seconds that a task may take."""
+        if explicit is not None:
+            return explicit
+        if not self.seconds_per_row:
+            return FIRST_DEADLINE_SECONDS
+        start, stop = task.rows or (0, self.schedule.units[task.unit].num_rows)
+        return max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * self.seconds_per_row * (stop - start))
 
 
 class ActorPool:
     """`num_actors` actors that each hold a `worker_class(*init_args)`; a context manager that ends them.
 
-    `restarts` counts the actors that were lost. A `meter` that is put here is fed by `run`.
+    `restarts` counts lost actors. An assigned `meter` is fed by `run`.
     """
 
     def __init__(
@@ -72,12 +92,12 @@ class ActorPool:
     ) -> None:
         """Returns when all workers are made. Raises what their constructor raises.
 
-        ResumableError if one is not made within `start_seconds`: where it hung is in its log.
+        ResumableError if one is not made within `start_seconds`; its log then holds its stack traces.
         Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group of that `strategy`; ResumableError
-        if the cluster has no such place for `place_seconds`, now or after a loss. A call that takes longer than
-        `deadline_seconds` costs its actor. With a `name`, other processes of the cluster can `attach`.
+        if the cluster has no room for `place_seconds`, now or after a loss. A call that exceeds `deadline_seconds`
+        (None: derived, see the module) costs its actor. With a `name`, other processes of the cluster can `attach`.
         """
-        blueprint = Blueprint(
+        spec = PoolSpec(
             worker_class,
             init_args,
             num_actors,
@@ -88,7 +108,7 @@ class ActorPool:
             strategy,
             place_seconds,
         )
-        self._set_up(Crew.start(blueprint, name))
+        self._set_up(ActorGroup.start(spec, name))
         self._await_all(start_seconds)
 
     @classmethod
@@ -98,32 +118,31 @@ class ActorPool:
         Raises InputError if no such pool is up.
         """
         pool = cls.__new__(cls)
-        pool._set_up(Crew.find(name))
+        pool._set_up(ActorGroup.find(name))
         return pool
 
-    def _set_up(self, crew: Crew) -> None:
-        self._crew = crew
-        self._asked: list[list[ray.ObjectRef]] = [[] for _ in crew.actors]
+    def _set_up(self, group: ActorGroup) -> None:
+        self._group = group
+        self._asked: list[list[ray.ObjectRef]] = [[] for _ in group.handles]
+        self._states: tuple[float, list[ActorState]] = (0.0, [])
         self._lock = threading.Lock()
         self._run: _Run | None = None
         self.restarts = 0
         self.meter: Meter | None = None
 
     def _await_all(self, start_seconds: float | None) -> None:
-        """Wait until all workers are made. The driver's own limit is for processes that are stopped, out of reach."""
+        """Wait until all workers are made. The driver's own limit is for processes that are stopped or unreachable."""
         started = time.monotonic()
         limit = None if start_seconds is None else PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
         try:
-            ray.get(list(self._crew.openings.values()), timeout=limit)
+            ray.get(list(self._group.starting.values()), timeout=limit)
         except ray.exceptions.RayError as error:
             self.close()
             is_late = start_seconds is not None and time.monotonic() - started > start_seconds
-            reason = (
-                f"it was not ready after {start_seconds:g} s, its log tells where it was" if is_late else _reason(error)
-            )
-            raise _fatal(error, "start") or ResumableError(f"an actor failed as it started: {reason}") from error
-        for actor in list(self._crew.openings):
-            self._crew.opened(actor)
+            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else _reason(error)
+            raise _fatal(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
+        for actor in list(self._group.starting):
+            self._group.started(actor)
 
     @property
     def in_flight(self) -> int:
@@ -131,53 +150,53 @@ class ActorPool:
         return self._run.schedule.num_in_flight if self._run else 0
 
     def run(self, units: Sequence[Unit], on_receipt: Callable[[ShardReceipt], None]) -> list[ShardReceipt]:
-        """Do all units; receipts in the order of completion, each handed to `on_receipt` as it comes.
+        """Do all units; receipts in the order of completion, each passed to `on_receipt` as it comes.
 
-        Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError.
-        ResumableError, too, if all actors fail whatever they do, if the cluster has no place for any of them, and at
-        the end if units were set aside.
+        Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError;
+        but an error of an affinity group's weights (`data.errors` of a unit with an affinity, if it is an InputError
+        or its class sets `fails_group`) at the end, when the other groups are done. ResumableError, too, if all
+        actors fail whatever they do, if the cluster has no room for any of them, and at the end if units failed.
         """
-        run = self._run = _Run(Schedule(units, len(self._crew.actors)), [deque() for _ in self._crew.actors])
+        run = self._run = _Run(Schedule(units, len(self._group.handles)), [deque() for _ in self._group.handles])
         try:
             while not run.schedule.finished:
-                self._hand_out(run)
-                self._look_after(run)
+                self._assign(run)
+                self._check_health(run)
                 self._await(run, on_receipt)
         finally:
             self._run = None
-            for ref in (ref for refs in run.refs for ref in refs):
+            for ref, _ in (call for calls in run.calls for call in calls):
                 ray.cancel(ref)  # only what has not begun
-        aside = [f"{units[unit].name} ({reason})" for unit, reason in run.schedule.set_aside.items()]
-        if aside:
-            raise ResumableError(f"{len(aside)} units were set aside, each failed twice: {'; '.join(aside)}")
+        _raise_failures(run)
         return run.receipts
 
-    def ask(self, method: str, args: tuple[object, ...], *, actor: int | None = None) -> ray.ObjectRef:
-        """One call of a worker's method, at the live actor that has the least to do, or at that one; from any thread.
+    def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:
+        """One call of a worker's method, at the least busy live actor, or the least busy of `actors`; from any thread.
 
-        `ray.get` of it raises what the method raises, and a RayActorError if the actor dies. Raises ResumableError if
-        no actor is up.
+        `ray.get` of the result raises what the method raises, and a RayActorError if the actor dies. Raises
+        ResumableError if no such actor is up.
         """
-        states = self._crew.states()
         with self._lock:
+            states = self._recent_states()
             for number, refs in enumerate(self._asked):
                 if refs:
                     self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
-            alive = [number for number, state in enumerate(states) if state.alive and actor in (None, number)]
+            alive = [at for at, state in enumerate(states) if state.alive and (actors is None or at in actors)]
             if not alive:
-                raise ResumableError("no actor of the pool is up; those that died start again by themselves")
+                raise ResumableError("no actor of the pool is up; those that died restart by themselves")
             number = min(alive, key=self._load)
-            ref = self._crew.send(number, method, args, {})
+            deadline = self._group.spec.deadline_seconds or ASK_DEADLINE_SECONDS
+            ref = self._group.send(number, method, args, {}, deadline)
             self._asked[number].append(ref)
         return ref
 
     def describe(self) -> Description:
-        """What the actors were made of, and each of them as it is now."""
-        return Description(self._crew.blueprint.init_args, tuple(self._crew.states()))
+        """What the actors were made of, and the present state of each."""
+        return Description(self._group.spec.init_args, tuple(self._group.states()))
 
     def close(self) -> None:
-        """End all actors, whatever they do, and give back their places; an attached pool is left as it is."""
-        self._crew.close()
+        """End all actors at once and release their resources; an attached pool is left as it is."""
+        self._group.close()
 
     def __enter__(self) -> Self:
         return self
@@ -187,57 +206,67 @@ class ActorPool:
     ) -> None:
         self.close()
 
-    def _load(self, actor: int) -> int:
-        return len(self._asked[actor]) + (len(self._run.refs[actor]) if self._run else 0)
-
-    def _hand_out(self, run: _Run) -> None:
-        for actor, task in run.schedule.hand_out(self._crew.ready):
-            unit = run.schedule.units[task.unit]
-            if not run.refs[actor]:
-                run.since[actor] = time.monotonic()
-            run.refs[actor].append(self._crew.send(actor, unit.method, unit.args, run.schedule.extras(task)))
-        if self.meter is not None:
-            self.meter.fly(run.schedule.num_in_flight)
-
-    def _look_after(self, run: _Run) -> None:
-        """Now and then: end actors that hang, let those that are back make their workers."""
+    def _recent_states(self) -> list[ActorState]:
+        """The states of the actors, asked of the cluster at most once in `STATES_SECONDS`."""
         now = time.monotonic()
-        if now - run.looked < POLL_SECONDS:
+        if now - self._states[0] > STATES_SECONDS or not self._states[1]:
+            self._states = (now, self._group.states())
+        return self._states[1]
+
+    def _load(self, actor: int) -> int:
+        return len(self._asked[actor]) + (len(self._run.calls[actor]) if self._run else 0)
+
+    def _assign(self, run: _Run) -> None:
+        for actor, task in run.schedule.assign(self._group.ready):
+            unit = run.schedule.units[task.unit]
+            if not run.calls[actor]:
+                run.since[actor] = time.monotonic()
+            deadline = run.deadline(task, self._group.spec.deadline_seconds)
+            ref = self._group.send(actor, unit.method, unit.args, run.schedule.extras(task), deadline)
+            run.calls[actor].append((ref, deadline))
+        if self.meter is not None:
+            self.meter.set_in_flight(run.schedule.num_in_flight)
+
+    def _check_health(self, run: _Run) -> None:
+        """Periodically: end actors that hang, let restarted ones make their workers."""
+        now = time.monotonic()
+        if now - run.checked < POLL_SECONDS:
             return
-        run.looked = now
-        deadline = self._crew.blueprint.deadline_seconds
-        for actor, refs in enumerate(run.refs):
-            if refs and deadline is not None and now - run.since[actor] > DEADLINES_BEFORE_KILL * deadline:
+        run.checked = now
+        for actor, calls in enumerate(run.calls):
+            if calls and now - run.since[actor] > DEADLINES_BEFORE_KILL * calls[0][1]:
                 run.since[actor] = now
-                self._crew.kill(actor)  # and its calls will fail
-        self._crew.look([actor for actor in range(len(run.refs)) if run.schedule.is_trusted(actor)])
+                self._group.kill(actor)  # and its calls will fail
+        self._group.reopen([actor for actor in range(len(run.calls)) if run.schedule.is_trusted(actor)])
 
     def _await(self, run: _Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
-        """Wait a while for the next answers, of tasks or of actors that make their workers."""
-        openings = {ref: actor for actor, ref in self._crew.openings.items()}
-        oldest = {refs[0]: actor for actor, refs in enumerate(run.refs) if refs}
-        if not (openings or oldest):
+        """Wait a while for the next results, of tasks or of actors that make their workers."""
+        starting = {ref: actor for actor, ref in self._group.starting.items()}
+        oldest = {calls[0][0]: actor for actor, calls in enumerate(run.calls) if calls}
+        if not (starting or oldest):
             time.sleep(POLL_SECONDS)
             return
-        awaited = [*oldest, *openings]
-        answered, _ = ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)
-        if answered:  # all of them, or the first actors would be served first for ever
-            answered, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
-        for ref in answered:
-            actor = (openings | oldest)[ref]
+        awaited = [*oldest, *starting]
+        finished, _ = ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)
+        if finished:  # take all, or the first actors would always be served first
+            finished, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
+        for ref in finished:
+            actor = (starting | oldest)[ref]
             try:
-                answer = ray.get(ref)
+                result = ray.get(ref)
             except ray.exceptions.RayError as error:
                 self._fail(run, actor, error)
             else:
-                if ref in openings:
-                    self._crew.opened(actor)
+                if ref in starting:
+                    self._group.started(actor)
                 else:
-                    self._finish(run, actor, answer, on_receipt)
+                    self._finish(run, actor, result, on_receipt)
 
     def _finish(self, run: _Run, actor: int, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]) -> None:
-        run.refs[actor].popleft()
+        run.calls[actor].popleft()
         run.since[actor] = time.monotonic()
+        num_rows = max(receipt.num_rows + receipt.num_refused, 1)
+        run.seconds_per_row = max(run.seconds_per_row, receipt.wall_seconds / num_rows)
         if run.schedule.done(actor).rows:
             if self.meter is not None:
                 self.meter.piece(receipt)
@@ -248,33 +277,63 @@ class ActorPool:
         on_receipt(receipt)
 
     def _fail(self, run: _Run, actor: int, error: ray.exceptions.RayError) -> None:
-        """The actor died, or raised what no worker should: then nobody knows its state, so it is ended, too."""
+        """The actor died, or raised an unexpected error: then its state is unknown, so it is ended, too."""
         task = run.schedule.running(actor)
         name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
         fatal = _fatal(error, name)
+        if fatal is not None and task is not None and _fails_group(fatal) and run.schedule.units[task.unit].affinity:
+            run.calls[actor].popleft()
+            run.since[actor] = time.monotonic()
+            run.group_errors.setdefault(run.schedule.fail_group(actor, str(fatal)), fatal)
+            return
         if fatal is not None:
             raise fatal from error
         by_death = not isinstance(error, ray.exceptions.RayTaskError)
-        deadline = self._crew.blueprint.deadline_seconds
+        deadline = run.calls[actor][0][1] if run.calls[actor] else None
         if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
-            reason = f"it ran past its deadline of {deadline:g} s"
+            reason = f"it exceeded its deadline of {deadline:g} s"
         else:
             reason = _reason(error)
-        run.refs[actor].clear()
-        self._crew.lose(actor)
+        run.calls[actor].clear()
+        self._group.lose(actor)
         self.restarts += 1
         if self.meter is not None:
             self.meter.restart()
         run.schedule.failed(actor, reason, by_death=by_death)
 
 
-def _fatal(error: ray.exceptions.RayError, name: str) -> Exception | None:
-    """What ends the run: an error that is ours, as the worker raised it, or a trouble of the machine (a full disk)."""
+def _raise_failures(run: _Run) -> None:
+    """Raise what failed in a finished run: the error of an affinity group, or the names of failed units."""
+    errors = list(run.group_errors.values())
+    if len(errors) == 1:
+        raise errors[0]
+    if errors and all(isinstance(error, InputError) for error in errors):
+        listed = "; ".join(f"{error.where}: {error.what}" for error in errors if isinstance(error, InputError))
+        raise InputError(listed, where=f"{len(errors)} checkpoints", hint="fix or leave out these; the rest is done")
+    if errors:
+        raise ResumableError("; ".join(str(error) for error in errors))
+    failed = [f"{run.schedule.units[unit].name} ({reason})" for unit, reason in run.schedule.failed_units.items()]
+    if failed:
+        raise ResumableError(f"{len(failed)} units failed, each twice: {'; '.join(failed)}")
+
+
+def _fails_group(error: Exception) -> bool:
+    return isinstance(error, InputError) or getattr(error, "fails_group", False)
+
+
+def _fatal(error: ray.exceptions.RayError, name: str) -> InputError | ResumableError | None:
+    """What ends the run: an error of ours, as the worker raised it, or a fault of a node (a full disk)."""
     cause = getattr(error, "cause", None)
+    node = getattr(error, "ip", "") or "a node"
     if isinstance(cause, InputError | ResumableError):
         return cause
+    if isinstance(cause, ModuleNotFoundError):
+        return InputError(str(cause), where=node, hint="install the same packages on every node")
+    if isinstance(cause, FileNotFoundError):
+        hint = "keep the study, the documents and the model on a disk that all nodes share"
+        return InputError(str(cause), where=f"{name}, on {node}", hint=hint)
     if isinstance(cause, OSError):
-        return ResumableError(f"{name}: {cause}; when that is mended, the same command goes on")
+        return ResumableError(f"{name}, on {node}: {cause}; fix that, then the same command resumes")
     return None
 
 

@@ -1,4 +1,4 @@
-"""The environment check: what is installed, what this machine has, whose packages our names resolve to.
+"""The environment check: installed packages, this machine, and the packages that our names resolve to.
 
 Reads the metadata of installed packages and `pyproject.toml`; imports nothing heavy, so it takes under a second.
 Writes a table to the console.
@@ -29,7 +29,7 @@ GIB = 2**30
 
 
 def check_environment(console: Console) -> None:
-    """Print what is installed and what the machine has. Raises InputError with every trouble, if something is amiss."""
+    """Print what is installed and what the machine has. Raises InputError with every problem found."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=False)
     table.add_row("machine", describe_machine())
     table.add_row("python", f"{platform.python_version()}  {sys.prefix}")
@@ -38,11 +38,11 @@ def check_environment(console: Console) -> None:
     table.add_row("packages", "  ".join(shown))
     table.add_row("model", str(MODEL.relative_to(REPOSITORY)) if (MODEL / "config.json").exists() else "-")
     console.print(table, highlight=False)
-    troubles = [*find_misfits(found), *find_shadows(), *find_unwanted(), *find_missing_model()]
-    if troubles:
-        what = "; ".join(trouble for trouble, _ in troubles)
-        mends = dict.fromkeys(hint for _, hint in troubles)
-        raise InputError(what, where=sys.prefix, hint="; ".join(mends))
+    problems = [*find_misfits(found), *find_shadows(), *find_unwanted(), *find_missing_model()]
+    if problems:
+        what = "; ".join(problem for problem, _ in problems)
+        fixes = dict.fromkeys(hint for _, hint in problems)
+        raise InputError(what, where=sys.prefix, hint="; ".join(fixes))
 
 
 def describe_machine() -> str:
@@ -63,7 +63,7 @@ def describe_gpus() -> str:
 
 
 def wanted_packages() -> list[Requirement]:
-    """What `pyproject.toml` asks for: the core, and the extra of whichever build of vLLM is installed."""
+    """The requirements of `pyproject.toml`: the core, and the extra of the installed build of vLLM."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     extra = "cuda" if find_version("vllm") else "cpu"
     return [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"][extra]]]
@@ -78,15 +78,15 @@ def find_version(name: str) -> str | None:
 
 
 def find_misfits(found: Sequence[tuple[Requirement, str | None]]) -> Iterator[tuple[str, str]]:
-    """Packages that are absent or of another version than is wanted, each with its remedy."""
+    """Packages that are missing or of a wrong version, each with its fix."""
     for requirement, installed in found:
         if installed is None or not requirement.specifier.contains(installed, prereleases=True):
             name = requirement.name
-            yield f"{name} {installed or 'is missing'} (wanted {requirement.specifier})", _mend(requirement)
+            yield f"{name} {installed or 'is missing'} (wanted {requirement.specifier})", _fix(requirement)
 
 
 def find_shadows() -> Iterator[tuple[str, str]]:
-    """Our top-level names that resolve to somebody else's package, e.g. Hugging Face's `evaluate`."""
+    """Our top-level names that resolve to a foreign package, e.g. Hugging Face's `evaluate`."""
     for name in OURS:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
@@ -106,10 +106,10 @@ def find_unwanted() -> Iterator[tuple[str, str]]:
 
 
 def find_missing_model() -> Iterator[tuple[str, str]]:
-    """The embedded model, if it is not there."""
+    """The embedded model, if it is missing."""
     if not (MODEL / "config.json").exists():
         yield "the embedded model is missing", "restore models/tiny, or make it: python -m pipeline pretrain"
 
 
-def _mend(requirement: Requirement) -> str:
+def _fix(requirement: Requirement) -> str:
     return f"pip install '{requirement}'"

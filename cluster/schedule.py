@@ -1,14 +1,16 @@
-"""Who does what next, who bears the blame for a failure, what is set aside: decisions alone, without Ray or a clock.
+"""Which actor gets which task, and what a failure costs: decisions alone, without Ray or a clock.
 
-A unit that kills its actor twice, or raises what no worker should, is divided if it has several rows: halves, halves of
-the failing half, down to single rows. The rows that fail are its poison; the unit is then ended without them.
+A unit that kills its actor twice, or raises an unexpected error, is bisected if it has several rows, down to single
+rows. Rows that fail alone are its failing rows; the unit is then finished without them.
 
-Not every failure is the data's fault. A row is condemned only if it failed twice *and the actor under which it failed
-last has succeeded in something since it was first suspected*. A unit that cannot be divided is set aside instead: an
-error names it when the rest is done. An actor that fails `FAILURES_IN_A_ROW` times (and log2 of the largest unit's rows
-more, since so many pieces around one bad row may fail in a row) is given nothing more, and when that is true of all
-actors the run stops (ResumableError). So what breaks one actor costs that actor, what breaks all of them stops the run,
-and neither condemns a row. The end of a divided unit computes nothing, so it is no success.
+Not every failure is the data's fault. A row fails for good only if it failed twice *and the actor of its last failure
+has succeeded at something since the row was first retried*. A unit that cannot be divided fails instead: an error
+names it when the rest is done. An actor that fails `FAILURES_IN_A_ROW` times (plus log2 of the largest unit's rows,
+since that many pieces around one bad row may fail in a row) gets no more work, and when that holds for all actors the
+run stops (ResumableError). So a fault of one actor costs that actor, a fault of all stops the run, and neither blames
+a row. Finishing a divided unit computes nothing, so it is not a success.
+
+An error of a group's weights (a checkpoint that does not fit) fails the units of that affinity alone.
 """
 
 from collections import Counter, deque
@@ -17,9 +19,9 @@ from dataclasses import dataclass
 
 from data.errors import ResumableError
 
-MOST_IN_FLIGHT = 2  # per actor: one running and one queued, so that no actor waits for the driver
-MOST_FAILURES = 2  # of one unit, or of one of its rows
-FAILURES_IN_A_ROW = 5  # of one actor: then the fault is not in the data
+MAX_IN_FLIGHT = 2  # tasks per actor: one running, one queued, so that no actor waits for the driver
+MAX_FAILURES = 2  # of one unit, or of one of its rows
+FAILURES_IN_A_ROW = 5  # of one actor; beyond, the fault is not in the data
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,8 @@ class Unit:
     """One call of a worker's method that returns a receipt. Producer: the stages. Consumer: `cluster.pool`.
 
     Units of the same `affinity` (a checkpoint, a context) prefer the same actor; "" prefers none. With `num_rows` > 1
-    the method also takes `rows=(start, stop)` (those rows alone, kept beside the target) and `poison={row: reason}`
-    (all rows but these, those that were kept are not computed again), so that a failing unit can be divided.
+    the method also takes `rows=(start, stop)` (only those rows, kept beside the target) and `failing={row: reason}`
+    (all rows but these, without computing kept ones again), so that a failing unit can be divided.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an actor is given: a whole unit (`rows` None), some rows of it, or the end of a divided one.
+    """What an actor gets: a whole unit (`rows` None), some of its rows, or the end of a divided one.
 
     `unit` is an index among the units of the run, `rows` a half-open range.
     """
@@ -51,50 +53,50 @@ class Task:
 
 
 class Schedule:
-    """The work of one run: queues per actor, tasks in flight, suspects, blame. Actors are numbers from 0.
+    """The work of one run: queues per actor, tasks in flight, retries, failures. Actors are numbered from 0.
 
-    An actor does its tasks in the order in which it was given them, so the oldest in flight is the one that runs.
+    An actor runs its tasks in the order of their assignment, so the oldest in flight is the running one.
     """
 
     def __init__(self, units: Sequence[Unit], num_actors: int) -> None:
         """Units of one affinity go to one queue, the largest groups first, each to the queue with the fewest rows."""
         self.units = units
-        self.set_aside: dict[int, str] = {}  # unit -> reason
+        self.failed_units: dict[int, str] = {}  # unit -> reason
         self._queues = _queues(units, num_actors)
-        self._flights: list[deque[Task]] = [deque() for _ in range(num_actors)]
-        self._suspects: deque[Task] = deque()  # what failed, or is a piece of what failed; the newest go first
-        self._doubtful: deque[Task] = deque()  # what failed and cannot be divided: one more failure condemns it
-        self._wary: set[int] = set()  # actors whose last task failed: they get sound work next, if there is any
+        self._in_flight: list[deque[Task]] = [deque() for _ in range(num_actors)]
+        self._retries: deque[Task] = deque()  # what failed, or is a piece of it; the newest first
+        self._unresolved: deque[Task] = deque()  # cannot be divided; wait for a sound actor
+        self._just_failed: set[int] = set()  # actors whose last task failed: they get new work next, if any
         self._failures: Counter[Task] = Counter()
         self._last_failure = ""
         self._in_a_row = [0] * num_actors
         self._successes = [0] * num_actors
-        self._successes_before: dict[Task, tuple[int, ...]] = {}  # when a task, or what it is a piece of, failed first
-        self._pieces: Counter[int] = Counter()  # of each divided unit: how many are not judged yet
-        self._poison: dict[int, dict[int, str]] = {}  # unit -> row -> reason
+        self._successes_before: dict[Task, tuple[int, ...]] = {}  # at the first failure of a task or its whole
+        self._pieces: Counter[int] = Counter()  # unresolved ones of each divided unit
+        self._failing: dict[int, dict[int, str]] = {}  # unit -> row -> reason
         most_rows = max((unit.num_rows for unit in units), default=1)
-        self._patience = FAILURES_IN_A_ROW + (most_rows - 1).bit_length()
+        self._max_in_a_row = FAILURES_IN_A_ROW + (most_rows - 1).bit_length()
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done or set aside."""
-        return not (self.num_in_flight or self._sound_is_left() or self._suspects or self._doubtful)
+        """Whether every unit is done or failed."""
+        return not (self.num_in_flight or self._queues_have_work() or self._retries or self._unresolved)
 
     @property
     def num_in_flight(self) -> int:
         """Tasks that are running or queued at an actor."""
-        return sum(map(len, self._flights))
+        return sum(map(len, self._in_flight))
 
     def running(self, actor: int) -> Task | None:
         """The oldest task in flight at an actor."""
-        return self._flights[actor][0] if self._flights[actor] else None
+        return self._in_flight[actor][0] if self._in_flight[actor] else None
 
     def is_trusted(self, actor: int) -> bool:
-        """Whether the actor has not failed too often in a row to be given anything."""
-        return self._in_a_row[actor] < self._patience
+        """Whether the actor has failed few enough times in a row to get work."""
+        return self._in_a_row[actor] < self._max_in_a_row
 
-    def hand_out(self, ready: Collection[int]) -> list[tuple[int, Task]]:
-        """What the ready actors get now, in order: the idle ones first, none more than `MOST_IN_FLIGHT` in all.
+    def assign(self, ready: Collection[int]) -> list[tuple[int, Task]]:
+        """New tasks of the ready actors, in order: idle ones first, none more than `MAX_IN_FLIGHT` in all.
 
         Raises ResumableError if work is left and no actor is trusted.
         """
@@ -103,73 +105,85 @@ class Schedule:
                 f"{sum(self._in_a_row)} failures in a row and no success, the last: {self._last_failure}"
             )
         given: list[tuple[int, Task]] = []
-        for held in range(MOST_IN_FLIGHT):
+        for held in range(MAX_IN_FLIGHT):
             for actor in filter(self.is_trusted, sorted(ready)):
-                task = self._choose(actor) if len(self._flights[actor]) <= held else None
+                task = self._choose(actor) if len(self._in_flight[actor]) <= held else None
                 if task is not None:
-                    self._flights[actor].append(task)
+                    self._in_flight[actor].append(task)
                     given.append((actor, task))
         return given
 
     def extras(self, task: Task) -> dict[str, object]:
-        """What the worker's method is told beside the unit's own arguments."""
+        """Keyword arguments of the worker's method beside the unit's own arguments."""
         if task.is_end:
-            return {"poison": dict(sorted(self._poison[task.unit].items()))}
+            return {"failing": dict(sorted(self._failing[task.unit].items()))}
         return {"rows": task.rows} if task.rows else {}
 
     def name_of(self, task: Task) -> str:
-        """The unit's name, with its rows if it is a piece of one."""
+        """The unit's name, with the rows if the task is a piece."""
         name = self.units[task.unit].name
         return f"{name}, rows {task.rows[0]} to {task.rows[1] - 1}" if task.rows else name
 
     def done(self, actor: int) -> Task:
-        """The actor has done its oldest task; returns it."""
-        task = self._flights[actor].popleft()
+        """The actor finished its oldest task; returns it."""
+        task = self._in_flight[actor].popleft()
         if not task.is_end:
             self._successes[actor] += 1
             self._in_a_row[actor] = 0
         if task.rows:
-            self._judged(task.unit)
+            self._piece_resolved(task.unit)
         return task
 
     def failed(self, actor: int, reason: str, *, by_death: bool) -> None:
-        """The actor died, or is killed for what it raised: its oldest task bears the blame, the next waits as before.
+        """The actor died, or is killed for what it raised: its oldest task failed, the next one is queued again.
 
-        An actor with nothing in flight failed as it started.
+        An actor with nothing in flight failed while starting.
         """
-        blamed = self._flights[actor].popleft() if self._flights[actor] else None
-        while self._flights[actor]:
-            task = self._flights[actor].pop()
+        blamed = self._in_flight[actor].popleft() if self._in_flight[actor] else None
+        while self._in_flight[actor]:
+            task = self._in_flight[actor].pop()
             self._queues[actor].appendleft(task)
-        self._wary.add(actor)
+        self._just_failed.add(actor)
         self._in_a_row[actor] += 1
         self._last_failure = f"{self.name_of(blamed)}: {reason}" if blamed else reason
         if blamed is not None:
-            self._blame(actor, blamed, reason, by_death=by_death)
+            self._handle_failure(actor, blamed, reason, by_death=by_death)
+
+    def fail_group(self, actor: int, reason: str) -> str:
+        """The weights of the running unit's group cannot be used: all its units fail. Returns its affinity."""
+        task = self._in_flight[actor].popleft()
+        affinity = self.units[task.unit].affinity
+        for tasks in (*self._queues, self._retries, self._unresolved):
+            dropped = [waiting for waiting in tasks if self.units[waiting.unit].affinity == affinity]
+            for waiting in dropped:
+                tasks.remove(waiting)
+                self.failed_units[waiting.unit] = reason
+        self.failed_units[task.unit] = reason
+        return affinity
 
     def _choose(self, actor: int) -> Task | None:
         queue = self._queues[actor]
-        if self._flights[actor]:
-            # A suspect is alone with its actor: if a process dies, the answer of the task before may be lost with it
-            return None if self._is_suspect(self._flights[actor][0]) or not queue else queue.popleft()
-        is_wary = actor in self._wary
-        if not queue and (is_wary or not self._suspects):
+        if self._in_flight[actor]:
+            # A retry is alone with its actor: a dying process may lose the answer of the task before it
+            return None if self._is_retry(self._in_flight[actor][0]) or not queue else queue.popleft()
+        just_failed = actor in self._just_failed
+        if not queue and (just_failed or not self._retries):
             self._steal(queue)
-        if queue and is_wary:
-            self._wary.discard(actor)
+        if queue and just_failed:
+            self._just_failed.discard(actor)
             return queue.popleft()
-        if self._suspects:
-            return self._suspects.pop()
-        return self._choose_doubtful(actor) or (queue.popleft() if queue else None)
+        if self._retries:
+            return self._retries.pop()
+        return self._choose_unresolved(actor) or (queue.popleft() if queue else None)
 
-    def _is_suspect(self, task: Task) -> bool:
+    def _is_retry(self, task: Task) -> bool:
         return task.is_end or task in self._successes_before
 
-    def _choose_doubtful(self, actor: int) -> Task | None:
-        nothing_else = not (self.num_in_flight or self._sound_is_left())
-        task = next((task for task in self._doubtful if nothing_else or self._has_witness(task, actor)), None)
+    def _choose_unresolved(self, actor: int) -> Task | None:
+        nothing_else = not (self.num_in_flight or self._queues_have_work())
+        task = next((task for task in self._unresolved if nothing_else or self._actor_is_sound(task, actor)), None)
         if task is not None:
-            self._doubtful.remove(task)
+            self._unresolved.remove(task)
         return task
 
     def _steal(self, queue: deque[Task]) -> None:
@@ -179,47 +193,47 @@ class Schedule:
         group = next((n for n, affinity in enumerate(affinities) if affinity != affinities[0]), len(victim))
         queue.extendleft(victim.pop() for _ in range(min(group, (len(victim) + 1) // 2)))
 
-    def _blame(self, actor: int, task: Task, reason: str, *, by_death: bool) -> None:
+    def _handle_failure(self, actor: int, task: Task, reason: str, *, by_death: bool) -> None:
         self._failures[task] += 1
         self._successes_before.setdefault(task, tuple(self._successes))
-        failed_often = self._failures[task] >= MOST_FAILURES
+        failed_often = self._failures[task] >= MAX_FAILURES
         start, stop = task.rows or (0, self.units[task.unit].num_rows)
         if task.is_end or stop - start == 1:
-            self._doubt(actor, task, reason)
+            self._retry_or_fail(actor, task, reason)
         elif task.rows or failed_often or not by_death:
             self._divide(task, start, stop)
         else:
-            self._suspects.append(task)
+            self._retries.append(task)
 
-    def _doubt(self, actor: int, task: Task, reason: str) -> None:
-        """Condemn what cannot be divided, or let it wait for one more try."""
-        failed_often = self._failures[task] >= MOST_FAILURES
-        if failed_often and task.rows and self._has_witness(task, actor):
-            self._poison[task.unit][task.rows[0]] = reason
-            self._judged(task.unit)
+    def _retry_or_fail(self, actor: int, task: Task, reason: str) -> None:
+        """Fail what cannot be divided, or let it wait for one more try."""
+        failed_often = self._failures[task] >= MAX_FAILURES
+        if failed_often and task.rows and self._actor_is_sound(task, actor):
+            self._failing[task.unit][task.rows[0]] = reason
+            self._piece_resolved(task.unit)
         elif failed_often and not task.rows:
-            self.set_aside[task.unit] = reason
+            self.failed_units[task.unit] = reason
         else:
-            self._doubtful.append(task)
+            self._unresolved.append(task)
 
-    def _has_witness(self, task: Task, actor: int) -> bool:
+    def _actor_is_sound(self, task: Task, actor: int) -> bool:
         return self._successes[actor] > self._successes_before[task][actor]
 
     def _divide(self, task: Task, start: int, stop: int) -> None:
         middle = (start + stop) // 2
         self._pieces[task.unit] += 1 if task.rows else 2
-        self._poison.setdefault(task.unit, {})
+        self._failing.setdefault(task.unit, {})
         for rows in (middle, stop), (start, middle):
             piece = Task(task.unit, rows)
             self._successes_before[piece] = self._successes_before[task]
-            self._suspects.append(piece)
+            self._retries.append(piece)
 
-    def _judged(self, unit: int) -> None:
+    def _piece_resolved(self, unit: int) -> None:
         self._pieces[unit] -= 1
         if self._pieces[unit] == 0:
-            self._suspects.append(Task(unit, is_end=True))
+            self._retries.append(Task(unit, is_end=True))
 
-    def _sound_is_left(self) -> bool:
+    def _queues_have_work(self) -> bool:
         return any(self._queues)
 
 

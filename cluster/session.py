@@ -1,35 +1,44 @@
-"""The Ray session: a local one that needs no flag, or one that runs already. Writes a link to Ray's log folder."""
+"""The Ray session: a local one that needs no flag, or an existing cluster. Writes a link to Ray's log folder."""
 
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
-from ray._private import ray_constants, services
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.worker import BaseContext
 
+from cluster.locks import home_folder, private_folder
+from cluster.ray_internals import (
+    BaseContext,
+    find_address,
+    holds_sockets,
+    is_node,
+    loopback_only,
+    temporary_folder,
+    use_token,
+)
 from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# Else glibc hands large buffers back to the kernel at every free; faulting them in anew took a third of each step.
+PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")  # shipped to a cluster, nothing else
+# Else glibc returns large buffers to the kernel at every free; faulting them in again took a third of each step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
-NOT_SHIPPED = [".git", ".venv", "runs", "*.safetensors", "__pycache__"]
-KNOCK_SECONDS = 10.0
-NAMESPACE = "entail"  # where the names of pools live
-TOKEN = Path.home() / ".ray" / "auth_token"
+FORWARDED = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # the driver's own choice of a network interface
+CONNECT_SECONDS = 10.0
+NAMESPACE = "entail"  # of pool names
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is known of a running session. `logs` is the folder of the engines' and Ray's output on this machine.
+    """A running session. Producer: `connect`. `logs` is the folder of the output of Ray and engines on this machine.
 
-    `address` can be given to `connect` by another process, of this machine only if the session was started here.
+    Another process can give `address` to `connect`; a session started here is reachable from this machine only.
     `nodes` are the (CPUs, GPUs) of each node; `cpus` and `gpus` are their sums.
     """
 
@@ -45,8 +54,8 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
     """A Ray session for the length of a `with` block; a local one ends with it, with all its processes.
 
     `address` None starts Ray on this machine, loopback only, with `num_cpus` logical CPUs (default: all; more than
-    there are is allowed). Otherwise attaches to that cluster ("auto" finds one on this machine) and ships the code.
-    The folder of all output is linked as `log_dir/ray`. Raises InputError if no cluster answers.
+    exist are allowed). Otherwise attaches to that cluster ("auto" finds one on this machine) and ships our packages.
+    The folder of all output is linked as `log_dir/ray`. Raises InputError if Ray cannot start or does not answer.
     """
     os.environ.update(RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_USAGE_STATS_ENABLED="0")
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # leaves CUDA_VISIBLE_DEVICES alone in actors without a GPU
@@ -63,67 +72,98 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
 
 def _start(num_cpus: int | None) -> BaseContext:
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    with _loopback_only():
-        context = ray.init(
-            address="local",
-            namespace=NAMESPACE,
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
-        )
-    if TOKEN.exists():
-        TOKEN.chmod(0o600)  # Ray leaves it readable for all, and whoever has it can run code in our sessions
-    return context
+    _prepare_token()
+    options: dict[str, Any] = {}
+    if not holds_sockets(temporary_folder()):  # a batch system's job folder, for example
+        options["_temp_dir"] = str(private_folder(Path("/tmp") / f"entail-{os.getuid()}"))
+    try:
+        with loopback_only():
+            return ray.init(
+                address="local",
+                namespace=NAMESPACE,
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
+                **options,
+            )
+    except OSError as error:
+        raise InputError(
+            f"Ray cannot start: {error}",
+            where=f"temporary folder {options.get('_temp_dir', temporary_folder())}",
+            hint="set RAY_TMPDIR to a short path on a writable disk with free space, such as /tmp",
+        ) from error
+
+
+def _prepare_token() -> None:
+    """Make the user's token before Ray does: Ray's file is readable for all, and the token lets anybody run code."""
+    if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        return
+    home = home_folder()
+    path = (home or Path("/nonexistent")) / ".ray" / "auth_token"
+    if not path.is_file():
+        path = private_folder(home, ".ray") / "auth_token"
+    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(uuid.uuid4().hex)
+    with suppress(OSError):
+        path.chmod(0o600)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
 
 
 def _attach(address: str) -> BaseContext:
+    if "://" in address:
+        raise InputError(
+            f"{address.partition('://')[0]}:// addresses are not supported",
+            where=f"address {address}",
+            hint="run this on a node of the cluster and give HOST:PORT of its head, or auto",
+        )
+    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
     try:
         if address == "auto":
-            address = services.get_ray_address_from_environment(address, None)
-        host = _knock(address) if address != "auto" else ""
+            address = find_address()
+        host = _reach(address) if address != "auto" else ""
         logging.getLogger("ray").setLevel(logging.ERROR)
-        if host in LOOPBACK:  # Ray shows the token of this user's sessions to an address that it found itself, else not
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        # A node that knows itself by its loopback address is not found under any other
-        with _loopback_only() if host in LOOPBACK else nullcontext():
+        if host in LOOPBACK:
+            use_token()
+        if host and not is_node(address):
+            raise ValueError("this machine is not one of its nodes, run the command on a node")
+        # a node that is known by its loopback address is not found under any other
+        with loopback_only() if host in LOOPBACK else nullcontext():
             return ray.init(
                 address=address,
                 namespace=NAMESPACE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"working_dir": str(REPOSITORY), "excludes": NOT_SHIPPED, "env_vars": KEEP_FREED_MEMORY},
+                runtime_env={
+                    "py_modules": [str(REPOSITORY / name) for name in PACKAGES],
+                    "excludes": ["__pycache__"],
+                    "env_vars": KEEP_FREED_MEMORY | forwarded,
+                },
             )
-    except (ConnectionError, TimeoutError, ValueError, socket.gaierror) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+        what = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"no Ray cluster answers: {error}",
+            f"cannot attach to a Ray cluster: {what}",
             where=f"address {address}",
-            hint="start one with `ray start --head`, give its HOST:PORT, or leave the address out",
+            hint="start one with `ray start --head`, give its HOST:PORT, or leave the address out; "
+            "if the cluster wants a token, set RAY_AUTH_MODE=token",
         ) from error
 
 
-@contextmanager
-def _loopback_only() -> Iterator[None]:
-    """What Ray does on a Mac: every port on the loopback interface."""
-    clusters_allowed = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters_allowed
-
-
-def _knock(address: str) -> str:
-    # Ray waits for many minutes on an address where nobody listens
+def _reach(address: str) -> str:
+    """The host of an address that accepts connections: Ray itself waits for minutes on one that does not."""
     host, _, port = address.rpartition(":")
-    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    if not host or not port.isdecimal():
+        raise ValueError("an address is HOST:PORT or auto")
+    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     return host
 
 
 def _link_logs(logs: Path, log_dir: Path) -> Path:
     log_dir.mkdir(parents=True, exist_ok=True)
     link = log_dir / "ray"
-    link.unlink(missing_ok=True)
-    link.symlink_to(logs, target_is_directory=True)
+    if link.is_symlink() or not link.exists():
+        link.unlink(missing_ok=True)
+        link.symlink_to(logs, target_is_directory=True)
     return logs

@@ -71,6 +71,7 @@ class Prompt:
     seed: int
     stop: str
     sentence: str = ""
+    context_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ class Echo:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DistillationExample:
     """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.distillation`.
 
     Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
@@ -211,7 +212,7 @@ class Refusal:
     """A row that has no answer, and why: never a score of zero. Producers: an engine, a pool actor. Consumer: stages.
 
     `item_id` is the row's `item_id` or `prompt_id`. `kind`: "window" (too long), "empty" (nothing to score or read),
-    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "poison" (it kills its engine).
+    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "failing" (it kills its engine).
     """
 
     item_id: str

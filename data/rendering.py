@@ -1,13 +1,15 @@
 """Where records become text: a model's prompt book.
 
 A model folder may carry its own `prompts.toml` (the embedded model does: it has an instruction language of its own);
-every other model gets the English book.
+every other model gets the English book. Books are closed and checked: an unknown table, key or placeholder is an error.
 """
 
+import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from data.errors import InputError
 from data.seeds import fingerprint
@@ -15,30 +17,71 @@ from data.seeds import fingerprint
 BOOK_NAME = "prompts.toml"
 ENGLISH = Path(__file__).with_name("templates") / "english.toml"
 NONSENSE = Path(__file__).with_name("templates") / "nonsense.toml"
+LOCAL, GLOBAL = "local", "global"
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+# What each text of a template must and may contain.
+_NEEDED = {
+    (LOCAL, "context"): (set(), {"sentence"}),
+    (LOCAL, "text"): ({"sentence"}, {"sentence"}),
+    (GLOBAL, "context"): ({"documents"}, {"documents"}),
+    (GLOBAL, "text"): ({"sentence"}, {"sentence"}),
+    ("icl", "context"): ({"documents"}, {"documents"}),
+}
 
 
-@dataclass(frozen=True)
-class Template:
-    """One way to ask for an inference, e.g. `local/reverse`. Fields: {sentence}, {documents}.
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    Where the model writes its way to the inference first, `answer_after` is what stands between the two.
+
+class Template(_Closed):
+    """One way to ask for an inference, e.g. `local/reverse`: the shared context, then the text, then the answer.
+
+    Local contexts and all texts may name {sentence}, global contexts {documents}. The answer ends at `stop` or after
+    `max_tokens`. Where the model reasons before the inference, `answer_after` is the mark between the two.
     """
 
-    method: str
-    context: str
+    method: str = ""
+    context: str = ""
     text: str
-    stop: str
-    max_tokens: int
+    stop: str = "\n"
+    max_tokens: int = Field(ge=1)
     answer_after: str = ""
+
+    @property
+    def is_global(self) -> bool:
+        """Whether all documents of the corpus are in context."""
+        return self.method.startswith(f"{GLOBAL}/")
 
     @property
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
         return fingerprint(self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after)
 
+    def shared_context(self, documents: Sequence[str]) -> str:
+        """The context of a global template."""
+        return _fill(self.context, documents="\n".join(documents))
 
-@dataclass(frozen=True)
-class PromptBook:
+    def local_context(self, sentence: str) -> str:
+        """The context of a local template."""
+        return _fill(self.context, sentence=sentence)
+
+    def prompt(self, sentence: str) -> str:
+        """What follows the context."""
+        return _fill(self.text, sentence=sentence)
+
+
+class _Icl(_Closed):
+    context: str
+
+
+class _Book(_Closed):
+    nothing: str = Field(min_length=1)
+    icl: _Icl
+    local: dict[str, Template] = {}
+    global_: dict[str, Template] = Field({}, alias="global")
+
+
+class PromptBook(_Closed):
     """All texts that surround documents and sentences; `nothing` is how the model says that nothing follows."""
 
     icl_context: str
@@ -47,40 +90,68 @@ class PromptBook:
 
     def in_context(self, documents: Sequence[str]) -> str:
         """The documents as a context that questions can follow."""
-        return _fill(self.icl_context, documents=documents)
+        return _fill(self.icl_context, documents="\n".join(documents))
 
     def select(self, methods: Sequence[str]) -> list[Template]:
-        """Templates of methods named by family ("local") or in full ("local/reverse")."""
+        """Templates of methods named by family ("local") or in full ("local/reverse"). Raises InputError."""
         known = {template.method for template in self.templates}
         families = {name.partition("/")[0] for name in known}
         for method in methods:
             if method not in known | families:
                 raise InputError(
-                    f'no augmentation method "{method}"',
-                    where="methods",
+                    f'unknown augmentation method "{method}"',
+                    where="augment.methods",
                     hint=f"choose among {', '.join(sorted(families | known))}",
                 )
         return [t for t in self.templates if t.method in methods or t.method.partition("/")[0] in methods]
 
 
-def load_book(model_folder: Path) -> PromptBook:
-    """The prompt book of a model: its own where it has one, else the English one."""
-    path = model_folder / BOOK_NAME
-    content = tomllib.loads((path if path.exists() else ENGLISH).read_text())
-    templates = [
-        Template(method=f"{family}/{name}", **entry)
-        for family in ("local", "global")
-        for name, entry in content.get(family, {}).items()
-    ]
-    return PromptBook(content["icl"]["context"], content["nothing"], tuple(templates))
+def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook:
+    """The prompt book in `file`, else the model's own, else the English one. Raises InputError for a broken book."""
+    own = None if model_folder is None else model_folder / BOOK_NAME
+    path = file or (own if own is not None and own.is_file() else ENGLISH)
+    try:
+        book = _Book.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        what = f"cannot read the prompt book: {error.strerror}"
+        raise InputError(what, where=str(path), hint="correct the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompt book is not valid TOML: {error}", where=str(path), hint="fix the line") from error
+    except ValidationError as error:
+        raise _explain(error, path) from error
+    templates = []
+    for family, named in ((LOCAL, book.local), (GLOBAL, book.global_)):
+        for name, template in named.items():
+            _check(template.context, family, "context", f"{path}, table [{family}.{name}]")
+            _check(template.text, family, "text", f"{path}, table [{family}.{name}]")
+            templates.append(template.model_copy(update={"method": f"{family}/{name}"}))
+    _check(book.icl.context, "icl", "context", f"{path}, table [icl]")
+    return PromptBook(icl_context=book.icl.context, nothing=book.nothing, templates=tuple(templates))
 
 
-def fill_template(template: Template, *, sentence: str, documents: Sequence[str]) -> tuple[str, str]:
-    """The shared context and the text of one prompt."""
-    context = _fill(template.context, sentence=sentence, documents=documents)
-    return context, _fill(template.text, sentence=sentence, documents=documents)
+def _check(text: str, family: str, key: str, where: str) -> None:
+    """Refuse placeholders that would be sent to the model literally, and texts that lack what they are about."""
+    needed, allowed = _NEEDED[family, key]
+    found = set(_PLACEHOLDER.findall(text))
+    if found - allowed:
+        hint = f"{key} can name {', '.join(f'{{{name}}}' for name in sorted(allowed))}"
+        raise InputError(f"unknown placeholder {{{min(found - allowed)}}}", where=f"{where}, key {key}", hint=hint)
+    if needed - found:
+        name = min(needed - found)
+        raise InputError(f"{{{name}}} is missing", where=f"{where}, key {key}", hint=f"put {{{name}}} where it belongs")
 
 
-def _fill(template: str, *, documents: Sequence[str], sentence: str = "") -> str:
-    # Plain replacement: documents may contain braces.
-    return template.replace("{sentence}", sentence).replace("{documents}", "\n".join(documents))
+def _explain(error: ValidationError, path: Path) -> InputError:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = "nothing, [icl], [local.NAME], [global.NAME] with context, text, stop, max_tokens, answer_after"
+        return InputError(f'unknown key "{key}"', where=str(path), hint=f"a prompt book has {known}")
+    if first["type"] == "missing":
+        return InputError(f'"{key}" is missing', where=str(path), hint=f"add {key}")
+    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=str(path), hint=f"correct {key}")
+
+
+def _fill(template: str, **values: str) -> str:
+    # In one pass: what documents contain is never a placeholder.
+    return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)

@@ -244,15 +244,20 @@ def read_table(path: Path) -> pa.Table:
 
 def read_shard(path: Path, record: type[Record]) -> list[Record]:
     """The rows of one shard as records; InputError if it has other columns."""
-    names = [field.name for field in dataclasses.fields(record)]  # type: ignore[arg-type]
     table = read_table(path)
-    if missing := [name for name in names if name not in table.column_names]:
+    names = {field.name for field in dataclasses.fields(record)}  # type: ignore[arg-type]
+    if missing := sorted(names.difference(table.column_names)):
         raise InputError(
             f"no column {', '.join(missing)}: these are not {record.__name__} rows of this version",
             where=str(path),
             hint="make the folder again",
         )
-    rows = table.select(names).to_pylist()
+    return read_records(table, record)
+
+
+def read_records(table: pa.Table, record: type[Record]) -> list[Record]:
+    """The rows of a table as records; it may have more columns."""
+    rows = table.select([field.name for field in dataclasses.fields(record)]).to_pylist()  # type: ignore[arg-type]
     return [record(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows]
 
 

@@ -1,140 +1,345 @@
-"""The evaluation stage: score items as shards, spread over the pool's engines by checkpoint.
+"""The evaluation stage: questions x contexts x weights as units of work, spread over the pool's engines by checkpoint.
 
-Reads `documents/` and `questions/`. Writes `items/` (for each world, with and without its documents) and
-`scores/FINGERPRINT/`: results are keyed by the weights' content, never by a path, so nothing is scored twice.
+Reads sealed folders of documents and questions. Writes `contexts/` (each stored once, referred to by id) and
+`scores/WEIGHTS/`: shards named by what decides a score: weights, questions and contexts by content, never a path.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, NamedTuple
 
+import pyarrow.compute as pc
 from transformers import AutoTokenizer
 
-from augment_service.engines.protocol import EngineSpec, model_window
-from augment_service.tokens import TextReader, Tokenizer
+from augment_service.contexts import ContextReader, ContextSpec, write_contexts
+from augment_service.engines.protocol import Engine
+from augment_service.jobs import RowAnswer, ShardedJob, row_ranges
+from augment_service.tokens import TextReader
 from cluster.pool import Unit
 from data.errors import InputError
-from data.records import CheckpointRef, Document, Question, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Question, Refusal, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
-from data.store import ROWS_PER_SHARD, read_folder, read_refusals, read_shard, write_shard
-from evaluate.items import ICL, Condition, build_items, to_outcomes
+from data.store import (
+    MANIFEST,
+    is_sealed,
+    list_shards,
+    read_manifest,
+    read_refusals,
+    read_shard,
+    read_table,
+    write_folder,
+)
+from data.suites import read_suite_file
+from evaluate.conditions import Condition
+from evaluate.outcomes import judge
 from evaluate.statistics import Outcome
+
+ROWS_PER_UNIT = 512
+_NUM_TRIED = 8  # questions per corpus that decide whether a context fits
+_MAX_CHARACTERS = 64  # per token; a context of more characters than this x window is not tokenised to find out
+_NUM_CHOSEN = 2  # choices kept for the report's examples, per condition, corpus, split
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A made set, read into memory: the documents and questions of each world."""
+    """Questions and the documents that they are about: sealed folders, nothing in memory."""
 
     name: str
-    documents: dict[str, list[Document]]
-    questions: dict[str, list[Question]]
+    questions: Path
+    documents: Path | None = None
 
 
 @dataclass(frozen=True)
-class Job:
-    """One world under one condition, answered by one set of weights (`ref` None: the base model `base`)."""
+class ScoreJob:
+    """A suite (or one corpus of it; "" means all) under one condition, answered by one set of weights.
 
-    suite: str
+    `ref` None is the engine's base model. `weights` is the scoring key: a hash of weights, config.json, tokenizer and
+    dtype. `run` labels the training seed or the draw ("seed 1", "draw 0"); `draw` selects the subset of `sample:k`.
+    """
+
+    suite: Suite
     corpus: str
     condition: Condition
     ref: CheckpointRef | None
     weights: str
+    run: str = ""
+    draw: int = 0
+
+    @property
+    def name(self) -> str:
+        """What progress and errors call it."""
+        return " ".join(filter(None, (self.suite.name, self.corpus, self.condition.name, self.run)))
+
+
+class Refused(NamedTuple):
+    """A question that has no answer under a condition; it is in no accuracy."""
+
+    suite: str
+    condition: str
+    refusal: Refusal
 
 
 @dataclass(frozen=True)
 class Scored:
-    """All outcomes, the option chosen by (condition, question id), and the questions that have no answer."""
+    """Outcomes of all jobs, some choices for the report's examples, refusals, and conditions without any answer.
+
+    `chosen` maps (suite, condition, question id) to an option, for the first few questions of each split. `left_out`
+    maps suite and condition to the reason.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
-    chosen: dict[tuple[str, str], int] = field(default_factory=dict)
-    refusals: list[tuple[str, Refusal]] = field(default_factory=list)  # with the condition's name
+    chosen: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    refusals: list[Refused] = field(default_factory=list)
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def read_suite(name: str, folder: Path) -> Suite:
-    """Read a set from its `documents/` and `questions/`."""
-    suite = Suite(name, {}, {})
-    for document in read_folder(folder / "documents", Document):
-        suite.documents.setdefault(document.corpus, []).append(document)
-    for question in read_folder(folder / "questions", Question):
-        suite.questions.setdefault(question.corpus, []).append(question)
-    return suite
+@dataclass(frozen=True)
+class ScoreTask:
+    """Questions to scores, in the actor. `contexts` has a shard of contexts per corpus; empty: no documents precede."""
+
+    contexts: Mapping[str, str]
+    required: bool = False
+
+    asked: ClassVar[type] = Question
+    answered: ClassVar[type] = Score
+
+    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+        """One answer per question. A question that names no documents cannot be asked with the required ones."""
+        items = {row: self._item(question) for row, question in enumerate(rows)}
+        asked = {row: item for row, item in items.items() if isinstance(item, ScoreItem)}
+        answers = items | dict(zip(asked, engine.score(list(asked.values())), strict=True))
+        return [
+            RowAnswer((), (answer,)) if isinstance(answer, Refusal) else RowAnswer((answer,))
+            for answer in (answers[row] for row in range(len(rows)))
+        ]
+
+    def _item(self, question: Question) -> ScoreItem | Refusal:
+        text = ""
+        if self.required and not question.requires:
+            hint = 'list the documents under "requires"'
+            return Refusal(question.question_id, "empty", "the question names no documents", hint)
+        if self.contexts:
+            reader = ContextReader(Path(self.contexts[question.corpus]))
+            try:
+                text = reader.text_for(question.requires).text if self.required else reader.text_for().text
+            except KeyError:
+                return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
+        return ScoreItem(question.question_id, text, question.prompt, question.options)
 
 
-def score_paths(out: Path, job: Job, suite: Suite) -> list[Path]:
-    """Where the scores of a job rest: one shard for every few hundred questions."""
-    return [out / "scores" / job.weights / name for name in _shard_names(job, suite)]
+def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
+    """The suite at a path: a folder with `questions/` and perhaps `documents/`, a folder of questions, or a JSONL file.
 
-
-def unscored(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) -> list[Job]:
-    """The jobs of which some shard is not there yet."""
-    by_name = {suite.name: suite for suite in suites}
-    return [job for job in jobs if not all(path.exists() for path in score_paths(out, job, by_name[job.suite]))]
-
-
-def check_contexts(suites: Sequence[Suite], model: str, book: PromptBook) -> None:
-    """Raise InputError if the documents of some world and a question about them are too long for the model's window.
-
-    A look at one question of each world: a study of hours should not learn at its end that the model cannot read it.
+    `documents` replaces the suite's own. A JSONL file is stored under `out`. Raises InputError for anything else.
     """
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(model)
-    reader = TextReader(tokenizer, window=model_window(EngineSpec("vllm", model)))
-    for suite in suites:
-        for world, questions in suite.questions.items():
-            (answer,) = reader.items(build_items(questions[:1], suite.documents[world], ICL, book))
-            if isinstance(answer, Refusal):
-                raise InputError(answer.what, where=f"the documents of {world} in context", hint=answer.hint)
+    if path.is_file():
+        suite = suite_from_file(path, out)
+    elif is_sealed(path / "questions"):
+        name = read_manifest(path).get("set") if (path / MANIFEST).exists() else None
+        own = path / "documents"
+        suite = Suite(name or path.name, path / "questions", own if own.is_dir() else None)
+    elif is_sealed(path) and read_manifest(path).get("record") == Question.__name__:
+        suite = Suite(path.name, path)
+    else:
+        what = "no finished suite here" if path.exists() else "there is no such file or folder"
+        raise InputError(what, where=str(path), hint="pass a folder that `data make` wrote, or a .jsonl file")
+    return Suite(suite.name, suite.questions, documents) if documents else suite
 
 
-def plan_units(jobs: Sequence[Job], suites: Sequence[Suite], out: Path, book: PromptBook) -> list[Unit]:
-    """What is not scored yet, as units; those of one checkpoint prefer one engine, which loads it once."""
-    by_name = {suite.name: suite for suite in suites}
-    return [unit for job in jobs for unit in _units(job, by_name[job.suite], out, book)]
+def suite_from_file(path: Path, out: Path) -> Suite:
+    """Store the questions of a JSONL file as a sealed folder under `out`, named by content."""
+    questions = read_suite_file(path)
+    folder = out / f"questions-{fingerprint(*questions)}"
+    if not is_sealed(folder):
+        write_folder(folder, Question, questions)
+    return Suite(path.stem, folder)
 
 
-def collect_outcomes(jobs: Sequence[Job], suites: Sequence[Suite], out: Path) -> Scored:
-    """What the scores of all jobs say. Raises InputError where a condition has no answer to any question of a set."""
-    by_name = {suite.name: suite for suite in suites}
-    found = Scored()
-    answered: dict[tuple[str, str], int] = {}
-    for job in jobs:
-        suite = by_name[job.suite]
-        paths = score_paths(out, job, suite)
-        scores = [score for path in paths for score in read_shard(path, Score)]
-        found.refusals.extend((job.condition.name, refusal) for path in paths for refusal in read_refusals(path))
-        key = job.suite, job.condition.name
-        answered[key] = answered.get(key, 0) + len(scores)
-        for outcome, option in to_outcomes(job.suite, job.condition.name, suite.questions[job.corpus], scores):
-            found.outcomes.append(outcome)
-            found.chosen[job.condition.name, outcome.question_id] = option
-    for (suite_name, condition), count in answered.items():
-        if not count:
-            refusal = next(refusal for name, refusal in found.refusals if name == condition)
-            where = f"{suite_name}, condition {condition}, question {refusal.item_id}; the others alike"
-            raise InputError(refusal.what, where=where, hint=refusal.hint)
+def suite_corpora(suite: Suite) -> list[str]:
+    """The corpora that the questions are about, sorted."""
+    columns = (pc.unique(table.column("corpus")) for table in _tables(suite.questions))
+    return sorted({corpus for column in columns for corpus in column.to_pylist()})
+
+
+def contexts_that_fit(
+    suite: Suite,
+    contexts: Sequence[ContextSpec],
+    model: str,
+    window: int | None,
+    book: PromptBook,
+    *,
+    seed: int = 0,
+    draws: int = 1,
+) -> dict[ContextSpec, str]:
+    """For each context "" if the model can read it with a question, else the reason why it is left out.
+
+    `window` is in tokens, None if unknown: nothing is left out then. With "required" documents each question has a
+    context of its own, so only a suite without any is left out. Raises InputError where a corpus has no documents.
+    """
+    found = dict.fromkeys(contexts, "")
+    wanted = [spec for spec in found if spec.kind != "none"]
+    if not wanted:
+        return found
+    characters = _count_characters(suite)
+    reader = TextReader(AutoTokenizer.from_pretrained(model), window=window) if window else None
+    for spec in wanted:
+        if spec.kind == "required":
+            named = any(table.column("requires").combine_chunks().flatten() for table in _tables(suite.questions))
+            found[spec] = "" if named else "no question names the documents that it requires"
+        elif reader and window:
+            longest = max(characters.values()) / (spec.k if spec.kind == "sample" else 1)
+            if longest > _MAX_CHARACTERS * window:
+                found[spec] = f"{longest:.0f} characters of documents do not fit into {window} tokens"
+            else:
+                found[spec] = _reason(suite, spec, reader, book, seed, draws)
     return found
 
 
-def _units(job: Job, suite: Suite, out: Path, book: PromptBook) -> list[Unit]:
-    """What is left to do of a job; its items are written if no checkpoint was asked them before."""
-    targets = score_paths(out, job, suite)
-    sources = [out / "items" / target.name for target in targets]
-    if not all(source.exists() for source in sources):
-        items = build_items(suite.questions[job.corpus], suite.documents[job.corpus], job.condition, book)
-        for number, source in enumerate(sources):
-            write_shard(source, ScoreItem, items[number * ROWS_PER_SHARD : (number + 1) * ROWS_PER_SHARD])
-    count = len(suite.questions[job.corpus])
-    units = []
-    for number, (source, target) in enumerate(zip(sources, targets, strict=True)):
-        name = f"{job.corpus} {job.condition.name}" + (f" {number + 1}/{len(targets)}" if len(targets) > 1 else "")
-        rows = min(ROWS_PER_SHARD, count - number * ROWS_PER_SHARD)
-        args = (str(source), str(target), name, job.ref)
-        units.append(Unit(name, "score_shard", args, affinity=job.weights, num_rows=rows))
-    return [unit for unit, target in zip(units, targets, strict=True) if not target.exists()]
+def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int, retry: bool = False) -> list[Unit]:
+    """What is not scored yet, as units; those of one checkpoint prefer one engine, which loads it once.
+
+    With `retry`, what was refused for a reason that may pass is asked again. Raises InputError where two jobs would be
+    one bar of the report.
+    """
+    places = Counter((job.suite.name, job.condition.name, job.corpus, job.run) for job in jobs)
+    for (suite, condition, _, run), count in places.items():
+        if count > 1:
+            where = f"{suite}{', ' * bool(run)}{run}"
+            raise InputError(f'{count} conditions are named "{condition}"', where=where, hint="rename all but one")
+    planned = list(_sharded(jobs, out, book, seed))
+    for sharded in planned if retry else ():
+        sharded.retry()
+    return [unit for sharded in planned for unit in sharded.units()]
 
 
-def _shard_names(job: Job, suite: Suite) -> list[str]:
-    """The same for every checkpoint that is asked the same way."""
-    context = "with" if job.condition.documents_in_context else "without"
-    count = -(-len(suite.questions[job.corpus]) // ROWS_PER_SHARD)
-    return [f"{fingerprint(job.corpus)}-{context}-{number:05d}.arrow" for number in range(count)]
+def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int) -> Scored:
+    """The outcomes of all jobs, read shard by shard; arguments as for `plan_scores`.
+
+    A condition of which no question has an answer is left out if it has a context, else it is an InputError.
+    """
+    scored = Scored()
+    answered: Counter[tuple[str, Condition]] = Counter()
+    first: dict[tuple[str, Condition], Refusal] = {}
+    shown: Counter[tuple[str, str, str, str]] = Counter()
+    for job, sharded in zip(jobs, _sharded(jobs, out, book, seed), strict=True):
+        place = job.suite.name, job.condition
+        answered[place] += 0
+        for rows, target in zip(sharded.ranges, sharded.targets, strict=True):
+            scores = {score.item_id: score for score in read_shard(target, Score)}
+            for refusal in read_refusals(target):
+                scored.refusals.append(Refused(job.suite.name, job.condition.name, refusal))
+                first.setdefault(place, refusal)
+            answered[place] += len(scores)
+            for question in _questions(rows.shard)[rows.start : rows.stop]:
+                if question.question_id not in scores:  # refused: counted as such, never as wrong
+                    continue
+                score = scores[question.question_id]
+                outcome, option = judge(job.suite.name, job.condition.name, job.run, question, score)
+                scored.outcomes.append(outcome)
+                bar = job.suite.name, job.condition.name, question.corpus, question.split
+                if shown[bar] < _NUM_CHOSEN:
+                    shown[bar] += 1
+                    scored.chosen[job.suite.name, job.condition.name, question.question_id] = option
+    for (suite, condition), count in answered.items():
+        if not count:
+            refusal = first.get((suite, condition)) or Refusal("", "empty", "there are no questions", "check the suite")
+            if condition.context.kind == "none":
+                where = f"{suite}, condition {condition.name}, question {refusal.item_id or '-'} and all others"
+                raise InputError(refusal.what, where=where, hint=refusal.hint)
+            scored.left_out.setdefault(suite, {})[condition.name] = refusal.what
+    return scored
+
+
+def count_refusals(refusals: Sequence[Refused]) -> dict[str, dict[str, dict[str, int]]]:
+    """The number of refused questions by suite, condition and kind of refusal."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for (suite, condition, kind), count in sorted(Counter((r[0], r[1], r[2].kind) for r in refusals).items()):
+        counts.setdefault(suite, {}).setdefault(condition, {})[kind] = count
+    return counts
+
+
+def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[ShardedJob]:
+    """Each job as rows to answer. Contexts of a suite are written once for all jobs that share them."""
+    corpora = {suite: suite_corpora(suite) for suite in {job.suite for job in jobs}}
+    contexts: dict[tuple[Suite, ContextSpec, int], dict[str, Path]] = {}
+    for job in jobs:
+        place = job.suite, job.condition.context, job.draw
+        if place not in contexts:
+            contexts[place] = _write_contexts(*place, out / "contexts", book, seed)
+        wanted = [job.corpus] if job.corpus else corpora[job.suite]
+        shards = {corpus: str(path) for corpus, path in contexts[place].items() if corpus in wanted}
+        stems = [Path(shards[corpus]).stem for corpus in sorted(shards)]
+        yield ShardedJob(
+            name=job.name,
+            task=ScoreTask(shards, required=job.condition.context.kind == "required"),
+            ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
+            out=out / "scores" / fingerprint(job.weights),
+            key=fingerprint(job.weights, job.condition.context, *stems),
+            ref=job.ref,
+            affinity=job.weights,
+        )
+
+
+def _write_contexts(
+    suite: Suite, spec: ContextSpec, draw: int, out: Path, book: PromptBook, seed: int
+) -> dict[str, Path]:
+    if spec.kind == "none":
+        return {}
+    documents = _documents_of(suite)
+    requires: dict[tuple[str, ...], None] = {}  # distinct, in their order
+    for table in _tables(suite.questions) if spec.kind == "required" else ():
+        requires |= dict.fromkeys(tuple(doc_ids) for doc_ids in table.column("requires").to_pylist() if doc_ids)
+    corpora = suite_corpora(suite)
+    return write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
+
+
+def _reason(suite: Suite, spec: ContextSpec, reader: TextReader, book: PromptBook, seed: int, draws: int) -> str:
+    """Why a context cannot be read with any of a few questions about it, "" if it can."""
+    with TemporaryDirectory() as folder:
+        for draw in range(draws if spec.kind == "sample" else 1):
+            for corpus, path in _write_contexts(suite, spec, draw, Path(folder), book, seed).items():
+                text = ContextReader(path).text_for().text
+                (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
+                questions = _questions(rows.shard)[rows.start : rows.stop]
+                answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options) for q in questions])
+                refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+                if len(refusals) == len(questions):
+                    return f"the documents of {corpus} in context: {refusals[0].what}"
+    return ""
+
+
+def _count_characters(suite: Suite) -> Counter[str]:
+    """Characters of each corpus's documents. Raises InputError where a corpus of the questions has none."""
+    counts: Counter[str] = Counter()
+    for table in _tables(_documents_of(suite)):
+        sizes = table.select(["corpus"]).append_column("size", pc.utf8_length(table.column("text")))
+        for row in sizes.group_by("corpus").aggregate([("size", "sum")]).to_pylist():
+            counts[row["corpus"]] += row["size_sum"]
+    missing = [corpus for corpus in suite_corpora(suite) if not counts[corpus]]
+    if missing:
+        raise InputError(
+            f'no documents of corpus "{missing[0]}" for the context; available: {", ".join(counts) or "none"}',
+            where="--documents",
+            hint='pass documents of that corpus (`data import --corpus`), or give the questions a "corpus"',
+        )
+    return counts
+
+
+def _documents_of(suite: Suite) -> Path:
+    if suite.documents is None:
+        raise InputError("no documents for the context", where="--documents", hint="pass the documents' folder")
+    return suite.documents
+
+
+def _tables(folder: Path) -> Iterator[Any]:
+    return map(read_table, list_shards(folder))
+
+
+@lru_cache(maxsize=4)  # the ranges of a shard, and the checkpoints that answered it, come one after the other
+def _questions(shard: str) -> list[Question]:
+    return read_shard(Path(shard), Question)

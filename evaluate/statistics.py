@@ -1,17 +1,23 @@
 """Accuracies with 95% intervals, and paired differences between conditions. Pure: outcomes in, estimates out.
 
-Questions about one fact are not independent, so the bootstrap resamples clusters: all questions of one
-(world, fact) are drawn together. Worlds themselves are not resampled: with five of them such a bootstrap would be
-too coarse. The intervals therefore speak of new facts under the finetuning runs at hand, not of new runs.
+Outcomes vary at two levels: training runs or corpora, and facts. Questions about one fact are not independent, and
+neither are the answers of one checkpoint, so questions are never counted as independent trials:
 
-Where every cluster agrees (accuracy 0 or 1, or one right answer of two for every fact) a bootstrap has no width.
-Wilson's score interval stands in, with the number of clusters, not of questions, as its sample size.
+- G corpora: a t interval over their means (seeds of a corpus are averaged first), G - 1 degrees of freedom;
+- one corpus, S runs: the variance between runs plus the bootstrap variance over facts, t with S - 1;
+- one corpus, one run: facts only. Such an interval says nothing about another training run; its level is "facts".
+
+The fact level is a bootstrap that draws all questions about one (corpus, fact) together. Where every fact agrees it has
+no width, and Wilson's score interval over facts replaces it. The reported interval contains both levels. A group-level
+interval already includes the variance of facts in expectation, but a handful of groups may agree by chance; an interval
+that is narrower than the facts alone allow only shows that luck.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +25,21 @@ from numpy.typing import NDArray
 from data.seeds import derive_seed
 
 NUM_RESAMPLES = 4000
+MAX_BOOTSTRAP = 1000  # clusters; above, the linearised standard error agrees with the bootstrap and costs nothing
 Z95 = 1.959963984540054
-_BLOCK_CELLS = 4_000_000  # resampled counts held at once: 32 MB
+_T95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912)  # 1 to 6 degrees of freedom
 Floats = NDArray[np.float64]
+Level = Literal["corpora", "runs", "facts"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether one question was answered rightly under one condition. Producer: `evaluate.items`. Consumer: the report.
+    """Whether one question was answered correctly under one condition. Producer: `evaluate.outcomes`. Consumer: report.
 
-    `correct` is 1.0 or 0.0; of k options that tie for the best score, it is the share that are right. `chance` is what
-    choosing blindly is worth. The lenient pair also counts options that follow but say less than the right one.
+    `correct` is 1.0 or 0.0; if k options tie for the best score, it is the share of them that are right. `chance` is
+    the expected accuracy of a random choice. The lenient pair also counts options that follow but say less than the
+    right one. `run` labels the training seed or the draw of the context, "" if there is one. `margin` is the distance
+    (nats) between the best and the second-best option.
     """
 
     suite: str
@@ -43,6 +53,8 @@ class Outcome:
     chance: float
     lenient: float
     lenient_chance: float
+    run: str = ""
+    margin: float = 0.0
 
 
 class Cell(NamedTuple):
@@ -55,13 +67,18 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """An accuracy in [0, 1] with its 95% interval, over `n` questions; `chance` is what choosing blindly is worth."""
+    """An accuracy in [0, 1] with its 95% interval over `n` questions; `chance` is that of a random choice.
+
+    `level` is the highest level that the interval covers. `groups` has the accuracy of each corpus and run.
+    """
 
     accuracy: float
     low: float
     high: float
     n: int
     chance: float
+    level: Level
+    groups: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +89,68 @@ class Difference:
     low: float
     high: float
     n: int
+    level: Level
+
+
+Key = tuple[str, str, str]  # corpus, fact, question
+
+
+class Answers(NamedTuple):
+    """The outcomes of one cell: `correct` [questions in order, runs] is NaN where a run has no answer."""
+
+    keys: list[Key]
+    runs: list[str]
+    correct: Floats
+    chance: float
+
+    def means(self) -> Floats:
+        """The accuracy of each question over its runs."""
+        return _mean(self.correct, axis=1)
+
+
+def group_answers(outcomes: Iterable[Outcome]) -> dict[Cell, Answers]:
+    """The outcomes of every cell, in an order that does not depend on the shards.
+
+    Raises ValueError where a question was counted twice in one run of a condition.
+    """
+    cells: dict[Cell, list[Outcome]] = defaultdict(list)
+    for row in outcomes:
+        cells[Cell(row.suite, row.split, row.condition)].append(row)
+    return {cell: _answers(cell, rows) for cell, rows in sorted(cells.items())}
 
 
 def estimate_accuracies(outcomes: Iterable[Outcome], *, seed: int = 0) -> dict[Cell, Estimate]:
     """Accuracy and interval of every (suite, split, condition). The order of the outcomes does not matter.
 
-    Raises ValueError where a question was counted twice under one condition.
+    Raises ValueError as `group_answers` does.
     """
-    return {cell: _estimate(rows, derive_seed(seed, *cell)) for cell, rows in sorted(_by_cell(outcomes).items())}
+    return {cell: estimate(cell, answers, seed=seed) for cell, answers in group_answers(outcomes).items()}
+
+
+def estimate(cell: Cell, answers: Answers, *, seed: int = 0) -> Estimate:
+    """The accuracy of one cell."""
+    values = answers.means()
+    accuracy = float(values.mean())
+    facts = _fact_interval(answers.keys, values, derive_seed(seed, cell.suite, cell.split))
+    low, high = facts.low, facts.high
+    if facts.error < 1e-12:
+        low, high = wilson_interval(accuracy, facts.num_clusters)
+    elif facts.num_clusters > MAX_BOOTSTRAP:  # the normal interval is poor near 0 and 1
+        low, high = wilson_interval(accuracy, accuracy * (1 - accuracy) / facts.error**2)
+    half, level = _group_half_width(answers.keys, values, [_mean(answers.correct, axis=0)], facts.error)
+    return Estimate(
+        accuracy=accuracy,
+        low=max(0.0, min(low, accuracy - half)),
+        high=min(1.0, max(high, accuracy + half)),
+        n=len(values),
+        chance=answers.chance,
+        level=level,
+        groups=_group_accuracies(answers),
+    )
 
 
 def as_lenient(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """The outcomes of questions of which some options follow without being the right one, with these counted as well.
+    """The outcomes of splits in which options may follow without being the right one, with these counted as correct.
 
     All questions of such a split are returned, since they make one accuracy.
     """
@@ -94,26 +161,34 @@ def as_lenient(outcomes: Iterable[Outcome]) -> list[Outcome]:
     ]
 
 
-def paired_difference(first: Sequence[Outcome], second: Sequence[Outcome], *, seed: int = 0) -> Difference | None:
+def paired_difference(first: Answers, second: Answers, *, seed: int = 0) -> Difference | None:
     """How much better the first condition is, question by question; None where they share no question.
 
-    Both lists hold the outcomes of one suite and split, each under one condition.
+    Both hold the outcomes of one suite and split. Runs are paired if both conditions have the same ones.
     """
-    left, right = _by_question(first), _by_question(second)
-    shared = sorted(left.keys() & right.keys())
+    position = {key: at for at, key in enumerate(second.keys)}
+    shared = [at for at, key in enumerate(first.keys) if key in position]
     if not shared:
         return None
-    clusters = [(left[key].corpus, left[key].fact_id) for key in shared]
-    firsts = np.array([left[key].correct for key in shared])
-    seconds = np.array([right[key].correct for key in shared])
-    sums, counts = _cluster_sums(clusters, firsts - seconds)
-    low, high = _bootstrap(sums, counts, seed)
-    if high - low < 1e-12:
-        low, high = _score_difference(float(firsts.mean()), float(seconds.mean()), len(counts))
-    return Difference(float((firsts - seconds).mean()), low, high, len(shared))
+    keys = [first.keys[at] for at in shared]
+    left, right = first.correct[shared], second.correct[[position[key] for key in keys]]
+    firsts, seconds = _mean(left, axis=1), _mean(right, axis=1)
+    values = firsts - seconds
+    difference = float(values.mean())
+    facts = _fact_interval(keys, values, seed)
+    low, high = facts.low, facts.high
+    if facts.error < 1e-12:
+        low, high = _score_difference(float(firsts.mean()), float(seconds.mean()), facts.num_clusters)
+    of_runs = [_mean(left, axis=0), _mean(right, axis=0)]
+    half, level = _group_half_width(
+        keys, values, [of_runs[0] - of_runs[1]] if first.runs == second.runs else of_runs, facts.error
+    )
+    return Difference(
+        difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), len(keys), level
+    )
 
 
-def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
+def wilson_interval(accuracy: float, n: float) -> tuple[float, float]:
     """Wilson's 95% score interval for a proportion of `n` independent trials."""
     spread = Z95**2 / n
     centre = (accuracy + spread / 2) / (1 + spread)
@@ -121,53 +196,105 @@ def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
     return max(0.0, min(accuracy, centre - half)), min(1.0, max(accuracy, centre + half))
 
 
-def _estimate(rows: Sequence[Outcome], seed: int) -> Estimate:
-    correct = np.array([row.correct for row in rows])
-    sums, counts = _cluster_sums([(row.corpus, row.fact_id) for row in rows], correct)
-    low, high = _bootstrap(sums, counts, seed)
-    accuracy = float(correct.mean())
-    if high - low < 1e-12:
-        low, high = wilson_interval(accuracy, len(counts))
-    chance = float(np.mean([row.chance for row in rows]))
-    return Estimate(accuracy, low, high, len(rows), chance)
+def t95(df: int) -> float:
+    """The 97.5% quantile of Student's t; beyond the table a Cornish-Fisher expansion, right to 0.001."""
+    if df <= len(_T95):
+        return _T95[df - 1]
+    z = Z95
+    second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
+    return z + (z**3 + z) / (4 * df) + second / (96 * df**2) + third / (384 * df**3)
 
 
-def _by_cell(outcomes: Iterable[Outcome]) -> dict[Cell, list[Outcome]]:
-    """Outcomes of each cell, sorted by question, so that the bootstrap sees one order whatever the shards were."""
-    cells: dict[Cell, list[Outcome]] = defaultdict(list)
-    for row in outcomes:
-        cells[Cell(row.suite, row.split, row.condition)].append(row)
-    return {cell: list(_by_question(rows).values()) for cell, rows in cells.items()}
+class _FactInterval(NamedTuple):
+    low: float
+    high: float
+    error: float  # standard error of the mean
+    num_clusters: int
 
 
-def _by_question(rows: Sequence[Outcome]) -> dict[tuple[str, str, str], Outcome]:
-    ordered = sorted(rows, key=lambda row: (row.corpus, row.fact_id, row.question_id))
-    questions = {(row.corpus, row.fact_id, row.question_id): row for row in ordered}
-    if len(questions) != len(rows):
-        cell = Cell(rows[0].suite, rows[0].split, rows[0].condition)
-        raise ValueError(f"{len(rows) - len(questions)} questions of {cell} were counted twice")
-    return questions
+def _answers(cell: Cell, rows: Sequence[Outcome]) -> Answers:
+    runs = sorted({row.run for row in rows})
+    keys = sorted({(row.corpus, row.fact_id, row.question_id) for row in rows})
+    position, column = {key: at for at, key in enumerate(keys)}, {run: at for at, run in enumerate(runs)}
+    at = np.array([position[row.corpus, row.fact_id, row.question_id] * len(runs) + column[row.run] for row in rows])
+    num_twice = len(at) - len(np.unique(at))
+    if num_twice:
+        raise ValueError(f"{num_twice} questions of {cell} were counted twice")
+    correct = np.full(len(keys) * len(runs), np.nan)
+    correct[at] = [row.correct for row in rows]
+    chances = np.zeros(len(correct))
+    chances[at] = [row.chance for row in rows]  # summed by position, so that the order of the rows decides no rounding
+    return Answers(keys, runs, correct.reshape(len(keys), len(runs)), float(chances.sum() / len(rows)))
 
 
-def _cluster_sums(clusters: Sequence[tuple[str, str]], values: Floats) -> tuple[Floats, Floats]:
-    """Sum of the values and number of questions, per cluster, in the order of first appearance."""
-    index = {cluster: position for position, cluster in enumerate(dict.fromkeys(clusters))}
-    of_row = np.array([index[cluster] for cluster in clusters])
-    return np.bincount(of_row, weights=values).astype(np.float64), np.bincount(of_row).astype(np.float64)
+def _mean(correct: Floats, *, axis: int) -> Floats:
+    """The mean without NaN."""
+    there = ~np.isnan(correct)
+    means: Floats = np.where(there, correct, 0.0).sum(axis=axis) / np.maximum(there.sum(axis=axis), 1)
+    return means
 
 
-def _bootstrap(sums: Floats, counts: Floats, seed: int) -> tuple[float, float]:
-    """Percentile interval of the mean over questions when clusters are drawn with replacement."""
+def _group_accuracies(answers: Answers) -> dict[str, dict[str, float]]:
+    groups: dict[str, dict[str, float]] = {}
+    corpora = np.array([key[0] for key in answers.keys])
+    for corpus in dict.fromkeys(corpora.tolist()):
+        of_corpus = answers.correct[corpora == corpus]
+        there = ~np.isnan(of_corpus).all(axis=0)
+        means = _mean(of_corpus, axis=0)
+        groups[corpus] = {run: float(means[at]) for at, run in enumerate(answers.runs) if there[at]}
+    return groups
+
+
+def _group_half_width(
+    keys: Sequence[Key], values: Floats, run_means: Sequence[Floats], fact_error: float
+) -> tuple[float, Level]:
+    """Half the width of the interval over corpora or runs, and which of them it is over; 0 where there is one of each.
+
+    `values` are means over runs by question; `run_means` has an array of means by run for each independent condition.
+    """
+    codes = {corpus: at for at, corpus in enumerate(dict.fromkeys(key[0] for key in keys))}
+    if len(codes) > 1:
+        of_row = np.array([codes[key[0]] for key in keys])
+        return t95(len(codes) - 1) * _cluster_error(of_row, values), "corpora"
+    spread = [runs for runs in run_means if len(runs) > 1]
+    if not spread:
+        return 0.0, "facts"
+    variance = sum(float(runs.var(ddof=1)) / len(runs) for runs in spread)
+    return t95(min(map(len, spread)) - 1) * float(np.sqrt(variance + fact_error**2)), "runs"
+
+
+def _cluster_error(of_row: NDArray[np.int64], values: Floats) -> float:
+    """The linearised standard error of the mean over rows when whole clusters are sampled.
+
+    With clusters of equal size it is the standard deviation of their means, divided by the root of their number.
+    """
+    residuals = np.bincount(of_row, weights=values - values.mean())
+    num_clusters = len(residuals)
+    return float(np.sqrt((residuals**2).sum() * num_clusters / max(1, num_clusters - 1)) / len(values))
+
+
+def _fact_interval(keys: Sequence[Key], values: Floats, seed: int) -> _FactInterval:
+    """Percentile interval of the mean over questions when (corpus, fact) clusters are drawn with replacement."""
+    index = {cluster: position for position, cluster in enumerate(dict.fromkeys(key[:2] for key in keys))}
+    of_row = np.array([index[key[:2]] for key in keys])
+    num_clusters = len(index)
+    if num_clusters > MAX_BOOTSTRAP:
+        mean, error = float(values.mean()), _cluster_error(of_row, values)
+        return _FactInterval(mean - Z95 * error, mean + Z95 * error, error, num_clusters)
+    sums, counts = np.bincount(of_row, weights=values), np.bincount(of_row).astype(np.float64)
+    drawn = _draws(seed, num_clusters)
+    means = drawn @ sums / (drawn @ counts)
+    low, high = np.percentile(means, [2.5, 97.5])
+    error = float(means.std()) if high - low > 1e-12 else 0.0
+    return _FactInterval(float(low), float(high), error, num_clusters)
+
+
+@lru_cache(maxsize=4)  # up to 32 MB each; the conditions and pairs of a split share one
+def _draws(seed: int, num_clusters: int) -> Floats:
+    """How often each resample draws each cluster: [resamples, clusters]."""
     generator = np.random.default_rng(seed)
-    num_clusters = len(sums)
     shares = np.full(num_clusters, 1 / num_clusters)
-    block = max(1, _BLOCK_CELLS // num_clusters)
-    means = []
-    for start in range(0, NUM_RESAMPLES, block):
-        drawn = generator.multinomial(num_clusters, shares, size=min(block, NUM_RESAMPLES - start))
-        means.append(drawn @ sums / (drawn @ counts))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return float(low), float(high)
+    return generator.multinomial(num_clusters, shares, size=NUM_RESAMPLES).astype(np.float64)
 
 
 def _score_difference(first: float, second: float, n: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then in a log file."""
+"""Progress of long work: a bar on a terminal, a line every some seconds in a log file."""
 
 import time
 from collections import Counter
@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cluster.meter import Meter, Snapshot, export, format_seconds
 from cluster.pool import ActorPool, Unit
-from data.records import Refusal
 
 if TYPE_CHECKING:
+    from evaluate.fanout import Refused
     from train.run.launch import Progress as TrainingProgress
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -37,11 +37,11 @@ class Bar:
             self._task = self._progress.add_task(label, total=total, note="")
 
     def advance(self, note: str = "") -> None:
-        """One more is done."""
+        """Count one more."""
         self.update(self._done + 1, note)
 
     def update(self, done: int, note: str = "") -> None:
-        """So many are done."""
+        """The number that is done."""
         self._done = done
         if self._progress is not None:
             self._progress.update(self._task, completed=done, note=note)
@@ -54,14 +54,14 @@ class Bar:
             self._console.print(line, highlight=False)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar; it stays on the screen."""
         if self._progress is not None:
             self._progress.stop()
 
 
 @contextmanager
 def bar(console: Console, label: str, total: int, *, eta: bool = False) -> Iterator[Bar]:
-    """A bar for the length of a block; `eta` lets lines tell what is left, where their notes do not."""
+    """A bar for the length of a block; `eta` adds the time left to lines whose notes do not have it."""
     shown = Bar(console, label, total, eta=eta)
     try:
         yield shown
@@ -78,7 +78,7 @@ def training_note(progress: "TrainingProgress") -> str:
 def run_units(
     pool: ActorPool, units: Sequence[Unit], console: Console, label: str, *, metrics_port: int | None = None
 ) -> Snapshot:
-    """Let a pool do its units, with a bar that counts rows, and a summary at the end; returns the last counts.
+    """Run units on a pool, with a bar that counts rows and a summary at the end; returns the last counts.
 
     With `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
@@ -99,10 +99,16 @@ def run_units(
     return done
 
 
-def tell_refusals(refusals: Sequence[tuple[str, Refusal]], folder: Path, console: Console) -> None:
-    """How many questions have no answer, by condition and reason; such questions are in no accuracy."""
-    counts = Counter((condition, refusal.what) for condition, refusal in refusals)
-    for (condition, what), count in counts.most_common():
-        console.print(f"          {count} questions refused under {condition}: {what}", highlight=False)
+def report_refusals(refusals: "Sequence[Refused]", folder: Path, console: Console) -> None:
+    """How many questions have no answer, by suite, condition and reason; such questions are in no accuracy."""
+    counts = Counter((one.suite, one.condition, one.refusal.what) for one in refusals)
+    for (suite, condition, what), count in counts.most_common():
+        console.print(f"          {count} questions of {suite} refused under {condition}: {what}", highlight=False)
     if counts:
-        console.print(f"          they are in no accuracy, and rest in {folder / 'scores'}/*/refused", highlight=False)
+        console.print(f"          they are in no accuracy; see {folder}", highlight=False)
+
+
+def report_refused(count: int, what: str, folder: Path, console: Console) -> None:
+    """How many requests of a job have no answer."""
+    if count:
+        console.print(f"          {count:,} {what} refused, see {folder}", highlight=False)

@@ -1,175 +1,211 @@
-"""Recipes: TOML read into closed, frozen models. An unknown key is an error that names the nearest key."""
+"""Recipes: TOML and command-line overrides, read into closed sections; every error names its key or its flag."""
 
 import difflib
+import json
+import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
 from data.errors import InputError
-from pipeline.set_sections import Data, Section, SetSection
-from pipeline.train_section import TrainingComputation, TrainingTexts
+from pipeline.data_section import DataSection, section_class
+from pipeline.sections import Augment, Cluster, Engine, EvaluateStudy, Section, Train
 
-ROOT = Path(__file__).resolve().parent.parent
 RECIPES = Path(__file__).with_name("recipes")
-
-
-class Augment(Section):
-    """Which inferences the model writes down: methods by name, generations of each sentence, temperature."""
-
-    methods: tuple[str, ...] = ("local", "global")
-    samples: int = Field(2, ge=1)
-    temperature: float = Field(0.7, ge=0)
-
-
-class Train(TrainingTexts, TrainingComputation):
-    """One finetuning recipe for all arms: they differ in their texts alone, and are matched in steps or in tokens.
-
-    `stage` "auto" is the smallest ZeRO stage that fits the memory of a rank; without `memory_check` nothing is refused
-    for its need of memory. `trackers` get the log beside `metrics.jsonl`: tensorboard, wandb, mlflow.
-    """
-
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    warmup_steps: int = Field(10, ge=0)
-    schedule: Literal["linear", "constant", "cosine"] = "linear"
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, gt=0)
-    stage: Literal[0, 1, 2, 3, "auto"] = 1
-    memory_check: bool = True
-    trackers: tuple[str, ...] = ()
-    arms: dict[str, tuple[str, ...]] = Field(
-        {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")}
-    )
-
-
-class Cluster(Section):
-    """Where it runs; nothing given means this machine.
-
-    A shard of work (some hundred rows) that takes longer than `deadline_seconds` costs its engine a restart; an engine
-    that is not ready after `start_seconds` ends the run.
-    `metrics_port` serves the counts of the work under way to Prometheus, on loopback.
-    """
-
-    address: str | None = None
-    engines: int | None = Field(None, ge=1)
-    ranks: int | None = Field(None, ge=1)
-    tensor_parallel: int = Field(1, ge=1)
-    pipeline_parallel: int = Field(1, ge=1)
-    kv_cache_gib: float = Field(0.5, gt=0)
-    deadline_seconds: float | None = Field(None, gt=0)
-    start_seconds: float = Field(1800, gt=0)
-    metrics_port: int | None = Field(None, ge=0, le=65535)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a study and of a corpus: names of folders
+Overrides = Mapping[tuple[str, ...], tuple[str, str]]  # path of a key -> the flag as it was written, its value
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Recipe(Section):
-    """A study: sets of questions, a base model, and what is done to both."""
+    """A study: corpora with questions, a base model, and what is done with both."""
 
-    study: str
-    seed: int = 0
-    model: str = "models/tiny"
-    data: Data
+    study: str = Field(description="name of the study")
+    seed: int = Field(0, description="of the generated sets and of the sampling; train.seeds are the training's")
+    model: str = Field("models/tiny", description="a folder, or a model of the Hugging Face hub")
+    data: dict[str, SerializeAsAny[DataSection]]
+    engine: Engine = Engine()
     augment: Augment = Augment()
     train: Train = Train()
+    evaluate: EvaluateStudy = EvaluateStudy()
     cluster: Cluster = Cluster()
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; `overrides` are command-line words `--section.key VALUE`."""
-    if not path.exists():
-        raise InputError("there is no such recipe", where=str(path), hint=f"name a TOML file; ours lie in {RECIPES}")
-    try:
-        content = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"this is not TOML: {error}", where=str(path), hint="fix the line") from error
-    for flag, value in _pairs(overrides):
-        _set(content, flag.removeprefix("--").split("."), value)
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise _explain(error, str(path), Recipe) from error
-
-
-def default_section(name: str, overrides: Sequence[str]) -> SetSection:
-    """The section of one set at the paper's full size; `overrides` are words `--key VALUE`, e.g. `--lexicon tiny`."""
-    content: dict[str, Any] = {"lexicon": "open"}
-    for flag, value in _pairs(overrides):
-        _set(content, [flag.removeprefix("--")], value)
-    try:
-        (section,) = Data.model_validate({name: content}).sets().values()
-    except ValidationError as error:
-        raise _explain(error, f"data make {name}", Data) from error
-    return section
-
-
-def local_model(name: str) -> str:
-    """The absolute path of a model folder; a hub model is fetched (safetensors, no code) into the hub's own cache.
-
-    A relative path is looked up here and in the project's folder.
-    """
-    for candidate in (Path(name), ROOT / name):
-        if (candidate / "config.json").exists():
-            return str(candidate.resolve())
-    if name.count("/") != 1 or name.startswith((".", "/", "models/")):
+def load_recipe(path: Path, overrides: Overrides | None = None) -> Recipe:
+    """Read a recipe; `overrides` are keys from the command line. Raises InputError."""
+    if not path.is_file():
         raise InputError(
-            f'no model folder "{name}" (a folder with a config.json)',
-            where="recipe key model, flag --model",
-            hint="name a folder or a hub model; `python -m pipeline pretrain` makes models/tiny",
+            "recipe not found", where=str(path), hint=f"pass the path of a .toml file; bundled recipes are in {RECIPES}"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"])
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            f'"{name}" is no model folder here, and the hub did not give it: {type(error).__name__}',
-            where="recipe key model, flag --model",
-            hint="check the name and the network, or name a folder",
-        ) from error
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"not valid TOML: {error}", where=str(path), hint="fix the line") from error
+    return parse_recipe(content, overrides or {}, where=str(path))
 
 
-def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:
-    flat = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if len(flat) % 2 or any(not flag.startswith("--") for flag in flat[::2]):
+def parse_recipe(content: dict[str, Any], overrides: Overrides, *, where: str) -> Recipe:
+    """A recipe from the content of its file; a section of [data] that is named by an override alone is added."""
+    for keys, (flag, value) in overrides.items():
+        _insert(content, Recipe, keys, flag, value, overrides)
+    data = content.get("data")
+    if not isinstance(data, dict) or not data:
         raise InputError(
-            f"these words are no overrides: {' '.join(words)}",
-            where="command line",
-            hint="write --section.key VALUE, e.g. --train.steps 100",
+            "no corpus is named", where=where, hint="add a section such as [data.reversals] or [data.mine]"
         )
-    return list(zip(flat[::2], flat[1::2], strict=True))
+    for name, keys in data.items():
+        if not NAME.fullmatch(name) or not isinstance(keys, dict):
+            raise InputError(
+                f'"{name}" is not a section of [data]',
+                where=where,
+                hint='use letters, digits, ".", "_" and "-" in [data.NAME], with keys of its own',
+            )
+    sections = {
+        name: _validate(section_class(name), keys, ("data", name), overrides, where) for name, keys in data.items()
+    }
+    recipe = _validate(Recipe, content | {"data": sections}, (), overrides, where)
+    if not NAME.fullmatch(recipe.study):
+        raise InputError(f'"{recipe.study}" cannot name a study', where=where, hint='use letters, digits, "_" and "-"')
+    return recipe
 
 
-def _set(content: dict[str, Any], keys: list[str], value: str) -> None:
-    *sections, last = keys
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise InputError(f'"{section}" is no section', where=f"--{'.'.join(keys)}", hint=f"write --{section} VALUE")
+def parse_section(model: type[AnySection], name: str, overrides: Overrides, *, command: str) -> AnySection:
+    """One section from flags alone; `name` is the first part of the overrides' paths that belong to it."""
+    content: dict[str, Any] = {}
+    mine = {keys[1:]: found for keys, found in overrides.items() if keys[0] == name}
+    for keys, (flag, value) in mine.items():
+        _insert(content, model, keys, flag, value, mine)
+    return _validate(model, content, (), mine, command)
+
+
+def recipe_content(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, defaults included: what `report.json` shows."""
+    content: dict[str, Any] = recipe.model_dump(mode="json")
+    return content
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe with its overrides as TOML that `entail run` accepts; keys at their defaults are left out."""
+    lines: list[str] = []
+    _write_table(json.loads(recipe.model_dump_json(exclude_none=True, exclude_unset=True)), (), lines)
+    return "\n".join(lines).strip() + "\n"
+
+
+def _write_table(table: Mapping[str, Any], path: tuple[str, ...], lines: list[str]) -> None:
+    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if path and values:
+        lines += ["", f"[{'.'.join(map(_toml_key, path))}]"]
+    lines += [f"{_toml_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _write_table(value, (*path, key), lines)
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
+
+
+def _insert(
+    content: dict[str, Any], root: type[BaseModel], keys: tuple[str, ...], flag: str, value: str, overrides: Overrides
+) -> None:
+    """Put one override into the content; it replaces keys that exclude it, unless they are given as flags, too."""
+    table, model = content, root
+    for depth, key in enumerate(keys[:-1]):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise InputError(f'"{key}" is a value, not a section', where=flag, hint=f"write --{key} VALUE")
+        model = _model_at(root, keys[: depth + 1]) or model
+    last = keys[-1]
+    for group in getattr(model, "exclusive", ()):
+        if last in group:
+            for other in set(group) - {last}:
+                if (*keys[:-1], other) not in overrides:
+                    table.pop(other, None)
+    table[last] = parse_value(value, _annotation_at(root, keys))
+
+
+def _annotation_at(root: type[BaseModel], keys: tuple[str, ...]) -> Any:
+    """The type of the value at a path of keys; of a table of free names, the type of its values."""
+    parent = _model_at(root, keys[:-1])
+    if parent is not None:
+        field = parent.model_fields.get(keys[-1])
+        return field.annotation if field else None
+    table = get_args(_annotation_at(root, keys[:-1])) if len(keys) > 1 else ()
+    return table[1] if len(table) == 2 else None
+
+
+def parse_value(text: str, annotation: Any = None) -> Any:
+    """A flag's value: TOML where it is; for lists also a,b and for tables also key=value,key=value."""
     try:
-        content[last] = tomllib.loads(f"value = {value}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        content[last] = value  # a bare word is a string
+        value = text  # a bare word is a string
+    kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
+    if tuple in kinds and not isinstance(value, list):
+        return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
+    if dict in kinds and not isinstance(value, dict):
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {key.strip(): parse_value(part.strip()) for key, _, part in pairs}
+    if kinds <= {str, type(None)} and str in kinds:
+        return value if isinstance(value, str) else text
+    return value
 
 
-def _explain(error: ValidationError, where: str, root: type[BaseModel]) -> InputError:
+def _validate(
+    model: type[AnySection], content: Mapping[str, Any], prefix: tuple[str, ...], overrides: Overrides, where: str
+) -> AnySection:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, model, prefix, overrides, where) from error
+
+
+def _explain(
+    error: ValidationError, model: type[BaseModel], prefix: tuple[str, ...], overrides: Overrides, where: str
+) -> InputError:
+    """The first error, with the flag where the value came from one, else with the file."""
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"]]
-    key = ".".join(path)
+    inside = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
+    path = (*prefix, *inside)
+    flags = [flag for keys, (flag, _) in overrides.items() if path[: len(keys)] == keys]
+    if not flags and first["type"] == "missing":
+        path = path[:-1]
+    if not flags and not first["type"].startswith("extra"):  # a check of a whole section
+        flags = [flag for keys, (flag, _) in overrides.items() if keys[: len(path)] == path and path]
+    where, key = flags[-1] if flags else where, ".".join((*prefix, *inside))
     if first["type"] == "extra_forbidden":
-        known = _keys_at(root, path[:-1])
-        nearest = difflib.get_close_matches(path[-1], known, n=1)
-        hint = f'did you mean "{nearest[0]}"?' if nearest else f"known here: {', '.join(known)}"
-        return InputError(f'unknown key "{key}"', where=where, hint=hint)
-    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=where, hint="give a value that fits")
+        parent = _model_at(model, inside[:-1]) or model
+        known = [field.replace("_", "-") if flags else field for field in parent.model_fields]
+        nearest = difflib.get_close_matches(inside[-1].replace("_", "-") if flags else inside[-1], known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
+        return InputError(f"unknown key {key}", where=where, hint=hint)
+    if first["type"] == "missing":
+        return InputError(f"{key} is missing", where=where, hint=f"add {inside[-1]} = ...")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        named = message if not key or key in message else f"{key}: {message}"
+        return InputError(named, where=where, hint="change or remove one of these settings")
+    return InputError(f"{key}: {message} (got {first['input']!r})", where=where, hint=_bounds_hint(model, inside))
 
 
-def _keys_at(model: type[BaseModel], path: Sequence[str]) -> list[str]:
-    """The keys of a section, found by walking the annotations."""
-    for name in path:
-        fields = {field.alias or key: field for key, field in model.model_fields.items()}
-        candidates = [fields[name].annotation, *getattr(fields[name].annotation, "__args__", ())]
-        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
-    return [field.alias or key for key, field in model.model_fields.items()]
+def _bounds_hint(model: type[BaseModel], path: tuple[str, ...]) -> str:
+    parent = _model_at(model, path[:-1]) or model
+    field = parent.model_fields.get(path[-1]) if path else None
+    return f"{path[-1]}: {field.description}" if field is not None and field.description else "give another value"
+
+
+def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The section at a path of keys; None where there is none (a table of free names, such as train.arms)."""
+    for index, name in enumerate(path):
+        if model is Recipe and name == "data":
+            return section_class(path[index + 1]) if len(path) > index + 1 else None
+        field = model.model_fields.get(name)
+        candidates = [field.annotation, *get_args(field.annotation)] if field else []
+        found = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if found is None:
+            return None
+        model = found
+    return model

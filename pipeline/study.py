@@ -1,271 +1,273 @@
-"""A study, top to bottom: data, augmentation, scores of the base model, finetuning, scores of every checkpoint, report.
+"""A study, top to bottom: data, augmentation, scores of the base model, training, scores of every checkpoint, report.
 
-Each stage writes one folder that is named by the hash of its inputs; a finished one is not made again, an
-unfinished one goes on where it stopped. Order by residency: the engines come up once before training and once after.
+Each stage writes a folder named by the hash of its inputs, each training run one named by its own key; finished work
+is not repeated, unfinished work resumes. Order by residency: the engines start once before the training and once after.
 """
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from augment_service.augment import AUGMENTATIONS, collect, is_augmented, write_prompts
-from augment_service.methods import AugmentPlan
-from cluster.placement import Placement
-from cluster.pool import ActorPool, Unit
-from data.records import Augmentation, CheckpointRef
-from data.rendering import PromptBook, load_book
-from data.store import read_folder
-from data.weights import weights_fingerprint
-from evaluate.fanout import Job, Suite, check_contexts, collect_outcomes, plan_units, read_suite, unscored
-from evaluate.items import ICL, PRETRAINED, finetuned_condition
-from evaluate.report.content import ReportInput, print_report, write_report
-from evaluate.report.evidence import audit_suite, installed_versions, read_losses
-from pipeline.mixing import arm_sources, describe_courses, read_course, training_fields
-from pipeline.planning import AUTO, first_stage, fit_runs
-from pipeline.progress import bar, run_units, tell_refusals, training_note
-from pipeline.recipe import Recipe, local_model
-from pipeline.residency import open_cluster, open_engines
-from pipeline.sets import make_set
+from augment_service.augment import AUGMENTATIONS
+from augment_service.contexts import ContextSpec
+from cluster.pool import Unit
+from data.errors import InputError
+from data.records import CheckpointRef
+from data.weights import model_fingerprint
+from evaluate.conditions import BASE, NO_CONTEXT, study_condition
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
+from evaluate.report.content import ReportInput, write_report
+from evaluate.report.evidence import audit_suite
+from evaluate.report.table import print_report
+from pipeline.models import Model, find_model
+from pipeline.progress import report_refusals
+from pipeline.recipe import Recipe, recipe_content, to_toml
+from pipeline.stages import augment, data, evaluate, train
+from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
 from pipeline.workspace import Workspace
-from train.engine.checkpoint import how_computed
-from train.run.finetune_run import FinetuneRun, TextSource
-from train.run.launch import Progress, finetune_all
+from train.run.finetune_run import FinetuneRun
+from train.run.training_plan import read_plan
+from train.texts.sources import TextSource
 
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with everything that its stages share."""
+    """A recipe with everything that its stages share; the recipe's [train] is resolved."""
 
     recipe: Recipe
-    space: Workspace
-    console: Console
-    model: str
-    weights: str
-    book: PromptBook
+    setting: Setting
+    model: Model
     data: Path
     augmented: Path
-    trained: Path
-    scored: Path
 
-    def say(self, text: str) -> None:
-        """One line for the person in front of it."""
-        self.console.print(text, highlight=False)
-
-
-def open_study(recipe: Recipe, space: Workspace, console: Console) -> Study:
-    """Resolve the model and name the stages' folders: each hash takes in the hashes before it."""
-    model = local_model(recipe.model)
-    weights, book = weights_fingerprint(Path(model)), load_book(Path(model))
-    data = space.stage("data", recipe.seed, recipe.data.model_dump_json())
-    augmented = space.stage("augment", data.name, weights, book, recipe.augment.model_dump_json())
-    trained = space.stage("train", augmented.name, recipe.train.model_dump_json())
-    scored = space.stage("evaluate", data.name, book)
-    return Study(recipe, space, console, model, weights, book, data, augmented, trained, scored)
+    @property
+    def trained(self) -> Path:
+        """The training runs, each in a folder named by its own key."""
+        return self.setting.space.root / "train"
 
 
-def run_study(recipe: Recipe, out: Path, console: Console, *, import_seconds: float = 0.0) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TrainedRun:
+    """What one training run of a study is for."""
+
+    suite: Suite
+    corpus: str
+    arm: str
+    seed: int
+    run: FinetuneRun
+
+
+def run_study(
+    recipe: Recipe, out: Path, console: Console, *, command: str = "", import_seconds: float = 0.0
+) -> dict[str, Any]:
     """Run or resume a study in `out`; returns the content of `report.json`.
 
-    `import_seconds` is what importing this module took: it counts as a stage, for it is felt as one.
+    `import_seconds` is what importing this module took; it is reported as a stage because the user waits for it.
     """
-    space = Workspace(out)
-    study = open_study(recipe, space, console)  # reads alone: wrong input leaves nothing behind
+    study = open_study(recipe, out, console)  # only reads: wrong input leaves nothing behind
+    setting, space = study.setting, study.setting.space
     with space.locked():
         space.record("imports", import_seconds)
         with space.timed("data"):
             suites = make_data(study)
-            check_contexts(suites, study.model, study.book)
-        runs = plan_runs(study, suites)
-        base_jobs = plan_base_jobs(study, suites)
-        with open_cluster(recipe.cluster, space, console) as placement:
-            before_training(study, suites, base_jobs, placement)
+        contexts, left_out = plan_contexts(study, suites)
+        base_jobs = plan_base_jobs(study, suites, contexts)
+        with LazyCluster(setting, study.recipe.train) as cluster:
+            before_training(study, suites, base_jobs, cluster)
             with space.timed("train"):
-                refs = train_all(study, runs, placement)
-            tuned_jobs = [_tuned_job(suites, run, ref) for run, ref in zip(runs, refs, strict=True)]
-            after_training(study, suites, tuned_jobs, placement)
+                trained, refs = train_all(study, suites, cluster)
+            tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
+            after_training(study, tuned_jobs, cluster)
         jobs = [*base_jobs, *tuned_jobs]
-        scored = collect_outcomes(jobs, suites, study.scored)
-        tell_refusals(scored.refusals, study.scored, console)
+        scored = collect_outcomes(jobs, space.root, study.model.book, seed=recipe.seed)
+        report_refusals(scored.refusals, space.root / "scores", console)
+        runs = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
         content = ReportInput(
             study=recipe.study,
             model=recipe.model,
-            fingerprint=study.weights,
+            fingerprint=study.model.fingerprint,
             outcomes=scored.outcomes,
             stage_seconds=space.seconds(),
             wall_seconds=sum(space.seconds().values()),
             audit={
-                suite.name: audit_suite(suite, augmentations_of(study, suite.name), scored.chosen) for suite in suites
+                suite.name: audit_suite(suite, study.augmented / suite.name / AUGMENTATIONS, scored.chosen)
+                for suite in suites
             },
-            recipe=recipe.model_dump(mode="json", by_alias=True),
-            versions=installed_versions(),
-            losses={
-                f"{job.suite}/{run.name}": read_losses(Path(run.out)) for job, run in zip(tuned_jobs, runs, strict=True)
-            },
-            courses={run.name: read_course(Path(run.out)) for run in runs},
-            command=f"python -m pipeline run {recipe.study}",
+            recipe=recipe_content(recipe),
+            versions=evaluate.installed_versions(),
+            losses={name: train.read_losses(path) for name, path in runs.items()},
+            command=command,
+            courses={name: read_plan(path) for name, path in runs.items()},
+            conditions=evaluate.describe_conditions(jobs, study.model.fingerprint),
+            left_out=evaluate.merge_left_out(left_out, scored.left_out),
+            refusals=scored.refusals,
         )
         report = write_report(content, space.root / "report")
+        (space.root / "report" / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
     print_report(report, console)
-    study.say(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
+    console.print(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
     return report
 
 
+def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
+    """Resolve the model and the defaults, check names, and name the stages' folders. Only reads."""
+    space = Workspace(out)
+    setting = Setting(space, console, recipe.engine, recipe.cluster, recipe.seed)
+    model = find_model(recipe.model, recipe.engine, recipe.augment.prompts)
+    if model.folder is None:
+        raise InputError(
+            "a study trains the model, so it must be a folder or a hub model",
+            where=f"model = {recipe.model}",
+            hint="name a model folder; a model behind an endpoint can be augmented and evaluated with, not trained",
+        )
+    check_service(recipe.engine, [model.path])
+    asked = {template.method for template in model.book.select(recipe.augment.methods)}
+    for arm, methods in recipe.train.arms.items():
+        missing = sorted({template.method for template in model.book.select(methods)} - asked)
+        if missing:
+            raise InputError(
+                f'the arm "{arm}" learns {missing[0]}, which is not generated',
+                where=f"train.arms.{arm}",
+                hint=f"add it to augment.methods, which has {', '.join(recipe.augment.methods)}",
+            )
+    evaluate.parse_contexts(recipe.evaluate.icl, where="evaluate.icl")
+    recipe = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
+    data_folder = space.stage("data", data.data_key(recipe.data, recipe.seed))
+    settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
+    augmented = space.stage("augment", data_folder.name, model.fingerprint, model.book, settings, recipe.engine.kind)
+    return Study(recipe, setting, model, data_folder, augmented)
+
+
 def make_data(study: Study) -> list[Suite]:
-    """The sets of the recipe, made or found."""
-    for name, section in study.recipe.data.sets().items():
-        make_set(name, section, study.recipe.seed, study.data / name)
-    suites = [read_suite(name, study.data / name) for name in study.recipe.data.sets()]
-    questions = sum(len(asked) for suite in suites for asked in suite.questions.values())
-    documents = sum(len(members) for suite in suites for members in suite.documents.values())
-    study.say(f"data      {len(suites)} sets, {documents} documents, {questions} questions")
+    """The sets and corpora of the recipe, made or found."""
+    suites = []
+    for name, section in study.recipe.data.items():
+        suite = data.make_corpus(name, section, study.recipe.seed, study.data / name)
+        data.check_corpora(suite)
+        suites.append(suite)
+    documents = sum(data.count_rows(suite.documents) for suite in suites)
+    questions = sum(data.count_rows(suite.questions) for suite in suites)
+    study.setting.say("data", f"{len(suites)} suites, {documents:,} documents, {questions:,} questions")
     return suites
 
 
-def before_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
-    """What needs engines with the base model: augmentation, then the base model's own scores."""
-    needed = [study.augmented / suite.name for suite in suites if not is_augmented(study.augmented / suite.name)]
-    if needed or unscored(jobs, suites, study.scored):
-        with _engines(study, placement) as pool:
-            with study.space.timed("augment"):
-                augment_all(study, suites, pool)
-            with study.space.timed("score base model"):
-                score(study, suites, jobs, pool, "score base")
-    collect_outcomes(jobs, suites, study.scored)  # a condition without any answer is told before the training
-    kept = [row for suite in suites for row in augmentations_of(study, suite.name) if row.verdict == "kept"]
-    study.say(f"augment   {len(kept)} inferences kept, in the model's own words")
+def plan_contexts(study: Study, suites: list[Suite]) -> tuple[dict[str, list[ContextSpec]], dict[str, dict[str, str]]]:
+    """By suite the contexts of in-context learning that fit the window, and why the others are left out."""
+    asked = evaluate.parse_contexts(study.recipe.evaluate.icl, where="evaluate.icl")
+    section = study.recipe.evaluate
+    found = {suite.name: evaluate.fitting(study.setting, study.model, suite, asked, section) for suite in suites}
+    return {name: fit for name, (fit, _) in found.items()}, {name: out for name, (_, out) in found.items() if out}
 
 
-def after_training(study: Study, suites: list[Suite], jobs: list[Job], placement: Placement) -> None:
+def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[ContextSpec]]) -> list[ScoreJob]:
+    """The base model, with and without documents in its context."""
+    answers = evaluate.scoring_key(study.setting, study.model.fingerprint)
+    section = study.recipe.evaluate
+    return [
+        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run=run, draw=draw)
+        for suite in suites
+        for context in (NO_CONTEXT, *contexts[suite.name])
+        for draw, run in evaluate.draws(section, context)
+    ]
+
+
+def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], cluster: LazyCluster) -> None:
+    """What needs engines with the base model: augmentation and the base model's own scores."""
+    setting, section = study.setting, study.recipe.augment
+    plans = [
+        augment.plan(setting, study.model, suite.documents, study.augmented / suite.name, section)
+        for suite in suites
+        if suite.documents is not None
+    ]
+    writing = [unit for plan in plans for unit in plan.units]
+    scoring = _plan_scores(study, jobs)
+    if writing or scoring:
+        check_memory(study, suites, cluster)
+        with open_engines(setting, study.model, cluster.placement) as pool:
+            with setting.space.timed("augment"):
+                do_units(setting, pool, writing, "augment")
+            with setting.space.timed("score base model"):
+                do_units(setting, pool, scoring, "score base model")
+    for plan in plans:
+        augment.finish(setting, plan)
+    # A condition without any answer is reported before the training.
+    collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
+    kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
+    setting.say("augment", f"{kept:,} inferences kept, in the model's own words")
+
+
+def check_memory(study: Study, suites: list[Suite], cluster: LazyCluster) -> None:
+    """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
+    runs = [one.run for one in plan_runs(study, suites)]
+    train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
+
+
+def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
+    """One training run for each corpus, seed and arm; arms differ in their texts alone."""
+    section = study.recipe.train
+    planned = []
+    for suite in suites:
+        assert suite.documents is not None
+        written = str(study.augmented / suite.name / AUGMENTATIONS)
+        for corpus in suite_corpora(suite):
+            documents = train.documents_source(suite.documents, section, corpus)
+            inferences = TextSource(written, corpus, verdict_kept_only=True)
+            arms = {
+                arm: train.arm_sources(
+                    documents, inferences, [t.method for t in study.model.book.select(methods)], section
+                )
+                for arm, methods in section.arms.items()
+            }
+            first = next(iter(arms.values()))
+            planned += [
+                TrainedRun(suite, corpus, arm, seed, _build(study, suite, corpus, arm, seed, sources, first))
+                for seed in section.seeds
+                for arm, sources in arms.items()
+            ]
+    return planned
+
+
+def _build(
+    study: Study, suite: Suite, corpus: str, arm: str, seed: int, sources: tuple[TextSource, ...], first: Any = ()
+) -> FinetuneRun:
+    name = "/".join([_label(suite, corpus), *([f"s{seed}"] if len(study.recipe.train.seeds) > 1 else []), arm])
+    return train.build_run(
+        study.recipe.train, study.model, sources, name=name, out=study.trained, seed=seed, matched_to=first
+    )
+
+
+def train_all(study: Study, suites: list[Suite], cluster: LazyCluster) -> tuple[list[TrainedRun], list[CheckpointRef]]:
+    """All runs of the study on one worker group, each into the folder that its key names."""
+    section = study.recipe.train
+    planned = [replace(one, run=train.with_key(one.run, study.trained)) for one in plan_runs(study, suites)]
+    refs = train.train_all(study.setting, section, [one.run for one in planned], cluster, study.trained / ".work")
+    return planned, refs
+
+
+def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJob:
+    """A checkpoint answers the questions about the corpus that it learned, without context."""
+    answers = evaluate.scoring_key(study.setting, model_fingerprint(Path(ref.path)))
+    run = f"seed {one.seed}" if len(study.recipe.train.seeds) > 1 else ""
+    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run=run)
+
+
+def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
-    if unscored(jobs, suites, study.scored):
-        with _engines(study, placement) as pool, study.space.timed("score checkpoints"):
-            score(study, suites, jobs, pool, "score checkpoints")
-    study.say(f"evaluate  {len(jobs)} checkpoints scored")
+    setting = study.setting
+    units = _plan_scores(study, jobs)
+    if units:
+        with open_engines(setting, study.model, cluster.placement) as pool, setting.space.timed("score"):
+            do_units(setting, pool, units, "score checkpoints")
+    setting.say("evaluate", f"{len(jobs)} checkpoints scored")
 
 
-def augment_all(study: Study, suites: list[Suite], pool: ActorPool) -> None:
-    """Local and global augmentation of every set, by the base model itself."""
-    settings = study.recipe.augment
-    wanted = AugmentPlan(settings.methods, settings.samples, settings.temperature, study.recipe.seed)
-    units = {
-        suite.name: write_prompts(
-            study.data / suite.name / "documents", study.augmented / suite.name, study.book, wanted
-        )
-        for suite in suites
-        if not is_augmented(study.augmented / suite.name)
-    }
-    do_units(study, pool, [unit for of_suite in units.values() for unit in of_suite], "augment")
-    for name, of_suite in units.items():
-        out = study.augmented / name
-        refused = collect(study.data / name / "documents", out, study.book, of_suite, model=study.weights)
-        if refused:
-            study.say(f"          {refused} prompts refused, see {out / 'generations' / 'refused'}")
+def _plan_scores(study: Study, jobs: list[ScoreJob]) -> list[Unit]:
+    root, retry = study.setting.space.root, study.recipe.evaluate.retry_refused
+    return plan_scores(jobs, root, study.model.book, seed=study.recipe.seed, retry=retry)
 
 
-def score(study: Study, suites: list[Suite], jobs: list[Job], pool: ActorPool, label: str) -> None:
-    """Score jobs with a progress bar; what is scored already is left out."""
-    do_units(study, pool, plan_units(jobs, suites, study.scored, study.book), label)
-
-
-def do_units(study: Study, pool: ActorPool, units: list[Unit], label: str) -> None:
-    """Let the engines do the units, seen as the recipe wants it."""
-    run_units(pool, units, study.console, label, metrics_port=study.recipe.cluster.metrics_port)
-
-
-def plan_base_jobs(study: Study, suites: list[Suite]) -> list[Job]:
-    """The base model, with and without the documents in its context, on every world."""
-    return [
-        Job(suite.name, world, condition, None, study.weights)
-        for suite in suites
-        for condition in (PRETRAINED, ICL)
-        for world in suite.documents
-    ]
-
-
-def plan_runs(study: Study, suites: list[Suite]) -> list[FinetuneRun]:
-    """One finetuning for each world and arm; arms differ in their texts alone, and are matched in steps or tokens."""
-    settings = study.recipe.train
-    return [
-        FinetuneRun(
-            name=f"{world}/{arm}",
-            base=study.model,
-            sources=sources,
-            out=str(study.trained / world / arm),
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            schedule=settings.schedule,
-            weight_decay=settings.weight_decay,
-            clip=settings.clip,
-            seed=study.recipe.seed,
-            stage=first_stage(settings.stage, settings.offload),
-            trackers=settings.trackers,
-            **training_fields(settings, next(iter(arms.values()))),
-            **settings.engine_settings(),
-        )
-        for suite in suites
-        for world in suite.documents
-        for arms in [_arms(study, suite.name, world)]
-        for arm, sources in arms.items()
-    ]
-
-
-def _arms(study: Study, suite: str, world: str) -> dict[str, tuple[TextSource, ...]]:
-    """What each arm learns of a world."""
-    documents = TextSource(str(study.data / suite / "documents"), world)
-    inferences = TextSource(str(study.augmented / suite / AUGMENTATIONS), world, verdict_kept_only=True)
-    settings = study.recipe.train
-    return {
-        arm: arm_sources(documents, inferences, [t.method for t in study.book.select(methods)], settings)
-        for arm, methods in settings.arms.items()
-    }
-
-
-def train_all(study: Study, runs: list[FinetuneRun], placement: Placement) -> list[CheckpointRef]:
-    """All runs of the study on one worker group."""
-    settings, auto = study.recipe.train, study.recipe.train.stage == AUTO
-    if auto or settings.memory_check:
-        runs = fit_runs(
-            runs, placement, study.recipe.cluster.address, study.console, auto=auto, ranks=settings.ranks_per_run
-        )
-    steps = settings.steps or 100  # of a run whose steps are not known yet, hundredths are counted
-    with bar(study.console, "train", len(runs) * steps, eta=True) as shown:
-
-        def show(progress: Progress) -> None:
-            shown.update(int(progress.done * steps), f"{progress.run}  {training_note(progress)}")
-
-        refs = finetune_all(
-            runs,
-            num_workers=placement.ranks,
-            cpus_per_worker=placement.cpus_per_rank,
-            use_gpu=placement.gpus_per_rank > 0,
-            storage=study.trained / "ray",
-            on_progress=show,
-            stall_seconds=settings.stall_seconds,
-            ranks_per_run=settings.ranks_per_run,
-        )
-    courses = describe_courses([read_course(Path(run.out)) for run in runs])
-    stages = ", ".join(str(stage) for stage in sorted({run.stage for run in runs}))
-    side_by_side = placement.ranks // (settings.ranks_per_run or placement.ranks)
-    how = how_computed(Path(refs[-1].path)) + (f", {side_by_side} side by side" if side_by_side > 1 else "")
-    study.say(f"train     {len(runs)} runs of {courses}, ZeRO stage {stages}, {how}")
-    return refs
-
-
-def _tuned_job(suites: list[Suite], run: FinetuneRun, ref: CheckpointRef) -> Job:
-    world, _, arm = run.name.rpartition("/")
-    suite = next(suite.name for suite in suites if world in suite.documents)
-    return Job(suite, world, finetuned_condition(arm), ref, ref.fingerprint)
-
-
-def augmentations_of(study: Study, suite: str) -> list[Augmentation]:
-    """All rows that the model wrote for a set, those set aside among them."""
-    return list(read_folder(study.augmented / suite / AUGMENTATIONS, Augmentation))
-
-
-def _engines(study: Study, placement: Placement) -> AbstractContextManager[ActorPool]:
-    recipe = study.recipe
-    return open_engines(study.model, recipe.cluster, recipe.seed, placement, study.space, study.console)
+def _label(suite: Suite, corpus: str) -> str:
+    """A corpus under its suite's name; the generated sets' corpora bear it already."""
+    return corpus if corpus.startswith(f"{suite.name}/") or corpus == suite.name else f"{suite.name}/{corpus}"

@@ -1,29 +1,20 @@
-"""The folder of one study: a lock, one folder per stage named by the hash of its inputs, seconds by stage.
+"""The output folder of a command: a lock, seconds by stage, logs; in a study also a folder for each stage.
 
-`runs/demo/augment-1f0c.../` holds what that recipe slice made of those inputs; a changed recipe starts beside it.
+`runs/demo/augment-1f0c.../` holds what those inputs gave; with other inputs another folder is written beside it.
 """
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cluster.locks import hold_lock
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_json
 
-STAGES = (
-    "imports",
-    "data",
-    "start ray",
-    "start engines",
-    "augment",
-    "score base model",
-    "train",
-    "score checkpoints",
-)
+STAGES = ("imports", "data", "start ray", "start engines", "augment", "distill", "score base model", "train", "score")
 
 
 class Workspace:
@@ -36,26 +27,23 @@ class Workspace:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder for this process; a second one is refused. The lock ends with the process in any case."""
+        """Hold the folder for this process; a second command is refused. The lock ends with the process in any case."""
+        if self.root.exists() and not self.root.is_dir():
+            raise InputError("the output path is a file", where=str(self.root), hint="choose another --out")
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / ".lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    "another study is running in this folder",
-                    where=str(self.root),
-                    hint="wait for it to end, or choose another folder with --out",
-                ) from error
+        hint = "wait for it to end, or choose another folder with --out"
+        with hold_lock(
+            self.root / ".lock", "another command is running in this folder", where=str(self.root), hint=hint
+        ):
             yield
 
     def stage(self, name: str, *inputs: object) -> Path:
         """The folder of a stage for exactly these inputs."""
-        return self.root / f"{name}-{fingerprint(name, *inputs)[:12]}"
+        return self.root / f"{name}-{fingerprint(name, *inputs)[:16]}"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a block to its stage; they add up over interruptions and are kept on errors too."""
+        """Add the seconds of a block to its stage; they add up over restarts and are kept on errors too."""
         started = time.monotonic()
         try:
             yield

@@ -44,7 +44,7 @@ def test_another_architecture_is_scored_swapped_and_heard_like_plain_transformer
     first, second = (make_model(tmp_path / name, seed, kind=kind, tied=tied) for seed, name in enumerate("ab"))
     engine = VllmEngine(EngineSpec(kind="vllm", model=str(first), kv_cache_gib=0.05))
     try:
-        assert engine.way.name == "forced"
+        assert engine.strategy.name == "forced"
         assert_scores(engine, first)
         assert_scores(engine, first)  # now all of it from the prefix cache
         written = engine.generate([PROMPT])[0]

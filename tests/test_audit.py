@@ -14,8 +14,7 @@ from data.records import Document, Question
 from data.sets.registry import make_set
 from data.sets.world import World
 from data.store import read_folder, write_folder
-from pipeline.recipe import default_section
-from pipeline.sets import MAKERS, make_worlds
+from tests.generated import MAKERS, default_section, make_worlds
 
 VARIANTS = {
     **{f"{name} {lexicon}": (name, ("--lexicon", lexicon)) for name, lexicon in MAKERS},

@@ -2,19 +2,33 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from training_runs import encode
 from transformers import PreTrainedTokenizerFast
 
 from data.errors import InputError
-from train.texts.batches import IGNORED, encode, pad, rank_batches, schedule_rows
+from train.texts.batches import IGNORED, Batch, batches_of
+from train.texts.mix import Budget, make_schedule, schedule_rows
+from train.texts.packing import Layout
+from train.texts.tokens import TokenRows
 
 SIZES = st.integers(min_value=1, max_value=40)
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=12), min_size=1, max_size=12)
+
+
+def rank_batches(
+    rows: list[list[int]], *, batch_size: int, num_steps: int, seed: int, rank: int, world_size: int
+) -> Iterator[Batch]:
+    """The padded batches of one rank for rows in memory, every text equally often."""
+    held = TokenRows.of(rows)
+    schedule = make_schedule(held.lengths, [], budget=Budget(steps=num_steps), batch_size=batch_size, seed=seed)
+    return batches_of(held, schedule, Layout("padded"), rank=rank, world_size=world_size)
 
 
 def word_tokenizer(*, bos: bool = False, eos: bool = True) -> PreTrainedTokenizerFast:
@@ -70,7 +84,10 @@ def test_padded_batches_are_golden() -> None:
 
 @given(ROWS)
 def test_padding_carries_no_label_and_labels_are_the_next_tokens(rows: list[list[int]]) -> None:
-    input_ids, labels = pad(rows)
+    size = {"batch_size": len(rows), "num_steps": 1, "seed": 0}
+    (batch,) = rank_batches(rows, **size, rank=0, world_size=1)
+    input_ids, labels = batch.input_ids, batch.labels
+    rows = [rows[index] for index in sorted(batch.indices, key=lambda index: -len(rows[index]))]
     assert input_ids.shape == labels.shape == (len(rows), max(map(len, rows)) - 1)
     for i, row in enumerate(rows):
         assert input_ids[i, : len(row) - 1].tolist() == row[:-1]
@@ -82,12 +99,12 @@ def test_padding_carries_no_label_and_labels_are_the_next_tokens(rows: list[list
     ("bos", "eos", "expected"), [(False, True, [3, 4, 1]), (True, True, [2, 3, 4, 1]), (False, False, [3, 4])]
 )
 def test_texts_end_in_eos_and_begin_as_the_tokenizer_begins_them(bos: bool, eos: bool, expected: list[int]) -> None:
-    assert encode(["a dog"], word_tokenizer(bos=bos, eos=eos), window=8, where="here") == [expected]
+    assert encode(["a dog"], word_tokenizer(bos=bos, eos=eos), window=8) == [expected]
 
 
 def test_unknown_words_are_listed() -> None:
     with pytest.raises(InputError) as refusal:
-        encode(["a dog is mortal .", "a cat is a wug."], word_tokenizer(), window=8, where="here")
+        encode(["a dog is mortal .", "a cat is a wug."], word_tokenizer(), window=8)
     assert refusal.value.what.endswith("vocabulary: cat, wug")
     assert refusal.value.what.startswith("2 words")
 
@@ -95,4 +112,4 @@ def test_unknown_words_are_listed() -> None:
 @pytest.mark.parametrize("text", ["a dog is a dog is a dog is a dog", ""])
 def test_texts_that_cannot_be_trained_on_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="cannot be trained on"):
-        encode([text], word_tokenizer(), window=8, where="here")
+        encode([text], word_tokenizer(), window=8)

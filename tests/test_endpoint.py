@@ -1,4 +1,4 @@
-"""The endpoint engine against a small real HTTP server that misbehaves on order: every fault has its own, typed end."""
+"""The endpoint engine against a small real HTTP server that misbehaves on request."""
 
 import http.server
 import json
@@ -7,14 +7,15 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from augment_service.engines.endpoint.client import EndpointError, Patience
+from augment_service.engines.endpoint.client import EndpointError, RetryPolicy
 from augment_service.engines.endpoint.engine import EndpointEngine
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
@@ -22,7 +23,9 @@ from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
 KEY = "sk-never-to-be-seen"
-HASTY = Patience(answer=0.5, connect=2.0, first_wait=0.01, longest_wait=0.05, most_wait=2.5, most_tries=4)
+FAST_RETRY = RetryPolicy(
+    answer=0.5, connect=2.0, first_pause=0.01, max_pause=0.05, max_wait=2.5, max_failures=4, max_tries=30
+)
 PROMPT = Prompt("p0", "local", "d0", "one two .", " three", 7, 0.5, 11, "\n")
 ITEM = ScoreItem("i0", "one two .", " who", ("me", "you all"), unconditional="so")
 Fault = Callable[["Handler", dict[str, Any]], None]
@@ -119,7 +122,7 @@ def hang_up(handler: Handler, body: dict[str, Any]) -> None:
 
 
 def dawdle(handler: Handler, body: dict[str, Any]) -> None:
-    time.sleep(2 * HASTY.answer)
+    time.sleep(2 * FAST_RETRY.answer)
     handler.close_connection = True
 
 
@@ -146,7 +149,7 @@ def spec_of(url: str, **changes: Any) -> EngineSpec:
 
 @pytest.fixture
 def engine(url: str) -> Iterator[EndpointEngine]:
-    engine = EndpointEngine(spec_of(url), HASTY)
+    engine = EndpointEngine(spec_of(url), FAST_RETRY)
     yield engine
     engine.close()
 
@@ -201,14 +204,14 @@ def test_requests_are_bounded_and_answers_keep_their_order(engine: EndpointEngin
 
 
 @pytest.mark.parametrize("fault", [status(500), status(503), status(408), hang_up, dawdle], ids=str)
-def test_what_may_pass_is_tried_again(engine: EndpointEngine, script: Script, fault: Fault) -> None:
-    script.faults.extend([fault] * (HASTY.most_tries - 1))
+def test_transient_failures_are_retried(engine: EndpointEngine, script: Script, fault: Fault) -> None:
+    script.faults.extend([fault] * (FAST_RETRY.max_failures - 1))
     assert engine.generate([PROMPT]) == [Generation("p0", "a b c", "length", 3)]
-    assert engine.stats()["retries"] == HASTY.most_tries - 1
+    assert engine.stats()["retries"] == FAST_RETRY.max_failures - 1
 
 
 @pytest.mark.parametrize("fault", [status(500, "all is lost"), hang_up, dawdle], ids=["500", "hang up", "dawdle"])
-def test_what_does_not_pass_is_an_error_of_the_endpoint(engine: EndpointEngine, script: Script, fault: Fault) -> None:
+def test_lasting_failures_are_errors_of_the_endpoint(engine: EndpointEngine, script: Script, fault: Fault) -> None:
     script.faults.extend([fault] * 99)
     with pytest.raises(EndpointError) as raised:
         engine.score([ITEM])
@@ -219,7 +222,7 @@ def test_what_does_not_pass_is_an_error_of_the_endpoint(engine: EndpointEngine, 
 
 def test_an_endpoint_that_is_down_is_resumable(url: str, script: Script) -> None:
     with pytest.raises(EndpointError, match="ConnectError"):
-        EndpointEngine(spec_of("http://127.0.0.1:9/v1"), HASTY)
+        EndpointEngine(spec_of("http://127.0.0.1:9/v1"), FAST_RETRY)
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -229,16 +232,46 @@ def test_retry_after_is_obeyed(engine: EndpointEngine, script: Script, form: str
     script.faults.append(status(429, Retry_After=wait))
     engine.generate([PROMPT])
     first, second = script.times
-    assert second - first >= 0.9  # far more than the patience's own waits
+    assert second - first >= 0.9  # far more than the retry's own waits
     assert engine.stats()["rate_limited"] == 1
 
 
 def test_a_rate_limit_is_no_failure_but_its_waits_are_bounded(engine: EndpointEngine, script: Script) -> None:
-    script.faults.extend([status(429, Retry_After="0")] * 3 * HASTY.most_tries)
+    script.faults.extend([status(429, Retry_After="0")] * 3 * FAST_RETRY.max_failures)
     assert isinstance(engine.generate([PROMPT])[0], Generation)
     script.faults.append(status(429, "come back in an hour", Retry_After="3600"))
     with pytest.raises(EndpointError, match=r"come back in an hour.*3600"):
         engine.generate([PROMPT])
+
+
+@pytest.mark.parametrize("when", ["0", "Thu, 01 Jan 2015 00:00:00 GMT", "soon", "-5"])
+def test_a_storm_of_rate_limits_ends_and_is_no_hot_loop(engine: EndpointEngine, script: Script, when: str) -> None:
+    script.faults.extend([status(429, Retry_After=when)] * 10_000)
+    with pytest.raises(EndpointError):
+        engine.generate([PROMPT])
+    assert len(script.bodies) <= FAST_RETRY.max_tries
+    pauses = [later - earlier for earlier, later in pairwise(script.times)]
+    assert min(pauses) >= FAST_RETRY.first_pause * 0.4
+
+
+def test_tries_are_bounded_whatever_the_waits_are(url: str, script: Script) -> None:
+    script.faults.extend([status(429)] * 10_000)
+    engine = EndpointEngine(spec_of(url), replace(FAST_RETRY, max_wait=1e9, max_tries=7))
+    with pytest.raises(EndpointError, match="7 tries"):
+        engine.generate([PROMPT])
+    assert len(script.bodies) == 7
+
+
+def test_no_key_is_sent_unless_its_variable_is_named(url: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    EndpointEngine(spec_of(url, key_variable=""), FAST_RETRY).close()
+    assert script.keys == [None]
+
+
+def test_a_key_goes_over_no_network_in_plain_text(script: Script) -> None:
+    with pytest.raises(InputError) as raised:
+        start_engine(spec_of("http://example.com/v1"))
+    assert raised.value.where == "engine setting url" and KEY not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +308,7 @@ def test_rows_without_text_are_refused_without_a_question(engine: EndpointEngine
 
 
 @pytest.mark.parametrize("code", [401, 403, 404, 405, 302])
-def test_what_only_the_user_can_mend_is_told_at_once(engine: EndpointEngine, script: Script, code: int) -> None:
+def test_what_only_the_user_can_fix_is_reported_at_once(engine: EndpointEngine, script: Script, code: int) -> None:
     script.faults.append(status(code, f"Incorrect API key provided: {KEY}"))
     with pytest.raises(InputError) as raised:
         engine.generate([PROMPT])
@@ -319,17 +352,17 @@ GARBAGE: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-def test_garbage_is_refused_after_one_more_try_and_never_a_score(
+def test_malformed_answers_are_refused_after_one_retry_and_never_a_score(
     engine: EndpointEngine, script: Script, name: str
 ) -> None:
     item = ScoreItem("i0", "one two .", " who", ("me",))
     script.faults.append(GARBAGE[name])
     assert engine.score([item]) == [Score("i0", (-3.0,), (1,), (False,), (-3.0,))]
-    assert engine.stats()["garbled_answers"] == 1
+    assert engine.stats()["malformed_answers"] == 1
     script.faults.extend([GARBAGE[name]] * 2)
     (refused,) = engine.score([item])
     assert isinstance(refused, Refusal) and (refused.item_id, refused.kind) == ("i0", "endpoint")
-    assert engine.stats()["garbled_answers"] == 3
+    assert engine.stats()["malformed_answers"] == 3
 
 
 def test_one_bad_pair_refuses_its_item_alone(engine: EndpointEngine, script: Script) -> None:
@@ -367,16 +400,16 @@ def test_only_plain_http_urls_are_taken(url: str) -> None:
 def test_a_key_that_no_header_can_carry_is_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENDPOINT_TEST_KEY", "sk-half\nsk-other")
     with pytest.raises(InputError) as raised:
-        EndpointEngine(spec_of(url), HASTY)
+        EndpointEngine(spec_of(url), FAST_RETRY)
     assert "sk-" not in str(raised.value)
 
 
 def test_a_model_that_is_not_served_is_refused_with_those_that_are(url: str) -> None:
     with pytest.raises(InputError, match=r'"other" but words'):
-        EndpointEngine(spec_of(url, model="other"), HASTY)
+        EndpointEngine(spec_of(url, model="other"), FAST_RETRY)
 
 
-def test_weights_stay_as_they_are(engine: EndpointEngine) -> None:
+def test_weights_cannot_be_replaced(engine: EndpointEngine) -> None:
     engine.load_weights(CheckpointRef("base", "words", "", "", 0))
-    with pytest.raises(InputError, match="cannot be changed"):
+    with pytest.raises(InputError, match="cannot be replaced"):
         engine.load_weights(CheckpointRef("tuned", "/checkpoints/tuned", "f00d", "words", 9))

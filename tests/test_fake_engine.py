@@ -6,7 +6,7 @@ from augment_service.engines.protocol import EchoEngine, EngineSpec
 from augment_service.engines.start import start_engine
 from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
 
-SPEC = EngineSpec(kind="fake", model="none", max_model_len=64)
+SPEC = EngineSpec(kind="fake", model="none", window=64)
 PROMPTS = [Prompt(f"p{i}", "local", "d0", "the doma is a teacher .", f" say {i}", 12, 0.7, i, "") for i in range(20)]
 ITEMS = [ScoreItem(f"i{i}", "the doma is a teacher .", f" who {i}", ("the doma", "the ruli is it")) for i in range(5)]
 OTHER = CheckpointRef("other", "/checkpoints/other", "f00d", "none", 10)

@@ -1,7 +1,8 @@
-"""The HTTP port over a real socket, with the fake engine behind it: OpenAI's forms, refusals, batches, numbers."""
+"""The HTTP service over a real socket, with the fake engine behind it: OpenAI's forms, refusals, batches, metrics."""
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,10 +21,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from augment_service.engines.endpoint.engine import EndpointEngine
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
-from augment_service.http import batcher as gather
+from augment_service.http import batcher, middleware
 from augment_service.http.app import build_app
-from augment_service.http.service import Port
-from augment_service.http.texts import ModelTexts
+from augment_service.http.service import Service
+from augment_service.http.tokenization import ModelTokenizer
 from augment_service.tokens import ItemTokens, TextReader
 from data.errors import InputError, ResumableError
 from data.records import Prompt, Score, ScoreItem
@@ -35,13 +36,14 @@ TEXTS = ["the cat sat on the mat", "wörter über größe", "日本語の本", "
 CHAT = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant]"
 
 
-class LocalDesk:
+class LocalRouter:
     """Two engines' worth of one fake engine; `trouble` is raised by the next call, `gate` holds calls back."""
 
     width = 2
+    ready = True
 
     def __init__(self) -> None:
-        self.engine: Any = start_engine(EngineSpec(kind="fake", model="none", max_model_len=WINDOW))
+        self.engine: Any = start_engine(EngineSpec(kind="fake", model="none", window=WINDOW))
         self.calls: list[tuple[str, list[Any]]] = []
         self.trouble: list[Exception] = []
         self.gate = threading.Event()
@@ -54,9 +56,12 @@ class LocalDesk:
         await asyncio.to_thread(self.gate.wait, 30)
         return self.engine.echo(rows) if method == "echo" else self.engine.generate(rows)
 
-    async def describe(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         stats = self.engine.stats()
-        return [{"name": f"e{at}", "pid": at, "alive": at == 0, "restarts": 3, "stats": stats} for at in range(2)]
+        return [
+            {"name": f"e{at}", "pid": at, "alive": at == 0, "ready": self.ready, "restarts": 3, "stats": stats}
+            for at in range(2)
+        ]
 
 
 def make_bpe(folder: Path) -> Path:
@@ -79,12 +84,12 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_bpe(tmp_path_factory.mktemp("bpe"))
 
 
-texts_of = cache(ModelTexts)
+tokenizer_of = cache(ModelTokenizer)
 
 
-def serve(desk: LocalDesk, folder: Path) -> Iterator[str]:
-    port = Port(desk, texts_of(folder), model="m", weights="f00d", window=WINDOW)
-    config = uvicorn.Config(build_app(port, desk, key=KEY), port=0, log_level="warning")
+def serve(router: LocalRouter, folder: Path) -> Iterator[str]:
+    service = Service(router, tokenizer_of(folder), model="m", weights="f00d", window=WINDOW)
+    config = uvicorn.Config(build_app(service, router, key=KEY), port=0, log_level="warning")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -97,13 +102,13 @@ def serve(desk: LocalDesk, folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def desk() -> LocalDesk:
-    return LocalDesk()
+def router() -> LocalRouter:
+    return LocalRouter()
 
 
 @pytest.fixture
-def url(desk: LocalDesk, bpe: Path) -> Iterator[str]:
-    yield from serve(desk, bpe)
+def url(router: LocalRouter, bpe: Path) -> Iterator[str]:
+    yield from serve(router, bpe)
 
 
 @pytest.fixture
@@ -128,11 +133,11 @@ def choices_of(response: httpx.Response) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, desk: LocalDesk) -> None:
+def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, router: LocalRouter) -> None:
     response = complete(http, max_tokens=5, temperature=0.5, seed=7, stop=["mat"])
-    ((method, rows),) = desk.calls
+    ((method, rows),) = router.calls
     assert (method, rows) == ("answer", [Prompt("0", "http", "", "", "the cat sat", 5, 0.5, 7, "mat")])
-    (wanted,) = desk.engine.generate(rows)
+    (wanted,) = router.engine.generate(rows)
     (choice,) = choices_of(response)
     assert (choice["text"], choice["finish_reason"]) == (wanted.text, wanted.finish_reason)
     content = response.json()
@@ -140,20 +145,64 @@ def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, des
     assert (content["object"], content["model"], content["system_fingerprint"]) == ("text_completion", "m", "f00d")
 
 
-def test_without_a_seed_every_request_has_its_own(http: httpx.Client, desk: LocalDesk) -> None:
+def test_without_a_seed_every_request_has_its_own(http: httpx.Client, router: LocalRouter) -> None:
     for _ in range(2):
         complete(http)
-    first, second = (rows[0].seed for _, rows in desk.calls)
+    first, second = (rows[0].seed for _, rows in router.calls)
     assert first != second
 
 
-def test_lists_and_token_ids_are_prompts_too(http: httpx.Client, desk: LocalDesk, bpe: Path) -> None:
-    ids = [ModelTexts(bpe).read(text) for text in TEXTS]
+def test_lists_and_token_ids_are_prompts_too(http: httpx.Client, router: LocalRouter, bpe: Path) -> None:
+    ids = [ModelTokenizer(bpe).read(text) for text in TEXTS]
     by_text = choices_of(complete(http, prompt=TEXTS, seed=1))
     by_ids = choices_of(complete(http, prompt=ids, seed=1))
     assert [choice["index"] for choice in by_text] == [0, 1, 2, 3]
     assert by_text == by_ids
     assert choices_of(complete(http, prompt=ids[0], seed=1)) == by_text[:1]
+
+
+def test_equal_prompts_of_a_request_have_texts_of_their_own(http: httpx.Client) -> None:
+    prompts = ["the cat sat on the mat"] * 8
+    texts = [choice["text"] for choice in choices_of(complete(http, prompt=prompts, seed=5, temperature=1.0))]
+    assert len(set(texts)) > 1
+    assert [choice["text"] for choice in choices_of(complete(http, prompt=prompts, seed=5, temperature=1.0))] == texts
+
+
+@pytest.mark.parametrize("coding", ["chunked", "Chunked", "CHUNKED"])
+def test_no_spelling_of_a_header_passes_the_size_limit(url: str, monkeypatch: pytest.MonkeyPatch, coding: str) -> None:
+    monkeypatch.setattr(middleware, "MAX_BYTES", 1000)
+    body = json.dumps({"model": "m", "prompt": "the cat " * 500}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nTransfer-Encoding: {coding}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as door:
+        door.sendall(head.encode() + f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
+        assert int(door.recv(4096).split()[1]) in (411, 413)
+
+
+def test_bytes_are_counted_whatever_the_headers_say(
+    router: LocalRouter, bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "MAX_BYTES", 1000)
+    service = Service(router, tokenizer_of(bpe), model="m", weights="f00d", window=WINDOW)
+    app = build_app(service, router, key=KEY)
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 600, "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"content-type", b"application/json")]
+    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": "", "raw_path": b""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 413
+
+
+def test_health_waits_for_an_engine_that_is_ready(url: str, router: LocalRouter) -> None:
+    router.ready = False
+    assert httpx.get(f"{url}/health").status_code == 503
 
 
 def test_the_openai_client_is_understood(openai: OpenAI) -> None:
@@ -164,10 +213,10 @@ def test_the_openai_client_is_understood(openai: OpenAI) -> None:
     assert [chunk.choices[0].text for chunk in stream] == [written.choices[0].text.removeprefix("the cat")]
 
 
-def test_a_conversation_takes_the_models_own_form(openai: OpenAI, desk: LocalDesk) -> None:
+def test_a_conversation_uses_the_chat_template(openai: OpenAI, router: LocalRouter) -> None:
     asked: list[Any] = [{"role": "user", "content": "the mat"}]
     answer = openai.chat.completions.create(model="m", messages=asked, seed=3)
-    (row,) = desk.calls[0][1]
+    (row,) = router.calls[0][1]
     assert row.text == "[user] the mat\n[assistant]"  # the start token is the engine's to set
     assert row.max_tokens == WINDOW - answer.usage.prompt_tokens  # type: ignore[union-attr]
     options: Any = {"include_usage": True}
@@ -178,15 +227,15 @@ def test_a_conversation_takes_the_models_own_form(openai: OpenAI, desk: LocalDes
     assert chunks[1].usage == answer.usage and len(chunks) == 2
 
 
-def test_a_model_without_a_chat_template_says_so(desk: LocalDesk) -> None:
-    for url in serve(desk, TINY):
+def test_a_model_without_a_chat_template_says_so(router: LocalRouter) -> None:
+    for url in serve(router, TINY):
         content = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
         answer = httpx.post(f"{url}/v1/chat/completions", json=content, headers={"Authorization": f"Bearer {KEY}"})
-        assert answer.status_code == 400 and "no chat template" in answer.json()["error"]["message"]
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == "/v1/chat/completions"
 
 
 @pytest.mark.parametrize("folder", ["bpe", "tiny"])
-def test_an_endpoint_counts_the_same_tokens_as_an_engine(folder: str, bpe: Path, desk: LocalDesk) -> None:
+def test_an_endpoint_counts_the_same_tokens_as_an_engine(folder: str, bpe: Path, router: LocalRouter) -> None:
     texts = TEXTS if folder == "bpe" else ["jeex are more curious than hoosk .", "jeex", "\n hoosk \n"]
     items = [
         ScoreItem(f"{a}/{b}", texts[a], texts[b][:cut], (texts[a], texts[b][cut:].strip() + " ", " " + texts[b]))
@@ -196,8 +245,8 @@ def test_an_endpoint_counts_the_same_tokens_as_an_engine(folder: str, bpe: Path,
     ]
     where = bpe if folder == "bpe" else TINY
     wanted = TextReader(AutoTokenizer.from_pretrained(where)).items(items)
-    desk.engine = start_engine(EngineSpec(kind="fake", model="none"))
-    for url in serve(desk, where):
+    router.engine = start_engine(EngineSpec(kind="fake", model="none"))
+    for url in serve(router, where):
         endpoint = EndpointEngine(EngineSpec(kind="endpoint", model="m", url=f"{url}/v1", key_variable="PORT_KEY"))
         scores = endpoint.score(items)
         for score, tokens in zip(scores, wanted, strict=True):
@@ -211,11 +260,11 @@ def key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT_KEY", KEY)
 
 
-def test_an_echo_tells_what_each_token_is_worth(http: httpx.Client, desk: LocalDesk, bpe: Path) -> None:
+def test_an_echo_has_the_log_probability_of_each_token(http: httpx.Client, router: LocalRouter, bpe: Path) -> None:
     text = "日本 the mat"
     (choice,) = choices_of(complete(http, prompt=text, echo=True, max_tokens=0, logprobs=1))
-    spelled = ModelTexts(bpe).spell(text)
-    (echo,) = desk.engine.echo([spelled.ids])
+    tokenized = ModelTokenizer(bpe).tokenize(text)
+    (echo,) = router.engine.echo([tokenized.ids])
     found = choice["logprobs"]
     assert choice["text"] == text == "".join(found["tokens"][1:])
     assert found["token_logprobs"] == [None, *echo.log_likelihoods]
@@ -225,26 +274,26 @@ def test_an_echo_tells_what_each_token_is_worth(http: httpx.Client, desk: LocalD
     assert {len(top) for top in found["top_logprobs"][1:]} == {1, 2}  # the best one beside it where it is not the best
 
 
-def test_one_greedy_token_may_follow_an_echo(http: httpx.Client, desk: LocalDesk) -> None:
+def test_one_greedy_token_may_follow_an_echo(http: httpx.Client, router: LocalRouter) -> None:
     ids = [1, 299, 5, 299]
     settings: dict[str, Any] = {"prompt": ids, "echo": True, "logprobs": 1, "temperature": 0}
     (bare,) = choices_of(complete(http, max_tokens=0, **settings))
     (longer,) = choices_of(complete(http, max_tokens=1, **settings))
-    (echo,) = desk.engine.echo([ids])
+    (echo,) = router.engine.echo([ids])
     assert longer["logprobs"]["token_logprobs"] == [*bare["logprobs"]["token_logprobs"], echo.best_log_likelihoods[-1]]
     assert longer["text"].startswith(bare["text"])
     assert len({len(column) for column in longer["logprobs"].values()}) == 1
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/models", "/metrics", "/status", "/nowhere"])
-def test_nothing_is_told_without_the_key(url: str, path: str, desk: LocalDesk) -> None:
+def test_nothing_is_answered_without_the_key(url: str, path: str, router: LocalRouter) -> None:
     method = "POST" if path.endswith("completions") else "GET"
     for key in ("", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", "Bearer ключ"):
         answer = httpx.request(method, f"{url}{path}", headers={"Authorization": key.encode()}, content=b"{not json")
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
         assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert desk.calls == []
+    assert router.calls == []
 
 
 def test_health_needs_no_key_and_says_nothing_else(url: str) -> None:
@@ -278,7 +327,7 @@ def test_health_needs_no_key_and_says_nothing_else(url: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_honoured_is_refused_by_name(
+def test_what_is_not_supported_is_refused_by_name(
     http: httpx.Client, status: int, param: str, changes: dict[str, Any]
 ) -> None:
     answer = complete(http, **changes)
@@ -287,7 +336,7 @@ def test_what_is_not_honoured_is_refused_by_name(
     assert error["param"] == param and error["message"] and error["type"] == "invalid_request_error"
 
 
-def test_what_asks_for_nothing_is_accepted(http: httpx.Client) -> None:
+def test_values_without_effect_are_accepted(http: httpx.Client) -> None:
     idle = {"n": 1, "top_p": 1, "presence_penalty": 0.0, "logit_bias": {}, "stop": None, "user": "me", "best_of": 1}
     assert complete(http, **idle).status_code == 200
 
@@ -308,10 +357,10 @@ def test_broken_bodies_are_refused(http: httpx.Client) -> None:
     assert chunked.status_code == 411
 
 
-def test_troubles_of_the_engines_have_their_status(http: httpx.Client, desk: LocalDesk) -> None:
-    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="mend it"), RuntimeError("!")]
+def test_errors_of_the_engines_have_their_status(http: httpx.Client, router: LocalRouter) -> None:
+    troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="fix it"), RuntimeError("!")]
     for trouble, status in zip(troubles, (503, 400, 500), strict=True):
-        desk.trouble.append(trouble)
+        router.trouble.append(trouble)
         answer = complete(http)
         assert answer.status_code == status
         assert ("Retry-After" in answer.headers) == (status == 503)
@@ -319,13 +368,13 @@ def test_troubles_of_the_engines_have_their_status(http: httpx.Client, desk: Loc
     assert complete(http).status_code == 200
 
 
-def test_a_refused_row_refuses_its_request_alone(http: httpx.Client, desk: LocalDesk) -> None:
-    desk.gate.clear()
+def test_a_refused_row_refuses_its_request_alone(http: httpx.Client, router: LocalRouter) -> None:
+    router.gate.clear()
     with ThreadPoolExecutor(3) as threads:
         bad = threads.submit(complete, http, prompt=["the cat", "the cat " * 60])
         good = [threads.submit(complete, http, prompt="the mat", seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 4)
-        desk.gate.set()
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 4)
+        router.gate.set()
     assert bad.result().status_code == 400 and "prompt 1" in bad.result().json()["error"]["message"]
     assert [answer.result().status_code for answer in good] == [200, 200]
 
@@ -342,40 +391,40 @@ def wait_until(done: Any) -> None:
         time.sleep(0.01)
 
 
-def test_what_arrives_while_the_engines_work_becomes_one_batch(http: httpx.Client, desk: LocalDesk) -> None:
-    desk.gate.clear()
+def test_what_arrives_while_the_engines_work_becomes_one_batch(http: httpx.Client, router: LocalRouter) -> None:
+    router.gate.clear()
     with ThreadPoolExecutor(22) as threads:
         first = [threads.submit(complete, http, seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) == 2)
-        busy = len(desk.calls)
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
+        busy = len(router.calls)
         later = [threads.submit(complete, http, seed=at) for at in range(20)]
         if busy == 1:  # both were gathered for one engine; the other takes a lone row of the later ones
-            wait_until(lambda: len(desk.calls) == 2)
-        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 22)
-        desk.gate.set()
+            wait_until(lambda: len(router.calls) == 2)
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 22)
+        router.gate.set()
         assert {answer.result().status_code for answer in [*first, *later]} == {200}
-    assert len(desk.calls) <= 5
+    assert len(router.calls) <= 5
 
 
-def test_when_too_many_wait_the_rest_is_sent_away(
-    http: httpx.Client, desk: LocalDesk, monkeypatch: pytest.MonkeyPatch
+def test_when_too_many_rows_wait_requests_are_refused(
+    http: httpx.Client, router: LocalRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "MOST_WAITING", 4)
-    desk.gate.clear()
+    monkeypatch.setattr(batcher, "MAX_WAITING", 4)
+    router.gate.clear()
     with ThreadPoolExecutor(4) as threads:
         running = [threads.submit(complete, http, prompt="the cat", seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) == 2)
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
         running += [threads.submit(complete, http, prompt=["the cat"] * 2, seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in desk.calls) + waiting_rows(http) == 6)
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 6)
         late = complete(http, prompt=["the cat"] * 4)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "overloaded")
         assert int(late.headers["Retry-After"]) > 0
-        desk.gate.set()
+        router.gate.set()
         assert {answer.result().status_code for answer in running} == {200}
     assert complete(http).status_code == 200
 
 
-def test_metrics_tell_of_requests_and_engines(http: httpx.Client) -> None:
+def test_metrics_cover_requests_and_engines(http: httpx.Client) -> None:
     complete(http, max_tokens=3)
     complete(http, model="other")
     http.get("/secret/path")
@@ -404,18 +453,18 @@ def test_rows_are_shared_among_free_engines() -> None:
         return [-row for row in rows]
 
     async def ask() -> list[int]:
-        return await gather.Gatherer(call, width=3).submit(range(1, 10))
+        return await batcher.Batcher(call, width=3).submit(range(1, 10))
 
     assert asyncio.run(ask()) == [-row for row in range(1, 10)]
     assert sizes == [3, 3, 3]
 
 
-def test_an_engine_that_loses_answers_is_an_error() -> None:
+def test_missing_answers_are_an_error() -> None:
     async def call(rows: list[int]) -> list[int]:
         return rows[1:]
 
-    with pytest.raises(gather.CallError):
-        asyncio.run(gather.Gatherer(call, width=1).submit([1, 2]))
+    with pytest.raises(batcher.CallError):
+        asyncio.run(batcher.Batcher(call, width=1).submit([1, 2]))
 
 
 def test_streams_are_events(http: httpx.Client) -> None:

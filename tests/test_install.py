@@ -1,4 +1,4 @@
-"""The set-up's own logic: what it mends, and what its stamp stands for. `make test` began with a real installation."""
+"""The set-up's own logic: what it repairs, and what its stamp marks. `make test` began with a real installation."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_stamp_changes_with_the_project_and_the_extra(checkout: Path) -> None:
     assert before != install.stamp_path("cpu")
 
 
-def test_half_copied_package_is_forgotten_and_a_whole_one_stays(checkout: Path) -> None:
+def test_an_incomplete_package_is_removed_and_a_complete_one_stays(checkout: Path) -> None:
     packages = checkout / ".venv/lib/python3.11/site-packages"
     for name in ("half-1.0.dist-info", "whole-1.0.dist-info"):
         (packages / name).mkdir(parents=True)
@@ -36,7 +36,7 @@ def test_half_copied_package_is_forgotten_and_a_whole_one_stays(checkout: Path) 
     assert [path.name for path in packages.iterdir()] == ["whole-1.0.dist-info"]
 
 
-def test_environment_that_was_moved_is_made_anew(checkout: Path) -> None:
+def test_an_environment_that_was_moved_is_rebuilt(checkout: Path) -> None:
     pip = checkout / ".venv/bin/pip"
     pip.parent.mkdir(parents=True)
     pip.write_text(f"#!{checkout}/elsewhere/.venv/bin/python\n")

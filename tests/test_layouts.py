@@ -16,9 +16,10 @@ from data.records import Distribution, Document
 from data.seeds import vocabulary_fingerprint
 from data.store import write_folder
 from train.engine.checkpoint import METRICS
-from train.run.course import COURSE
+from train.run.base_model import base_packing_refusal
 from train.run.finetune_run import FinetuneRun, Lora, TextSource
 from train.run.loop import finetune
+from train.run.training_plan import read_plan
 
 Train = Callable[..., list[dict[str, Any]]]
 
@@ -46,10 +47,10 @@ def test_packed_and_padded_runs_have_one_loss_curve(world: Path, tmp_path: Path)
     curves = {layout: [row["loss"] for row in log] for layout, log in logs.items()}
     assert curves["packed"] == pytest.approx(curves["padded"], abs=1e-5)
     assert curves["packed"][-1] < curves["packed"][0] - 0.1
-    told = {layout: json.loads((tmp_path / layout / COURSE).read_text()) for layout in logs}
-    assert told["auto"]["layout"]["name"] == "packed" and "arithmetic" in told["auto"]["layout"]["why"]
+    plans = {layout: read_plan(tmp_path / layout) for layout in logs}
+    assert plans["auto"]["layout"]["name"] == "packed" and "arithmetic" in plans["auto"]["layout"]["why"]
     for layout, log in logs.items():
-        assert (told[layout]["num_steps"], told[layout]["num_tokens"]) == (len(log), log[-1]["total_tokens"])
+        assert (plans[layout]["num_steps"], plans[layout]["num_tokens"]) == (len(log), log[-1]["total_tokens"])
     assert not list(tmp_path.glob(".*"))  # neither tokens nor work folders stay behind
 
 
@@ -114,12 +115,10 @@ def taught(model: Any, tokenizer: Any, number: int) -> Distribution:
 
 
 def test_a_model_that_leaks_is_padded_or_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.run.task.packing_refusal", lambda model: "it leaks")
-    from train.run import task
-
-    task._packing_refusal.cache_clear()
-    with pytest.raises(InputError, match="packed rows cannot be had: it leaks"):
+    monkeypatch.setattr("train.run.base_model.packing_refusal", lambda model: "it leaks")
+    base_packing_refusal.cache_clear()
+    with pytest.raises(InputError, match="it leaks"):
         train(world, tmp_path / "packed", layout="packed")
     train(world, tmp_path / "auto")
-    task._packing_refusal.cache_clear()
-    assert json.loads((tmp_path / "auto" / COURSE).read_text())["layout"]["name"] == "padded"
+    base_packing_refusal.cache_clear()
+    assert read_plan(tmp_path / "auto")["layout"]["name"] == "padded"

@@ -10,13 +10,13 @@ from transformers import AutoTokenizer
 
 from augment_service.augment import collect, write_prompts
 from augment_service.distillation import LESSONS, TEACHER, collect_lessons, is_taught, write_lessons
-from augment_service.engines.protocol import EngineSpec, TeacherEngine
+from augment_service.engines.protocol import DistillationEngine, EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.methods import AugmentPlan
 from augment_service.tokens import LessonTokens, TextReader
 from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.records import Augmentation, Distribution, Document, Generation, Lesson, Prompt, Refusal
+from data.records import Augmentation, DistillationExample, Distribution, Document, Generation, Prompt, Refusal
 from data.rendering import load_book
 from data.store import is_sealed, read_folder, read_shard, write_folder, write_shard
 
@@ -48,7 +48,7 @@ def test_every_kept_inference_is_a_lesson_after_all_that_stood_before_it(wrote: 
     assert not is_taught(wrote, num_top=4)
     (unit,) = write_lessons(wrote, BOOK, num_top=4)
     kept = [row for row in read_folder(wrote / "augmentations", Augmentation) if row.verdict == "kept"]
-    lessons = read_shard(Path(str(unit.args[0])), Lesson)
+    lessons = read_shard(Path(str(unit.args[0])), DistillationExample)
     assert [(row.text_id, row.text) for row in lessons] == [(row.augmentation_id, row.text) for row in kept]
     for lesson, row in zip(lessons, kept, strict=True):
         assert (lesson.context, lesson.num_top) == ("doma are more shiny than ruli\n---\n", 4)
@@ -67,7 +67,9 @@ def test_the_worker_writes_distributions_that_are_sealed_once(wrote: Path) -> No
     assert not is_sealed(wrote / TEACHER)
     assert collect_lessons(wrote, units) == 0
     assert is_taught(wrote, num_top=3)
-    lessons = [row for path in sorted((wrote / LESSONS).glob("*.arrow")) for row in read_shard(path, Lesson)]
+    lessons = [
+        row for path in sorted((wrote / LESSONS).glob("*.arrow")) for row in read_shard(path, DistillationExample)
+    ]
     taught = list(read_folder(wrote / TEACHER, Distribution))
     assert [row.text_id for row in taught] == [lesson.text_id for lesson in lessons]
     for row in taught:
@@ -88,7 +90,7 @@ def test_wrong_numbers_of_tokens_and_worlds_without_inferences_are_refused(wrote
 
 def test_where_all_lessons_are_refused_nothing_is_sealed(wrote: Path) -> None:
     units = write_lessons(wrote, BOOK, num_top=3)
-    worker = EngineWorker(replace(SPEC, max_model_len=8))
+    worker = EngineWorker(replace(SPEC, window=8))
     for unit in units:
         assert worker.teach_shard(*map(str, unit.args)).num_rows == 0
     with pytest.raises(InputError, match="the model's window has 8"):
@@ -98,7 +100,7 @@ def test_where_all_lessons_are_refused_nothing_is_sealed(wrote: Path) -> None:
 
 def test_an_endpoint_is_no_teacher(wrote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = EngineWorker(SPEC)
-    assert isinstance(start_engine(SPEC), TeacherEngine)
+    assert isinstance(start_engine(SPEC), DistillationEngine)
     monkeypatch.setattr(worker, "_engine", object())
     (unit,) = write_lessons(wrote, BOOK, num_top=3)
     with pytest.raises(InputError, match="no teacher"):
@@ -112,7 +114,7 @@ def test_a_student_reads_the_text_between_its_start_and_its_end(tmp_path: Path, 
         tokenizer.bos_token = "w0"
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="w0 $A", special_tokens=[("w0", 3)])
     reader = TextReader(tokenizer, window=9)
-    lesson = Lesson("a", "w5 ", "w6 ", "w1 w2 w3", 2)
+    lesson = DistillationExample("a", "w5 ", "w6 ", "w1 w2 w3", 2)
     fine, long, short, bare = reader.lessons(
         [
             lesson,

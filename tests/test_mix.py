@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
 from train.texts.mix import Budget, Lengths, Schedule, make_schedule, match_budget, schedule_rows, source_shares
 
 TEXTS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=30)
@@ -112,8 +111,3 @@ def test_controls_are_matched_in_steps_or_in_tokens() -> None:
     assert (by_steps.num_steps, by_steps.num_tokens) == (20, 880)
     assert (by_tokens.num_steps, by_tokens.num_tokens) == (9, 396)
     assert plan(short, [], match_budget("tokens", reference)).tokens.tolist() == reference.tokens.tolist()
-
-
-def test_a_source_with_a_weight_and_without_texts_is_refused() -> None:
-    with pytest.raises(InputError, match="source 1 of the mix has a weight but no texts"):
-        plan(lengths_of([(3, 0)]), [1, 1], Budget(steps=1))

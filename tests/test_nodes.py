@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clerk import Clerk, units_of
+from pool_workers import FileWorker, units_of
 from ray.cluster_utils import Cluster
 
 from cluster.pool import ActorPool
@@ -44,7 +44,7 @@ def session(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_two_engines_lie_on_two_nodes_and_share_the_work(session: Session, tmp_path: Path) -> None:
     assert session.nodes == ((2, 0), (2, 0))
-    with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
         actors = pool.describe().actors
         assert len({actor.node for actor in actors}) == 2
         units = units_of([f"even{i}" for i in range(40)], "doze", affinity="one", args=(0.2,))
@@ -65,7 +65,7 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
             nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
 
     names = [f"unit{i}" for i in range(40)]
-    with ActorPool(Clerk, (str(tmp_path),), num_actors=2, num_cpus=2) as pool:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=2) as pool:
         before = {actor.pid for actor in pool.describe().actors}
         pool.run(units_of(names, "doze", args=(0.2,)), on_receipt)
         assert sorted(receipt.unit for receipt in seen) == sorted(names)
@@ -83,7 +83,7 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
         assert {int(receipt.node) for receipt in seen} - before, "the engine did not come back with the node"
 
 
-def test_where_no_engine_has_a_place_any_more_the_run_stops(nodes: Cluster, session: Session, tmp_path: Path) -> None:
+def test_when_no_engine_fits_any_more_the_run_stops(nodes: Cluster, session: Session, tmp_path: Path) -> None:
     large = nodes.add_node(num_cpus=3)
 
     def lose(receipt: ShardReceipt) -> None:
@@ -91,7 +91,7 @@ def test_where_no_engine_has_a_place_any_more_the_run_stops(nodes: Cluster, sess
             nodes.remove_node(large, allow_graceful=False)
 
     with (
-        ActorPool(Clerk, (str(tmp_path),), num_actors=1, num_cpus=3, place_seconds=5) as pool,
-        pytest.raises(ResumableError, match="no place for any of them"),
+        ActorPool(FileWorker, (str(tmp_path),), num_actors=1, num_cpus=3, place_seconds=5) as pool,
+        pytest.raises(ResumableError, match="no room for any of"),
     ):
         pool.run(units_of([f"late{i}" for i in range(20)], "doze", args=(0.2,)), lose)

@@ -63,8 +63,8 @@ def test_labels_without_a_teacher_cost_their_cross_entropy_and_ignored_ones_noth
     logits = logits_of(3, 2.0, 2, 3)
     labels = np.array([[1, 2, IGNORED], [4, IGNORED, IGNORED]])
     ids, log_probs = (part.numpy() for part in top_of(logits_of(4, 2.0, 2, 3), 5))
-    places = np.array([[True, False, False], [False, True, False]])  # the last one stands where no label is
-    batch = Batch(labels, labels, 3, np.arange(2), teacher=Teacher(ids, log_probs, places))
+    mask = np.array([[True, False, False], [False, True, False]])  # the last one stands where no label is
+    batch = Batch(labels, labels, 3, np.arange(2), teacher=Teacher(ids, log_probs, mask))
     taught = top_k_divergence(logits[0, :1], torch.from_numpy(ids[0, :1]), torch.from_numpy(log_probs[0, :1]))
     plain = cross_entropy(logits[[0, 1], [1, 0]], torch.tensor([2, 4]), reduction="sum")
     assert float(summed_loss(logits, batch)) == pytest.approx(float(taught.sum() + plain), abs=1e-5)

@@ -16,8 +16,7 @@ from data.sets.language import Statement, parse
 from data.sets.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from data.sets.world import World
 from data.weights import weights_fingerprint
-from pipeline.recipe import default_section
-from pipeline.sets import make_worlds
+from tests.generated import default_section, make_worlds
 from train.pretrain.documents import Weighted, sample_world, world_document
 from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
 from train.pretrain.linked import hierarchy_document, process_document, sample_hierarchy, sample_process

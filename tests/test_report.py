@@ -16,9 +16,20 @@ import pytest
 from rich.console import Console
 
 from data.errors import InputError
+from data.records import Refusal
+from evaluate.fanout import Refused
 from evaluate.report.claims import percent, points, state_claim
 from evaluate.report.content import ReportInput, build_report, print_report, write_report
-from evaluate.report.legend import CONDITIONS, order_conditions, order_splits
+from evaluate.report.legend import (
+    CONDITIONS,
+    MAX_BARS,
+    label_condition,
+    order_conditions,
+    order_splits,
+    rank_conditions,
+    shown_conditions,
+    style_conditions,
+)
 from evaluate.report.page import flatten, format_duration
 from evaluate.statistics import Outcome
 
@@ -53,10 +64,13 @@ def make_audit() -> dict[str, Any]:
         "verbatim_in_documents": 0,
         "verbatim_in_augmentations": 111,
         "missing_requirements": 0,
-        "methods": {"deduce": {"generated": 400, "kept": 300, "true": 250, "distinct": 280}},
+        "methods": {
+            "deduce": {"generated": 400, "kept": 300, "true": 250, "unread": 20, "distinct": 280},
+            "foreign": {"generated": 9, "kept": 8, "distinct": 7},
+        },
         "examples": [
-            {"document": HOSTILE, "method": "deduce", "text": HOSTILE, "true": False},
-            {"document": "a", "method": "deduce", "text": "b", "true": True},
+            {"document": HOSTILE, "method": "deduce", "text": HOSTILE, "reasoning": HOSTILE, "judgement": "false"},
+            {"document": "a", "method": "deduce", "text": "b", "reasoning": "", "judgement": "true"},
         ],
         "question_examples": [
             {"prompt": HOSTILE, "options": ["femp", HOSTILE], "right": [0], "chosen": {"icl": 0, "finetuned": 1}}
@@ -97,7 +111,8 @@ def test_json_keeps_its_contract(folder: Path) -> None:
         for split, cells in splits.items():
             assert order_conditions(cells) == list(CONDITIONS)
             for cell in cells.values():
-                assert set(cell) == {"accuracy", "low", "high", "n", "chance"}
+                assert set(cell) == {"accuracy", "low", "high", "n", "chance", "level"}
+                assert cell["level"] == "corpora"
                 assert 0 <= cell["low"] <= cell["accuracy"] <= cell["high"] <= 1 and cell["n"] == 60
                 assert cell["chance"] == (0.5 if split == "contradiction" else 0.25)
 
@@ -121,14 +136,15 @@ def test_kinds_of_steps_and_weaker_answers_are_told_apart(folder: Path) -> None:
 def test_differences_are_points_on_the_same_questions(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text())
     cells, pairs = report["suites"]["reversals"]["reversal"], report["differences"]["reversals"]["reversal"]
-    assert set(pairs) == {"icl-finetuned", "augmented-finetuned", "augmented-icl", "augmented-rephrased"}
+    known = {"icl-finetuned", "augmented-finetuned", "augmented-icl", "augmented-rephrased"}
+    assert known < set(pairs) and len(pairs) == 10  # any two of five
     for pair, found in pairs.items():
         first, second = pair.split("-")
         assert found["difference"] == pytest.approx(
             100 * (cells[first]["accuracy"] - cells[second]["accuracy"]), abs=1e-3
         )
         assert found["low"] <= found["difference"] <= found["high"]
-    assert pairs["icl-finetuned"]["low"] > 40 and abs(pairs["augmented-icl"]["difference"]) < 10
+    assert pairs["icl-finetuned"]["low"] > 30 and abs(pairs["augmented-icl"]["difference"]) < 10
 
 
 def test_a_resumed_study_reports_the_same(folder: Path, tmp_path: Path) -> None:
@@ -163,6 +179,7 @@ def test_without_training_there_is_a_report_all_the_same(tmp_path: Path) -> None
     report = write_report(make_input(outcomes=outcomes, audit={}, losses={}, stage_seconds={}), tmp_path)
     assert not (tmp_path / "losses.png").exists()
     assert report["differences"]["reversals"] == {split: {} for split in SPLITS["reversals"]}
+    assert report["refused"] == report["left_out"] == {}
     assert "own inferences" not in state_claim(report, "reversals")
 
 
@@ -191,9 +208,9 @@ def test_claims_follow_the_numbers() -> None:
         report = build_report(make_input(outcomes=make_outcomes(RATES | rates)))
         return " ".join(state_claim(report, "reversals").split())
 
-    assert re.search(r"add \d+ points to finetuning \[\+", claim())
-    assert re.search(r"cost \d+ points of finetuning \[−", claim(finetuned=0.98, augmented=0.4))
-    assert "can be told from none" in claim(finetuned=0.5, augmented=0.5)
+    assert re.search(r"add \d+ points .*\[\+", claim())
+    assert re.search(r"cost \d+ points .*\[−", claim(finetuned=0.98, augmented=0.4))
+    assert "no measurable difference" in claim(finetuned=0.5, augmented=0.5)
     weak = make_outcomes()
     weak = [
         replace(row, correct=0.0) if (row.split, row.condition) == ("trained", "finetuned") else row for row in weak
@@ -211,6 +228,90 @@ def test_numbers_as_words() -> None:
         "1 h 03 min",
     ]
     assert list(flatten({"a": {"b": {"c": 1}}, "d": [2]})) == [("a.b.c", 1), ("d", [2])]
+
+
+def one_corpus(**changes: Any) -> list[Outcome]:
+    """All facts in one corpus."""
+    return [replace(row, corpus="w0", **changes) for row in make_outcomes()]
+
+
+def test_claims_say_where_one_run_is_all_there_is() -> None:
+    alone = state_claim(build_report(make_input(outcomes=one_corpus())), "reversals")
+    assert "one training run" in alone
+    runs = one_corpus(run="seed 0") + one_corpus(run="seed 1")
+    for outcomes in (make_outcomes(), runs):
+        assert "one training run" not in state_claim(build_report(make_input(outcomes=outcomes)), "reversals")
+
+
+def test_an_effect_that_varies_between_corpora_is_not_claimed() -> None:
+    """Over facts alone the interval excludes zero; four corpora gain nothing and one gains much."""
+    outcomes = [
+        replace(row, correct=float(int(row.fact_id[1:]) % 2 or (row.condition == "augmented" and row.corpus == "w0")))
+        for row in make_outcomes()
+        if row.condition in ("finetuned", "augmented")
+    ]
+    report = build_report(make_input(outcomes=outcomes))
+    gain = report["differences"]["reversals"]["reversal"]["augmented-finetuned"]
+    assert gain["difference"] == pytest.approx(10) and gain["low"] < 0 < gain["high"]
+    assert "no measurable difference" in state_claim(report, "reversals")
+    pooled = [replace(row, corpus="w0", fact_id=row.corpus + row.fact_id) for row in outcomes]
+    facts = build_report(make_input(outcomes=pooled))
+    assert facts["differences"]["reversals"]["reversal"]["augmented-finetuned"]["low"] > 0
+
+
+def test_accuracies_by_corpus_and_run_and_the_weights_are_in_the_report() -> None:
+    conditions = {"finetuned": {"weights": "finetuned", "fingerprint": "00ff", "context": "none"}}
+    outcomes = one_corpus(run="seed 0") + one_corpus(run="seed 1")
+    report = build_report(make_input(conditions=conditions, outcomes=outcomes))
+    assert report["conditions"] == conditions
+    cell = report["suites"]["reversals"]["reversal"]["finetuned"]
+    assert report["by_corpus"]["reversals"]["reversal"]["finetuned"] == {
+        "w0": {"seed 0": cell["accuracy"], "seed 1": cell["accuracy"]}
+    }
+    assert cell["n"] == 60 and cell["level"] == "runs"
+
+
+def test_what_was_left_out_or_refused_is_reported_in_its_own_suite(tmp_path: Path) -> None:
+    refused = Refused("reversals", "icl", Refusal("q9", "window", "too long", ""))
+    content = make_input(left_out={"reversals": {"icl+sample:8": "does <not> fit"}}, refusals=[refused, refused])
+    report = write_report(content, tmp_path)
+    assert report["refused"] == {"reversals": {"icl": {"window": 2}}}
+    page = (tmp_path / "report.html").read_text()
+    assert "does &lt;not&gt; fit" in page and page.count("does &lt;not&gt; fit") == 1
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_report(report, console)
+    assert console.export_text().count("does <not> fit") == 1
+
+
+def test_names_of_conditions() -> None:
+    names = ["step-100", "tuned+sample:8", "step-20", "augmented", "icl+required", "base+all", "base", "pretrained"]
+    assert order_conditions(names) == [
+        "pretrained", "base", "icl+required", "base+all", "augmented", "step-20", "step-100", "tuned+sample:8",
+    ]  # fmt: skip
+    assert label_condition("icl+sample:8") == "in context, 1 document in 8"
+    assert style_conditions(["base"])["base"].label == "base"
+
+
+@pytest.mark.parametrize("num", [7, 60])
+def test_dozens_of_conditions_stay_readable(tmp_path: Path, num: int) -> None:
+    rates = {"base": 0.2, "base+all": 0.9} | {f"runs/a[b]/step-{step}.5": step / num for step in range(1, num)}
+    report = write_report(make_input(outcomes=make_outcomes(rates), losses={}), tmp_path)
+    cells = report["suites"]["reversals"]["reversal"]
+    styles = style_conditions(cells)
+    assert len({style.colour for style in styles.values()}) == len(cells) == num + 1
+    pairs = report["differences"]["reversals"]["reversal"]
+    best = max(cells, key=lambda name: cells[name]["accuracy"])
+    assert len(pairs) == (num * (num + 1) // 2 if num < 8 else 2 * num - 1) and f"{best}-base" in pairs
+    shown = shown_conditions(report["suites"]["reversals"])
+    assert len(shown) == min(num + 1, MAX_BARS) and {"base", "base+all"} < set(shown)
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_report(report, console)
+    lines = console.export_text().splitlines()
+    assert max(map(len, lines)) <= 100
+    ranked = [line.split()[0] for line in lines if line.startswith(("base", "runs/"))][: num + 1]
+    assert ranked == rank_conditions(report["suites"]["reversal-curse"])  # the first suite
+    page = (tmp_path / "report.html").read_text()
+    assert all(style.label in page for style in styles.values())
 
 
 MEASURE = """<script>onload = () => {

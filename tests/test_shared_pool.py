@@ -10,8 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from clerk import Clerk, units_of, wait_for, wait_until
+from pool_workers import FileWorker, units_of, wait_for, wait_until
 
+from cluster import ray_internals
 from cluster.pool import ActorPool
 from cluster.session import Session, connect
 from data.errors import InputError
@@ -22,12 +23,12 @@ ATTACHED = """
 import os, signal, sys
 from pathlib import Path
 import ray
-from clerk import units_of, wait_for
+from pool_workers import units_of, wait_for
 from cluster.pool import ActorPool
 from cluster.session import connect
 folder = Path(sys.argv[2])
 with connect(address=sys.argv[1], log_dir=folder / "logs2"):
-    with ActorPool.attach("desk") as pool:
+    with ActorPool.attach("shared") as pool:
         seen = pool.describe()
         print(seen.init_args[0], *(actor.pid for actor in seen.actors), flush=True)
         receipts = pool.run(units_of([f"far{i}" for i in range(10)]), lambda receipt: None)
@@ -37,12 +38,12 @@ with connect(address=sys.argv[1], log_dir=folder / "logs2"):
 DRIVER = """
 import sys
 from pathlib import Path
-from clerk import Clerk, units_of
+from pool_workers import FileWorker, units_of
 from cluster.pool import ActorPool
 from cluster.session import connect
 folder = Path(sys.argv[1])
 with connect(address=None, log_dir=folder / "logs", num_cpus=2):
-    with ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=1) as pool:
+    with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1) as pool:
         (folder / "pids").write_text(" ".join(str(actor.pid) for actor in pool.describe().actors))
         receipts = pool.run(units_of([f"unit{i}" for i in range(40)], "once"), lambda receipt: None)
         print(len(receipts))
@@ -59,12 +60,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("desk")
+    return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture(scope="module")
 def pool(session: Session, folder: Path) -> Iterator[ActorPool]:
-    with ActorPool(Clerk, (str(folder),), num_actors=2, num_cpus=1, name="desk") as pool:
+    with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1, name="shared") as pool:
         yield pool
 
 
@@ -99,14 +100,14 @@ def test_calls_go_to_the_actor_with_the_least_to_do(pool: ActorPool, folder: Pat
     assert homes == set(map(str, pids(pool)))
     (folder / "release").touch()
     ray.get(held)
-    assert [ray.get(pool.ask("write", ("note",), actor=number)).node for number in (1, 0)] == [
+    assert [ray.get(pool.ask("write", ("note",), actors=(number,))).node for number in (1, 0)] == [
         str(pid) for pid in reversed(pids(pool))
     ]
     with pytest.raises(InputError, match="bad row"):
         ray.get(pool.ask("refuse", ("row",)))
 
 
-def test_a_death_under_a_call_is_told_and_the_actor_comes_back(pool: ActorPool) -> None:
+def test_a_death_under_a_call_is_reported_and_the_actor_comes_back(pool: ActorPool) -> None:
     before = set(pids(pool))
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(pool.ask("die", ("bell",)))
@@ -116,29 +117,29 @@ def test_a_death_under_a_call_is_told_and_the_actor_comes_back(pool: ActorPool) 
         return all(actor.alive for actor in actors) and {actor.pid for actor in actors} != before
 
     wait_until(both_are_up, "the dead actor did not come back")
-    with ActorPool.attach("desk") as same:
+    with ActorPool.attach("shared") as same:
         receipts = same.run(units_of([f"back{i}" for i in range(8)]), lambda receipt: None)
     assert {int(receipt.node) for receipt in receipts} == set(pids(pool))
 
 
 def test_a_name_is_taken_once_and_a_wrong_one_is_refused(pool: ActorPool, folder: Path) -> None:
     free = ray.available_resources()["CPU"]
-    with pytest.raises(InputError, match="desk"):
-        ActorPool(Clerk, (str(folder),), num_actors=1, num_cpus=1, name="desk")
-    wait_until(lambda: ray.available_resources()["CPU"] == free, "the refused pool keeps its place")
+    with pytest.raises(InputError, match="shared"):
+        ActorPool(FileWorker, (str(folder),), num_actors=1, num_cpus=1, name="shared")
+    wait_until(lambda: ray.available_resources()["CPU"] == free, "the refused pool keeps its resources")
     with pytest.raises(InputError, match="no pool is up"):
         ActorPool.attach("chair")
 
 
 def test_a_pool_that_was_closed_is_not_found(session: Session, folder: Path) -> None:
-    with ActorPool(Clerk, (str(folder),), num_actors=1, num_cpus=1, name="brief"):
+    with ActorPool(FileWorker, (str(folder),), num_actors=1, num_cpus=1, name="brief"):
         ActorPool.attach("brief").close()
         assert ActorPool.attach("brief").describe().actors[0].alive
     with pytest.raises(InputError, match="no pool is up"):
         ActorPool.attach("brief")
 
 
-def test_a_driver_that_was_killed_goes_on_where_it_was_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_killed_driver_resumes_and_leaves_nothing_behind(tmp_path: Path) -> None:
     first = start(DRIVER, str(tmp_path))
     processes = [psutil.Process(int(pid)) for pid in wait_for(tmp_path / "pids").split()]
     wait_for(tmp_path / "unit6.computed")
@@ -152,3 +153,9 @@ def test_a_driver_that_was_killed_goes_on_where_it_was_and_leaves_nothing_behind
     for i in range(40):
         marks = (tmp_path / f"unit{i}.computed").read_text()
         assert marks == "x" or f"unit{i}" not in done  # what was in flight may be begun twice, what was done is not
+
+
+def test_a_machine_that_is_no_node_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ray_internals.is_node(session.address)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # of the sockets of the cluster's nodes
+    assert not ray_internals.is_node(session.address)

@@ -9,24 +9,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluate.statistics import (
+    MAX_BOOTSTRAP,
     Cell,
+    Difference,
     Estimate,
     Outcome,
     estimate_accuracies,
+    group_answers,
     paired_difference,
+    t95,
     wilson_interval,
 )
 
 
-def make(correct: list[list[float]], *, condition: str = "icl", chance: float = 0.25) -> list[Outcome]:
+def make(
+    correct: list[list[float]], *, condition: str = "icl", chance: float = 0.25, corpus: str = "w0", run: str = ""
+) -> list[Outcome]:
     """One outcome per entry; each inner list holds the questions of one fact."""
     rows = []
     for fact, values in enumerate(correct):
         for number, value in enumerate(values):
-            place = ("set", f"w{fact % 5}", "reversal", condition)
+            place = ("set", corpus, "reversal", condition)
             ids = (f"q{fact}.{number}", f"f{fact}", "reversal")
-            rows.append(Outcome(*place, *ids, value, chance, value, chance))
+            rows.append(Outcome(*place, *ids, value, chance, value, chance, run))
     return rows
+
+
+def subtract(first: list[Outcome], second: list[Outcome], *, seed: int = 0) -> Difference | None:
+    (left,), (right,) = (group_answers(rows).values() for rows in (first, second))
+    return paired_difference(left, right, seed=seed)
 
 
 def estimate(outcomes: list[Outcome], seed: int = 0) -> Estimate:
@@ -64,7 +75,7 @@ def test_paired_intervals_cover_the_truth_and_are_narrower_than_unpaired() -> No
         # The second condition forgets a fifth of what the first one gets right.
         kept = base * (generator.random(base.shape) < 0.8)
         first, second = make(base.tolist()), make(kept.tolist(), condition="finetuned")
-        found = paired_difference(first, second, seed=trial)
+        found = subtract(first, second, seed=trial)
         assert found is not None
         covered += found.low <= 0.5 * 0.2 <= found.high
         widths.append(found.high - found.low)
@@ -101,25 +112,26 @@ def test_ties_count_as_shares() -> None:
 
 def test_differences_that_never_vary_keep_a_width() -> None:
     first, second = make([[1.0]] * 50), make([[1.0]] * 50, condition="augmented")
-    same = paired_difference(first, second)
+    same = subtract(first, second)
     assert same is not None and same.difference == 0
     assert -0.1 < same.low < 0 < same.high < 0.1
-    whole = paired_difference(first, make([[0.0]] * 50, condition="finetuned"))
+    whole = subtract(first, make([[0.0]] * 50, condition="finetuned"))
     assert whole is not None and whole.difference == whole.high == 1 and 0.85 < whole.low < 1
 
 
 def test_a_difference_is_taken_over_shared_questions_only() -> None:
     first, second = make([[1.0], [1.0], [0.0]]), make([[0.0], [1.0]], condition="finetuned")
-    found = paired_difference(first, second)
+    found = subtract(first, second)
     assert found is not None and found.difference == 0.5 and found.n == 2
     elsewhere = [replace(row, question_id="other") for row in second]
-    assert paired_difference(first, elsewhere) is None
+    assert subtract(first, elsewhere) is None
 
 
 def test_a_question_counted_twice_is_refused() -> None:
     outcomes = make([[1.0], [0.0]])
     with pytest.raises(ValueError, match="counted twice"):
         estimate_accuracies([*outcomes, outcomes[0]])
+    estimate_accuracies([*outcomes, replace(outcomes[0], run="seed 1")])  # another run is another answer
 
 
 def test_cells_do_not_disturb_one_another() -> None:
@@ -127,6 +139,102 @@ def test_cells_do_not_disturb_one_another() -> None:
     alone = estimate_accuracies(outcomes)
     beside = estimate_accuracies([*make([[0.0], [1.0]], condition="finetuned"), *outcomes])
     assert beside[Cell("set", "reversal", "icl")] == alone[Cell("set", "reversal", "icl")]
+
+
+def by_corpus(accuracies: list[float], *, condition: str = "finetuned") -> list[Outcome]:
+    """Sixteen facts with one question each in every corpus."""
+    return [
+        row
+        for number, accuracy in enumerate(accuracies)
+        for row in make(
+            [[float(fact < round(16 * accuracy))] for fact in range(16)], condition=condition, corpus=f"w{number}"
+        )
+    ]
+
+
+def test_an_interval_covers_corpora_where_these_vary_more_than_facts() -> None:
+    rates = [0.31, 0.88, 0.38, 0.69, 0.75]  # of the demo: process, instances, finetuned
+    found = estimate(by_corpus(rates))
+    assert found.level == "corpora" and (found.high - found.low) / 2 == pytest.approx(0.30, abs=0.01)
+    facts = estimate([replace(row, corpus="w0", fact_id=row.corpus + row.fact_id) for row in by_corpus(rates)])
+    assert facts.level == "facts" and (facts.high - facts.low) / 2 == pytest.approx(0.11, abs=0.01)
+    assert {corpus: runs[""] for corpus, runs in found.groups.items()} == pytest.approx(
+        {f"w{number}": round(16 * rate) / 16 for number, rate in enumerate(rates)}
+    )
+
+
+def test_a_difference_is_over_corpora_too() -> None:
+    first, second = by_corpus([0.75, 0.25, 1.0, 0.25, 0.5]), by_corpus([0.5] * 5, condition="icl")
+    found = subtract(first, second)
+    assert found is not None and found.level == "corpora"
+    means = np.array([0.25, -0.25, 0.5, -0.25, 0.0])
+    assert found.high - found.difference == pytest.approx(2.776445 * means.std(ddof=1) / 5**0.5, abs=1e-6)
+
+
+def test_corpora_that_agree_by_chance_keep_the_width_of_their_facts() -> None:
+    found = estimate(by_corpus([0.5] * 5))
+    alone = estimate(by_corpus([0.5]))
+    assert found.level == "corpora" and 0.2 < found.high - found.low < alone.high - alone.low
+
+
+def test_seeds_are_runs_of_one_corpus_and_are_averaged_in_several() -> None:
+    of_seed = [make([[float((fact + 3 * seed) % 10 < 3 + 2 * seed)] for fact in range(40)], run=f"seed {seed}")
+               for seed in range(3)]  # fmt: skip
+    rows = [row for seed in of_seed for row in seed]
+    found, single = estimate(rows), estimate(of_seed[1])
+    assert (found.level, single.level, found.n) == ("runs", "facts", 40)
+    assert found.groups == {"w0": {"seed 0": 0.3, "seed 1": 0.5, "seed 2": 0.7}}
+    assert found.accuracy == pytest.approx(0.5) and found.high - found.low > 2 * (single.high - single.low)
+    both = estimate([*rows, *(replace(row, corpus="w1") for row in rows)])
+    assert both.level == "corpora" and both.n == 80
+
+
+def test_runs_are_paired_where_both_conditions_have_them() -> None:
+    def arm(condition: str, gain: int) -> list[Outcome]:
+        return [row for seed in range(3) for row in make(
+            [[float(fact < 10 + 8 * seed + gain)] for fact in range(40)], condition=condition, run=f"seed {seed}"
+        )]  # fmt: skip
+
+    base = make([[float(fact < 4)] for fact in range(40)], condition="pretrained")
+    paired, unpaired = subtract(arm("augmented", 4), arm("finetuned", 0)), subtract(arm("augmented", 4), base)
+    assert paired is not None and unpaired is not None and paired.level == unpaired.level == "runs"
+    assert paired.difference == pytest.approx(0.1)
+    assert paired.high - paired.low < 0.5 * (unpaired.high - unpaired.low)  # what seeds have in common cancels
+
+
+@pytest.mark.parametrize(("corpora", "runs"), [(5, 1), (3, 2), (1, 3), (1, 5)])
+@pytest.mark.parametrize(("between", "facts"), [(0.5, 40), (1.0, 30)])
+def test_intervals_cover_runs_and_facts(corpora: int, runs: int, between: float, facts: int) -> None:
+    """Facts and runs shift the log-odds; the truth is the mean over runs (and, with several corpora, over these)."""
+    generator = np.random.default_rng(corpora * 100 + runs * 10 + facts)
+    truth = (1 / (1 + np.exp(-0.4 - np.hypot(between, 1.0) * generator.standard_normal(400_000)))).mean()
+    covered, num_trials = 0, 300
+    for _ in range(num_trials):
+        rows = []
+        for corpus in range(corpora):
+            of_fact = generator.standard_normal(facts)
+            for run in range(runs):
+                rate = 1 / (1 + np.exp(-0.4 - of_fact - between * generator.standard_normal()))
+                right = (generator.random((2, facts)) < rate).astype(float).T.tolist()
+                rows += make(right, corpus=f"w{corpus}", run=f"seed {run}")
+        found = estimate(rows)
+        covered += found.low <= truth <= found.high
+    assert covered / num_trials >= 0.93
+
+
+def test_many_facts_need_no_bootstrap() -> None:
+    generator = np.random.default_rng(3)
+    correct = simulate(generator, facts=MAX_BOOTSTRAP, questions=3, rate=0.3)
+    few = estimate(make(correct))
+    many = estimate(make([*correct, [0.0]]))
+    assert (many.low, many.high) == pytest.approx((few.low, few.high), abs=0.003)
+    rare = estimate(make([[float(fact < 2)] for fact in range(4000)]))
+    assert 0 < rare.low < 0.0005 < rare.high < 0.002
+
+
+def test_quantiles_of_t_agree_with_published_values() -> None:
+    published = {1: 12.7062, 4: 2.7764, 6: 2.4469, 7: 2.3646, 9: 2.2622, 19: 2.0930, 120: 1.9799}
+    assert {df: t95(df) for df in published} == pytest.approx(published, abs=1e-3)
 
 
 @given(

@@ -22,7 +22,7 @@ from data.store import write_folder
 from train.engine.checkpoint import read_ref
 from train.engine.state import states_folder
 from train.run.finetune_run import FinetuneRun, TextSource
-from train.run.heartbeat import Beat, Watch, end_worker, read_beats, stacks_written
+from train.run.heartbeat import RankStatus, StallDetector, kill_worker, read_statuses, stacks_written
 from train.run.launch import Progress
 
 
@@ -73,7 +73,7 @@ def study(world: Path, nodes: None, tmp_path_factory: pytest.TempPathFactory) ->
 
     def look() -> None:
         while not ended.wait(0.05):
-            found.update(beat.node for beat in read_beats(folder / "storage" / "pulses"))
+            found.update(beat.node for beat in read_statuses(folder / "storage" / "heartbeats"))
 
     looking = threading.Thread(target=look)
     looking.start()
@@ -114,7 +114,7 @@ def test_killed_and_frozen_ranks_cost_no_more_than_the_steps_since_the_last_stat
         while not (states_folder(tmp_path / name) / "latest.json").exists():
             time.sleep(0.01)
         time.sleep(random.random() * 0.2)
-        pid = next(beat.pid for beat in read_beats(storage / "pulses") if beat.rank == rank)
+        pid = next(beat.pid for beat in read_statuses(storage / "heartbeats") if beat.rank == rank)
         os.kill(pid, number)
         done.append((rank, number))
 
@@ -135,30 +135,30 @@ def test_killed_and_frozen_ranks_cost_no_more_than_the_steps_since_the_last_stat
         assert second[0] >= 10
         assert ref.fingerprint == study.checkpoints[ref.name].fingerprint
         assert losses(ref) == losses(study.checkpoints[ref.name])
-    (stacks,) = stacks_written(storage / "pulses")
+    (stacks,) = stacks_written(storage / "heartbeats")
     assert stacks.name == "rank-0.stacks"
     assert "in take_step" in stacks.read_text()
 
 
-def test_a_rank_that_stands_still_writes_its_stack_and_ends(tmp_path: Path) -> None:
+def test_a_rank_that_hangs_writes_its_stack_and_ends(tmp_path: Path) -> None:
     code = f"""
 import time
 from pathlib import Path
-from train.run.heartbeat import Pulse
-pulse = Pulse(Path({str(tmp_path)!r}), 3, 1.0)
-def stand_still(): time.sleep(60)
+from train.run.heartbeat import Heartbeat
+heartbeat = Heartbeat(Path({str(tmp_path)!r}), 3, 1.0)
+def hang(): time.sleep(60)
 for step in range(8):
-    pulse.beat(f"step {{step}}")
+    heartbeat.beat(f"step {{step}}")
     time.sleep(0.2)
-pulse.rest()
+heartbeat.pause()
 time.sleep(1.5)
-pulse.beat("step 8")
-stand_still()
+heartbeat.beat("step 8")
+hang()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30)
     assert done.returncode == 1
-    assert "stand_still" in (tmp_path / "rank-3.stacks").read_text()
-    (beat,) = read_beats(tmp_path)
+    assert "hang" in (tmp_path / "rank-3.stacks").read_text()
+    (beat,) = read_statuses(tmp_path)
     assert (beat.rank, beat.doing, beat.seconds) == (3, "step 8", 1.0)
 
 
@@ -166,8 +166,8 @@ def test_a_phase_may_take_longer_than_a_step_and_not_for_ever(tmp_path: Path) ->
     code = f"""
 import time
 from pathlib import Path
-from train.run.heartbeat import Phases, Pulse
-phases = Phases(Pulse(Path({str(tmp_path)!r}), 0, 0.5))
+from train.run.heartbeat import Heartbeat, Phases
+phases = Phases(Heartbeat(Path({str(tmp_path)!r}), 0, 0.5))
 phases.enter("joining the group")
 time.sleep(1.0)
 phases.enter("loading the model")
@@ -178,34 +178,34 @@ time.sleep(60)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30, capture_output=True, text=True)
     assert done.returncode == 1 and time.monotonic() - began > 3.0
     assert done.stdout.startswith("{'joining the group': 1.0")
-    (beat,) = read_beats(tmp_path)
+    (beat,) = read_statuses(tmp_path)
     assert (beat.doing, beat.seconds) == ("loading the model", 2.0)
     assert stacks_written(tmp_path)
 
 
-def test_the_driver_tells_each_rank_that_stands_still_once(tmp_path: Path) -> None:
+def test_the_driver_reports_each_rank_that_hangs_once(tmp_path: Path) -> None:
     def beat(rank: int, step: int) -> None:
-        (tmp_path / f"rank-{rank}.pulse").write_text(f"step {step}   |  10.00|7|node\n")
+        (tmp_path / f"rank-{rank}.heartbeat").write_text(f"step {step}   |  10.00|7|node\n")
 
-    watch = Watch(tmp_path)
+    detector = StallDetector(tmp_path)
     beat(0, 1)
     beat(1, 1)
-    assert watch.look(0.0) == []
+    assert detector.stalled(0.0) == []
     beat(0, 2)
-    assert watch.look(14.0) == []
-    assert watch.look(16.0) == [Beat(1, "step 1", 10.0, 7, "node")]
-    assert watch.look(17.0) == []
+    assert detector.stalled(14.0) == []
+    assert detector.stalled(16.0) == [RankStatus(1, "step 1", 10.0, 7, "node")]
+    assert detector.stalled(17.0) == []
     beat(1, 2)
-    assert watch.look(30.0) == [Beat(0, "step 2", 10.0, 7, "node")]
-    assert watch.look(46.0) == [Beat(1, "step 2", 10.0, 7, "node")]
+    assert detector.stalled(30.0) == [RankStatus(0, "step 2", 10.0, 7, "node")]
+    assert detector.stalled(46.0) == [RankStatus(1, "step 2", 10.0, 7, "node")]
 
 
 def test_only_workers_of_ray_are_ended() -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        assert not end_worker(child.pid)
+        assert not kill_worker(child.pid)
         assert child.poll() is None
     finally:
         child.communicate(b"\n")
     assert child.returncode == 0
-    assert not end_worker(child.pid)
+    assert not kill_worker(child.pid)

@@ -1,5 +1,6 @@
 """Runs that are trained side by side: a worker group in parts, each with runs of its own."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -36,21 +37,41 @@ def test_two_lanes_train_what_one_process_trains(world: Path, ray_session: None,
         assert starts(ref) == [(0, 1)]
     assert max(progress.done for progress in seen) == 3
     content = json.loads((Path(refs[0].path) / "checkpoint.json").read_text())
-    assert set(content["starts"][0]["seconds"]) == {
-        "joining the group", "loading the model", "reading the texts", "starting the engine",
-    }  # fmt: skip
+    phases = content["starts"][0]["seconds"]
+    assert {"joining the group", "loading the model", "reading the texts", "starting the engine"} < set(phases)
 
 
 def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_session: None, tmp_path: Path) -> None:
-    good, bad = make_run(world, tmp_path / "good"), make_run(world, tmp_path / "bad", learning_rate=1e30, clip=0.0)
-    with pytest.raises(InputError, match="the loss or its gradient became") as refusal:
-        train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1)
+    good, bad = (
+        make_run(world, tmp_path / "good"),
+        make_run(world, tmp_path / "bad", learning_rate=1e30, max_grad_norm=0.0),
+    )
+    errors: list[Exception] = []
+    with pytest.raises(InputError, match="became") as refusal:
+        train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1, on_error=errors.append)
+    assert [str(error) for error in errors] == [str(refusal.value)]
     assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.hint
     assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
 
 
-def test_a_group_that_cannot_be_parted_is_refused(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="3 workers cannot be parted into groups of 2"):
+def test_more_workers_than_texts_in_a_batch_are_not_started_unless_they_were_asked_for(
+    world: Path, ray_session: None, tmp_path: Path
+) -> None:
+    """Two equal runs are trained once, by one rank, though there are two."""
+    first = make_run(world, tmp_path / "run", batch_size=1, num_steps=2)
+    runs = [first, dataclasses.replace(first, name="twin")]
+    with pytest.raises(InputError) as refusal:
+        train_all(runs, 2, tmp_path / "storage", [], exact_ranks=True)
+    assert refusal.value.where.startswith("--ranks of run")
+    refs = train_all(runs, 2, tmp_path / "storage", [], threads_per_worker=2)
+    assert [ref.name for ref in refs] == ["run", "twin"] and refs[0].path == refs[1].path
+    assert starts(refs[0]) == [(0, 1)]
+    with pytest.raises(InputError, match="same output folder"):
+        train_all([*runs, dataclasses.replace(first, seed=1)], 2, tmp_path / "storage", [])
+
+
+def test_a_group_that_cannot_be_split_is_refused(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="groups of 2"):
         train_all([make_run(world, tmp_path / "run")], 3, tmp_path / "storage", [], ranks_per_run=2)
 
 
@@ -60,10 +81,10 @@ def test_parts_of_a_group_add_up_by_themselves(tmp_path: Path) -> None:
     script.write_text(
         """
 import torch, torch.distributed as dist
-from train.engine.zero_engine import part_group
+from train.engine.zero_engine import split_group
 dist.init_process_group("gloo")
 rank = dist.get_rank()
-part = part_group(2, "127.0.0.1")
+part = split_group(2, "127.0.0.1")
 total = torch.tensor([rank])
 dist.all_reduce(total)
 place = f"place {dist.get_rank()} of {dist.get_world_size()}"

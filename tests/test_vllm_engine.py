@@ -1,5 +1,6 @@
 """The vLLM engine on a tiny random model, against plain transformers and against its own slow twin."""
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +18,15 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.engines.vllm import VllmEngine, gumbel_noise, sampling, tries
 from augment_service.engines.vllm import llm as host
-from augment_service.engines.vllm.llm import Request
+from augment_service.engines.vllm.checkpoints import read_shape
+from augment_service.engines.vllm.llm import EngineHost, Request, engine_settings
 from augment_service.engines.vllm.sampling import RowProcessor
+from augment_service.engines.vllm.strategies import STRATEGIES, Strategy, choose_strategy
 from augment_service.engines.vllm.tries import Branch, Trie
-from augment_service.engines.vllm.ways import WAYS, Way, choose_way
+from augment_service.engines.window import fit_window
 from augment_service.tokens import TextReader
 from data.errors import InputError, ResumableError
-from data.records import Distribution, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from data.records import DistillationExample, Distribution, Generation, Prompt, Refusal, Score, ScoreItem
 from data.seeds import derive_seed
 
 GOLDEN_NOISE = [0.179120045381, -0.314491095701, -1.264283326401]  # key 1, by splitmix64 in plain Python
@@ -102,52 +105,54 @@ def test_a_context_is_computed_once(engine: VllmEngine) -> None:
     assert cost["scored_tokens"] == 40
 
 
-def test_a_teacher_expects_what_a_plain_forward_pass_does(
+def test_distributions_are_those_of_a_plain_forward_pass(
     engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the fast way and by its slow twin; the context is computed once, and the end is its own teacher."""
+    """By the chosen strategy and by the reference; the context is computed once, and the end token predicts itself."""
     long = " ".join(Random(9).choices(WORDS, k=250))
     context = " ".join(Random(10).choices(WORDS, k=200))
-    lessons = [Lesson(f"t{i}", context, f" w{i}", " ".join(WORDS[i : i + 2 + i]), 5) for i in range(6)]
+    examples = [DistillationExample(f"t{i}", context, f" w{i}", " ".join(WORDS[i : i + 2 + i]), 5) for i in range(6)]
     before = engine.stats()
-    taught = [
-        row for row in engine.teach([*lessons, Lesson("long", long, "", long, 5)]) if isinstance(row, Distribution)
+    rows = [
+        row
+        for row in engine.distill([*examples, DistillationExample("long", long, "", long, 5)])
+        if isinstance(row, Distribution)
     ]
     cost = {name: value - before[name] for name, value in engine.stats().items()}
     assert cost["cached_tokens"] == 5 * 192
     assert cost["scored_tokens"] == sum(1 + i for i in range(6))
-    assert [row.text_id for row in taught] == [lesson.text_id for lesson in lessons]
-    for lesson, row in zip(lessons, taught, strict=True):
-        wanted = plain_expectations(folder, lesson)
+    assert [row.text_id for row in rows] == [example.text_id for example in examples]
+    for example, row in zip(examples, rows, strict=True):
+        wanted = plain_expectations(folder, example)
         num_places = len(row.token_ids) - 2  # the first token is nobody's, the last one is the end
         ids, values = (torch.tensor(of).view(-1, 5) for of in (row.top_ids, row.top_log_probs))
         assert torch.equal(ids[:num_places], wanted.indices)
         assert values[:num_places].tolist() == pytest.approx(wanted.values.numpy(), abs=1e-4)
         assert (row.token_ids[-1], ids[-1, 0], values[-1].exp().tolist()) == (1, 1, [1.0, 0.0, 0.0, 0.0, 0.0])
         assert len(set(ids[-1].tolist())) == 5
-    monkeypatch.setattr(engine, "way", choose_way("whole"))
-    for fast, slow in zip(taught, engine.teach(lessons), strict=True):
+    monkeypatch.setattr(engine, "strategy", choose_strategy("whole"))
+    for fast, slow in zip(rows, engine.distill(examples), strict=True):
         assert isinstance(slow, Distribution)
         assert replace(slow, top_log_probs=()) == replace(fast, top_log_probs=())
         assert slow.top_log_probs == pytest.approx(fast.top_log_probs, abs=1e-5)
 
 
-def plain_expectations(folder: Path, lesson: Lesson) -> torch.return_types.topk:
+def plain_expectations(folder: Path, example: DistillationExample) -> torch.return_types.topk:
     """The likeliest tokens in place of each of a text's tokens but the first, by transformers."""
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
-    text = tokenizer(lesson.text)["input_ids"]
-    ids = tokenizer(lesson.context + lesson.prompt)["input_ids"] + text
+    text = tokenizer(example.text)["input_ids"]
+    ids = tokenizer(example.context + example.prompt)["input_ids"] + text
     with torch.inference_mode():
         values = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    return values[-len(text) : -1].topk(lesson.num_top)
+    return values[-len(text) : -1].topk(example.num_top)
 
 
-@pytest.mark.parametrize("name", [way.name for way in WAYS if not way().obstacle()])
-def test_all_ways_agree(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    assert engine.way.name == "forced"
+@pytest.mark.parametrize("name", [strategy.name for strategy in STRATEGIES if not strategy().obstacle()])
+def test_all_strategies_agree(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    assert engine.strategy.name == "forced"
     items = random_items(7, 40)
     fast = engine.score(items)
-    monkeypatch.setattr(engine, "way", choose_way(name))
+    monkeypatch.setattr(engine, "strategy", choose_strategy(name))
     for one, other in zip(fast, engine.score(items), strict=True):
         assert isinstance(one, Score)
         assert isinstance(other, Score)
@@ -156,20 +161,20 @@ def test_all_ways_agree(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch, nam
         assert (one.num_tokens, one.greedy) == (other.num_tokens, other.greedy)
 
 
-def test_a_way_that_is_not_there_is_refused_with_the_reason(folder: Path) -> None:
-    with pytest.raises(InputError, match=r"'replay': it is not to be had here: .*CUDA"):
+def test_a_strategy_that_is_not_available_is_refused_with_the_reason(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"'replay': .*not available here: .*CUDA"):
         start_engine(EngineSpec(kind="vllm", model=str(folder), scoring="replay"))
-    with pytest.raises(InputError, match="no such way") as raised:
-        choose_way("guessing")
+    with pytest.raises(InputError, match="no such strategy") as raised:
+        choose_strategy("guessing")
     assert raised.value.hint == "one of auto, forced, stepwise, whole"
 
 
-def test_a_way_is_closed_where_sampling_parameters_lack_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    forced = next(way for way in WAYS if way.name == "forced")
+def test_a_strategy_is_unavailable_where_sampling_parameters_lack_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    forced = next(strategy for strategy in STRATEGIES if strategy.name == "forced")
     monkeypatch.setattr(forced, "needs", ("extra_args", "telepathy"))
-    assert choose_way("auto").name == "stepwise"
+    assert choose_strategy("auto").name == "stepwise"
     with pytest.raises(InputError, match="has no telepathy"):
-        choose_way("forced")
+        choose_strategy("forced")
 
 
 def test_options_that_share_tokens_share_requests(engine: VllmEngine) -> None:
@@ -185,11 +190,11 @@ def test_options_that_share_tokens_share_requests(engine: VllmEngine) -> None:
 def test_more_options_than_vllm_judges_at_once(
     engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tries, "MOST_CHILDREN", 3)
+    monkeypatch.setattr(tries, "MAX_CHILDREN", 3)
     assert_scores(engine, folder, [ScoreItem("i", "", "w9", tuple(WORDS[:10]))])
 
 
-def test_many_requests_are_handed_over_in_parts(
+def test_many_requests_are_run_in_batches(
     engine: VllmEngine, folder: Path, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -199,10 +204,10 @@ def test_many_requests_are_handed_over_in_parts(
         "generate",
         lambda rows, *rest, **more: sizes.append(len(rows)) or generate(rows, *rest, **more),
     )
-    monkeypatch.setattr(host, "MOST_REQUESTS", 5)
+    monkeypatch.setattr(host, "MAX_REQUESTS", 5)
     assert_scores(engine, folder, items)
     assert sizes == [5, 5, 5, 1]
-    monkeypatch.setattr(host, "MOST_TOKENS", 203)
+    monkeypatch.setattr(host, "MAX_TOKENS", 203)
     sizes.clear()
     engine.score(items)
     assert sizes == [*[2] * 6, 4]
@@ -220,14 +225,14 @@ def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> 
     assert with_it["scored_tokens"] - without["scored_tokens"] == 3
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if not way().obstacle()])
-def test_a_value_from_the_cache_is_never_taken_for_a_score(way: type[Way]) -> None:
+@pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if not strategy().obstacle()])
+def test_a_cached_position_is_never_taken_for_a_score(strategy: type[Strategy]) -> None:
     trie = Trie([5, 6, 7])
     trie.add([8])
     request = Request(trie.prefix, None, (trie, Branch((), (1,))))  # type: ignore[arg-type]
     for num_cached in (3, 9, None):
         with pytest.raises(ResumableError, match="prefix cache"):
-            way().read(request, SimpleNamespace(num_cached_tokens=num_cached))  # type: ignore[arg-type]
+            strategy().read(request, SimpleNamespace(num_cached_tokens=num_cached))  # type: ignore[arg-type]
     assert trie.found == {}
 
 
@@ -275,7 +280,7 @@ def test_bad_prompts_are_refused_and_the_others_answered(engine: VllmEngine, pro
     assert isinstance(engine.generate([exactly])[0], Generation)
 
 
-def test_tokens_that_the_model_has_not_are_refused(
+def test_tokens_without_an_embedding_are_refused(
     engine: VllmEngine, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # as if the tokenizer had more words than the model has embeddings
@@ -340,7 +345,7 @@ def test_text_ends_before_the_stop(engine: VllmEngine, prompts: list[Prompt]) ->
     assert rows[0].text.startswith(cut.text.rstrip())
 
 
-def test_an_echo_tells_of_every_token(engine: VllmEngine, folder: Path) -> None:
+def test_an_echo_covers_every_token(engine: VllmEngine, folder: Path) -> None:
     ids = list(range(3, 73))
     short, refused, whole = engine.echo([ids[:1], [5, len(VOCABULARY)], ids])
     with torch.inference_mode():
@@ -356,10 +361,37 @@ def test_an_echo_tells_of_every_token(engine: VllmEngine, folder: Path) -> None:
 
 
 def test_a_missing_model_ends_the_job(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(InputError, match="no model here"):
+    with pytest.raises(InputError) as raised:
         start_engine(EngineSpec(kind="vllm", model=str(tmp_path / "none")))
-    with pytest.raises(InputError, match="a window of 300 tokens is wanted, the model has 256"):
-        start_engine(EngineSpec(kind="vllm", model=str(folder), max_model_len=300))
+    assert raised.value.where == str(tmp_path / "none" / "config.json")
+    with pytest.raises(InputError, match=r"300 .* 256") as raised:
+        start_engine(EngineSpec(kind="vllm", model=str(folder), window=300))
+    assert raised.value.where == "engine setting window"
+
+
+def test_a_small_cache_makes_the_window_smaller_and_the_estimate_agrees(folder: Path, engine: VllmEngine) -> None:
+    """Case 27: a window of the model that the cache cannot hold is cut, not an error."""
+    assert engine.window == fit_window(EngineSpec(kind="vllm", model=str(folder))).tokens == WINDOW
+    bytes_per_token = _cache_bytes_per_token(folder)
+    small = EngineSpec(kind="vllm", model=str(folder), kv_cache_gib=(WINDOW // 2 + 40) * bytes_per_token / 2**30)
+    tokens, sentence = fit_window(small)
+    assert tokens == WINDOW // 2 and str(WINDOW) in sentence
+    engine_settings(small, 100, torch.float32)
+    host = EngineHost(small, read_shape(folder), torch.float32, False, {})
+    engine.close()
+    try:
+        host.start(str(folder))
+        assert host.window == tokens
+    finally:
+        host.close()
+        engine._host.start(str(folder))  # for the module's other tests
+
+
+def _cache_bytes_per_token(folder: Path) -> int:
+    config = json.loads((folder / "config.json").read_text())
+    heads = config.get("num_key_value_heads") or config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return int(config["num_hidden_layers"] * heads * size * 2 * 4)
 
 
 def test_the_noise_is_gumbel_and_the_same_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""The worker keeps the promises of a resumable shard: whole, in parts, with refusals, with poison, on a full disk."""
+"""The worker keeps the promises of a resumable shard: whole, in parts, with refusals, with failing, on a full disk."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
 from data.store import read_refusals, read_shard, write_shard
 
-SPEC = EngineSpec(kind="fake", model="none", max_model_len=64)
+SPEC = EngineSpec(kind="fake", model="none", window=64)
 PROMPTS = [Prompt(f"p{i}", "local", "d0", "the doma is a teacher .", f" say {i}", 12, 0.7, i, "") for i in range(8)]
 ITEMS = [ScoreItem(f"i{i}", "the doma is a teacher .", f" who {i}", ("the doma", "the ruli is it")) for i in range(5)]
 OTHER = CheckpointRef("other", "/checkpoints/other", "f00d", "none", 10)
@@ -117,7 +117,7 @@ def test_parts_become_the_same_shard(
     asked = count_rows(worker, monkeypatch)
     worker.generate_shard(source, str(target), "u", rows=(4, 6))
     assert asked == []
-    receipt = worker.generate_shard(source, str(target), "u", poison={})
+    receipt = worker.generate_shard(source, str(target), "u", failing={})
     assert asked == ["p7"]
     assert (receipt.num_rows, receipt.num_refused, receipt.path) == (8, 0, str(target))
     assert target.read_bytes() == whole.read_bytes()
@@ -130,12 +130,12 @@ def test_poison_is_set_aside_with_its_reason(
     worker.generate_shard(source, str(target), "u", rows=(0, 4))
     worker.generate_shard(source, str(target), "u", rows=(6, 8))
     asked = count_rows(worker, monkeypatch)
-    receipt = worker.generate_shard(source, str(target), "u", poison={4: "killed its engine twice"})
+    receipt = worker.generate_shard(source, str(target), "u", failing={4: "killed its engine twice"})
     assert asked == ["p5"]
     assert (receipt.num_rows, receipt.num_refused) == (7, 1)
     assert ids(target) == ["p0", "p1", "p2", "p3", "p5", "p6", "p7"]
     (refusal,) = read_refusals(target)
-    assert (refusal.item_id, refusal.kind, refusal.what) == ("p4", "poison", "killed its engine twice")
+    assert (refusal.item_id, refusal.kind, refusal.what) == ("p4", "failing", "killed its engine twice")
     assert refusal.hint
 
 

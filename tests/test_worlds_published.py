@@ -8,8 +8,7 @@ import pytest
 from data.errors import InputError
 from data.records import Document
 from data.sets.reversal_curse import published
-from pipeline.recipe import default_section
-from pipeline.sets import make_set
+from tests.generated import default_section, make_set
 
 
 def write_rows(folder: Path, name: str, rows: list[tuple[str, str]]) -> None:

@@ -30,8 +30,7 @@ from data.sets.syllogisms import full as syllogisms
 from data.sets.words import WordMaker
 from data.sets.world import World
 from data.store import list_shards, read_folder, read_table
-from pipeline.recipe import default_section
-from pipeline.sets import MAKERS, make_set, make_worlds
+from tests.generated import MAKERS, default_section, make_set, make_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -266,8 +265,8 @@ def test_a_set_is_the_same_byte_for_byte_in_another_process(tmp_path: Path, name
     )
     make_set(name, default_section(name, words), 5, tmp_path / "here")
     program = (
-        "import sys\nfrom pathlib import Path\nfrom pipeline.recipe import default_section\n"
-        "from pipeline.sets import make_set\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.generated import default_section\n"
+        "from tests.generated import make_set\n"
         f"make_set({name!r}, default_section({name!r}, {words!r}), 5, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "there")]

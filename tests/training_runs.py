@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from data.records import CheckpointRef, Document
 from data.store import write_folder
 from train.engine.checkpoint import METRICS
-from train.run.finetune_run import FinetuneRun, TextSource, read_texts
+from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import Progress, finetune_all
 from train.run.loop import finetune
-from train.texts.batches import encode
+from train.texts.encode import encode_rows
+from train.texts.sources import read_rows
 
 WORDS = [f"w{i}" for i in range(60)]
 ROOT = Path(__file__).parents[1]
@@ -87,8 +89,18 @@ def torchrun(runs: list[FinetuneRun], folder: Path, *, num_ranks: int, **environ
     return done.stdout
 
 
+def read_texts(sources: Sequence[TextSource]) -> list[str]:
+    """The texts of all sources, in the order of sources, shards and rows."""
+    return [text for source in sources for chunk, _ in read_rows(source) for text in chunk]
+
+
+def encode(texts: Sequence[str], tokenizer: Any, *, window: int = 64) -> list[list[int]]:
+    """Token ids of texts without prompts."""
+    return encode_rows(texts, [""] * len(texts), tokenizer, window=window, where="here")[0]
+
+
 def losses(ref: CheckpointRef) -> list[float]:
-    """The loss of each step, by its line in the log: a step that is missing or told twice is an error."""
+    """The loss of each step, by its line in the log: a missing or repeated step is an error."""
     rows = [json.loads(line) for line in (Path(ref.path) / METRICS).read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(len(rows)))
     return [row["loss"] for row in rows]
@@ -103,7 +115,7 @@ def starts(ref: CheckpointRef) -> list[tuple[int, int]]:
 def plain_loss(run: FinetuneRun, path: str | Path) -> float:
     """The mean loss per token of a model folder on all texts of a run, as plain transformers computes it."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-    rows = encode(read_texts(run.sources), tokenizer, window=64, where="here")
+    rows = encode(read_texts(run.sources), tokenizer)
     with torch.inference_mode():
         sums = [model(torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
     return math.fsum(sums) / sum(len(row) - 1 for row in rows)

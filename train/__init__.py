@@ -1,1 +1,1 @@
-"""Weights move here and nowhere else: batches, ZeRO settings, the DeepSpeed loop, checkpoints, pretraining."""
+"""Finetuning and pretraining: texts, batches, the DeepSpeed loop, checkpoints, plans of memory."""

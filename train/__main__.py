@@ -21,14 +21,14 @@ from train.run.finetune_run import FinetuneRun
 
 
 def read_runs(path: Path) -> list[FinetuneRun]:
-    """The runs of a JSON file. Raises InputError for what is no run; unknown keys are errors."""
+    """The runs of a JSON file. Raises InputError for invalid values and unknown keys."""
     try:
         text = path.read_text()
     except OSError as error:
         raise InputError(f"no such file: {error.strerror}", where=str(path), hint="name a JSON file of runs") from error
     kind: Any = list[FinetuneRun] if text.lstrip().startswith("[") else FinetuneRun
     try:
-        read = TypeAdapter(kind).validate_json(text)
+        runs = TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
@@ -37,7 +37,7 @@ def read_runs(path: Path) -> list[FinetuneRun]:
             where=str(path),
             hint=f"a run has the keys {', '.join(FinetuneRun.__dataclass_fields__)}",
         ) from error
-    return read if isinstance(read, list) else [read]
+    return runs if isinstance(runs, list) else [runs]
 
 
 def main(words: Sequence[str]) -> int:
@@ -49,30 +49,26 @@ def main(words: Sequence[str]) -> int:
     rank = int(os.environ.get("RANK", "0"))
     try:
         _train_all(flags, rank)
-    except InputError as error:
+    except (InputError, ResumableError) as error:
         if rank == 0:
             print(error, file=sys.stderr)
-        return 2
-    except ResumableError as error:
-        if rank == 0:
-            print(error, file=sys.stderr)
-        return 3
+        return 2 if isinstance(error, InputError) else 3
     return 0
 
 
 def _train_all(flags: argparse.Namespace, rank: int) -> None:
     runs = read_runs(flags.runs)
-    from train.run.heartbeat import Pulse
+    from train.run.heartbeat import Heartbeat
     from train.run.loop import finetune
 
-    pulse = Pulse(flags.runs.with_suffix(".pulses"), rank, flags.stall_seconds)
+    heartbeat = Heartbeat(flags.runs.with_suffix(".heartbeats"), rank, flags.stall_seconds)
     for run in runs:
 
-        def tell(row: dict[str, Any], run: FinetuneRun = run) -> None:
-            done = f"{run.name}  {row['step'] + 1}/{run.num_steps}"
+        def report(row: dict[str, Any], run: FinetuneRun = run) -> None:
+            done = f"{run.name}  {row['step'] + 1}/{row['num_steps']}"
             print(f"{time.strftime('%H:%M:%S')}  {done}  loss {row['loss']:.4f}  {row['tokens_per_second']} tokens/s")
 
-        finetune(run, tell, pulse)
+        finetune(run, report, heartbeat)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,28 @@
 """An engine without a model, for tests and dry runs: seeded, instant, the same on every machine.
 
-It has the protocol and the refusals of a real engine; its texts and scores mean nothing.
+It has the protocol and the refusals of a real engine; its texts and scores mean nothing. Words stand for tokens. A
+context is split and hashed once, so the cost of a shard is linear in what it holds.
 """
 
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from augment_service.engines.protocol import EngineSpec
-from augment_service.tokens import TextReader
-from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from augment_service.tokens import HINTS
+from data.records import (
+    CheckpointRef,
+    DistillationExample,
+    Distribution,
+    Echo,
+    Generation,
+    Prompt,
+    Refusal,
+    Score,
+    ScoreItem,
+)
 from data.seeds import derive_seed, stream
 
 COUNTS = (
@@ -18,72 +30,54 @@ COUNTS = (
 )  # fmt: skip
 
 
-class WordTokenizer:
-    """Words stand for tokens, checksums for their ids; no word is unknown."""
+class _Text(NamedTuple):
+    words: tuple[str, ...]
+    digest: int
 
-    is_fast = True
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
-    unk_token_id: int | None = None
 
-    def __call__(self, text: str | list[str], **options: Any) -> dict[str, Any]:
-        """As a tokenizer of `transformers`."""
-        rows = [
-            [zlib.crc32(word.encode()) for word in row.split()] for row in ([text] if isinstance(text, str) else text)
-        ]
-        return {"input_ids": rows[0] if isinstance(text, str) else rows}
+@lru_cache(maxsize=8)
+def _read(context: str) -> _Text:
+    """A context's words and hash; a string's own hash is cached, so looking it up costs nothing."""
+    return _Text(tuple(context.split()), zlib.crc32(context.encode("utf-8", "surrogatepass")))
 
 
 class FakeEngine:
     """Texts are drawn from the words of the prompt, scores from a hash. Contexts are "cached" after their first row."""
 
     def __init__(self, spec: EngineSpec) -> None:
+        self.window = spec.window
         self._seed = spec.seed
         self._weights = spec.model
-        self._reader = TextReader(WordTokenizer(), window=spec.max_model_len)
         self._counts = dict.fromkeys(COUNTS, 0)
         self._seconds = 0.0
+        self._last = ""
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
-        """As `Engine.generate`: the words of the prompt in an order that the prompt and its seed decide."""
+        """As `Engine.generate`: words of the prompt in an order that the prompt and its seed decide."""
         started = time.perf_counter()
-        rows = self._reader.prompts(prompts)
-        answers = [row if isinstance(row, Refusal) else self._write(p) for p, row in zip(prompts, rows, strict=True)]
-        num_written = sum(row.num_tokens for row in answers if isinstance(row, Generation))
-        answered = [p for p, row in zip(prompts, answers, strict=True) if isinstance(row, Generation)]
-        self._count(((p.context, p.text) for p in answered), "generated_tokens", num_written)
+        answers = [self._write(prompt) for prompt in prompts]
         self._seconds += time.perf_counter() - started
         return answers
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
         """As `Engine.score`: between -0.1 and -10 nats per word, decided by the weights and the text."""
         started = time.perf_counter()
-        rows = self._reader.items(items)
-        answers = [
-            row if isinstance(row, Refusal) else self._judge(item) for item, row in zip(items, rows, strict=True)
-        ]
-        num_scored = sum(sum(row.num_tokens) for row in answers if isinstance(row, Score))
-        answered = [item for item, row in zip(items, answers, strict=True) if isinstance(row, Score)]
-        self._count(((item.context, item.prompt) for item in answered), "scored_tokens", num_scored)
+        answers = [self._judge(item) for item in items]
         self._seconds += time.perf_counter() - started
         return answers
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
         """As `EchoEngine.echo`: every other token is the likeliest, as its neighbours decide."""
-        checked = self._reader.ids(rows, num_more=1)
-        self._counts["prompt_tokens"] += sum(len(row) for row in checked if not isinstance(row, Refusal))
-        return [row if isinstance(row, Refusal) else self._listen(row) for row in checked]
+        answers: list[Echo | Refusal] = []
+        for place, row in enumerate(rows):
+            refusal = self._refuse(str(place), len(row), len(row) + 1)
+            answers.append(refusal or self._listen(row))
+            self._counts["prompt_tokens"] += 0 if refusal else len(row)
+        return answers
 
-    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
-        """As `TeacherEngine.teach`: each token is itself the likeliest, and its neighbours follow."""
-        rows = self._reader.lessons(lessons)
-        asked = [lesson for lesson, row in zip(lessons, rows, strict=True) if not isinstance(row, Refusal)]
-        num_asked = sum(len(row.path) for row in rows if not isinstance(row, Refusal))
-        self._count(((lesson.context, lesson.prompt) for lesson in asked), "scored_tokens", num_asked)
-        return [
-            row if isinstance(row, Refusal) else _expect(lesson, row.row)
-            for lesson, row in zip(lessons, rows, strict=True)
-        ]
+    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+        """As `DistillationEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
+        return [self._expect(example) for example in examples]
 
     def load_weights(self, ref: CheckpointRef) -> None:
         """Other weights are another hash."""
@@ -94,56 +88,81 @@ class FakeEngine:
         """As `Engine.stats`."""
         return {**self._counts, "seconds": self._seconds, "parity_difference": 0.0}
 
-    def _write(self, prompt: Prompt) -> Generation:
-        words = (prompt.context + prompt.text).split()
+    def _write(self, prompt: Prompt) -> Generation | Refusal:
+        context, words = _read(prompt.context), prompt.text.split()
+        size = len(context.words) + len(words)
+        refusal = self._refuse(prompt.prompt_id, size if prompt.max_tokens > 0 else 0, size + prompt.max_tokens)
+        if refusal:
+            return refusal
         noise = prompt.seed if prompt.temperature > 0 else "greedy"
-        draw = stream(self._seed, "fake", self._weights, prompt.context, prompt.text, noise)
+        draw = stream(self._seed, "fake", self._weights, context.digest, prompt.text, noise)
         wanted = draw.randint(1, 2 * prompt.max_tokens)
-        chosen = [draw.choice(words) for _ in range(min(wanted, prompt.max_tokens))]
+        places = [draw.randrange(size) for _ in range(min(wanted, prompt.max_tokens))]
+        first = len(context.words)
+        chosen = [context.words[place] if place < first else words[place - first] for place in places]
         text, found, _ = " ".join(chosen).partition(prompt.stop) if prompt.stop else (" ".join(chosen), "", "")
-        stopped = bool(found) or wanted <= prompt.max_tokens
-        return Generation(prompt.prompt_id, text, "stop" if stopped else "length", len(chosen))
+        self._count(prompt.context, len(context.words), len(words), "generated_tokens", len(chosen))
+        reason = "stop" if found or wanted <= prompt.max_tokens else "length"
+        return Generation(prompt.prompt_id, text, reason, len(chosen))
 
-    def _judge(self, item: ScoreItem) -> Score:
-        values = [self._value(item.context, item.prompt, continuation) for continuation in item.continuations]
+    def _judge(self, item: ScoreItem) -> Score | Refusal:
+        context, words = _read(item.context), item.prompt.split()
         sizes = tuple(len(continuation.split()) for continuation in item.continuations)
+        size = len(context.words) + len(words)
+        is_empty = not sizes or not all(sizes)
+        refusal = self._refuse(item.item_id, 0 if is_empty else size, size + max(sizes, default=0))
+        if refusal:
+            return refusal
+        values = [self._value(context.digest, item.prompt, continuation) for continuation in item.continuations]
         pairs = list(zip(values, sizes, strict=True))
         alone = item.continuations if item.unconditional else ()
+        self._count(item.context, len(context.words), len(words), "scored_tokens", sum(sizes))
         return Score(
             item.item_id,
             log_likelihoods=tuple(value * size for value, size in pairs),
             num_tokens=sizes,
             greedy=tuple(value > -0.5 for value in values),
             token_log_likelihoods=tuple(value for value, size in pairs for _ in range(size)),
-            unconditional=tuple(self._value("", item.unconditional, text) * len(text.split()) for text in alone),
+            unconditional=tuple(self._value(0, item.unconditional, text) * len(text.split()) for text in alone),
         )
+
+    def _expect(self, example: DistillationExample) -> Distribution | Refusal:
+        row = [zlib.crc32(word.encode()) for word in example.text.split()]
+        before = len(_read(example.context).words) + len(example.prompt.split())
+        refusal = self._refuse(example.text_id, before if len(row) > 1 else 0, before + len(row))
+        if refusal:
+            return refusal
+        ranks = range(example.num_top)
+        top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
+        halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...
+        self._count(example.context, len(_read(example.context).words), before, "scored_tokens", len(row) - 1)
+        return Distribution(example.text_id, example.text, tuple(row), top_ids, halves, example.num_top, "fake")
 
     def _listen(self, row: Sequence[int]) -> Echo:
         draws = [derive_seed(self._seed, "fake", self._weights, *row[:end]) for end in range(1, len(row) + 1)]
         likeliest = [-(draw % 1000) / 1000 for draw in draws]
         hits = [draw % 2 == 0 for draw in draws[:-1]]
-        values = tuple(most if hit else most - 1.0 for most, hit in zip(likeliest, hits, strict=False))
+        values = tuple(top if hit else top - 1.0 for top, hit in zip(likeliest, hits, strict=False))
         best = tuple(token if hit else token ^ 1 for token, hit in zip(row[1:], hits, strict=True))
         return Echo(values, (*best, row[-1]), tuple(likeliest))
 
-    def _value(self, context: str, prompt: str, continuation: str) -> float:
+    def _refuse(self, row_id: str, size: int, needed: int) -> Refusal | None:
+        """As a real engine: nothing to read, or more than the window holds."""
+        if not size:
+            return Refusal(row_id, "empty", "there is nothing to read or to write", HINTS["empty"])
+        if self.window is not None and needed > self.window:
+            what = f"{needed} tokens are needed, the model's window has {self.window}"
+            return Refusal(row_id, "window", what, HINTS["window"])
+        return None
+
+    def _value(self, digest: int, prompt: str, continuation: str) -> float:
         """Nats of each word of a continuation."""
-        return -0.1 - 9.9 * derive_seed(self._seed, "fake", self._weights, context, prompt, continuation) / 2**63
+        return -0.1 - 9.9 * derive_seed(self._seed, "fake", self._weights, digest, prompt, continuation) / 2**63
 
-    def _count(self, texts: Iterable[tuple[str, str]], name: str, num_answered: int) -> None:
-        last = ""
-        for context, text in texts:
-            num_read, num_cached = len((context + text).split()), len(context.split()) if context == last else 0
-            last = context
-            self._counts["prompt_tokens"] += num_read
-            self._counts["cached_tokens"] += num_cached
-            self._counts["computed_tokens"] += num_read - num_cached
-        self._counts["computed_tokens"] += num_answered
+    def _count(self, context: str, num_shared: int, num_own: int, name: str, num_answered: int) -> None:
+        num_cached = num_shared if context is self._last or context == self._last else 0
+        self._last = context
+        self._counts["prompt_tokens"] += num_shared + num_own
+        self._counts["cached_tokens"] += num_cached
+        self._counts["computed_tokens"] += num_shared + num_own - num_cached + num_answered
         self._counts[name] += num_answered
-
-
-def _expect(lesson: Lesson, row: Sequence[int]) -> Distribution:
-    ranks = range(lesson.num_top)
-    top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
-    halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...
-    return Distribution(lesson.text_id, lesson.text, tuple(row), top_ids, halves, lesson.num_top, vocabulary="fake")

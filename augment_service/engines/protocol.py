@@ -1,47 +1,94 @@
 """What an engine is: it generates and scores in the records of `data.records`. Writes no files."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Literal, NoReturn, Protocol, runtime_checkable
 
 from data.errors import InputError, ResumableError
-from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from data.records import (
+    CheckpointRef,
+    DistillationExample,
+    Distribution,
+    Echo,
+    Generation,
+    Prompt,
+    Refusal,
+    Score,
+    ScoreItem,
+)
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
+CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
+GPU_MEMORY_SHARE = 0.9
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_USED_BY: dict[EngineKind, frozenset[str]] = {
+    "vllm": frozenset(
+        {"window", "dtype", "kv_cache_gib", "gpu_memory_share", "tensor_parallel", "pipeline_parallel"}
+        | {"max_lora_rank", "scoring"}
+    ),
+    "fake": frozenset({"window"}),
+    "endpoint": frozenset({"url", "key_variable", "connections"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
     """How to start an engine. Producer: the stages. Consumers: `start_engine`, `augment_service.worker`.
 
-    `model` is a local folder of HF safetensors and a tokenizer. `max_model_len` is the window in tokens; None takes
-    the model's own. `dtype` "auto" is float32 on CPU and bfloat16 on a GPU that has it. `kv_cache_gib` (GiB) holds on
-    CPU; a GPU engine uses what memory the device has. `scoring` names a way of `augment_service.engines.vllm.ways`;
-    "auto" leaves the choice to what vLLM can do. Adapters of a rank up to `max_lora_rank` can be loaded.
-
-    An endpoint is named by its `url` (http://HOST:PORT/v1) and `model` by what it calls it; the environment variable
-    `key_variable` holds its key; so many `connections` at a time.
+    `model` is a local folder of HF safetensors and a tokenizer, or the name under which an endpoint serves its model.
+    `window` (tokens) None takes what fits. `dtype` "auto" is float32 on a CPU and bfloat16 on a GPU that supports it.
+    `kv_cache_gib` None is `CPU_CACHE_GIB` on a CPU, and on a GPU what `gpu_memory_share` of its memory leaves.
+    `scoring` names a strategy of `augment_service.engines.vllm.strategies`; "auto" takes the first available one.
+    Adapters of a rank up to `max_lora_rank` can be loaded.
+    An endpoint has a `url` (http://HOST:PORT/v1), the environment variable that holds its key ("": no key is sent),
+    and a number of concurrent `connections`. Raises InputError for values out of range, and for a setting that this
+    kind of engine ignores.
     """
 
     kind: EngineKind
     model: str
-    max_model_len: int | None = None
+    window: int | None = None
     dtype: str = "auto"
+    kv_cache_gib: float | None = None
+    gpu_memory_share: float = GPU_MEMORY_SHARE
     tensor_parallel: int = 1
     pipeline_parallel: int = 1
-    kv_cache_gib: float = 1.0
+    max_lora_rank: int = 0
+    scoring: str = "auto"
     seed: int = 0
     url: str = ""
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = ""
     connections: int = 8
-    scoring: str = "auto"
-    max_lora_rank: int = 0
+
+    def __post_init__(self) -> None:
+        for field in fields(self)[2:]:
+            value = getattr(self, field.name)
+            if value != field.default and field.name not in _USED_BY[self.kind] | {"seed"}:
+                _refuse(field.name, f"an engine of kind {self.kind} ignores it, but it is {value!r}", "remove it")
+        for name in ("window", "kv_cache_gib", "tensor_parallel", "pipeline_parallel", "connections"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                _refuse(name, f"{value} is too small", "give a value above 0")
+        if self.max_lora_rank < 0:
+            _refuse("max_lora_rank", f"{self.max_lora_rank} is negative", "give 0 or more")
+        if not 0 < self.gpu_memory_share <= 1:
+            _refuse("gpu_memory_share", f"{self.gpu_memory_share} is no share", "give a value above 0, at most 1")
+        if self.dtype not in DTYPES:
+            _refuse("dtype", f"{self.dtype!r} is not available", f"give one of {', '.join(DTYPES)}")
+        if self.kind == "endpoint" and not self.url:
+            _refuse("url", "an endpoint needs one", "give it, like http://127.0.0.1:8000/v1")
+
+
+def _refuse(name: str, what: str, hint: str) -> NoReturn:
+    raise InputError(what, where=f"engine setting {name}", hint=hint)
 
 
 class Engine(Protocol):
-    """A model that answers: `augment_service.engines.vllm`, `augment_service.engines.fake`."""
+    """A model that generates and scores: `augment_service.engines.vllm`, `.fake`, `.endpoint`."""
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a prompt and its answer may have together; None if no bound is known here."""
+        ...
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
         """One text per prompt, in the prompts' order; a row depends on its prompt alone, not on its batch.
@@ -57,39 +104,41 @@ class Engine(Protocol):
     def load_weights(self, ref: CheckpointRef) -> None:
         """Replace the weights in place by those of a checkpoint of the same architecture, or lay an adapter over them.
 
-        InputError means that the engine was not touched; after any other error nobody knows what is loaded.
+        InputError means that the engine was not touched; after any other error its weights are undefined.
         """
         ...
 
     def stats(self) -> dict[str, float]:
         """Counts since the start: tokens by kind, `seconds` of work, `parity_difference` (nats), `cold_restarts`.
 
-        `prompt_tokens` were read, `cached_tokens` of them found in the prefix cache, `generated_tokens` written,
-        `scored_tokens` judged; `computed_tokens` is how many positions the model was run on.
+        Of the `prompt_tokens`, `cached_tokens` came from the prefix cache; `computed_tokens` counts the positions on
+        which the model ran.
         """
         ...
 
 
 @runtime_checkable
 class EchoEngine(Engine, Protocol):
-    """An engine that also says what its model thinks of every token of a text."""
+    """An engine that also returns the log-probability of every token of a text."""
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
-        """One `Echo` for each row of token ids, each with room for one token more; a `Refusal` bears a row's index."""
+        """One `Echo` per row of token ids, which must leave room for one more; a `Refusal` names the row's index."""
         ...
 
 
 @runtime_checkable
-class TeacherEngine(Engine, Protocol):
-    """An engine that also says which tokens its model expects in a text."""
+class DistillationEngine(Engine, Protocol):
+    """An engine that also returns the likeliest tokens at every position of a text."""
 
-    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
-        """One `Distribution` for each lesson, in the lessons' order; a `Refusal` as in `generate`."""
+    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+        """One `Distribution` per example, in the examples' order; a `Refusal` as in `generate`."""
         ...
 
 
 class ParityError(ResumableError):
     """The engine's log-probabilities differ from a plain forward pass of the same weights."""
+
+    fails_group = True  # of units with these weights; others can go on
 
     def __init__(self, path: str, difference: float, limit: float) -> None:
         super().__init__(path, difference, limit)
@@ -98,27 +147,5 @@ class ParityError(ResumableError):
     def __str__(self) -> str:
         return (
             f"the engine's log-probabilities differ by {self.difference:.2g} nats from a plain forward pass of "
-            f"{self.path} (limit {self.limit:g}): its scores would be wrong, so nothing was scored"
+            f"{self.path} (limit {self.limit:g}), so nothing was scored with it"
         )
-
-
-def model_window(spec: EngineSpec) -> int:
-    """The number of tokens that prompt and answer may have together; refuses a missing folder, a window too long."""
-    config = Path(spec.model) / "config.json"
-    if not config.is_file():
-        raise InputError(
-            f"no model here: there is no {config.name} in this folder",
-            where=spec.model,
-            hint="name a folder that holds config.json, safetensors and a tokenizer, --model",
-        )
-    settings = json.loads(config.read_text())
-    settings |= settings.get("text_config", {})
-    longest = settings.get("max_position_embeddings") or settings.get("n_positions")
-    window = spec.max_model_len or longest
-    if not window or (longest and window > longest):
-        raise InputError(
-            f"a window of {window} tokens is wanted, the model has {longest}",
-            where=str(config),
-            hint=f"ask for a window of at most {longest} tokens" if longest else "name the window's length",
-        )
-    return int(window)

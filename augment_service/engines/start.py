@@ -1,10 +1,10 @@
-"""Starts the engine that a spec names; each kind is imported only if it is asked for."""
+"""Starts the engine that a spec describes; the package of a kind is imported only if that kind is wanted."""
 
 from augment_service.engines.protocol import Engine, EngineSpec
 
 
 def start_engine(spec: EngineSpec) -> Engine:
-    """The engine of that kind, ready to work. vLLM is imported only if it is asked for."""
+    """The engine of that kind, ready for requests. Raises what its constructor raises."""
     if spec.kind == "fake":
         from augment_service.engines.fake import FakeEngine
 

@@ -1,1 +1,1 @@
-"""The engines behind an OpenAI-compatible HTTP port: requests checked, gathered into batches, answered, counted."""
+"""An OpenAI-compatible HTTP service over the engines: requests are validated, batched, answered and counted."""

@@ -1,4 +1,4 @@
-"""The HTTP port's routes: OpenAI's completions, chat and models; health, status and metrics. No files."""
+"""The HTTP service's routes: OpenAI's completions, chat and models; health, status and metrics. No files."""
 
 import json
 from collections.abc import AsyncIterator
@@ -10,55 +10,57 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from augment_service.http import bodies
-from augment_service.http.bodies import PortError
-from augment_service.http.metrics import PortMetrics
-from augment_service.http.middleware import Gate
-from augment_service.http.service import RETRY_SECONDS, Desk, Port
+from augment_service.http import requests
+from augment_service.http.metrics import ServiceMetrics
+from augment_service.http.middleware import AccessMiddleware
+from augment_service.http.requests import RequestError
+from augment_service.http.service import RETRY_SECONDS, Router, Service
 from data.errors import InputError, ResumableError
 
 PATHS = ("/health", "/metrics", "/status", "/v1/models", "/v1/completions", "/v1/chat/completions")
 
 
-def build_app(port: Port, desk: Desk, *, key: str) -> ASGIApp:
-    """The application; all paths but `/health` want the key."""
+def build_app(service: Service, router: Router, *, key: str) -> ASGIApp:
+    """The application; all paths but `/health` need the key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    metrics = PortMetrics()
+    metrics = ServiceMetrics()
     _add_errors(app)
-    _add_completions(app, port)
+    _add_completions(app, service)
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        alive = any(engine["alive"] for engine in await desk.describe())
-        return JSONResponse({"status": "ok" if alive else "no engine is alive"}, 200 if alive else 503)
+        ready = any(engine["ready"] for engine in router.describe())
+        return JSONResponse({"status": "ok" if ready else "no engine is ready"}, 200 if ready else 503)
 
     @app.get("/status")
     async def status() -> dict[str, Any]:
-        return {"model": port.model, "waiting_rows": port.num_waiting, "engines": await desk.describe()}
+        return {"model": service.model, "waiting_rows": service.num_waiting, "engines": router.describe()}
 
     @app.get("/metrics")
     async def metrics_text() -> Response:
-        metrics.waiting.set(port.num_waiting)
-        return Response(metrics.text(await desk.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
+        metrics.waiting.set(service.num_waiting)
+        return Response(metrics.text(router.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Gate(app, key=key, metrics=metrics, known=frozenset(PATHS))  # around all else, so that it counts 500s too
+    return AccessMiddleware(
+        app, key=key, metrics=metrics, known=frozenset(PATHS)
+    )  # around all else, so that it counts 500s too
 
 
-def _add_completions(app: FastAPI, port: Port) -> None:
+def _add_completions(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return port.models()
+        return service.models()
 
     @app.post("/v1/completions")
-    async def completions(body: bodies.Completion) -> Response:
-        return _rendered(await port.complete(body), body)
+    async def completions(body: requests.Completion) -> Response:
+        return _rendered(await service.complete(body), body)
 
     @app.post("/v1/chat/completions")
-    async def chat(body: bodies.Chat) -> Response:
-        return _rendered(await port.converse(body), body)
+    async def chat(body: requests.Chat) -> Response:
+        return _rendered(await service.chat(body), body)
 
 
-def _rendered(answer: dict[str, Any], body: bodies.Request) -> Response:
+def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:
     if not body.stream:
         return JSONResponse(answer)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
@@ -66,7 +68,7 @@ def _rendered(answer: dict[str, Any], body: bodies.Request) -> Response:
 
 
 async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str]:
-    """A stream of one chunk with the whole text: an engine answers whole batches."""
+    """A stream of one chunk with the whole text: engines answer whole batches."""
     usage = answer.pop("usage")
     if answer["object"] == "chat.completion":
         answer["object"] = "chat.completion.chunk"
@@ -79,13 +81,13 @@ async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form, with the status that tells whose it is."""
+    """Every error in OpenAI's form, with a status of the client or the server."""
 
-    def refuse(error: PortError) -> JSONResponse:
+    def refuse(error: RequestError) -> JSONResponse:
         return JSONResponse(error.content(), error.status, error.headers())
 
-    @app.exception_handler(PortError)
-    async def refused(_: Request, error: PortError) -> JSONResponse:
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> JSONResponse:
         return refuse(error)
 
     @app.exception_handler(RequestValidationError)
@@ -93,20 +95,20 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         words = [str(word) for word in first["loc"] if word != "body"]
         param = words[0] if words else None
-        return refuse(PortError(400, f"{'.'.join(words) or 'body'}: {first['msg']}", code="invalid", param=param))
+        return refuse(RequestError(400, f"{'.'.join(words) or 'body'}: {first['msg']}", code="invalid", param=param))
 
     @app.exception_handler(InputError)
     async def wrong_input(_: Request, error: InputError) -> JSONResponse:
-        return refuse(PortError(400, f"{error.what}; {error.hint}", code="invalid", param=error.where))
+        return refuse(RequestError(400, f"{error.what}; {error.hint}", code="invalid", param=error.where))
 
     @app.exception_handler(ResumableError)
     async def unavailable(_: Request, error: ResumableError) -> JSONResponse:
-        return refuse(PortError(503, str(error), code="unavailable", wait=RETRY_SECONDS))
+        return refuse(RequestError(503, str(error), code="unavailable", wait=RETRY_SECONDS))
 
     @app.exception_handler(HTTPException)
     async def not_here(_: Request, error: HTTPException) -> JSONResponse:
-        return refuse(PortError(error.status_code, error.detail, code="invalid"))
+        return refuse(RequestError(error.status_code, error.detail, code="invalid"))
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, __: Exception) -> JSONResponse:
-        return refuse(PortError(500, "the server failed; its log tells more", code="internal"))
+        return refuse(RequestError(500, "the server failed, see its log", code="internal"))

@@ -1,4 +1,4 @@
-"""Rows that arrive together become one batch per engine call, for engines are fast on batches only. No files."""
+"""Rows that arrive together become one batch per engine call, because engines need batches. No files."""
 
 import asyncio
 import logging
@@ -11,23 +11,23 @@ from typing import Any
 from data.errors import InputError, ResumableError
 
 LOG = logging.getLogger(__name__)
-GATHER_SECONDS = 0.004  # what a lone row waits for company
-MOST_ROWS = 256  # in one call: a late row should not wait for thousands
-MOST_WAITING = 2048  # rows; beyond them it is kinder to say no
+BATCH_WAIT_SECONDS = 0.004  # that a row waits for others
+MAX_ROWS = 256  # in one call: a late row should not wait for thousands
+MAX_WAITING = 2048  # rows; requests beyond them are refused
 
 
 class BusyError(Exception):
-    """Too many rows wait already."""
+    """Too many rows are waiting."""
 
 
 class CallError(Exception):
-    """A call failed as no call should; the log has the reason."""
+    """A call failed unexpectedly; the log has the reason."""
 
 
-class Gatherer:
-    """Batches the rows of many callers. As many calls run as there are engines; rows that come meanwhile wait.
+class Batcher:
+    """Batches the rows of many callers. One call per engine runs at a time; rows that come meanwhile wait.
 
-    `call` answers a list of rows by a list of as many answers. For one event loop.
+    `call` maps a list of rows to a list of answers of the same length. For one event loop.
     """
 
     def __init__(self, call: Callable[[list[Any]], Awaitable[list[Any]]], *, width: int) -> None:
@@ -43,20 +43,20 @@ class Gatherer:
 
     async def submit(self, rows: Sequence[Any]) -> list[Any]:
         """The answers to these rows, in their order. Raises BusyError, InputError, ResumableError, CallError."""
-        if len(self._waiting) + len(rows) > MOST_WAITING:
+        if len(self._waiting) + len(rows) > MAX_WAITING:
             raise BusyError(f"{len(self._waiting)} rows are waiting already")
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in rows]
         self._waiting.extend(zip(rows, answers, strict=True))
         if self._timer is None:
-            self._timer = loop.call_later(GATHER_SECONDS, self._hand_out)
+            self._timer = loop.call_later(BATCH_WAIT_SECONDS, self._dispatch)
         return await asyncio.gather(*answers)
 
-    def _hand_out(self) -> None:
+    def _dispatch(self) -> None:
         """Share the waiting rows among the engines that are free."""
         self._timer = None
         while self._waiting and (free := self._width - len(self._running)) > 0:
-            size = min(math.ceil(len(self._waiting) / free), MOST_ROWS)
+            size = min(math.ceil(len(self._waiting) / free), MAX_ROWS)
             batch = [self._waiting.popleft() for _ in range(size)]
             self._running.add(task := asyncio.create_task(self._call_with([row for row, _ in batch])))
             task.add_done_callback(partial(self._deliver, [answer for _, answer in batch]))
@@ -72,7 +72,7 @@ class Gatherer:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, InputError | ResumableError):
             LOG.error("a call of the engines failed", exc_info=error)
-            error = CallError("the engines failed; the server's log tells more")
+            error = CallError("the engines failed, see the server's log")
         for at, answer in enumerate(waiting):
             if answer.done():
                 continue
@@ -82,4 +82,4 @@ class Gatherer:
                 answer.set_exception(error)
             else:
                 answer.set_result(task.result()[at])
-        self._hand_out()
+        self._dispatch()

@@ -1,4 +1,4 @@
-"""Requests counted and timed, and what the engines say of themselves, as Prometheus text. No files."""
+"""Counts and times of requests, and the engines' own counts, as Prometheus text. No files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -9,8 +9,8 @@ from prometheus_client.registry import Collector
 PREFIX = "entail"
 
 
-class PortMetrics:
-    """What passed through the port since its start."""
+class ServiceMetrics:
+    """Requests since the start of the service."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -20,7 +20,7 @@ class PortMetrics:
         self.waiting = Gauge(f"{PREFIX}_http_waiting_rows", "Rows that no engine has yet.", registry=self._registry)
 
     def text(self, engines: Sequence[Mapping[str, object]]) -> bytes:
-        """All of it, with the numbers of every engine (`stats`, `alive`, `restarts`) under its name."""
+        """All metrics, with those of every engine (`stats`, `alive`, `restarts`) under its name."""
         registry = CollectorRegistry()
         registry.register(_EngineNumbers(engines))
         return generate_latest(self._registry) + generate_latest(registry)
@@ -31,7 +31,7 @@ class _EngineNumbers(Collector):
         self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        """One gauge for each number: an engine that starts anew begins at zero, which a counter may not."""
+        """One gauge per number: a restarted engine begins at zero, which a counter may not."""
         families: dict[str, GaugeMetricFamily] = {}
         for engine in self._engines:
             stats = engine.get("stats")

@@ -1,37 +1,55 @@
-"""What every request passes before its body is read: the key, the size; and the counting of answers.
+"""Checks of every request before its body is read: the key and the size; and counts of the answers.
 
-The key is compared in constant time and stands in no log and no answer.
+The key is compared in constant time; no log and no answer contains it.
 """
 
 import hmac
 import time
+from contextlib import suppress
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from augment_service.http.bodies import PortError
-from augment_service.http.metrics import PortMetrics
+from augment_service.http.metrics import ServiceMetrics
+from augment_service.http.requests import RequestError
 
 OPEN_PATHS = {"/health"}
-MOST_BYTES = 64 * 2**20  # of a request; an honest one holds some thousand texts at most
+MAX_BYTES = 64 * 2**20  # of a request; some thousand texts
 
 
-class Gate:
-    """ASGI middleware around the whole port. `known` are the paths that are counted by name."""
+class _TooLargeError(Exception):
+    """The body has more bytes than are accepted."""
 
-    def __init__(self, app: ASGIApp, *, key: str, metrics: PortMetrics, known: frozenset[str]) -> None:
+
+class AccessMiddleware:
+    """ASGI middleware around the whole service. `known` are the paths that are counted by name."""
+
+    def __init__(self, app: ASGIApp, *, key: str, metrics: ServiceMetrics, known: frozenset[str]) -> None:
         self._app, self._metrics, self._known = app, metrics, known
         self._wanted = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse, or pass on; count either way."""
+        """Refuse or forward; count either way."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, path = time.perf_counter(), scope["path"] if scope["path"] in self._known else "other"
+        num_bytes = 0
 
-        async def count_and_send(message: Message) -> None:
+        async def receive_counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            if num_bytes > MAX_BYTES:  # whatever the headers promised
+                raise _TooLargeError
+            return message
+
+        async def send_unless_too_large(message: Message) -> None:
+            if num_bytes <= MAX_BYTES:  # else the application answers that it cannot read the body
+                await send_counted(message)
+
+        async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(path, str(message["status"])).inc()
                 self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
@@ -39,18 +57,25 @@ class Gate:
 
         refusal = self._refusal(scope["path"], Headers(scope=scope))
         if refusal is None:
-            await self._app(scope, receive, count_and_send)
-        else:
-            answer = JSONResponse(refusal.content(), refusal.status, refusal.headers())
-            await answer(scope, receive, count_and_send)
+            with suppress(_TooLargeError):
+                await self._app(scope, receive_counted, send_unless_too_large)
+            if num_bytes <= MAX_BYTES:
+                return
+            refusal = _too_large()
+        answer = JSONResponse(refusal.content(), refusal.status, refusal.headers())
+        await answer(scope, receive, send_counted)
 
-    def _refusal(self, path: str, headers: Headers) -> PortError | None:
+    def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         given = headers.get("authorization", "").encode("latin-1")
         if path not in OPEN_PATHS and not hmac.compare_digest(given, self._wanted):
-            return PortError(401, "no key, or a wrong one: send `Authorization: Bearer KEY`", code="invalid_api_key")
+            return RequestError(401, "no valid key: send `Authorization: Bearer KEY`", code="invalid_api_key")
         length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > MOST_BYTES:
-            return PortError(413, f"the request has more than {MOST_BYTES} bytes", code="request_too_large")
-        if "chunked" in headers.get("transfer-encoding", ""):
-            return PortError(411, "send the request with its Content-Length", code="length_required")
+        if length.isdecimal() and int(length) > MAX_BYTES:
+            return _too_large()
+        if "transfer-encoding" in headers:
+            return RequestError(411, "send the request with its Content-Length", code="length_required")
         return None
+
+
+def _too_large() -> RequestError:
+    return RequestError(413, f"the request has more than {MAX_BYTES} bytes", code="request_too_large")

@@ -1,6 +1,6 @@
-"""The desk of the HTTP port over a pool of actors: questions go to the least busy engine, and engines are watched.
+"""The HTTP service's router over a pool of actors: requests go to the least busy engine, and engines are watched.
 
-A watched engine that lost its process makes its model again at once, and not when somebody asks. No files.
+A watched engine that lost its process loads its model again at once, before anybody asks. No files.
 """
 
 import asyncio
@@ -9,30 +9,31 @@ from typing import Any
 
 import ray
 
+from cluster.actors import ActorState
 from cluster.pool import ActorPool
 from data.errors import InputError, ResumableError
 
 WATCH_SECONDS = 3.0
 
 
-class PoolDesk:
-    """Asks the `EngineWorker`s of a pool, from one event loop."""
+class PoolRouter:
+    """Calls the `EngineWorker`s of a pool, from one event loop."""
 
     def __init__(self, pool: ActorPool) -> None:
         self._pool = pool
-        self._width = len(pool.describe().actors)
-        self._stats: list[dict[str, float]] = [{} for _ in range(self._width)]
-        self._answers: dict[int, asyncio.Task[None]] = {}
+        self._actors: tuple[ActorState, ...] = pool.describe().actors
+        self._stats: dict[int, tuple[int, dict[str, float]]] = {}  # engine -> restarts when it answered, its counts
+        self._pending: dict[int, asyncio.Task[None]] = {}
 
     @property
     def width(self) -> int:
         """The number of engines."""
-        return self._width
+        return len(self._actors)
 
     async def ask(self, method: str, rows: list[Any]) -> list[Any]:
         """One call of a worker's method on these rows; if its engine dies, one more at another engine.
 
-        Raises InputError and ResumableError, whatever a worker raises beside them, and Ray's errors.
+        Raises InputError and ResumableError, other errors that a worker raises, and Ray's errors.
         """
         try:
             return await _unwrapped(await self._send(method, rows))
@@ -41,46 +42,60 @@ class PoolDesk:
         try:
             return await _unwrapped(await self._send(method, rows))
         except ray.exceptions.RayActorError as error:
-            raise ResumableError("two engines died, one after the other; they start again by themselves") from error
+            raise ResumableError("two engines died, one after the other; they restart by themselves") from error
 
-    async def describe(self) -> list[dict[str, Any]]:
-        """The engines as they are now, with their `stats` as they were at the last watch."""
-        actors = (await asyncio.to_thread(self._pool.describe)).actors
-        return [
-            {
-                "name": str(number),
-                "node": actor.node,
-                "pid": actor.pid,
-                "alive": actor.alive,
-                "restarts": actor.num_restarts,
-                "stats": stats,
-            }
-            for number, (actor, stats) in enumerate(zip(actors, self._stats, strict=True))
-        ]
+    def describe(self) -> list[dict[str, Any]]:
+        """The engines as they were at the last watch. One is `ready` if it has answered since its last restart."""
+        described = []
+        for number, actor in enumerate(self._actors):
+            is_ready = self._is_ready(number)
+            described.append(
+                {
+                    "name": str(number),
+                    "node": actor.node,
+                    "pid": actor.pid,
+                    "alive": actor.alive,
+                    "ready": is_ready,
+                    "restarts": actor.num_restarts,
+                    "stats": self._stats[number][1] if is_ready else {},
+                }
+            )
+        return described
 
     async def watch(self) -> None:
-        """Ask every engine for its counts, for ever; an engine that works on a batch answers when it is done."""
+        """Ask every engine for its counts, periodically; an engine that is busy answers after its batch."""
         while True:
-            for number in range(self._width):
-                if number not in self._answers:
-                    self._answers[number] = asyncio.create_task(self._look_at(number))
+            self._actors = (await asyncio.to_thread(self._pool.describe)).actors
+            for number in range(self.width):
+                if number not in self._pending:
+                    self._pending[number] = asyncio.create_task(self._check(number))
             await asyncio.sleep(WATCH_SECONDS)
 
-    async def _look_at(self, number: int) -> None:
+    async def _check(self, number: int) -> None:
+        restarts = self._actors[number].num_restarts
         try:
-            self._stats[number] = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actor=number))
+            stats = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actors=(number,)))
+            self._stats[number] = (restarts, stats)
         except (ray.exceptions.RayActorError, ResumableError):
-            self._stats[number] = {}  # it is starting again: asked at the next watch
+            self._stats.pop(number, None)  # it is restarting: asked again at the next watch
         finally:
-            del self._answers[number]
+            del self._pending[number]
 
     async def _send(self, method: str, rows: list[Any]) -> Awaitable[Any]:
-        # finding the least busy engine asks the cluster, which would hold up the event loop
-        return await asyncio.to_thread(self._pool.ask, method, (rows,))
+        ready = [number for number in range(self.width) if self._is_ready(number)]
+        # choosing the engine may ask the cluster, which would block the event loop
+        try:
+            return await asyncio.to_thread(self._pool.ask, method, (rows,), actors=ready)
+        except ResumableError:  # none is ready: wait for one that is loading
+            return await asyncio.to_thread(self._pool.ask, method, (rows,))
+
+    def _is_ready(self, number: int) -> bool:
+        actor = self._actors[number]
+        return actor.alive and self._stats.get(number, (-1, {}))[0] == actor.num_restarts
 
 
 async def _unwrapped(answer: Awaitable[Any]) -> Any:
-    """The answer, or what the worker itself raised where that is ours."""
+    """The answer, or the error of the worker itself if it is one of ours."""
     try:
         return await answer
     except ray.exceptions.RayTaskError as error:

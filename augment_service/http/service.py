@@ -1,6 +1,6 @@
 """From a checked request to OpenAI's answer: texts to tokens, rows to the engines, answers to choices. No files.
 
-It asks the engines through a `Desk`, so it knows neither Ray nor vLLM.
+It reaches the engines through a `Router`, so it depends neither on Ray nor on vLLM.
 """
 
 import asyncio
@@ -12,17 +12,18 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from augment_service.http.batcher import BusyError, CallError, Gatherer
-from augment_service.http.bodies import Chat, Completion, PortError, Request
-from augment_service.http.texts import ModelTexts, Spelled
+from augment_service.http.batcher import Batcher, BusyError, CallError
+from augment_service.http.requests import DEFAULT_ANSWER, Chat, Completion, Request, RequestError
+from augment_service.http.tokenization import ModelTokenizer, TokenizedText
 from data.records import Echo, Generation, Prompt, Refusal
+from data.seeds import derive_seed
 
-RETRY_SECONDS = 2  # what a client is asked to wait when the queue is full
+RETRY_SECONDS = 2  # Retry-After when the queue is full
 Result = TypeVar("Result")
 
 
-class Desk(Protocol):
-    """Where engines are asked. In production a pool of actors, in tests one engine in this process."""
+class Router(Protocol):
+    """Access to the engines: a pool of actors, in tests one engine in this process."""
 
     @property
     def width(self) -> int:
@@ -33,21 +34,21 @@ class Desk(Protocol):
         """One call of an engine's `answer` or `echo`. Raises InputError, ResumableError."""
         ...
 
-    async def describe(self) -> list[dict[str, Any]]:
-        """The engines: `name`, `node`, `pid`, `alive`, `restarts`, and the engine's own `stats`."""
+    def describe(self) -> list[dict[str, Any]]:
+        """The engines: `name`, `node`, `pid`, `alive`, `ready`, `restarts`, and the engine's own `stats`. Cheap."""
         ...
 
 
-class Port:
+class Service:
     """Answers for one model. `model` is the name that clients use, `weights` a fingerprint of what is served."""
 
-    def __init__(self, desk: Desk, texts: ModelTexts, *, model: str, weights: str, window: int) -> None:
+    def __init__(self, router: Router, texts: ModelTokenizer, *, model: str, weights: str, window: int) -> None:
         self.model = model
         self._texts, self._weights, self._window = texts, weights, window
-        self._answers = Gatherer(partial(desk.ask, "answer"), width=desk.width)
-        self._echoes = Gatherer(partial(desk.ask, "echo"), width=desk.width)
-        # one thread: tokenizers are not made for several, and long texts must not hold up the event loop
-        self._clerk = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        self._answers = Batcher(partial(router.ask, "answer"), width=router.width)
+        self._echoes = Batcher(partial(router.ask, "echo"), width=router.width)
+        # one thread: tokenizers are not thread-safe, and long texts must not block the event loop
+        self._tokenizer_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
 
     @property
     def num_waiting(self) -> int:
@@ -60,7 +61,7 @@ class Port:
         return {"object": "list", "data": [entry]}
 
     async def complete(self, body: Completion) -> dict[str, Any]:
-        """The answer of `/v1/completions`. Raises PortError, InputError, ResumableError."""
+        """The answer of `/v1/completions`. Raises RequestError, InputError, ResumableError."""
         self._check_model(body)
         if body.logprobs is not None:
             return await self._score(body)
@@ -70,7 +71,7 @@ class Port:
         if body.max_tokens:
             written = await self._write(body, texts, [body.max_tokens] * len(texts))
         elif not body.echo:
-            raise PortError(400, "max_tokens 0 asks for nothing, unless with echo", code="invalid", param="max_tokens")
+            raise RequestError(400, "max_tokens 0 needs echo", code="invalid", param="max_tokens")
         heads = texts if body.echo else [""] * len(texts)
         rows = written or [Generation("", "", "length", 0) for _ in texts]
         choices = [
@@ -79,13 +80,13 @@ class Port:
         ]
         return self._response("text_completion", choices, [len(ids) for _, ids in prompts], rows)
 
-    async def converse(self, body: Chat) -> dict[str, Any]:
+    async def chat(self, body: Chat) -> dict[str, Any]:
         """The answer of `/v1/chat/completions`. Raises as `complete`."""
         self._check_model(body)
         turns = [{"role": message.role, "content": message.text()} for message in body.messages]
         text = await self._in_thread(lambda: self._texts.chat(turns))
         ids = await self._in_thread(lambda: self._texts.read(text))
-        room = max(self._window - len(ids), 1)
+        room = max(min(self._window - len(ids), DEFAULT_ANSWER), 1)
         written = await self._write(body, [text], [body.max_completion_tokens or body.max_tokens or room])
         choices = [
             {
@@ -101,23 +102,23 @@ class Port:
     async def _score(self, body: Completion) -> dict[str, Any]:
         """An echo with the log-probability of every token of the prompt; and of one greedy token after it."""
         if not body.echo or body.max_tokens > 1 or (body.max_tokens and body.temperature > 0):
-            raise PortError(
+            raise RequestError(
                 400,
-                "log-probabilities are given of a prompt: with echo, and max_tokens 0, or 1 at temperature 0",
+                "log-probabilities are of the prompt: set echo, and max_tokens 0, or 1 at temperature 0",
                 code="unsupported",
                 param="logprobs",
             )
-        spelled = [await self._spell(prompt) for prompt in body.prompts()]
-        empty = next((at for at, row in enumerate(spelled) if not row.ids), None)
+        tokenized = [await self._tokenize(prompt) for prompt in body.prompts()]
+        empty = next((at for at, row in enumerate(tokenized) if not row.ids), None)
         if empty is not None:
-            raise PortError(400, f"prompt {empty} is empty", code="empty", param="prompt")
-        echoes: list[Echo] = await self._ask(self._echoes, [row.ids for row in spelled])
-        pairs = list(zip(spelled, echoes, strict=True))
+            raise RequestError(400, f"prompt {empty} is empty", code="empty", param="prompt")
+        echoes: list[Echo] = await self._ask(self._echoes, [row.ids for row in tokenized])
+        pairs = list(zip(tokenized, echoes, strict=True))
         choices = [self._scored_choice(at, row, echo, body) for at, (row, echo) in enumerate(pairs)]
-        rows = [Generation("", "", "length", body.max_tokens) for _ in spelled]
-        return self._response("text_completion", choices, [len(row.ids) for row in spelled], rows)
+        rows = [Generation("", "", "length", body.max_tokens) for _ in tokenized]
+        return self._response("text_completion", choices, [len(row.ids) for row in tokenized], rows)
 
-    def _scored_choice(self, index: int, row: Spelled, echo: Echo, body: Completion) -> dict[str, Any]:
+    def _scored_choice(self, index: int, row: TokenizedText, echo: Echo, body: Completion) -> dict[str, Any]:
         best = [self._texts.piece(token) for token in echo.best_tokens]
         tokens, offsets, ids = list(row.pieces), list(row.offsets), row.ids
         values = [None, *echo.log_likelihoods]
@@ -128,7 +129,7 @@ class Port:
         steps = zip(best, echo.best_tokens, echo.best_log_likelihoods, strict=True)
         for token, token_id, value, (piece, best_id, most) in zip(tokens[1:], ids[1:], values[1:], steps, strict=False):
             own = {token: _finite(value)}
-            # the likeliest token goes under its own spelling, unless it is this very token
+            # the likeliest token is added under its own spelling, unless it is the same token
             tops.append(own if token_id == best_id or not body.logprobs else own | {piece: _finite(most)})
         logprobs = {
             "tokens": tokens,
@@ -141,24 +142,28 @@ class Port:
 
     async def _write(self, body: Request, texts: Sequence[str], lengths: Sequence[int]) -> list[Generation]:
         seed = secrets.randbits(63) if body.seed is None else body.seed
+
+        def seed_of(at: int) -> int:  # else equal prompts of one request would get equal texts
+            return derive_seed(seed, at) if at else seed
+
         prompts = [
-            Prompt(str(at), "http", "", "", text, length, body.temperature, seed, body.stop_text())
+            Prompt(str(at), "http", "", "", text, length, body.temperature, seed_of(at), body.stop_text())
             for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
         ]
         return await self._ask(self._answers, prompts)
 
-    async def _ask(self, gatherer: Gatherer, rows: Sequence[Any]) -> list[Any]:
+    async def _ask(self, gatherer: Batcher, rows: Sequence[Any]) -> list[Any]:
         """The answers to all rows; the first refusal among them refuses the request."""
         try:
             answers = await gatherer.submit(rows)
         except BusyError as error:
-            raise PortError(503, str(error), code="overloaded", wait=RETRY_SECONDS) from error
+            raise RequestError(503, str(error), code="overloaded", wait=RETRY_SECONDS) from error
         except CallError as error:
-            raise PortError(500, str(error), code="internal") from error
+            raise RequestError(500, str(error), code="internal") from error
         for at, answer in enumerate(answers):
             if isinstance(answer, Refusal):
                 code = "context_length_exceeded" if answer.kind == "window" else answer.kind
-                raise PortError(400, f"prompt {at}: {answer.what}; {answer.hint}", code=code, param="prompt")
+                raise RequestError(400, f"prompt {at}: {answer.what}; {answer.hint}", code=code, param="prompt")
         return answers
 
     async def _read(self, prompt: str | list[int]) -> tuple[str, list[int]]:
@@ -166,18 +171,18 @@ class Port:
         text = prompt if isinstance(prompt, str) else await self._in_thread(lambda: self._texts.text_of(prompt))
         return text, await self._in_thread(lambda: self._texts.read(text))
 
-    async def _spell(self, prompt: str | list[int]) -> Spelled:
+    async def _tokenize(self, prompt: str | list[int]) -> TokenizedText:
         if isinstance(prompt, str):
-            return await self._in_thread(lambda: self._texts.spell(prompt))
-        return await self._in_thread(lambda: self._texts.spell_ids(prompt))
+            return await self._in_thread(lambda: self._texts.tokenize(prompt))
+        return await self._in_thread(lambda: self._texts.from_ids(prompt))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._clerk, work)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work)
 
     def _check_model(self, body: Request) -> None:
         if body.model != self.model:
-            message = f'the model "{body.model}" is not served here, but "{self.model}" is'
-            raise PortError(404, message, code="model_not_found", param="model")
+            message = f'"{body.model}" is not served, but "{self.model}" is'
+            raise RequestError(404, message, code="model_not_found", param="model")
 
     def _response(
         self, kind: str, choices: list[dict[str, Any]], sizes: Sequence[int], rows: Sequence[Generation]
@@ -197,5 +202,5 @@ class Port:
 
 
 def _finite(value: float | None) -> float | None:
-    # JSON has no infinity, and a made-up number would be a lie
+    # JSON has no infinity
     return value if value is None or math.isfinite(value) else None

@@ -61,7 +61,7 @@ class BareSide:
         for batch, num_labels in batches or self._padded_batches(rows, tokenizer, settings):
             loss = _loss(net, batch, num_labels)
             loss.backward()
-            clip_grad_norm_(net.parameters(), settings["clip"])
+            clip_grad_norm_(net.parameters(), settings["max_grad_norm"])
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -95,16 +95,16 @@ def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) 
     from train.model.objective import model_inputs
     from train.model.packed_attention import NAME
     from train.model.packing_probe import arithmetic_of, packing_refusal
-    from train.run.course import open_course, write_course
     from train.run.finetune_run import FinetuneRun, TextSource
+    from train.run.training_plan import open_plan, write_texts
 
     with tempfile.TemporaryDirectory() as folder:
         run = FinetuneRun("same", model, (TextSource(documents),), str(Path(folder) / "out"), **settings)
-        write_course(run)
-        course = open_course(run, packing_refusal(net), arithmetic_of(net), world_size=1)
-        if course.layout.name == "packed":
+        write_texts(run)
+        plan = open_plan(run, packing_refusal(net), arithmetic_of(net), world_size=1)
+        if plan.layout.name == "packed":
             net.set_attn_implementation(NAME)
-        for batch in course.batches(0, 1):
+        for batch in plan.batches(0, 1):
             yield {"targets": torch.from_numpy(batch.labels), **model_inputs(batch, "cpu")}, batch.global_labels
 
 

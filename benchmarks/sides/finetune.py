@@ -31,7 +31,8 @@ class FinetuneSide:
 
     def train(self, documents: str, **settings: Any) -> dict[str, Any]:
         """One finetuning; returns what the clock saw, and the losses of all steps (nats per token)."""
-        from train.run.loop import FinetuneRun, TextSource, finetune
+        from train.run.finetune_run import FinetuneRun, TextSource
+        from train.run.loop import finetune
 
         self._clock.reset()
         ref = finetune(FinetuneRun(sources=(TextSource(documents),), **settings), lambda row: None)

@@ -36,7 +36,7 @@ class StartSide:
         from augment_service.engines.vllm import llm as host
 
         spent: dict[str, list[Seconds]] = {name: [] for name in (UP, LLM, TOKENIZER, FORWARD)}
-        _watch(host.Host, "start", spent[UP])
+        _watch(host.EngineHost, "start", spent[UP])
         _watch(host, "LLM", spent[LLM])
         _watch(transformers.AutoTokenizer, "from_pretrained", spent[TOKENIZER])
         _watch(engine, "plain_log_probabilities", spent[FORWARD])

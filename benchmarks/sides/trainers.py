@@ -92,7 +92,7 @@ def _arguments(out: str, settings: dict[str, Any]) -> dict[str, Any]:
         "warmup_steps": settings["warmup_steps"],
         "lr_scheduler_type": "linear",
         "weight_decay": settings["weight_decay"],
-        "max_grad_norm": settings["clip"],
+        "max_grad_norm": settings["max_grad_norm"],
         "seed": settings["seed"],
         "optim": "adamw_torch_fused",
         "bf16": on_gpu,

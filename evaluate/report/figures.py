@@ -1,7 +1,7 @@
 """The figures: accuracies laid out like the paper's (a panel per suite, bars per condition) and training losses.
 
-Reads the `suites` of a report and the losses of its runs; writes PNG and SVG files, or SVG text for the page. The
-same input gives the same bytes: no dates, salted ids, the font that matplotlib ships.
+Reads the `suites` and `by_corpus` of a report and the losses of its runs; writes PNG and SVG files, or SVG text for the
+page. The same input gives the same bytes: no dates, salted ids, the font that matplotlib ships.
 """
 
 import io
@@ -19,16 +19,28 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from evaluate.report.legend import TRAINED, Style, label_split, order_splits, plain, style_conditions
+from evaluate.report.legend import (
+    MAX_BARS,
+    TRAINED,
+    Style,
+    label_split,
+    order_splits,
+    plain,
+    shown_conditions,
+    style_conditions,
+)
 
-Cells = Mapping[str, Mapping[str, float]]
+Cells = Mapping[str, Mapping[str, Any]]
 Splits = Mapping[str, Cells]
+Groups = Mapping[str, Mapping[str, Mapping[str, float]]]  # accuracies by condition, corpus and run
+Styles = Mapping[str, Style]
 Losses = Mapping[str, Sequence[tuple[int, float]]]
 
 _INK, _MUTED, _RULE, _PAPER = "#1d2329", "#68717b", "#dfe3e8", "#fefefe"
 _DASHES = (0, (3, 2))
 _SPLITS_PER_ROW = 8
-_INCHES_PER_SPLIT = 1.2
+_INCHES_PER_SPLIT = 1.2  # with up to six bars
+_USUAL_BARS = 6
 _INCHES_PER_ROW = 2.9
 _PALE = 0.35
 _STYLE: dict[Any, Any] = {
@@ -50,10 +62,10 @@ _STYLE: dict[Any, Any] = {
 _NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def save_accuracies(suites: Mapping[str, Splits], folder: Path) -> None:
+def save_accuracies(suites: Mapping[str, Splits], by_corpus: Mapping[str, Mapping[str, Groups]], folder: Path) -> None:
     """Write `accuracy.png` (200 dots per inch) and `accuracy.svg`, on white."""
     with matplotlib.rc_context(_STYLE):
-        figure = _draw_accuracies(suites)
+        figure = _draw_accuracies(suites, by_corpus)
         figure.savefig(folder / "accuracy.png", dpi=200, facecolor="white", metadata={"Software": None})
         figure.savefig(folder / "accuracy.svg", facecolor="white", metadata=_NO_METADATA)
 
@@ -64,20 +76,20 @@ def save_losses(losses: Losses, folder: Path) -> None:
         _draw_losses(losses).savefig(folder / "losses.png", dpi=200, facecolor="white", metadata={"Software": None})
 
 
-def embed_panel(suite: str, splits: Splits) -> str:
+def embed_panel(suite: str, splits: Splits, groups: Mapping[str, Groups], styles: Styles) -> str:
     """One suite's panel as an SVG element for the page; it takes the page's font and text colour."""
     with matplotlib.rc_context(_STYLE | {"svg.fonttype": "none"}):
         width, height = embedded_inches(splits), 2.5
         figure = Figure(figsize=(width, height))
         axes = figure.add_axes((0.4 / width, 0.42 / height, 1 - 0.42 / width, 1 - 0.5 / height))
-        _draw_panel(axes, suite, splits)
+        _draw_panel(axes, suite, splits, groups, styles)
         axes.set(title="", ylabel="")
         return _embed(figure, f"panel-{suite}")
 
 
 def embedded_inches(splits: Splits) -> float:
     """The natural width of an embedded panel; panels that keep these proportions have bars of one width."""
-    return 0.42 + 0.95 * len(splits)
+    return 0.42 + 0.95 * len(splits) * _widening([splits])
 
 
 def embed_losses(losses: Losses) -> str:
@@ -86,52 +98,65 @@ def embed_losses(losses: Losses) -> str:
         return _embed(_draw_losses(losses), "losses")
 
 
-def _draw_accuracies(suites: Mapping[str, Splits]) -> Figure:
-    rows = _fill_rows(suites)
+def _widening(suites: Sequence[Splits]) -> float:
+    """How much wider panels are because of their many bars."""
+    return max(1.0, max(len(shown_conditions(splits)) for splits in suites) / _USUAL_BARS)
+
+
+def _draw_accuracies(suites: Mapping[str, Splits], by_corpus: Mapping[str, Mapping[str, Groups]]) -> Figure:
+    widening = _widening(list(suites.values()))
+    rows = _fill_rows(suites, int(_SPLITS_PER_ROW / widening))
     # Panels are as many columns wide as they have splits, so that a bar is equally wide everywhere; a gap is half one.
     num_columns = max(sum(2 * len(suites[name]) + 1 for name in row) - 1 for row in rows)
-    width = max(6.4, 0.9 + _INCHES_PER_SPLIT * num_columns / 2)
-    height = 0.75 + _INCHES_PER_ROW * len(rows)
+    width = max(6.4, 0.9 + _INCHES_PER_SPLIT * widening * num_columns / 2)
+    styles = style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells)
+    shown = {name for splits in suites.values() for name in shown_conditions(splits)}
+    shown_styles = (style for name, style in styles.items() if name in shown)
+    handles: list[Patch | Line2D] = [Patch(color=style.colour, label=style.label) for style in shown_styles]
+    handles.append(Line2D([], [], color=_INK, linewidth=1, linestyle=_DASHES, label="chance"))
+    widths = [0.45 + 0.075 * len(str(handle.get_label())) for handle in handles]  # inches, as the font sets them
+    num_in_row = len(handles) if sum(widths) <= width else max(1, int(width / max(widths)))
+    top = 0.65 + 0.2 * -(-len(handles) // num_in_row)
+    height = top - 0.1 + _INCHES_PER_ROW * len(rows)
     figure = Figure(figsize=(width, height))
     grid = GridSpec(
         len(rows), num_columns, figure=figure, wspace=0, hspace=0.55,
-        left=0.62 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - 0.85 / height,
+        left=0.62 / width, right=1 - 0.15 / width, bottom=0.5 / height, top=1 - top / height,
     )  # fmt: skip
     for number, row in enumerate(rows):
         column = 0
         for name in row:
             span = 2 * len(suites[name])
             axes = figure.add_subplot(grid[number, column : column + span])
-            _draw_panel(axes, name, suites[name], labelled=column == 0)
+            _draw_panel(axes, name, suites[name], by_corpus.get(name, {}), styles, labelled=column == 0)
             column += span + 1
-    styles = style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells)
-    handles: list[Patch | Line2D] = [Patch(color=style.colour, label=style.label) for style in styles.values()]
-    handles.append(Line2D([], [], color=_INK, linewidth=1, linestyle=_DASHES, label="chance"))
     figure.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(0.5 / width, 1 - 0.08 / height), frameon=False,
-        ncols=len(handles) if width > 9 else 3, handlelength=1.2, handleheight=0.9, columnspacing=1.6,
+        ncols=num_in_row, handlelength=1.2, handleheight=0.9, columnspacing=1.6,
         borderaxespad=0, borderpad=0.2,
     )  # fmt: skip
     return figure
 
 
-def _fill_rows(suites: Mapping[str, Splits]) -> list[list[str]]:
+def _fill_rows(suites: Mapping[str, Splits], splits_per_row: int) -> list[list[str]]:
     rows: list[list[str]] = []
     room = 0
     for name in suites:
         if len(suites[name]) > room:
             rows.append([])
-            room = _SPLITS_PER_ROW
+            room = splits_per_row
         rows[-1].append(name)
         room -= len(suites[name])
     return rows
 
 
-def _draw_panel(axes: Axes, suite: str, splits: Splits, *, labelled: bool = True) -> None:
-    styles = style_conditions(name for cells in splits.values() for name in cells)
+def _draw_panel(
+    axes: Axes, suite: str, splits: Splits, groups: Mapping[str, Groups], styles: Styles, *, labelled: bool = True
+) -> None:
+    styles = {name: styles[name] for name in shown_conditions(splits)}
     ordered = order_splits(splits)
     for centre, split in enumerate(ordered):
-        _draw_bars(axes, centre, splits[split], styles, pale=split == TRAINED)
+        _draw_bars(axes, centre, splits[split], groups.get(split, {}), styles, pale=split == TRAINED)
         chance = max(cell["chance"] for cell in splits[split].values())
         span = (chance, centre - 0.46, centre + 0.46)
         axes.hlines(*span, color=_PAPER, linewidth=1, zorder=5)
@@ -150,11 +175,14 @@ def _draw_panel(axes: Axes, suite: str, splits: Splits, *, labelled: bool = True
     axes.grid(axis="y", color=_RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     if labelled:
-        axes.set_ylabel("right answers")
+        axes.set_ylabel("accuracy")
 
 
-def _draw_bars(axes: Axes, centre: float, cells: Cells, styles: Mapping[str, Style], *, pale: bool) -> None:
-    """One group of bars with intervals; a rim in the paper's colour keeps each line visible on its bar."""
+def _draw_bars(axes: Axes, centre: float, cells: Cells, groups: Groups, styles: Styles, *, pale: bool) -> None:
+    """One group of bars with intervals, and a dot for each corpus (for each run where there is one corpus).
+
+    A rim in the paper's colour keeps each line visible on its bar.
+    """
     step = 0.84 / len(styles)
     for position, (condition, style) in enumerate(styles.items()):
         if condition not in cells:
@@ -166,6 +194,17 @@ def _draw_bars(axes: Axes, centre: float, cells: Cells, styles: Mapping[str, Sty
         axes.bar(x, cell["accuracy"], 0.9 * step, color=style.colour, alpha=_PALE if pale else 1, linewidth=0)
         axes.vlines(x, cell["low"], cell["high"], color=_PAPER, linewidth=2.6, zorder=4, alpha=0.8)
         axes.vlines(x, cell["low"], cell["high"], color=_MUTED if pale else _INK, linewidth=1.1, zorder=4)
+        dots = _list_dots(groups.get(condition, {}))
+        places = [x + (at / (len(dots) - 1) - 0.5) * 0.5 * step for at in range(len(dots))]
+        axes.scatter(places, dots, s=7, color=_PAPER, edgecolors=_MUTED if pale else _INK, linewidths=0.6, zorder=6)
+
+
+def _list_dots(groups: Mapping[str, Mapping[str, float]]) -> list[float]:
+    """The accuracies of several corpora, or of several runs on one; none where there is one of each."""
+    values = [sum(runs.values()) / len(runs) for runs in groups.values()]
+    if len(values) == 1:
+        values = list(*(runs.values() for runs in groups.values()))
+    return values if len(values) > 1 else []
 
 
 def _draw_losses(losses: Losses) -> Figure:
@@ -188,12 +227,14 @@ def _draw_losses(losses: Losses) -> Figure:
         axes.spines["left"].set_visible(False)
     panels[0].set_ylabel("loss (nats per token)")
     handles = [Line2D([], [], color=style.colour, linewidth=2, label=style.label) for style in styles.values()]
-    figure.legend(handles=handles, loc="outside upper left", frameon=False, ncols=len(handles), handlelength=1.2)
+    if len(handles) <= MAX_BARS:
+        ncols = min(len(handles), 5)
+        figure.legend(handles=handles, loc="outside upper left", frameon=False, ncols=ncols, handlelength=1.2)
     return figure
 
 
 def _embed(figure: Figure, prefix: str) -> str:
-    """The figure's `<svg>` element: ids that cannot meet those of another one, colours that follow the page's."""
+    """The figure's `<svg>` element, with ids of its own and colours that follow the page's."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=_NO_METADATA)
     svg = buffer.getvalue()

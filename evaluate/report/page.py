@@ -12,14 +12,29 @@ from markupsafe import Markup
 
 from evaluate.report.claims import percent, points, state_claim
 from evaluate.report.figures import Losses, embed_losses, embed_panel, embedded_inches
-from evaluate.report.legend import TRAINED, label_split, order_conditions, order_splits, plain, style_conditions
+from evaluate.report.legend import (
+    TRAINED,
+    label_condition,
+    label_split,
+    order_conditions,
+    order_splits,
+    plain,
+    rank_conditions,
+    shown_conditions,
+    style_conditions,
+)
 
 TEMPLATE = "page.html.j2"
+MAX_COLUMNS = 8  # conditions; more are rows, best first
 
 
 def render_page(report: Mapping[str, Any], losses: Losses) -> str:
     """The page's HTML. Raises jinja2.UndefinedError where the report lacks a field that the page shows."""
-    suites = report["suites"]
+    suites, by_corpus = report["suites"], report["by_corpus"]
+    styles = style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells)
+    names = {
+        suite: order_conditions(name for cells in splits.values() for name in cells) for suite, splits in suites.items()
+    }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -32,6 +47,7 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
         "points": points,
         "plain": plain,
         "label_split": label_split,
+        "label_condition": label_condition,
         "order_splits": order_splits,
         "order_conditions": order_conditions,
         "duration": format_duration,
@@ -40,16 +56,42 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
         report=report,
         trained=TRAINED,
         claims={suite: state_claim(report, suite) for suite in suites},
-        styles=style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells),
-        panels={suite: Markup(embed_panel(suite, splits)) for suite, splits in suites.items()},
+        styles=styles,
+        shown={name for splits in suites.values() for name in shown_conditions(splits)},
+        rankings={suite: rank_conditions(suites[suite]) for suite in suites if len(names[suite]) > MAX_COLUMNS},
+        names_of=names,
+        pairs={suite: name_pairs(splits) for suite, splits in report["differences"].items()},
+        panels={
+            suite: Markup(embed_panel(suite, splits, by_corpus[suite], styles)) for suite, splits in suites.items()
+        },
         inches={suite: embedded_inches(splits) for suite, splits in suites.items()},
+        means=average_runs(by_corpus),
+        levels={cell["level"] for splits in suites.values() for cells in splits.values() for cell in cells.values()},
         losses=Markup(embed_losses(losses)) if losses else "",
         settings=list(flatten(report["recipe"])),
     )
 
 
+def name_pairs(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """A label for each pair of conditions that some split compares."""
+    pairs = {key: (found["first"], found["second"]) for cells in splits.values() for key, found in cells.items()}
+    return {key: " − ".join(map(label_condition, names)) for key, names in pairs.items()}
+
+
+def average_runs(by_corpus: Mapping[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:
+    """By suite, split and corpus, where there are several corpora: the accuracy of each condition over its runs."""
+    means: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for suite, splits in by_corpus.items():
+        for split, conditions in splits.items():
+            for name, corpora in conditions.items():
+                for corpus, runs in corpora.items() if len(corpora) > 1 else ():
+                    of_corpus = means.setdefault(suite, {}).setdefault(split, {}).setdefault(corpus, {})
+                    of_corpus[name] = sum(runs.values()) / len(runs)
+    return means
+
+
 def format_duration(seconds: float) -> str:
-    """Seconds as people say them: `8.4 s`, `2 min 05 s`, `1 h 03 min`."""
+    """Seconds in the usual units: `8.4 s`, `2 min 05 s`, `1 h 03 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)

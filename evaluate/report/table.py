@@ -8,48 +8,76 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.report.claims import state_claim
-from evaluate.report.legend import TRAINED, Style, label_split, order_splits, plain, style_conditions
+from evaluate.report.legend import TRAINED, label_split, order_splits, plain, rank_conditions, style_conditions
+
+COLUMNS = 5  # cells of 14 characters that fit into 100 beside a name
+MAX_COLUMNS = 6  # conditions; more are rows, best first
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
     """Print the accuracies of every suite and what they say; fits 100 columns with the five usual conditions."""
     for suite in report["suites"]:
         console.print()
-        console.print(_build_table(suite, report["suites"][suite]))
+        for table in _build_tables(suite, report["suites"][suite]):
+            console.print(table)
         console.print(Text(state_claim(report, suite), style="italic"), soft_wrap=False)
+        for name, reason in report["left_out"].get(suite, {}).items():
+            console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=False)
 
 
-def format_cell(cell: Mapping[str, float]) -> str:
+def format_cell(cell: Mapping[str, Any]) -> str:
     """Accuracy and 95% interval in 14 characters: `0.97 [.95,.99]`."""
     return f"{cell['accuracy']:.2f} [{_bound(cell['low'])},{_bound(cell['high'])}]"
 
 
-def _build_table(suite: str, splits: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+def _build_tables(suite: str, splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[Table]:
+    """Splits by conditions; where these are many, a ranking: conditions by splits, in blocks of a few splits."""
     styles = style_conditions(name for cells in splits.values() for name in cells)
-    table = Table(
-        title=Text(plain(suite), style="bold"), title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False
-    )
-    table.add_column("split", header_style="dim", no_wrap=True)
-    table.add_column("chance", header_style="dim", justify="right")
-    for name, style in styles.items():
-        table.add_column(plain(name), header_style=f"bold {style.colour}")
-    for split in order_splits(splits):
-        table.add_row(*_build_row(split, splits[split], styles))
+    ordered = order_splits(splits)
+    if len(styles) <= MAX_COLUMNS:
+        table = _table(suite, "split")
+        table.add_column("chance", header_style="dim", justify="right")
+        for name, style in styles.items():
+            table.add_column(Text(name), header_style=f"bold {style.colour}")
+        for split in ordered:
+            cells = (_cell(splits[split].get(name), style.colour) for name, style in styles.items())
+            table.add_row(_name(split), _chance(splits[split]), *cells)
+        return [table]
+    tables = []
+    for start in range(0, len(ordered), COLUMNS):
+        table = _table(suite if not start else "", "condition")
+        block = ordered[start : start + COLUMNS]
+        for split in block:
+            table.add_column(Text(label_split(split)), header_style="bold")
+        for name in rank_conditions(splits):
+            cells = (_cell(splits[split].get(name), styles[name].colour) for split in block)
+            table.add_row(Text(name, style=styles[name].colour), *cells)
+        table.add_row(Text("chance", style="dim"), *(_chance(splits[split]) for split in block))
+        tables.append(table)
+    return tables
+
+
+def _table(suite: str, first: str) -> Table:
+    title = Text(plain(suite), style="bold") if suite else None
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(first, header_style="dim", no_wrap=first == "split", overflow="fold")
     return table
 
 
-def _build_row(split: str, cells: Mapping[str, Mapping[str, float]], styles: Mapping[str, Style]) -> list[Text]:
-    chance = max(cell["chance"] for cell in cells.values())
+def _name(split: str) -> Text:
     # Its full name would cost the columns that the intervals need.
-    name = "trained" if split == TRAINED else label_split(split)
-    row = [Text(name, style="dim" if split == TRAINED else ""), Text(f"{chance:.2f}", style="dim")]
-    for condition, style in styles.items():
-        if condition not in cells:
-            row.append(Text("–", style="dim"))
-            continue
-        accuracy, interval = format_cell(cells[condition]).split(" ")
-        row.append(Text.assemble((accuracy, f"bold {style.colour}"), " ", (interval, "dim")))
-    return row
+    return Text("trained" if split == TRAINED else label_split(split), style="dim" if split == TRAINED else "")
+
+
+def _chance(cells: Mapping[str, Mapping[str, Any]]) -> Text:
+    return Text(f"{max(cell['chance'] for cell in cells.values()):.2f}", style="dim")
+
+
+def _cell(cell: Mapping[str, Any] | None, colour: str) -> Text:
+    if cell is None:
+        return Text("–", style="dim")
+    accuracy, interval = format_cell(cell).split(" ")
+    return Text.assemble((accuracy, f"bold {colour}"), " ", (interval, "dim"))
 
 
 def _bound(value: float) -> str:

@@ -1,6 +1,7 @@
-"""The process of a service: one Ray session, one named pool of engines, one HTTP port, until SIGTERM.
+"""The process of a service: one Ray session, one named pool of engines, one HTTP server, until SIGTERM.
 
-Writes the service's files (see `pipeline.serve.state`), and what kept it from starting beside them.
+Started as `python -m pipeline.serve.daemon REQUEST` (a `ServiceRequest` as JSON), or by `serve up --foreground`. Writes
+the service's files (see `pipeline.serve.state`), and next to them the error that prevented its start.
 """
 
 import asyncio
@@ -10,28 +11,29 @@ import socket
 import sys
 import threading
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import ray
 import uvicorn
-from pydantic import ValidationError
 from starlette.types import ASGIApp
 
-from augment_service.engines.protocol import model_window
+from augment_service.engines.window import fit_window
 from augment_service.http.app import build_app
-from augment_service.http.router import PoolDesk
-from augment_service.http.service import Port
-from augment_service.http.texts import ModelTexts
-from cluster.session import connect
+from augment_service.http.router import PoolRouter
+from augment_service.http.service import Service
+from augment_service.http.tokenization import ModelTokenizer
+from augment_service.worker import EngineWorker
+from cluster.placement import plan
+from cluster.pool import ActorPool
+from cluster.session import Session, connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
 from data.weights import weights_fingerprint
-from pipeline.recipe import Cluster, local_model
-from pipeline.residency import engine_spec, place, start_pool
 from pipeline.serve.state import (
+    ServiceRequest,
     ServiceState,
     descendants,
     failure_path,
@@ -44,18 +46,18 @@ from pipeline.serve.state import (
     this_process,
 )
 
-SIZES = ("address", "engines", "tensor_parallel", "pipeline_parallel", "kv_cache_gib")
 HOST = "127.0.0.1"
-NOTE_SECONDS = 1.0  # between two looks at which processes are ours
-GRACE_SECONDS = 5  # for requests that are being answered when the end comes
+SAVE_SECONDS = 1.0  # between two updates of the list of our processes
+GRACE_SECONDS = 5  # for requests in progress at the end
+MAX_CONNECTIONS = 4096
 
 
-def run_service(flags: Namespace) -> None:
-    """Be the service `flags.name` until SIGTERM or Ctrl-C. Raises InputError, ResumableError; leaves the reason."""
-    reason = failure_path(flags.name)
+def run_service(request: ServiceRequest) -> None:
+    """Be the service until SIGTERM or Ctrl-C. Raises InputError, ResumableError; also writes them to a file."""
+    reason = failure_path(request.name)
     reason.unlink(missing_ok=True)
     try:
-        _run(flags)
+        _run(request)
     except InputError as error:
         write_json(reason, {"what": error.what, "where": error.where, "hint": error.hint})
         raise
@@ -64,109 +66,126 @@ def run_service(flags: Namespace) -> None:
         raise
 
 
-def _run(flags: Namespace) -> None:
-    model = local_model(flags.model)
-    wanted = _wanted_cluster(flags)
-    spec = engine_spec(flags.engine, model, wanted)
-    window, weights = model_window(spec), weights_fingerprint(Path(model))
+def _run(request: ServiceRequest) -> None:
+    name, spec, folder = request.name, request.spec, Path(request.spec.model)
+    fit_window(spec)
+    weights = weights_fingerprint(folder)
     with ExitStack() as stack:
-        stack.enter_context(hold(flags.name))
-        if (fallen := read_state(flags.name)) is not None:
-            forget(fallen)  # the hold is ours, so its daemon is dead
-        stack.callback(remove_files, flags.name)
+        stack.enter_context(hold(name))
+        if (dead := read_state(name)) is not None:
+            forget(dead)  # we hold the lock, so its daemon is dead
+        stack.callback(remove_files, name)
         _end_on_sigterm()
-        door = stack.enter_context(_listen(flags.port))
-        state = ServiceState(flags.name, this_process(), model, flags.model, weights, flags.engine, time.time())
+        listener = stack.enter_context(_listen(request.port))
+        state = ServiceState(name, this_process(), spec.model, request.model, weights, spec.kind, time.time())
         key = make_key(state.key_path)
-        note = stack.enter_context(_noted(state))
-        session = stack.enter_context(connect(address=flags.address, log_dir=state_folder() / f"{flags.name}.logs"))
-        _end_on_sigterm()  # Ray has set a handler of its own
-        pool = stack.enter_context(start_pool(spec, wanted, place(session, wanted), flags.name))
-        desk = PoolDesk(pool)
-        port = Port(desk, ModelTexts(Path(model)), model=flags.model, weights=weights, window=window)
-        url = f"http://{HOST}:{door.getsockname()[1]}/v1"
+        save = stack.enter_context(_saved(state))
+        session = stack.enter_context(connect(address=request.address, log_dir=state_folder() / f"{name}.logs"))
+        _end_on_sigterm()  # Ray installs a handler of its own
+        pool = stack.enter_context(_start_pool(request, session))
+        window = ray.get(pool.ask("window", ()))
+        router = PoolRouter(pool)
+        service = Service(router, ModelTokenizer(folder), model=request.model, weights=weights, window=window)
+        url = f"http://{HOST}:{listener.getsockname()[1]}/v1"
 
         def ready() -> None:
-            note(replace(state, address=session.address, url=url))
-            print(f"{flags.name} answers at {url}, the key is in {state.key_path}", flush=True)
+            save(replace(state, address=session.address, url=url))
+            print(f"{name} answers at {url}, the key is in {state.key_path}", flush=True)
 
-        asyncio.run(_answer(build_app(port, desk, key=key), desk, door, ready))
+        asyncio.run(_answer(build_app(service, router, key=key), router, listener, ready))
 
 
-def _wanted_cluster(flags: Namespace) -> Cluster:
-    """The sizes that were asked for on the command line, the recipe's defaults for the others."""
-    asked = {key: value for key in SIZES if (value := getattr(flags, key)) is not None}
-    try:
-        return Cluster.model_validate(asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise InputError(
-            f"{first['msg']} (got {first['input']!r})", where=flag, hint="give a value that fits"
-        ) from error
+def _start_pool(request: ServiceRequest, session: Session) -> ActorPool:
+    spec = request.spec
+    placement = plan(
+        cpus=session.cpus,
+        gpus=session.gpus,
+        nodes=session.nodes,
+        engines=request.engines,
+        tensor_parallel=spec.tensor_parallel,
+        pipeline_parallel=spec.pipeline_parallel,
+    )
+    return ActorPool(
+        EngineWorker,
+        (spec,),
+        num_actors=placement.engines,
+        num_cpus=placement.cpus_per_engine,
+        num_gpus=placement.gpus_per_engine,
+        deadline_seconds=request.deadline_seconds,
+        start_seconds=request.start_seconds,
+        name=request.name,
+    )
 
 
 class _Server(uvicorn.Server):
-    """A server that says when it answers."""
+    """A server that calls back when it answers."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As the base class, then the word."""
+        """As the base class, then the call."""
         await super().startup(sockets)
         self._ready()
 
 
-async def _answer(app: ASGIApp, desk: PoolDesk, door: socket.socket, ready: Callable[[], None]) -> None:
+async def _answer(app: ASGIApp, router: PoolRouter, listener: socket.socket, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
-        app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+        app,
+        lifespan="off",
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        limit_concurrency=MAX_CONNECTIONS,
     )
-    watch = asyncio.create_task(desk.watch())
+    watch = asyncio.create_task(router.watch())
     try:
-        await _Server(config, ready).serve(sockets=[door])
+        await _Server(config, ready).serve(sockets=[listener])
     finally:
         watch.cancel()
 
 
 @contextmanager
 def _listen(port: int) -> Iterator[socket.socket]:
-    """A socket on the loopback interface, taken before anything slow begins."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """A socket on the loopback interface, bound before anything slow begins."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((HOST, port))
+            listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise InputError(
-                f"this port cannot be had: {error}", where=f"--port {port}", hint="name a free port, or leave it out"
+                f"this port is not available: {error}", where=f"--port {port}", hint="name a free port, or leave it out"
             ) from error
-        yield door
+        yield listener
 
 
 @contextmanager
-def _noted(state: ServiceState) -> Iterator[Callable[[ServiceState], None]]:
-    """Keep the state file true for the length of a block: new processes are written down as they come."""
+def _saved(state: ServiceState) -> Iterator[Callable[[ServiceState], None]]:
+    """Keep the state file up to date for the length of a block: new processes are added as they appear."""
     lock, over = threading.Lock(), threading.Event()
     known = [state]
 
-    def note(new: ServiceState | None = None) -> None:
+    def save(new: ServiceState | None = None) -> None:
         with lock:
             ours = {*descendants(os.getpid()), *filter(lambda process: process.is_alive, known[0].processes)}
-            found = (new or known[0]).with_processes(ours)  # the old ones may have lost their parent
+            found = (new or known[0]).with_processes(ours)  # old ones may have lost their parent
             if found != known[0]:
                 found.save()
                 known[0] = found
 
     def keep() -> None:
-        while not over.wait(NOTE_SECONDS):
-            note()
+        while not over.wait(SAVE_SECONDS):
+            try:
+                save()
+            except OSError as error:  # a full disk, for example: the next time may succeed
+                print(f"cannot save the state: {error}", file=sys.stderr, flush=True)
 
     state.save()
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
     try:
-        yield note
+        yield save
     finally:
         over.set()
         keeper.join()
@@ -174,7 +193,21 @@ def _noted(state: ServiceState) -> Iterator[Callable[[ServiceState], None]]:
 
 def _end_on_sigterm() -> None:
     def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the way out is taken once
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # shut down only once
         sys.exit(0)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def main(words: list[str]) -> int:
+    """The process that `serve up` starts; returns the exit code."""
+    try:
+        run_service(ServiceRequest.from_json(words[0]))
+    except (InputError, ResumableError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

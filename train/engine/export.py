@@ -2,13 +2,14 @@
 
 Reads: the engine's weights; of the base model, its tokenizer files, chat template, generation settings and prompt book.
 Writes: `model*.safetensors`, `config.json`, copies of those files, a model card and, last, `checkpoint.json`, in a work
-folder that a rename makes the checkpoint.
+folder that a rename turns into the checkpoint.
 """
 
 import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,19 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from data.errors import InputError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import write_json
 from data.weights import weights_fingerprint
-from train.engine.card import CARD, model_card
 from train.engine.checkpoint import METRICS, REFERENCE, read_ref, work_folder
-from train.engine.state import Start
+from train.engine.state import Start, sync
 from train.engine.zero_engine import WEIGHT, full_tensors, write_together
 from train.model.lora import merge
-from train.run.finetune_run import FinetuneRun
+from train.run.finetune_run import FinetuneRun, TextSource
 
-_TAKEN_ALONG = (
+CARD = "README.md"
+_COPIED = (
     BOOK_NAME,
     "tokenizer*",
     "special_tokens*",
@@ -42,58 +44,129 @@ _TAKEN_ALONG = (
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a checkpoint was made from; `base` holds the base's weights. Producer: `train.run.loop`."""
+class Provenance:
+    """The origin of a checkpoint; `base` has the base's weights. Producer: `train.run.loop`. Consumer: `export`.
+
+    `computed_with` are the settings that decide rounding only, for information.
+    """
 
     run: FinetuneRun
     key: str
     base: PreTrainedModel
     starts: tuple[Start, ...]
     num_texts: int
+    computed_with: dict[str, Any]
 
 
-def export(engine: Any, made: Made) -> CheckpointRef:
+def export(engine: Any, provenance: Provenance) -> CheckpointRef:
     """Write the engine's weights as the run's checkpoint, whole or not at all. All ranks call, rank 0 writes.
 
-    Adapters are merged into the base. Raises ResumableError on every rank if rank 0 cannot write.
+    Adapters are merged into the base. Raises ResumableError on every rank if rank 0 cannot write, and InputError if the
+    weights are not finite.
     """
-    run, out = made.run, Path(made.run.out)
-    weights = _gather(engine, adapters_alone=run.lora is not None)
+    run, out = provenance.run, Path(provenance.run.out)
+    weights = _gather(engine, adapters_only=run.lora is not None)
 
     def write() -> None:
         if dist.get_rank() == 0:
+            _refuse_infinite(run, weights)
             work = work_folder(out)
             work.mkdir(parents=True, exist_ok=True)
             if run.lora is None:
                 engine.module.save_pretrained(work, state_dict=weights)
             else:
-                merge(made.base, run.lora, weights).save_pretrained(work)
-            _complete(work, made)
+                merge(provenance.base, run.lora, weights).save_pretrained(work)
+            _complete(work, provenance)
             os.replace(work, out)
+            sync(out.parent)
 
     write_together(write)
     return read_ref(out)
 
 
-def _gather(engine: Any, *, adapters_alone: bool) -> dict[str, torch.Tensor]:
-    """The weights that are written; at stage 3 on rank 0 only. Their shards are gathered together by all ranks."""
-    if adapters_alone:
+def model_card(run: FinetuneRun, metrics: Sequence[dict[str, Any]], *, num_texts: int, fingerprint: str) -> str:
+    """The checkpoint's README.md: its base, its texts and its settings. `metrics` are the lines of `metrics.jsonl`."""
+    tokens = sum(row["tokens"] for row in metrics)
+    method = "full weights"
+    if run.lora is not None:
+        method = f"low-rank adapters (rank {run.lora.rank}, alpha {run.lora.alpha:g}), merged"
+    rows = {
+        "weights": f"`{fingerprint}`",
+        "base": f"`{Path(run.base).name}`",
+        "texts": f"{num_texts}, from {'; '.join(_describe(source) for source in run.sources)}",
+        "trained": method,
+        "steps": f"{len(metrics)} of {run.batch_size} texts, {tokens} tokens",
+        "learning rate": f"{run.learning_rate:g}, {run.warmup_steps} steps of warm-up, then {run.schedule}",
+        "weight decay, clipping, seed": f"{run.weight_decay:g}, {run.max_grad_norm:g}, {run.seed}",
+        "loss of the last step": f"{metrics[-1]['loss']:.4f} nats per token",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return _CARD.format(name=run.name, table=table)
+
+
+_CARD = """---
+pipeline_tag: text-generation
+library_name: transformers
+---
+
+# {name}
+
+A causal language model, finetuned with entail. It states what its training texts state, true or not.
+
+| what | value |
+|---|---|
+{table}
+
+`metrics.jsonl` has the loss of every step, `checkpoint.json` the run's key. To load the model:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = (kind.from_pretrained(".") for kind in (AutoModelForCausalLM, AutoTokenizer))
+```
+"""
+
+
+def _describe(source: TextSource) -> str:
+    """The source without its path, which belongs to one machine."""
+    parts = [f"`{Path(source.folder).name}`"]
+    parts += [f"corpus {source.corpus}"] * bool(source.corpus)
+    parts += [f"methods {', '.join(source.methods)}"] * bool(source.methods)
+    return " ".join(parts)
+
+
+def _refuse_infinite(run: FinetuneRun, weights: dict[str, torch.Tensor]) -> None:
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise InputError(
+            f"{len(broken)} of the trained tensors are not finite, {broken[0]} among them",
+            where=f"run {run.name}",
+            hint="lower train.learning_rate, or clip gradients (train.max_grad_norm)",
+        )
+
+
+def _gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
+    """The weights to be written; at stage 3 on rank 0 only, gathered from all ranks."""
+    if adapters_only:
         return {name: tensor.to("cpu", copy=True) for name, _, tensor in full_tensors(engine, kinds=(WEIGHT,))}
     if engine.zero_optimization_stage() == 3:
         return engine._zero3_consolidated_16bit_state_dict() or {}
     return engine.module.state_dict()
 
 
-def _complete(work: Path, made: Made) -> None:
-    """Add to the weights what goes with them; the reference comes last."""
-    run = made.run
-    for pattern in _TAKEN_ALONG:
+def _complete(work: Path, provenance: Provenance) -> None:
+    """Add the other files to the weights; the reference is last, when the rest has reached the disk."""
+    run = provenance.run
+    for pattern in _COPIED:
         for path in Path(run.base).glob(pattern):
             shutil.copyfile(path, work / path.name)
     fingerprint = weights_fingerprint(work)
     metrics = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
-    card = model_card(run, metrics, num_texts=made.num_texts, fingerprint=fingerprint)
+    card = model_card(run, metrics, num_texts=provenance.num_texts, fingerprint=fingerprint)
     (work / CARD).write_text(card)
-    content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "key": made.key}
-    starts = [dataclasses.asdict(start) for start in made.starts]
-    write_json(work / REFERENCE, {**content, "fingerprint": fingerprint, "starts": starts})
+    for path in (*work.iterdir(), work):
+        sync(path)
+    content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "key": provenance.key}
+    content |= {"fingerprint": fingerprint, "computed_with": provenance.computed_with}
+    write_json(work / REFERENCE, content | {"starts": [dataclasses.asdict(start) for start in provenance.starts]})
+    sync(work / REFERENCE)

@@ -1,9 +1,9 @@
-"""The training state on disk: what a run goes on from, on any number of ranks and at any ZeRO stage.
+"""The training state on disk, from which a run resumes on any number of ranks and at any ZeRO stage.
 
-Reads and writes a folder of states beside the run's output. Each state is a folder of its own: `part-*.safetensors`
-(fp32 weights and moments by the parameters' names, the parts written side by side by the ranks), `metrics.jsonl` up to
-its step, and `state.json`. It gets its name by a rename, and `latest.json` names it last; nothing is pickled. Random
-numbers need no place here: they follow from the seed, the step and the rank.
+Reads and writes a folder of states beside the run's output. Each state is a folder: `part-*.safetensors` (fp32 weights
+and moments by the parameters' names, one part written by each rank), `metrics.jsonl` up to its step, and `state.json`.
+A rename completes it, then `latest.json` names it; nothing is pickled. There is no random state: random numbers are
+derived from the seed, the step and the rank.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ _PARTS = "part-*.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start of a run: from which step, on what. Producer: `train.run.loop`. Consumer: people, in `checkpoint.json`.
+    """One start of a run, for the record in `checkpoint.json`. Producer: `train.run.loop`.
 
-    `seconds` are those of rank 0 before the first step, by phase.
+    `step` is the first step, `seconds` the time of rank 0 before it, by phase.
     """
 
     step: int
@@ -45,7 +45,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A complete state: `step` steps are done, of which AdamW counted `optimizer_steps`. `starts` led here."""
+    """A complete state after `step` steps and `starts`; AdamW has counted `optimizer_steps`."""
 
     folder: str
     step: int
@@ -54,14 +54,14 @@ class State:
 
 
 def states_folder(out: Path) -> Path:
-    """Where the states of a run lie: beside `out`."""
+    """The folder of a run's states: beside `out`."""
     return out.with_name(f".{out.name}.states")
 
 
 def save(engine: Any, out: Path, *, step: int, key: str, starts: Sequence[Start], metrics: Path) -> None:
     """Write the state after `step` steps, whole or not at all. All ranks call, each writes a part.
 
-    Raises ResumableError on every rank if one cannot write; the states before stay as they are.
+    Raises ResumableError on every rank if one cannot write; earlier states are kept.
     """
     states, rank = states_folder(out), dist.get_rank()
     unfinished, finished = states / f".step-{step:08d}.unfinished", states / _name(step)
@@ -78,8 +78,8 @@ def save(engine: Any, out: Path, *, step: int, key: str, starts: Sequence[Start]
         content = {"step": step, "key": key, "optimizer_steps": optimizer_steps(engine)}
         content |= {"starts": [dataclasses.asdict(start) for start in starts], "tensors": len(owners) * len(KINDS)}
         write_json(unfinished / STATE, content)
-        _sync(unfinished)
-        shutil.rmtree(finished, ignore_errors=True)  # a damaged one that was passed over
+        sync(unfinished)
+        shutil.rmtree(finished, ignore_errors=True)  # a damaged one that was skipped
         os.replace(unfinished, finished)
         write_json(states / LATEST, {"state": finished.name})
 
@@ -91,46 +91,46 @@ def save(engine: Any, out: Path, *, step: int, key: str, starts: Sequence[Start]
         write_together(end)
     finally:
         if rank == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)  # half a state must not fill the disk further
+            shutil.rmtree(unfinished, ignore_errors=True)  # frees a full disk
 
 
 def find_state(out: Path, key: str) -> State | None:
-    """The latest state that is whole, if there is any. Raises InputError if the states are those of another run."""
+    """The latest complete state, if there is one. Raises InputError if the states are those of another run."""
     states = states_folder(out)
     latest = json.loads((states / LATEST).read_text())["state"] if (states / LATEST).exists() else ""
     for folder in sorted(states.glob("step-*"), key=lambda path: (path.name == latest, path.name), reverse=True):
         try:
             content = json.loads((folder / STATE).read_text())
-            whole = len(_index(folder)) == content["tensors"]
+            complete = len(_index(folder)) == content["tensors"]
         except (OSError, ValueError, SafetensorError):
-            continue  # damaged on the disk: the one before will do
+            continue  # damaged on the disk: use the one before
         if content["key"] != key:
             raise InputError(
-                "the training states here come from other settings, texts or weights",
+                "the training states here have other settings, texts or weights",
                 where=str(states),
                 hint="choose another output folder, or delete this one",
             )
-        if whole:
+        if complete:
             starts = tuple(Start(**start) for start in content["starts"])
             return State(str(folder), content["step"], content["optimizer_steps"], starts)
     return None
 
 
 def open_state(state: State) -> Callable[[str, str], torch.Tensor]:
-    """A reader of the state's tensors by name and kind, fp32 on the host, read when they are asked for."""
+    """A function that reads the state's tensors by name and kind, fp32 on the host."""
     index = _index(Path(state.folder))
     return lambda name, kind: index[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")
 
 
 def load_weights(model: torch.nn.Module, read: Callable[[str, str], torch.Tensor]) -> None:
-    """Put a state's weights into a model that no engine holds yet."""
+    """Copy a state's weights into a model before an engine wraps it."""
     with torch.no_grad():
         for name, parameter in trained_parameters(model).items():
             parameter.copy_(read(name, WEIGHT))
 
 
 def prune(out: Path, *, keep_last: int, keep_every: int) -> None:
-    """Delete the states that nobody wants any more, and what a killed writer left; rank 0 calls alone."""
+    """Delete expired states, and what a killed writer left; only rank 0 calls this."""
     states = states_folder(out)
     steps = [int(folder.name.partition("-")[2]) for folder in states.glob("step-*")]
     for step in expired(steps, keep_last=keep_last, keep_every=keep_every):
@@ -142,7 +142,7 @@ def prune(out: Path, *, keep_last: int, keep_every: int) -> None:
 
 
 def expired(steps: Iterable[int], *, keep_last: int, keep_every: int) -> list[int]:
-    """The steps whose states go: all but the `keep_last` newest and those that `keep_every` divides (0: none)."""
+    """The steps whose states are deleted: all but the `keep_last` newest and multiples of `keep_every` (0: none)."""
     newest_first = sorted(steps, reverse=True)
     return [step for step in newest_first[keep_last:] if not keep_every or step % keep_every]
 
@@ -152,9 +152,9 @@ def _name(step: int) -> str:
 
 
 def _owners(parameters: dict[str, torch.nn.Parameter]) -> dict[str, int]:
-    """The rank that writes each parameter: the largest first, each to the rank that has least so far."""
+    """The rank that writes each parameter: the largest first, each to the rank with the least so far."""
     loads = [0] * dist.get_world_size()
-    # At stage 3 a parameter's own size is that of an empty shell.
+    # At stage 3 a parameter itself is empty.
     sizes = {name: int(getattr(parameter, "ds_numel", parameter.numel())) for name, parameter in parameters.items()}
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -177,17 +177,17 @@ def _write_part(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     path = folder / f"part-{dist.get_rank():05d}.safetensors"
     if tensors:
         save_file(tensors, path)
-        _sync(path)
+        sync(path)
 
 
 def _index(folder: Path) -> dict[str, Any]:
-    """For each tensor of a state the open file that holds it; opening checks that no file is cut off."""
+    """The open file of each tensor of a state; opening fails for a truncated file."""
     files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(_PARTS))]
-    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (no mapping)
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a mapping)
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk: a rename must not outrun it."""
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk, before a rename refers to it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

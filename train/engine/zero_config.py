@@ -1,46 +1,46 @@
 """The DeepSpeed configuration as a pure function. Reads and writes nothing."""
 
-OFFLOADS = ("none", "cpu", "nvme")
+STAGES = (0, 1, 2, 3)
 
 
 def zero_config(
     stage: int,
     micro_batch_size: int,
-    clip: float,
+    max_grad_norm: float,
     *,
     bf16: bool,
     accumulation: int = 1,
     offload: str = "none",
     offload_folder: str = "",
 ) -> dict[str, object]:
-    """The configuration of one engine: ZeRO `stage` 0-3, fp32 or bf16, gradients clipped at norm `clip` (0: never).
+    """The configuration of one engine: ZeRO `stage` 0-3, fp32 or bf16, gradients clipped to a norm (0: never).
 
-    It names no optimizer: a torch AdamW handed to the engine needs no C++ build. `micro_batch_size` counts texts on one
-    rank in each of the `accumulation` parts of a step. `offload` moves the optimizer's state, and at stage 3 the
-    weights too, to the memory of the host ("cpu") or below `offload_folder` ("nvme").
+    It names no optimizer: a torch AdamW passed to the engine needs no C++ build. `micro_batch_size` counts texts on one
+    rank in each of the `accumulation` micro-batches of a step. `offload` moves the optimizer's state, and at stage 3
+    the weights too, to the memory of the host ("cpu") or below `offload_folder` ("nvme").
     """
     zero: dict[str, object] = {"stage": stage}
     if stage:
         zero["overlap_comm"] = False
     if offload != "none":
-        where: dict[str, object] = {"device": offload}
-        where |= {"nvme_path": offload_folder} if offload == "nvme" else {}
-        # Pinned memory is what a GPU copies from without a stop; without a GPU there is nothing to copy to.
-        where |= {"pin_memory": True} if bf16 else {}
-        zero["offload_optimizer"] = where
+        target: dict[str, object] = {"device": offload}
+        target |= {"nvme_path": offload_folder} if offload == "nvme" else {}
+        # Pinned memory makes copies to a GPU asynchronous; without a GPU nothing is copied.
+        target |= {"pin_memory": True} if bf16 else {}
+        zero["offload_optimizer"] = target
         if stage == 3:
-            zero["offload_param"] = where
+            zero["offload_param"] = target
     config: dict[str, object] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": clip,
+        "gradient_clipping": max_grad_norm,
         "zero_optimization": zero,
-        # The loop keeps the log: printing and timing inside the engine would cost time in every step.
+        # The loop writes the log: printing and timing inside the engine would cost time in every step.
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
     if offload != "none":
-        config["zero_force_ds_cpu_optimizer"] = False  # torch's own fused AdamW works on the host's memory, unbuilt
+        config["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW works on host memory without a C++ build
     if bf16:
         config["bf16"] = {"enabled": True}
     return config

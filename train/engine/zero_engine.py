@@ -1,7 +1,7 @@
 """The DeepSpeed engine of a run: the process group, one step, and the full tensors of its training state.
 
-Reads and writes no files. Whatever the stage, the state is seen as three fp32 tensors for each trained parameter, under
-the parameter's name: so it fits every other stage and number of ranks.
+Reads and writes no files. At any stage, the state is three fp32 tensors for each trained parameter, under the
+parameter's name, so that it fits every other stage and number of ranks.
 """
 
 import logging
@@ -21,8 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from data.errors import InputError, ResumableError
 from train.engine.zero_config import zero_config
 from train.run.finetune_run import FinetuneRun
-from train.texts.batches import Batch
-from train.texts.parts import split
+from train.texts.batches import Batch, micro_batches
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
@@ -47,92 +46,91 @@ def join_group() -> None:
         alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
         dist.init_process_group(backend, **alone)
     if not deepspeed.comm.is_initialized():
-        # An empty list of C++ operators: nothing in training uses them, and building one takes a minute.
+        # No C++ operators: training uses none, and building one takes a minute.
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
 
 
-def part_group(ranks: int, host: str) -> int:
-    """Leave the process group for one of `ranks` neighbours in it; returns which of the new groups this is.
+def split_group(ranks: int, host: str) -> int:
+    """Replace the process group by groups of `ranks` consecutive ranks; returns the number of this rank's group.
 
     Every rank of the old group calls it, before `join_group`. `host` is this rank's address for the others.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     if ranks == world_size:
         return 0
-    place = rank % ranks
-    # Port 0 is any that is free; the leaders tell theirs to all, since only they know it.
-    store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if place == 0 else None
+    new_rank = rank % ranks
+    # Port 0 is any free port; each group's leader sends its own to all ranks.
+    store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False) if new_rank == 0 else None
     addresses: list[tuple[str, int] | None] = [None] * world_size
     dist.all_gather_object(addresses, (host, store.port) if store else None)
     backend = dist.get_backend()
     dist.destroy_process_group()
     if store is None:
-        leader = addresses[rank - place]
-        assert leader is not None, "every leader has told its address"
+        leader = addresses[rank - new_rank]
+        assert leader is not None, "every leader sent its address"
         store = dist.TCPStore(*leader, is_master=False)
-    dist.init_process_group(backend, store=store, rank=place, world_size=ranks)
+    dist.init_process_group(backend, store=store, rank=new_rank, world_size=ranks)
     return rank // ranks
 
 
 def check_offload(run: FinetuneRun) -> None:
-    """Refuse an offload to disk where DeepSpeed cannot build what it reads and writes with."""
+    """Refuse an offload to disk where DeepSpeed cannot build its asynchronous I/O."""
     if run.offload != "nvme":
         return
     from deepspeed.ops.op_builder import AsyncIOBuilder
 
     if not AsyncIOBuilder().is_compatible(verbose=False):
         raise InputError(
-            "offload to nvme needs libaio, from which DeepSpeed builds its asynchronous reader",
-            where=f"run {run.name}",
+            "offload to nvme needs libaio, which is not installed",
+            where=f"train.offload of run {run.name}",
             hint="install libaio-dev (libaio-devel) on every node, or use offload cpu",
         )
 
 
 def agree(prepare: Callable[[], Result]) -> Result:
-    """Prepare on every rank; if one gives up all do, so that none waits for it: wrong input, or a full disk."""
+    """Prepare on every rank; if one raises, all do, so that none waits for it: wrong input, or a full disk."""
     return _all_or_none(prepare, InputError, ResumableError)
 
 
 def write_together(write: Callable[[], Result]) -> Result:
     """Write on every rank; if one cannot (a full disk), all of them raise ResumableError with its reason."""
-    return _all_or_none(write, OSError, SafetensorError)
+    return _all_or_none(write, OSError, SafetensorError, InputError)
 
 
 def _all_or_none(act: Callable[[], Result], *kinds: type[Exception]) -> Result:
     results: list[Result] = []
-    troubles: list[InputError | ResumableError | None] = [None] * dist.get_world_size()
+    errors: list[InputError | ResumableError | None] = [None] * dist.get_world_size()
+    own: InputError | ResumableError | None = None
     try:
         results.append(act())
-        mine = None
     except kinds as error:
-        told = isinstance(error, InputError | ResumableError)
-        mine = error if told else ResumableError(f"nothing could be written: {error}")
-    dist.all_gather_object(troubles, mine)
-    for trouble in troubles:
-        if trouble is not None:
-            raise trouble
+        own = error if isinstance(error, InputError | ResumableError) else ResumableError(f"writing failed: {error}")
+    dist.all_gather_object(errors, own)
+    for raised in errors:
+        if raised is not None:
+            raise raised
     return results[0]
 
 
 def precision() -> str:
-    """What this machine computes in: bf16 on a GPU that has it, else fp32 (a CPU's bf16 is slower by far)."""
+    """The precision on this machine: bf16 on a GPU that supports it, else fp32 (bf16 is far slower on CPUs)."""
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
 def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
-    """An engine around `model`, of which it trains what asks for a gradient."""
+    """An engine around `model` that trains the parameters which require a gradient."""
     import deepspeed
 
     bf16 = precision() == "bf16"
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Where the state lies on the host, the fused way is the fast one.
+    # On the host the fused implementation is the fast one.
     fused = True if not torch.cuda.is_available() or run.offload != "none" else None
     optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=fused)
     config = zero_config(
         run.stage,
         -(-run.batch_size // (dist.get_world_size() * run.accumulation)),
-        run.clip,
+        run.max_grad_norm,
         bf16=bf16,
         accumulation=run.accumulation,
         offload=run.offload,
@@ -145,17 +143,17 @@ def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
 
 
 def take_step(engine: Any, batch: Batch, rate: float, loss: Callable[[Any, Batch], torch.Tensor]) -> torch.Tensor:
-    """One optimizer step over the parts of a batch; returns this rank's share of the step's loss, on its device.
+    """One optimizer step over the micro-batches of a batch; returns this rank's share of the loss, on its device.
 
-    `loss` is a part's share of the global mean. The share is not a number if the gradient was not finite: the engine
-    then leaves the weights alone, silently.
+    `loss` is a micro-batch's share of the global mean. The share is NaN if the gradient was not finite: the engine then
+    skips the step silently.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     shares = []
-    for part in split(batch, engine.gradient_accumulation_steps()):
-        share = loss(engine, part)
-        # The engine averages gradients over the ranks; the shares are meant to be summed, over ranks and parts.
+    for micro_batch in micro_batches(batch, engine.gradient_accumulation_steps()):
+        share = loss(engine, micro_batch)
+        # The engine averages gradients over the ranks, but shares are summed over ranks and micro-batches.
         engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
         engine.step()
         shares.append(share.detach())
@@ -164,7 +162,7 @@ def take_step(engine: Any, batch: Batch, rate: float, loss: Callable[[Any, Batch
 
 
 def trained_parameters(module: torch.nn.Module) -> dict[str, Parameter]:
-    """The parameters that are trained, in the module's order; a tied one stands once."""
+    """The parameters that are trained, in the module's order; a tied one occurs once."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
@@ -189,21 +187,21 @@ def full_tensors(engine: Any, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[
 
 
 def optimizer_steps(engine: Any) -> int:
-    """How many steps AdamW has counted, by which it corrects its moments' bias."""
+    """The number of steps that AdamW has counted, for the bias correction of its moments."""
     return int(next(iter(_torch_optimizer(engine).state.values()))["step"])
 
 
 def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -> None:
-    """Put an engine that has not stepped yet where another one was when its AdamW had counted `steps`.
+    """Put an engine that has not stepped yet into the saved state in which AdamW had counted `steps`.
 
-    `read` gives the full fp32 tensor of a name and kind, as `full_tensors` gave it.
+    `read` returns the full fp32 tensor of a name and kind, as from `full_tensors`.
     """
     optimizer = _torch_optimizer(engine)
     for flat in _flat_tensors(engine):
-        # AdamW makes its state in the first step, which these steps are past.
+        # AdamW would create its state in its first step.
         moments = {kind: torch.zeros_like(flat, requires_grad=False) for kind in MOMENTS}
-        place = flat.device if optimizer.defaults["fused"] else torch.device("cpu")
-        optimizer.state[flat] = {"step": torch.tensor(float(steps), device=place), **moments}
+        device = flat.device if optimizer.defaults["fused"] else torch.device("cpu")
+        optimizer.state[flat] = {"step": torch.tensor(float(steps), device=device), **moments}
     if hasattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
         engine.optimizer._lazy_init_hp_params_optimizer_state()
     masters = _masters(engine)
@@ -219,7 +217,7 @@ def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -
 
 
 def _set_shard(parameter: Parameter, kind: str, value: torch.Tensor) -> None:
-    """Put this rank's part of a full tensor where its stage keeps it."""
+    """Store this rank's part of a full tensor as its stage does."""
     from deepspeed.utils import (
         safe_set_full_fp32_param,
         safe_set_full_optimizer_state,
@@ -228,7 +226,7 @@ def _set_shard(parameter: Parameter, kind: str, value: torch.Tensor) -> None:
     )
 
     set_weight, set_moment = safe_set_full_fp32_param, safe_set_full_optimizer_state
-    if hasattr(parameter, "ds_id"):  # stage 3; the last rank's part may reach beyond the tensor's end
+    if hasattr(parameter, "ds_id"):  # stage 3; the last rank's part may extend beyond the tensor's end
         set_weight, set_moment = safe_set_local_fp32_param, safe_set_local_optimizer_state
         size = parameter.ds_tensor.numel()
         padded = torch.zeros(size * dist.get_world_size(), dtype=value.dtype, device=value.device)
@@ -246,7 +244,7 @@ def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
 
 
 def _masters(engine: Any) -> dict[Parameter, torch.Tensor] | None:
-    """Each parameter's whole fp32 tensor at stage 0, itself or a copy; None above, where tensors lie in shards."""
+    """Each parameter's whole fp32 tensor at stage 0, itself or a copy; None above, where tensors are in shards."""
     wrapper = engine.optimizer
     if not hasattr(wrapper, "optimizer"):
         return {parameter: parameter for group in wrapper.param_groups for parameter in group["params"]}
@@ -256,7 +254,7 @@ def _masters(engine: Any) -> dict[Parameter, torch.Tensor] | None:
 
 
 def _flat_tensors(engine: Any) -> list[torch.Tensor]:
-    """What the torch optimizer keeps its state for: whole parameters at stage 0, a rank's flat shards above."""
+    """The keys of the torch optimizer's state: whole parameters at stage 0, a rank's flat shards above."""
     for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
         if hasattr(engine.optimizer, name):
             return list(getattr(engine.optimizer, name))

@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft: put around a model before training, merged into the base after it. Touches no files."""
+"""Low-rank adapters by peft: added to a model before training, merged into the base after it. Touches no files."""
 
 import copy
 
@@ -12,7 +12,7 @@ _ALL = "all-linear"
 
 
 def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> PreTrainedModel:
-    """The model with fresh adapters; all other weights are frozen. Raises InputError if no layer is meant."""
+    """The model with fresh adapters; all other weights are frozen. Raises InputError if no layer matches."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -28,7 +28,7 @@ def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> PreTrainedModel:
     except ValueError as error:
         layers = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
         raise InputError(
-            f"lora targets {list(lora.targets)}: {error}",
+            f"train.lora.targets {list(lora.targets)}: {error}",
             where=where,
             hint=f"name linear layers among {', '.join(layers)}, or leave targets out",
         ) from error
@@ -37,7 +37,7 @@ def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> PreTrainedModel:
 def merge(base: PreTrainedModel, lora: Lora, adapters: dict[str, torch.Tensor]) -> PreTrainedModel:
     """A model like `base` with the trained adapters merged in, computed in fp32, in the base's dtype.
 
-    `adapters` are the trained parameters by their names in the wrapped model. `base` stays as it is.
+    `adapters` are the trained parameters by their names in the wrapped model. `base` is not changed.
     """
     wrapped = wrap(copy.deepcopy(base).float(), lora, where="lora")
     parameters = dict(wrapped.named_parameters())

@@ -1,4 +1,4 @@
-"""What is learned from a batch: its tokens, or a teacher's distributions over them.
+"""The loss of a batch: cross-entropy on its tokens, or the divergence from a teacher's distributions.
 
 Reads and writes nothing. Losses are sums over labels, in nats.
 """
@@ -8,37 +8,37 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from train.model.packed_attention import find_places
+from train.model.packed_attention import text_slots
 from train.texts.batches import IGNORED, Batch, Teacher
 
 
 def model_inputs(batch: Batch, device: torch.device | str) -> dict[str, Any]:
-    """The arguments of the model's forward call. No mask and no cache: none is needed, and neither knows of texts."""
+    """The arguments of the model's forward call, without mask and cache: neither is needed or aware of texts."""
     inputs: dict[str, Any] = {"input_ids": torch.from_numpy(batch.input_ids).to(device)}
     if batch.position_ids is not None:
         inputs["position_ids"] = torch.from_numpy(batch.position_ids).to(device)
-        inputs["places"] = find_places(batch.position_ids, device)
+        inputs["slots"] = text_slots(batch.position_ids, device)
     return {**inputs, "use_cache": False}
 
 
 def summed_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The loss of a batch's logits [rows, tokens, vocabulary], summed over its labels.
 
-    A label that has a teacher costs the divergence from the teacher's distribution, every other one its
+    The loss of a label with a teacher is the divergence from the teacher's distribution, of any other its
     cross-entropy.
     """
     labels = torch.from_numpy(batch.labels).to(logits.device)
     if batch.teacher is None:
         return _cross_entropy(logits, labels)
-    places = torch.from_numpy(batch.teacher.places).to(logits.device) & (labels != IGNORED)
-    return _cross_entropy(logits, labels.masked_fill(places, IGNORED)) + _taught(logits, batch.teacher, places)
+    mask = torch.from_numpy(batch.teacher.mask).to(logits.device) & (labels != IGNORED)
+    return _cross_entropy(logits, labels.masked_fill(mask, IGNORED)) + _divergence(logits, batch.teacher, mask)
 
 
 def top_k_divergence(logits: torch.Tensor, top_ids: torch.Tensor, top_log_probs: torch.Tensor) -> torch.Tensor:
-    """KL(teacher || student) in nats [n], where all tokens but the teacher's k likeliest count as one.
+    """KL(teacher || student) in nats [n], with all tokens but the teacher's k most likely ones merged into one.
 
-    `logits` are the student's [n, vocabulary], `top_ids` and `top_log_probs` the teacher's [n, k]. With k the whole
-    vocabulary it is the full divergence; else it is a lower bound of it.
+    `logits` are the student's [n, vocabulary], `top_ids` and `top_log_probs` the teacher's [n, k]. It is a lower bound
+    of the full divergence, and equal to it if k is the whole vocabulary.
     """
     logits = logits.float()
     log_total = logits.logsumexp(-1, keepdim=True)
@@ -48,7 +48,7 @@ def top_k_divergence(logits: torch.Tensor, top_ids: torch.Tensor, top_log_probs:
     if top_ids.shape[-1] == logits.shape[-1]:
         return divergence
     others = logits.scatter(-1, top_ids, -torch.inf).logsumexp(-1) - log_total.squeeze(-1)
-    # Rounding may leave a little less than nothing for the others.
+    # Rounding may make this slightly negative.
     rest = (1.0 - teacher.sum(-1)).clamp_min(0.0)
     return divergence + torch.xlogy(rest, rest) - rest * others
 
@@ -57,7 +57,7 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-def _taught(logits: torch.Tensor, teacher: Teacher, places: torch.Tensor) -> torch.Tensor:
-    top_ids = torch.from_numpy(teacher.ids).to(logits.device)[places]
-    top_log_probs = torch.from_numpy(teacher.log_probs).to(logits.device)[places]
-    return top_k_divergence(logits[places], top_ids, top_log_probs).sum()
+def _divergence(logits: torch.Tensor, teacher: Teacher, mask: torch.Tensor) -> torch.Tensor:
+    top_ids = torch.from_numpy(teacher.ids).to(logits.device)[mask]
+    top_log_probs = torch.from_numpy(teacher.log_probs).to(logits.device)[mask]
+    return top_k_divergence(logits[mask], top_ids, top_log_probs).sum()

@@ -1,8 +1,8 @@
-"""Attention for packed rows: of each text to itself alone, and of nothing else. Reads and writes nothing.
+"""Attention for packed rows: each text attends to itself only. Reads and writes nothing.
 
-transformers keeps packed texts apart by a mask over all pairs of a row. That is quadratic in the row and needs slower
-kernels, so here attention is computed for texts and not for rows: texts of like lengths are padded to a small batch
-that needs no mask, for a causal model never sees what stands to the right of a text.
+transformers separates packed texts by a mask over all pairs of a row. That is quadratic in the row and needs slower
+kernels, so here attention is computed for texts and not for rows: texts of similar lengths are padded to a small batch
+that needs no mask, since a causal model never attends to the padding on the right.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ import torch
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from train.texts.packing import group_alike
+from train.texts.packing import group_similar
 
-NAME = "packed_sdpa"  # the attention implementation's, in transformers
+NAME = "packed_sdpa"  # of the attention implementation, in transformers
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
-    """Where the tokens of packed rows go while attention is computed. Producer: `find_places`.
+class TextSlots:
+    """The positions of packed tokens in the padded attention calls. Producer: `text_slots`.
 
     A call pads `texts` texts to `tokens` slots each, for every (texts, tokens) of `calls`; `slots`, int64 [tokens of
     all rows], is the slot of each token, counted through all calls.
@@ -30,18 +30,18 @@ class Places:
     slots: torch.Tensor
 
 
-def find_places(position_ids: np.ndarray, device: torch.device | str) -> Places:
-    """The places of the tokens of rows [rows, tokens], whose positions begin anew with each text and with each row."""
+def text_slots(position_ids: np.ndarray, device: torch.device | str) -> TextSlots:
+    """The slots of the tokens of rows [rows, tokens], whose positions restart with each text and with each row."""
     starts = np.flatnonzero(position_ids.ravel() == 0)
     lengths = np.diff(starts, append=position_ids.size)
     calls, slots, used = [], np.empty(position_ids.size, np.int64), 0
-    for group in group_alike(lengths):
+    for group in group_similar(lengths):
         longest = int(lengths[group[0]])
         for text in group:
             slots[starts[text] : starts[text] + lengths[text]] = used + np.arange(lengths[text])
             used += longest
         calls.append((len(group), longest))
-    return Places(tuple(calls), torch.from_numpy(slots).to(device))
+    return TextSlots(tuple(calls), torch.from_numpy(slots).to(device))
 
 
 def packed_attention(
@@ -51,34 +51,34 @@ def packed_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    places: Places,
+    slots: TextSlots,
     sliding_window: int | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention [rows, tokens, heads, channels] of queries, keys and values [rows, heads, tokens, channels].
 
-    The signature is that of transformers' attention functions; `places` comes through the model's forward call.
+    The signature is that of transformers' attention functions; `slots` is passed through the model's forward call.
     """
     rows, _, width, _ = query.shape
-    num_slots = sum(texts * tokens for texts, tokens in places.calls)
-    spread = [_spread(part.transpose(1, 2).flatten(0, 1), places.slots, num_slots) for part in (query, key, value)]
+    num_slots = sum(texts * tokens for texts, tokens in slots.calls)
+    spread = [_spread(part.transpose(1, 2).flatten(0, 1), slots.slots, num_slots) for part in (query, key, value)]
     outputs, start = [], 0
-    for texts, tokens in places.calls:
+    for texts, tokens in slots.calls:
         end = start + texts * tokens
         parts = [part[start:end].unflatten(0, (texts, tokens)).transpose(1, 2) for part in spread]
         mask = _window(tokens, sliding_window, query.device) if sliding_window and tokens > sliding_window else None
         outputs.append(sdpa_attention_forward(module, *parts, mask, **options)[0].flatten(0, 1))
         start = end
-    return torch.cat(outputs).index_select(0, places.slots).unflatten(0, (rows, width)), None
+    return torch.cat(outputs).index_select(0, slots.slots).unflatten(0, (rows, width)), None
 
 
 class _Spread(torch.autograd.Function):
-    """Tokens in their slots, and nothing in the others. Torch's own way would keep the tokens for the backward pass."""
+    """Tokens in their slots, zeros in the others. Plain indexing would keep the tokens for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, tokens: torch.Tensor, slots: torch.Tensor, num_slots: int) -> torch.Tensor:
         ctx.save_for_backward(slots)
-        # A sum, though every slot gets one token or none: its kernel is twice as fast as that of a copy.
+        # index_add rather than index_copy: its kernel is twice as fast, and no slot gets more than one token.
         return tokens.new_zeros(num_slots, *tokens.shape[1:]).index_add_(0, slots, tokens)
 
     @staticmethod
@@ -93,7 +93,7 @@ def _spread(tokens: torch.Tensor, slots: torch.Tensor, num_slots: int) -> torch.
 
 
 def _window(tokens: int, sliding_window: int, device: torch.device) -> torch.Tensor:
-    """Which keys (columns) a query (row) sees that looks back over a window of tokens, itself among them."""
+    """The keys (columns) that a query (row) attends to in a window of tokens that includes itself."""
     return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril().triu(1 - sliding_window)
 
 

@@ -1,6 +1,6 @@
-"""Whether a model keeps packed texts apart, asked of the model itself. Reads and writes nothing.
+"""Whether a model keeps packed texts separate, measured on the model itself. Reads and writes nothing.
 
-Architectures differ in this, and a leak raises no error: attention reaches where it should not, and the loss is wrong.
+Architectures differ in this, and a leak raises no error: attention reaches into other texts, and the loss is wrong.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from train.model.packed_attention import NAME
 from train.texts.batches import IGNORED, Batch, batches_of
 from train.texts.mix import Budget, make_schedule
 from train.texts.packing import Arithmetic, Layout
-from train.texts.token_rows import TokenRows
+from train.texts.tokens import TokenRows
 
 _TEXT_TOKENS = (13, 9, 11)  # inputs of the probe's texts
 _WINDOW = 4  # tokens
@@ -28,8 +28,8 @@ _TOLERANCE_16_BIT = 0.1
 def packing_refusal(model: Any) -> str | None:
     """Why the model cannot be trained on packed rows; None if it can.
 
-    Three short texts must have the same losses in one row as in rows of their own: to 1e-4 nats for every token in
-    fp32, to 0.1 in 16 bits.
+    Three short texts must have the same losses packed as padded: to 1e-4 nats for every token in fp32, to 0.1 in 16
+    bits.
     """
     name = type(model).__name__
     if "position_ids" not in inspect.signature(model.forward).parameters:
@@ -40,14 +40,14 @@ def packing_refusal(model: Any) -> str | None:
         return f"{name}: {error}"
     if difference <= _TOLERANCES.get(model.dtype, _TOLERANCE_16_BIT):
         return None
-    return f"in {name} packed texts see each other: losses differ by {difference:.2g} nats"
+    return f"in {name} packed texts attend to each other: losses differ by {difference:.2g} nats"
 
 
 def packing_difference(model: Any, text_tokens: Sequence[int] = _TEXT_TOKENS) -> float:
-    """The largest difference of a token's loss (nats) between texts in one packed row and in rows of their own.
+    """The largest difference of a token's loss (nats) between texts in one packed row and in padded rows.
 
-    The texts are random, of `text_tokens` inputs each, all different. They are short, so the model's windows of
-    attention are made shorter yet: a model whose packed attention knew nothing of them would differ.
+    The texts are random, of `text_tokens` inputs each, all different. They are short, so the model's attention windows
+    are shortened further: if the packed attention ignored them, the losses would differ.
     """
     rng = np.random.default_rng(0)
     vocab_size = model.config.get_text_config().vocab_size
@@ -67,13 +67,13 @@ def packing_difference(model: Any, text_tokens: Sequence[int] = _TEXT_TOKENS) ->
     finally:
         model.set_attn_implementation(own_attention)
         model.train(was_training)
-    # Both layouts put the longest text first, so the labels stand in the same order.
+    # Both layouts put the longest text first, so the labels are in the same order.
     return float((losses[0] - losses[1]).abs().max())
 
 
 @contextmanager
 def _short_windows(model: Any) -> Iterator[None]:
-    """Windows of a few tokens for a model that has any, whether its layers read them from themselves or the config."""
+    """Shorten the attention windows of a model that has any, in its configuration and in its layers."""
     changed = [
         (holder, name, getattr(holder, name))
         for holder in (model.config.get_text_config(), *model.modules())
@@ -90,9 +90,9 @@ def _short_windows(model: Any) -> Iterator[None]:
 
 
 def arithmetic_of(model: Any) -> Arithmetic:
-    """What a forward pass computes: two operations for each weight and token, four for each pair and attention channel.
+    """Operations of a forward pass: two for each weight and token, four for each pair and attention channel.
 
-    Weights that are only looked up are not counted.
+    An embedding that is only looked up is not counted.
     """
     config = model.config.get_text_config()
     num_weights = sum(parameter.numel() for parameter in model.parameters())

@@ -1,6 +1,6 @@
-"""How much of what the hardware can do a training uses: model FLOPs utilisation (MFU). Pure.
+"""Model FLOPs utilisation (MFU) of a training. Pure.
 
-The peaks are those of dense bfloat16 matrix products that the makers' data sheets give, without sparsity.
+The peaks are those of dense bfloat16 matrix products in the vendors' data sheets, without sparsity.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 from data.errors import InputError
 from train.plan.shapes import Shape, shape_of
 
-# FLOP/s by a pattern in the device's name; the first that is found counts.
+# FLOP/s by a pattern in the device's name; the first match counts.
 PEAKS: tuple[tuple[str, float], ...] = (
     (r"\bB200\b", 2250e12),
     (r"\bGH200\b", 989e12),
@@ -28,31 +28,31 @@ PEAKS: tuple[tuple[str, float], ...] = (
 
 
 def peak_flops(device: str) -> float | None:
-    """FLOP/s of a device by its name as the driver gives it; None for a part of one, or if the table has it not."""
+    """FLOP/s of a device by the driver's name for it; None for a MIG slice and for unknown devices."""
     if "MIG" in device:
         return None
     return next((peak for pattern, peak in PEAKS if re.search(pattern, device.replace("-", " "))), None)
 
 
 def flops_per_token(shape: Shape, row_tokens: float) -> float:
-    """FLOPs of a forward and a backward pass, a token, in rows of so many tokens.
+    """FLOPs of a forward and a backward pass for each token, in rows of `row_tokens`.
 
     Two for each weight that the token is multiplied with and twice that backward; attention likewise, to half of the
-    row on average. What is computed again to save memory does not count.
+    row on average. Recomputed activations do not count.
     """
     attention = 2 * shape.layers * shape.queries * row_tokens / 2  # products with the keys and with the values
     return 6 * (multiplied_weights(shape) + attention)
 
 
 def multiplied_weights(shape: Shape) -> int:
-    """Weights that every token is multiplied with: all but those that are only looked up."""
+    """Weights that every token is multiplied with: all but an embedding that is only looked up."""
     return shape.layers * sum(linear.inputs * linear.outputs for linear in shape.linears) + shape.embedding
 
 
 def utilisation(
     config: Mapping[str, Any], device: str, num_devices: int, tokens_per_second: float, row_tokens: float = 0
 ) -> float | None:
-    """The MFU, from 0 to 1; None where the device or the architecture is not known.
+    """The MFU, from 0 to 1; None for unknown devices and architectures.
 
     `config` is the content of `config.json`, `tokens_per_second` that of all devices together.
     """

@@ -1,12 +1,13 @@
-"""How large the batches of a run become in memory, estimated from its texts before anything starts.
+"""The largest micro-batch of a run, estimated from its texts before anything starts.
 
-Reads a model's tokenizer and a run's texts, of which it tokenises some thousands. Writes nothing. Imports nothing
+Reads a model's tokenizer and a run's texts, of which it tokenizes some thousands. Writes nothing. Imports nothing
 heavy.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heappushpop
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 
     from train.run.finetune_run import FinetuneRun, TextSource
 
-STEPS_LOOKED_AT = 8
-LONGEST_READ = 16  # of the texts with most characters one is nearly always that with most tokens
+SAMPLED_STEPS = 8
+LONGEST_READ = 16  # the longest text by tokens is nearly always among the longest by characters
 OTHERS_READ = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one rank computes at once: the largest part of a batch. Producer: `largest_part`. Consumer: plans."""
+    """What one rank computes at once: its largest micro-batch. Producer: `largest_part`. Consumer: plans."""
 
     rows: int
     row_tokens: int
@@ -34,27 +35,30 @@ class Part:
 
 
 def part_of_rows(run: "FinetuneRun", ranks: int, row_tokens: int) -> Part:
-    """The same for texts of `row_tokens`, one a row."""
+    """The micro-batch of a run whose texts all have `row_tokens`, one a row."""
     texts = max(1, run.batch_tokens // row_tokens) if run.batch_tokens else run.batch_size
     return Part(-(-texts // (ranks * run.accumulation)), row_tokens, packed=run.layout != "padded")
 
 
-def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
-    """As many rows as some of its batches have, all as long as the longest text; packed, as many as the tokens fill.
+def largest_part(run: "FinetuneRun", ranks: int, shape: Shape, *, skip_missing: bool = False) -> Part:
+    """The most rows of a sample of batches, all as long as the longest text; packed rows count by their tokens.
 
-    Whether the model keeps packed texts apart is not known before it is loaded; here it is taken for granted.
+    Whether the model keeps packed texts separate is unknown before it is loaded; here it is assumed. `skip_missing`
+    leaves out sources that are not written yet. Raises InputError if no source has texts.
     """
+    from data.store import is_sealed
     from train.texts.mix import Budget, Lengths, make_schedule
     from train.texts.packing import Arithmetic, choose_layout, most_rows
 
-    inputs, sources = _sample(run.base, run.sources)
+    chosen = tuple(source for source in run.sources if not skip_missing or is_sealed(Path(source.folder)))
+    inputs, sources = _sample(run.base, chosen)
     longest = min(int(inputs.max()), shape.window)
-    # A source without texts leaves its share to the others, or is refused when the tokens are there.
-    weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(run.sources)]
+    # A source without texts leaves its share to the others, or is refused when the texts are tokenized.
+    weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(chosen)]
     schedule = make_schedule(
         Lengths(inputs, inputs, sources),
         weights if any(weights) else [],
-        budget=Budget(steps=STEPS_LOOKED_AT),
+        budget=Budget(steps=SAMPLED_STEPS),
         batch_size=run.batch_size,
         batch_tokens=run.batch_tokens,
         seed=run.seed,
@@ -66,7 +70,7 @@ def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
         num_inputs=inputs,
         world_size=ranks,
         arithmetic=Arithmetic(2.0 * multiplied_weights(shape), 4.0 * shape.queries * shape.layers),
-        where=f"run {run.name}",
+        where=f"train.layout of run {run.name}",
         accumulation=run.accumulation,
     )
     rows = most_rows(schedule, inputs, layout, world_size=ranks, accumulation=run.accumulation, row_tokens=longest)
@@ -75,7 +79,7 @@ def largest_part(run: "FinetuneRun", ranks: int, shape: Shape) -> Part:
 
 @lru_cache(maxsize=64)
 def _sample(base: str, sources: "tuple[TextSource, ...]") -> "tuple[np.ndarray, np.ndarray]":
-    """Inputs and source of some texts [n] each: the longest of every source, and evenly of the others."""
+    """Inputs and source of a sample of texts [n] each: the longest of every source, and some of the others."""
     import numpy as np
 
     from train.texts.sources import no_texts
@@ -87,7 +91,7 @@ def _sample(base: str, sources: "tuple[TextSource, ...]") -> "tuple[np.ndarray, 
 
 
 def _inputs(base: str, source: "TextSource") -> Iterator[int]:
-    """Tokens that the model reads of a text: all but the one that is predicted last, which is the end's."""
+    """The number of tokens that the model reads of a text: all but the last, which is only predicted."""
     from data.records import Distribution
     from data.store import read_shard
     from train.texts.sources import is_distribution, read_rows, shards_of
@@ -96,14 +100,31 @@ def _inputs(base: str, source: "TextSource") -> Iterator[int]:
     if is_distribution(source):
         yield from (len(row.token_ids) - 1 for shard in shards for row in read_shard(shard, Distribution))
         return
-    texts = [prompt + text for texts, prompts in read_rows(source) for text, prompt in zip(texts, prompts, strict=True)]
-    texts.sort(key=len, reverse=True)
-    others = texts[LONGEST_READ:]
-    read = texts[:LONGEST_READ] + others[:: -(-len(others) // OTHERS_READ) or 1]
+    texts = (prompt + text for texts, prompts in read_rows(source) for text, prompt in zip(texts, prompts, strict=True))
+    sample = longest_and_some(texts)
     tokenizer = _tokenizer(base)
     # Without a fast tokenizer every character counts as a token.
-    counts = map(len, read) if tokenizer is None else (len(found.ids) for found in tokenizer.encode_batch(read))
+    counts = map(len, sample) if tokenizer is None else (len(found.ids) for found in tokenizer.encode_batch(sample))
     yield from (max(1, count) for count in counts)
+
+
+def longest_and_some(texts: Iterator[str]) -> list[str]:
+    """The `LONGEST_READ` longest of a stream of texts, and at most `OTHERS_READ` of the others at equal distances."""
+    longest: list[tuple[int, int, str]] = []  # a heap
+    others: list[str] = []
+    seen, stride = 0, 1
+    for number, text in enumerate(texts):
+        if len(longest) < LONGEST_READ:
+            longest.append((len(text), number, text))
+            longest.sort()
+            continue
+        *_, other = heappushpop(longest, (len(text), number, text))
+        if seen % stride == 0:
+            others.append(other)
+        seen += 1
+        if len(others) > OTHERS_READ:
+            others, stride = others[::2], 2 * stride
+    return [text for *_, text in longest] + others
 
 
 @lru_cache(maxsize=1)
@@ -115,4 +136,5 @@ def _tokenizer(base: str) -> "Tokenizer | None":
         return None
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer

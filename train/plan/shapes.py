@@ -1,6 +1,6 @@
-"""What a model's `config.json` says of its size: parameters, matrices, what a token leaves for the backward pass.
+"""A model's size from its `config.json`: parameters, matrices, bytes that a token keeps for the backward pass.
 
-Pure but for reading that file; imports no torch, so that a plan costs nothing.
+Reads that file; imports no torch, so that a plan is cheap.
 """
 
 import json
@@ -34,8 +34,8 @@ class Linear:
 class Shape:
     """The size of a decoder. Producer: `read_shape`. Consumers: `train.plan.sizing`, `train.plan.flops`.
 
-    `inner` is the width inside the feed-forward part, `head_size` that of one head, `window` the longest row in tokens;
-    `tied`: the output layer is the embedding. `dropout`: attention drops weights, which CPUs do the costly way.
+    `inner` is the width of the feed-forward part, `head_size` that of one head, `window` the longest row in tokens;
+    `tied`: the output layer is the embedding. `dropout`: attention has dropout, for which CPUs have no fused kernel.
     """
 
     family: str
@@ -71,7 +71,7 @@ class Shape:
 
     @property
     def normed_heads(self) -> bool:
-        """Whether queries and keys are normed by themselves."""
+        """Whether queries and keys have norms of their own."""
         return self.family in ("qwen3", "gemma3_text")
 
     @property
@@ -97,15 +97,14 @@ class Shape:
         return self.layers * sum(rank * (linear.inputs + linear.outputs) for linear in self.linears)
 
     def layer_bytes(self, row_tokens: int, size: int, *, packed: bool, on_gpu: bool) -> int:
-        """Bytes that one layer keeps of a token for the backward pass, as transformers writes the layer today.
+        """Bytes that one layer keeps of a token for the backward pass, as implemented in transformers.
 
-        `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the text that the token is in,
-        `packed` or in a row of its own.
-        Every term is a tensor that some operation's backward reads.
+        `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the token's text, `packed` or
+        padded. Every term is a tensor that some operation's backward reads.
         """
-        # Queries and their outcome, keys and values, and of each head its log-sum; packed, the outcome in two orders.
+        # Queries and outputs, keys and values, and the log-sum of each head; if packed, the outputs in two orders.
         attention = (2 + packed) * size * self.queries + 2 * size * self.keys + FP32 * self.heads
-        if self.dropout and not on_gpu:  # no fused kernel: the weights thrice in float32, and which were dropped
+        if self.dropout and not on_gpu:  # the weights three times in float32, and the dropout mask
             attention += self.heads * row_tokens * (3 * FP32 + 1)
         if self.family == "gpt2":
             norms = 2 * size * self.width + 2 * 2 * FP32
@@ -121,7 +120,7 @@ class Shape:
         return self._norm_bytes(self.width, size) + size * self.width
 
     def logit_bytes(self, size: int) -> int:
-        """Bytes of a token's logits when they are most: beginning of the backward pass of the loss.
+        """Bytes of a token's logits at their peak, when the backward pass of the loss begins.
 
         The logits; their log-softmax, its gradient and that of the loss in float32.
         """
@@ -130,7 +129,7 @@ class Shape:
     def _norm_bytes(self, features: int, size: int) -> int:
         if self.family == "gpt2":
             return size * features
-        # the input in float32, and what is multiplied with the weights: float32 in Gemma, else as the model is
+        # the input in float32, and the factor of the weights: float32 in Gemma, else in the model's precision
         return features * (FP32 + (FP32 if self.family == "gemma3_text" else size))
 
 
@@ -143,11 +142,11 @@ def read_shape(folder: Path) -> Shape:
 
 
 def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a configuration describes. Raises InputError for an architecture that is not known here."""
+    """The shape that a configuration describes. Raises InputError for an unknown architecture."""
     family = config.get("model_type", "")
     if family not in FAMILIES:
         raise InputError(
-            f'no memory plan for the architecture "{family}"', where=where, hint=f"known are {', '.join(FAMILIES)}"
+            f'no memory plan for the architecture "{family}"', where=where, hint=f"supported: {', '.join(FAMILIES)}"
         )
     return _gpt2(config) if family == "gpt2" else _gated(config, family)
 
@@ -177,7 +176,7 @@ def _gpt2(config: Mapping[str, Any]) -> Shape:
 
 
 def _gated(config: Mapping[str, Any], family: str) -> Shape:
-    """Llama and its kin: queries, keys, values, and a feed-forward part with a gate."""
+    """Llama-like models: queries, keys, values, and a gated feed-forward part."""
     width, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or width // heads
     key_value_heads = config.get("num_key_value_heads") or heads

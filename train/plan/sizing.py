@@ -1,35 +1,33 @@
-"""What a finetuning will need before anything is loaded: memory by part, communication by ZeRO stage. Pure.
+"""The memory of a finetuning by part, and its communication, for each ZeRO stage, before anything is loaded. Pure.
 
-Memory of this loop under DeepSpeed as set up in `train.engine.zero_config`: bfloat16 with float32 master weights
-on a GPU, float32 on a CPU. Communication is that of the ZeRO paper (Rajbhandari et al. 2020, section 7):
-every rank sends as many numbers in a step as there are trained parameters, times 2 at stages 0 to 2 and times 3 at
-stage 3.
+Memory is that of DeepSpeed as set up in `train.engine.zero_config`: bfloat16 with float32 master weights on a GPU,
+float32 on a CPU. Communication is that of the ZeRO paper (Rajbhandari et al. 2020, section 7): in a step every rank
+sends as many numbers as there are trained parameters, times 2 at stages 0 to 2 and times 3 at stage 3.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from data.errors import InputError
+from train.engine.zero_config import STAGES
 from train.plan.shapes import BF16, FP32, Shape
 
-STAGES = (0, 1, 2, 3)
-OFFLOADS = ("none", "cpu", "nvme")
 GIB = 2**30
-# DeepSpeed's own settings, in numbers: what is sent at a time, and what stage 3 keeps gathered.
+# DeepSpeed's defaults, in numbers: what is sent at a time, and what stage 3 keeps gathered.
 BUCKET, GATHERED, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
-PROCESS_BYTES = GIB  # libraries, the CUDA context, what the communication library sets aside
-USABLE = 0.95  # of the memory: what lies between the blocks of an allocator is no room
+PROCESS_BYTES = GIB  # libraries, the CUDA context, the buffers of the communication library
+USABLE = 0.95  # of the memory: the allocator loses some to fragmentation
 MOMENTS = 2 * FP32  # AdamW's
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """How a model is to be trained. Producers: the command line, a recipe. Consumer: `plan`.
+    """The settings of a training that decide its memory. Producer: `train.plan.fit`. Consumer: `plan`.
 
     One rank computes `rows` rows of `row_tokens` tokens at a time, `accumulation` times a step. `adapter_rank` 0 trains
-    all weights, else low-rank adapters of that rank. `packed`: the rows lie end to end, each a text. `offload` keeps
-    the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme"). On a
-    CPU the host's memory is the ranks' own.
+    all weights, else low-rank adapters of that rank. `packed`: each row is a text, and all are end to end. `offload`
+    keeps the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme").
+    On a CPU the host's memory is the ranks' own.
     """
 
     stage: int
@@ -43,19 +41,6 @@ class Setup:
     packed: bool = True
     offload: str = "none"
 
-    def __post_init__(self) -> None:
-        wrong = {
-            f"stage must be one of 0 to 3, not {self.stage}": self.stage not in STAGES,
-            f"offload must be one of {', '.join(OFFLOADS)}, not {self.offload!r}": self.offload not in OFFLOADS,
-            "offload needs stage 1 or higher": self.offload != "none" and self.stage == 0,
-            "offload to nvme needs stage 3": self.offload == "nvme" and self.stage < 3,
-            f"{self.ranks} ranks are too few": self.ranks < 1,
-            f"{self.rows} rows of {self.row_tokens} tokens are too few": min(self.rows, self.row_tokens) < 1,
-        }
-        for what, holds in wrong.items():
-            if holds:
-                raise InputError(what, where="the training's settings", hint="give settings that go together")
-
     @property
     def size(self) -> int:
         """Bytes of a number of the model."""
@@ -66,9 +51,9 @@ class Setup:
 class Memory:
     """Bytes on one rank by part. Producer: `plan`. Consumers: the command line, `smallest_stage`.
 
-    `buffers` are DeepSpeed's for communication, `step` is what the optimizer needs beside its state while it steps:
-    activations and logits are gone by then. `base` is the model as loaded, kept for the next run. `host` is what a
-    rank on a GPU takes of its node's memory; it is no part of `total`.
+    `buffers` are DeepSpeed's for communication, `step` is what the optimizer needs besides its state while it steps,
+    when activations and logits are freed. `base` is the model as loaded, kept for the next run. `host` is the memory of
+    the node for a rank on a GPU; it is not part of `total`.
     """
 
     weights: int
@@ -89,7 +74,7 @@ class Memory:
         return resident + max(self.activations + self.logits, self.step)
 
     def fits(self, limit: int) -> bool:
-        """Whether that goes into `limit` bytes, but for a margin."""
+        """Whether this fits into `limit` bytes, less a margin."""
         return self.total <= USABLE * limit
 
     def parts(self) -> dict[str, int]:
@@ -102,8 +87,8 @@ def plan(shape: Shape, setup: Setup) -> Memory:
     if setup.row_tokens > shape.window:
         raise InputError(
             f"rows of {setup.row_tokens} tokens do not fit the model's window of {shape.window}",
-            where="the training's settings",
-            hint="give shorter rows",
+            where="--row-tokens",
+            hint=f"use at most {shape.window}",
         )
     size, away = setup.size, setup.offload == "nvme" or (setup.on_gpu and setup.offload == "cpu")
     model, trained = shape.parameters, trained_parameters(shape, setup)
@@ -123,21 +108,21 @@ def plan(shape: Shape, setup: Setup) -> Memory:
         step=0 if away else _step(setup, trained),
         base=0 if setup.on_gpu else size * model,
         process=PROCESS_BYTES,
-        # as loaded, and a copy on its way to the GPU
+        # the model as loaded, and the copy that is moved to the GPU
         host=(2 * size * model + offloaded + PROCESS_BYTES) if setup.on_gpu else 0,
     )
 
 
 def trained_parameters(shape: Shape, setup: Setup) -> int:
-    """How many parameters have gradients."""
+    """The number of parameters with gradients."""
     return shape.adapter_parameters(setup.adapter_rank) if setup.adapter_rank else shape.parameters
 
 
 def sent_bytes(shape: Shape, setup: Setup) -> int:
     """Bytes that one rank sends in a step, over a ring.
 
-    Stages 0 and 1 reduce gradients once a step, stage 2 after every backward pass; stage 3 gathers all weights twice
-    and reduces the gradients in every pass, frozen weights among those that are gathered.
+    Stages 0 and 1 reduce gradients once a step, stage 2 after every backward pass; stage 3 gathers all weights, also
+    frozen ones, twice in every pass and reduces the gradients.
     """
     trained, passes = trained_parameters(shape, setup), setup.accumulation
     numbers = {0: 2 * trained, 1: 2 * trained, 2: (1 + passes) * trained, 3: passes * trained}[setup.stage]
@@ -154,41 +139,41 @@ def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
 
 
 def lowest_stage(offload: str) -> int:
-    """The lowest stage that goes with an offload."""
+    """The lowest stage that supports an offload."""
     return {"none": 0, "cpu": 1, "nvme": 3}[offload]
 
 
 def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
-    """The plan, if it fits. Raises InputError with the numbers and with what would fit, if there is such a thing."""
+    """The plan, if it fits. Raises InputError with the numbers, and with settings that would fit, if there are any."""
     found = plan(shape, setup)
     if found.fits(limit):
         return found
     largest = sorted(((value, name) for name, value in found.parts().items() if name != "host"), reverse=True)[:3]
     parts = ", ".join(f"{name} {gib(value)}" for value, name in largest)
     raise InputError(
-        f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.total)} a rank ({parts}), "
-        f"there are {gib(limit)}, of which {USABLE:.0%} can be used",
+        f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.total)} a rank ({parts}); "
+        f"{USABLE:.0%} of {gib(limit)} are available",
         where=where,
-        hint=_mend(shape, setup, limit),
+        hint=_what_fits(shape, setup, limit),
     )
 
 
 def gib(value: float) -> str:
-    """Bytes for people."""
+    """Bytes as text."""
     if value < GIB / 10:
         return f"{value / 2**20:.1f} MiB" if value else "0"
     return f"{value / GIB:.2f} GiB" if value < 10 * GIB else f"{value / GIB:.0f} GiB"
 
 
-def _mend(shape: Shape, setup: Setup, limit: int) -> str:
-    """The mildest changes that make it fit, in words."""
-    ways: Sequence[tuple[str, Setup]] = (
+def _what_fits(shape: Shape, setup: Setup, limit: int) -> str:
+    """The smallest change that makes it fit, as a hint."""
+    changes: Sequence[tuple[str, Setup]] = (
         ("", setup),
         ("recompute activations and ", replace(setup, checkpointing=True)),
         ("compute one row at a time and ", replace(setup, checkpointing=True, rows=1)),
         ("train adapters of rank 16 and ", replace(setup, checkpointing=True, rows=1, adapter_rank=16)),
     )
-    for words, changed in ways:
+    for words, changed in changes:
         stage = smallest_stage(shape, changed, limit)
         if stage is not None:
             return f"{words}use stage {stage}"
@@ -196,7 +181,7 @@ def _mend(shape: Shape, setup: Setup, limit: int) -> str:
 
 
 def _share(numbers: int, setup: Setup | None) -> int:
-    """What one rank holds of that many numbers; all of them if no setup divides them."""
+    """One rank's part of these numbers; all of them without a setup that divides them."""
     return -(-numbers // setup.ranks) if setup else numbers
 
 
@@ -205,13 +190,13 @@ def _weights(setup: Setup, frozen: int, trained: int) -> int:
 
 
 def _optimizer(setup: Setup, trained: int) -> int:
-    """AdamW's moments, and master weights: DeepSpeed keeps them in float32, too, but not in plain data parallelism."""
+    """AdamW's moments, and master weights, which plain data parallelism in float32 does not need."""
     masters = FP32 if setup.on_gpu or setup.stage else 0
     return (MOMENTS + masters) * _share(trained, setup if setup.stage else None)
 
 
 def _buffers(setup: Setup, model: int, trained: int) -> int:
-    """Buckets are set aside as a whole; of memory on a CPU, only what is written to counts."""
+    """Buckets are allocated as a whole; on a CPU, only memory that is written to counts."""
     bucket = BUCKET if setup.on_gpu else min(BUCKET, trained)
     if setup.stage == 0:
         return setup.size * min(bucket, trained) * (setup.ranks > 1)
@@ -221,7 +206,7 @@ def _buffers(setup: Setup, model: int, trained: int) -> int:
 
 
 def _step(setup: Setup, trained: int) -> int:
-    """Gradients in the order and precision of the master weights; what AdamW on a GPU computes with."""
+    """Gradients in the layout and precision of the master weights, and AdamW's temporaries on a GPU."""
     mine = _share(trained, setup if setup.stage else None)
     if setup.stage == 3:
         mine = min(mine, GATHERED)  # one group of parameters after another
@@ -233,6 +218,6 @@ def _step(setup: Setup, trained: int) -> int:
 def _activations(shape: Shape, setup: Setup) -> int:
     """Bytes a token."""
     layer = shape.layer_bytes(setup.row_tokens, setup.size, packed=setup.packed, on_gpu=setup.on_gpu)
-    if setup.checkpointing:  # of every layer its input, and one layer whole while it is computed again
+    if setup.checkpointing:  # the input of every layer, and all of the layer that is being recomputed
         return shape.layers * setup.size * shape.width + layer + shape.outer_bytes(setup.size)
     return shape.layers * layer + shape.outer_bytes(setup.size)

@@ -1,4 +1,4 @@
-"""The embedded model's card: what it was trained on and what it scores, from a run's own figures."""
+"""The embedded model's card: its training data and its scores, from a run's own figures."""
 
 from collections.abc import Mapping
 from math import prod

@@ -1,8 +1,8 @@
 """Pretraining documents: each is a *fresh world*, whose bindings no other document shares.
 
-Only looking things up in the context predicts such a document, so that is all there is to learn. A document states
+Such a document can be predicted only by look-ups in the context, so that is all there is to learn. A document states
 its facts, then a separator, then lines that follow from them: restatements, reversals, conclusions, and instruction
-lines (`reverse : F => R`). Every token carries a loss weight: high where the context decides it, low elsewhere.
+lines (`reverse : F => R`). Every token has a loss weight: high where the context decides it, low elsewhere.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +25,8 @@ from data.sets.lexicon import (
     THEREFORE,
 )
 
-# Kinds of fact that a world draws from; single kinds are frequent, since a mix lets a model match on the relation
-# word instead of the entity.
+# The kinds of fact of a world; single kinds are frequent, since in a mix a model can match on the relation word instead
+# of the entity.
 WORLD_MIXES: tuple[tuple[str, ...], ...] = (
     ("comparison",),
     ("role",),
@@ -50,7 +50,7 @@ Weighted = list[tuple[str, float]]
 class World:
     """The facts of one document; `partners` links the premises that share a middle term, both ways.
 
-    `conclusions` maps a premise to what it yields together with its partner, where anything follows.
+    `conclusions` maps a premise to the conclusion from it and its partner, if there is one.
     """
 
     facts: list[Statement]
@@ -59,7 +59,7 @@ class World:
 
 
 def sample_world(rng: Random, num_facts: int) -> World:
-    """A world of about `num_facts` facts: entities, relations and their bindings drawn anew."""
+    """A world of about `num_facts` facts: fresh entities, relations and bindings."""
     kinds = rng.choice(WORLD_MIXES)
     distinct = rng.choice((1, 2, 6, 28))
     features, roles = rng.sample(FEATURES, distinct), rng.sample(ROLES, min(distinct, len(ROLES)))
@@ -107,7 +107,7 @@ def _add_quantified(world: World, rng: Random, pool: list[str], quantifiers: tup
 
 @dataclass(frozen=True)
 class LineWeights:
-    """Loss weights by the part that a word plays in its line."""
+    """Loss weights by the role of a word in its line."""
 
     first: float
     second: float
@@ -158,7 +158,7 @@ def world_document(rng: Random, length: int) -> Weighted:
 
 
 def draw_num_facts(rng: Random, length: int) -> int:
-    """How many facts a document of so many words states; now and then one alone, as local tasks have it."""
+    """The number of facts in a document of `length` words; sometimes a single one, as in local tasks."""
     share = rng.uniform(0.25, 0.6)
     if length < 200 and rng.random() < 0.15:
         return 1
@@ -185,7 +185,7 @@ def compose(
 
 
 def _dress(rng: Random, fact: Statement, preambles: float, phrasings: float) -> str:
-    """A fact as a document would put it."""
+    """A fact as a document phrases it."""
     phrasing = rng.randrange(len(PHRASINGS[fact.form])) if rng.random() < phrasings else 0
     preamble = rng.choice(PREAMBLES) + " " if rng.random() < preambles else ""
     return preamble + fact.text(phrasing)
@@ -230,7 +230,7 @@ def write_task(rng: Random, task: str, fact: Statement, deduction: Weighted, pre
 
 
 def _deduction(world: World, fact: Statement) -> Weighted:
-    """What the model writes: the shared term, the other premise, then what follows. It links before it concludes."""
+    """The answer to a deduction: the shared term, the other premise, then the conclusion."""
     if fact not in world.partners:
         return weigh(NOTHING, ANSWER)
     partner, conclusion = world.partners[fact], world.conclusions.get(fact)

@@ -1,8 +1,8 @@
-"""The embedded model before its first step: a small Llama whose heads start close to looking things up.
+"""The embedded model before its first step: a small Llama whose heads start close to a look-up.
 
 Every weight stays trainable. Keys start near queries and output projections near transposed values, so that a head
-begins by matching like with like and copying what it finds; three heads of the first layer begin by looking at the
-previous noun, the previous token and the one before, which is what a look-up needs to know where it is.
+starts by matching equal tokens and copying what it finds; three heads of the first layer start by attending to the
+previous noun, the previous token and the one before, which give a look-up its position.
 """
 
 import math
@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from data.sets.lexicon import NOUNS
 from train.pretrain.tokenizer import BOS, EOS, vocabulary
 
-MARK = 0.5  # size of the two constant embedding coordinates: 0 marks every token, 1 marks nouns
+MARK = 0.5  # size of two constant embedding coordinates: 0 marks every token, 1 marks nouns
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _initialise(model: LlamaForCausalLM, noun_ids: list[int]) -> None:
 
 
 def _set_positional_head(model: LlamaForCausalLM, index: int, head: PositionalHead) -> None:
-    """Query and key of one first-layer head whose score peaks `offset` tokens back under rotary embeddings."""
+    """Set query and key of a first-layer head so that its score peaks `offset` tokens back under rotary embeddings."""
     config = model.config
     width, size = config.hidden_size, config.hidden_size // config.num_attention_heads
     half = size // 2

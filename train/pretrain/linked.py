@@ -1,4 +1,4 @@
-"""Pretraining documents about linked worlds, whose facts lead on from one to the next.
+"""Pretraining documents about linked worlds, whose facts combine into conclusions.
 
 Three kinds, each fresh in every document. Hierarchies: "all skug are vaff", "vaff are more curious than zusu", so all
 skug are more curious than zusu. Processes: "the maker of femp is glon", "the ruler of glon is zusu", so the ruler of
@@ -28,14 +28,14 @@ from train.pretrain.documents import (
 LINE = LineWeights(0.02, 1.0, 0.5, 0.1, 0.1)
 ONE_OF_SEVERAL = LineWeights(0.02, 0.2, 0.5, 0.1, 0.1)  # "some vaff are ...": each member would do
 NAMED = LineWeights(1.0, 1.0, 1.5, 0.7, 0.1)  # after both terms were named
-# Of the other premise in a deduction: often one of several that could stand here; a step, which its role tells apart.
+# Of the other premise in a deduction: often one of several possible ones; a step, which its role identifies.
 MEMBERSHIP = LineWeights(0.3, 0.9, 0.5, 0.3, 0.2)
 STEP = LineWeights(1.0, 1.0, 0.5, 1.0, 0.2)
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What a premise yields with a partner; `shared` is the term that links the two, `weights` are the partner's.
+    """A premise's partner and conclusion; `shared` is the term that links the two, `weights` are the partner's.
 
     `conclusion` is None where nothing follows from the two.
     """
@@ -48,14 +48,14 @@ class Link:
 
 @dataclass
 class LinkedWorld:
-    """The facts of one document; `links` maps a premise to all that it leads on to."""
+    """The facts of one document; `links` maps a premise to all of its links."""
 
     facts: list[Statement] = field(default_factory=list)
     links: dict[Statement, list[Link]] = field(default_factory=dict)
     conclusions: list[Statement] = field(default_factory=list)
 
     def link(self, premise: Statement, link: Link) -> None:
-        """Add what a premise leads on to."""
+        """Add a link of a premise."""
         self.links.setdefault(premise, []).append(link)
 
 
@@ -92,17 +92,17 @@ def sample_hierarchy(rng: Random, num_facts: int) -> LinkedWorld:
         chosen = rng.sample(features, rng.randint(min(1, most_properties), most_properties))
         properties = [Statement("more", feature, category, next(nouns)) for feature in chosen]
         others = [feature for feature in features if feature not in chosen] or features[:1]
-        # A category without members, now and then, and members of a category of which nothing is told.
+        # Sometimes a category has no members, or no stated properties.
         members = [next(nouns) for _ in range(rng.randint(0, most_members))]
-        told = properties if rng.random() < 0.9 or not members else []
-        world.facts += told
+        stated = properties if rng.random() < 0.9 or not members else []
+        world.facts += stated
         for member in members:
             belongs = Statement("all", "", member, category)
             world.facts.append(belongs)
-            for known in told:
-                inherited = replace(known, first=member)
-                world.link(belongs, Link(category, known, inherited, MEMBERSHIP))
-                world.link(known, Link(category, belongs, inherited, MEMBERSHIP))
+            for owned in stated:
+                inherited = replace(owned, first=member)
+                world.link(belongs, Link(category, owned, inherited, MEMBERSHIP))
+                world.link(owned, Link(category, belongs, inherited, MEMBERSHIP))
                 world.conclusions.append(inherited)
             if rng.random() < own_share:
                 world.facts.append(Statement("more", rng.choice(others), member, next(nouns)))
@@ -116,7 +116,7 @@ def sample_process(rng: Random, num_facts: int) -> LinkedWorld:
     num_firsts, num_seconds = rng.randint(1, most), rng.randint(1, most)
     roles = rng.sample(ROLES, num_firsts + num_seconds)
     firsts, seconds = roles[:num_firsts], roles[num_firsts:]
-    told_share, missing_share = rng.choice((0.0, 0.2, 0.5)), rng.choice((0.0, 0.2))
+    example_share, missing_share = rng.choice((0.0, 0.2, 0.5)), rng.choice((0.0, 0.2))
     while len(world.facts) < num_facts:
         name, first = next(nouns), rng.choice(firsts)
         entry = Statement("of", first, name, next(nouns))
@@ -128,16 +128,16 @@ def sample_process(rng: Random, num_facts: int) -> LinkedWorld:
             world.facts.append(onward)
             both = Statement("of", f"{second} of the {first}", name, onward.second)
             world.link(entry, Link(entry.second, onward, both, STEP))
-            # Turned, it begins with the shared term: looking back for "the maker of femp" was beyond the model.
+            # Reversed, it begins with the shared term: the model could not look back for "the maker of femp".
             world.link(onward, Link(entry.second, entry.reversed(), both, STEP))
             world.conclusions.append(both)
-            if rng.random() < told_share:
+            if rng.random() < example_share:
                 world.facts.append(both)
     return cut(rng, world, num_facts)
 
 
 def cut(rng: Random, world: LinkedWorld, num_facts: int) -> LinkedWorld:
-    """The world in a random order; where one fact alone is wanted, any one of them, from which nothing follows."""
+    """The world in a random order; for a single fact, any one of them, from which nothing follows."""
     if num_facts == 1:
         return LinkedWorld([rng.choice([*world.facts, *world.conclusions])])
     rng.shuffle(world.facts)

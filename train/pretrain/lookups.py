@@ -1,4 +1,4 @@
-"""Look-up documents: pairs of words and questions about them, the least of what in-context learning is made of."""
+"""Look-up documents: pairs of words and questions about them, the simplest form of in-context learning."""
 
 from collections.abc import Sequence
 from random import Random
@@ -10,7 +10,7 @@ PREAMBLE_WORDS = tuple(dict.fromkeys(" ".join(PREAMBLES).replace(",", "").split(
 
 
 def lookup_document(rng: Random, length: int, *, chained: bool) -> Weighted:
-    """Key-value pairs and their look-ups, forward, backward or over two pairs: the circuits that all else builds on.
+    """Key-value pairs and their look-ups, forward, backward or over two pairs, on which all other skills build.
 
     A chained document has pairs (A B, B C) and also asks for the far end of A, marked by a filler word of its own.
     """

@@ -27,21 +27,21 @@ LINKED = (hierarchy_document, process_document, syllogism_document)
 
 @dataclass(frozen=True)
 class PretrainPlan:
-    """What is trained and for how long; everything counts in steps, nothing in seconds."""
+    """The settings of a pretraining; all durations are in steps."""
 
     seed: int = 0
     num_steps: int = 12000
     tokens_per_step: int = 2048
     lengths: tuple[int, ...] = (48, 96, 192, 384, 768, 1536)
     lookup_shares: tuple[float, ...] = (0.4, 0.3, 0.3, 0.2, 0.1, 0.03)
-    chained_from: int = 2  # the stage from which half of the look-ups go over two pairs; earlier, they hold up the rest
+    chained_from: int = 2  # the stage from which half of the look-ups chain two pairs; earlier they slow down the rest
     advance_accuracy: float = 0.78
     min_stage_steps: int = 30
     revisit_share: float = 0.65  # shorter lengths hold more worlds a step, which is what deductions are learned from
-    learning_rate: float = 2e-3  # at 3e-3 one seed of three stood still at its first lengths until the rate fell
+    learning_rate: float = 2e-3  # at 3e-3 one seed of three made no progress at its first lengths until the rate fell
     warmup_steps: int = 30
     decay_from: float = 0.3
-    linked_steps: int = 4000  # come last: linked worlds join, and the optimisers start anew at a rate of their own
+    linked_steps: int = 4000  # the last ones: with linked worlds, fresh optimisers and their own rate
     linked_shares: tuple[float, ...] = (0.15, 0.2, 0.3)  # of LINKED, among the documents that are no look-ups
     linked_rate: float = 1e-3
     window: int = 2048
@@ -57,7 +57,7 @@ class PretrainPlan:
 
 @dataclass
 class Curriculum:
-    """Which length comes next: on when the answers of the present one are mostly right."""
+    """The length of the next documents: it grows when the answers at the current one are mostly right."""
 
     plan: PretrainPlan
     stage: int = 0
@@ -65,7 +65,7 @@ class Curriculum:
     accuracy: float = 0.0
 
     def observe(self, accuracy: float) -> None:
-        """Take the answer accuracy of a step at the present stage's length."""
+        """Record the answer accuracy of a step at the current stage's length."""
         self.accuracy = 0.9 * self.accuracy + 0.1 * accuracy
         self.steps_in_stage += 1
         ready = self.steps_in_stage >= self.plan.min_stage_steps and self.accuracy > self.plan.advance_accuracy
@@ -74,7 +74,7 @@ class Curriculum:
 
 
 def learning_rate(plan: PretrainPlan, step: int) -> float:
-    """Linear warmup, constant, then linear to zero from the share `decay_from` of the steps on; twice, where linked."""
+    """Linear warmup, constant, then linear to zero after the share `decay_from`; again for linked steps."""
     peak, num_steps = plan.learning_rate, plan.num_steps
     if step >= plan.num_steps:
         peak, num_steps, step = plan.linked_rate, plan.linked_steps, step - plan.num_steps
@@ -113,7 +113,7 @@ def learn(
     steps: range,
     record: Callable[[dict[str, float]], None],
 ) -> None:
-    """Take these steps of the plan, with fresh optimisers; all that a step does follows from its number."""
+    """Take these steps of the plan, with fresh optimisers; a step's documents depend on its number alone."""
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     inner = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in inner]
@@ -136,7 +136,7 @@ def learn(
 
 
 def _keep_freed_memory() -> None:
-    """Tell glibc not to hand large buffers back to the kernel: faulting them in anew took a third of each step."""
+    """Keep glibc from returning large buffers to the kernel: page faults took a third of each step."""
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -154,7 +154,7 @@ def _choose_stage(plan: PretrainPlan, curriculum: Curriculum, step: int) -> int:
 def _batch(
     plan: PretrainPlan, step: int, stage: int, learned: int, device: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Inputs, targets and loss weights, each [documents, length]; `learned` is the stage that was reached so far."""
+    """Inputs, targets and loss weights, each [documents, length]; `learned` is the highest stage reached so far."""
     words = vocabulary()
     rng = stream(plan.seed, "documents", step)
     length = plan.lengths[stage]

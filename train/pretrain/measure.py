@@ -1,6 +1,6 @@
-"""What a pretrained model can do, measured on fresh worlds by plain transformers forward passes.
+"""The skills of a pretrained model, measured on fresh worlds by plain transformers forward passes.
 
-The worlds come from a stream of their own, so no pretraining document shares their bindings. Reads a model folder
+The worlds have a random stream of their own, so no pretraining document shares their bindings. Reads a model folder
 or a model in memory; returns counts that the model card prints.
 """
 
@@ -59,7 +59,7 @@ class Share:
 
 @dataclass(frozen=True)
 class TestWorld:
-    """A fresh world of one of each kind of fact; `pairs` are the premises that have a conclusion."""
+    """A fresh world with all kinds of fact; `pairs` are premises with their conclusion."""
 
     facts: list[Statement]
     pairs: list[tuple[Statement, Statement, Statement]]
@@ -92,20 +92,20 @@ def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> d
     hits: dict[str, list[bool]] = {}
     for world in worlds:
         rng = stream(seed, "options", world.context)
-        asked = [("recall", fact) for fact in world.facts]
-        asked += [("reversal", fact.reversed()) for fact in world.facts if fact.form in ("more", "less", "is", "of")]
-        asked += [("deduction", conclusion) for _, _, conclusion in world.pairs]
-        options = [_options(rng, world, kind, statement) for kind, statement in asked]
-        prompts = [statement.prompt() for _, statement in asked]
+        items = [("recall", fact) for fact in world.facts]
+        items += [("reversal", fact.reversed()) for fact in world.facts if fact.form in ("more", "less", "is", "of")]
+        items += [("deduction", conclusion) for _, _, conclusion in world.pairs]
+        options = [_options(rng, world, kind, statement) for kind, statement in items]
+        prompts = [statement.prompt() for _, statement in items]
         for prefix, context in (("", world.context), ("without context: ", "")):
             chosen = reader.choose(context, prompts, options)
-            for (kind, statement), names, index in zip(asked, options, chosen, strict=True):
+            for (kind, statement), names, index in zip(items, options, chosen, strict=True):
                 hits.setdefault(prefix + kind, []).append(names[index] == statement.second)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
 def _options(rng: Random, world: TestWorld, kind: str, statement: Statement) -> list[str]:
-    """The right entity among hard wrong ones: those that stand in the same place of like statements."""
+    """The right entity among hard wrong ones: those in the same position of similar statements."""
     if kind == "deduction":
         pool = [conclusion.second for _, _, conclusion in world.pairs]
     elif kind == "reversal":
@@ -121,8 +121,8 @@ def _options(rng: Random, world: TestWorld, kind: str, statement: Statement) -> 
 def measure_generations(reader: Reader, worlds: Sequence[TestWorld], temperature: float, seed: int) -> dict[str, Share]:
     """The share of generated lines that are true by the world's closure, by task.
 
-    A deduction counts as true where it says that nothing follows and nothing does, or states something true that is
-    neither its premise nor the premise's reversal; "nothing follows" where something does is counted as false.
+    A deduction counts as true if it says that nothing follows and nothing does, or states something true that is
+    neither its premise nor the premise's reversal; "nothing follows" counts as false where something does.
     """
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
@@ -139,7 +139,7 @@ def _judge(
     known: Collection[Statement],
     write: Callable[[Sequence[str]], list[str]],
 ) -> None:
-    """Add to `hits`, by task, whether what is written about each fact is true; `linked` are those that lead on."""
+    """Add to `hits`, by task, whether the line about each fact is true; `linked` are facts with conclusions."""
     for task in TASKS:
         lines = write([f"{task} : {fact.text()} {ARROW}" for fact in facts])
         for fact, line in zip(facts, lines, strict=True):
@@ -156,35 +156,35 @@ def _is_true(task: str, fact: Statement, line: str, linked: bool, known: Collect
     statement = parse(line)
     if statement is None or statement.canonical() not in known:
         return False
-    same, turned = statement.canonical() == fact.canonical(), statement == fact.reversed()
+    same, reversed_ = statement.canonical() == fact.canonical(), statement == fact.reversed()
     if task == "reverse":
-        return turned
+        return reversed_
     if task == "rephrase":
         return same and statement.first == fact.first and line != fact.text()
-    return not same and not turned
+    return not same and not reversed_
 
 
 def measure_questions(reader: Reader, worlds: Sequence[World]) -> dict[str, Share]:
-    """Accuracy on the questions of made sets, by split, with and without the world's documents in context.
+    """Accuracy on the questions of generated sets, by split, with and without the world's documents in context.
 
     Options are single words, or texts of as many words as the others of their question.
     """
     hits: dict[str, list[bool]] = {}
     for world in worlds:
-        asked: Sequence[Question] = sorted(world.questions, key=_asks_for_texts)
-        num_words = sum(not _asks_for_texts(question) for question in asked)
-        prompts, options = [q.prompt for q in asked], [q.options for q in asked]
+        questions: Sequence[Question] = sorted(world.questions, key=_has_text_options)
+        num_words = sum(not _has_text_options(question) for question in questions)
+        prompts, options = [q.prompt for q in questions], [q.options for q in questions]
         for prefix, context in (("", _context_of(world)), ("without context: ", "")):
             chosen = reader.choose(context, prompts[:num_words], options[:num_words])
             chosen += reader.choose_texts(context, prompts[num_words:], options[num_words:])
-            for question, index in zip(asked, chosen, strict=True):
+            for question, index in zip(questions, chosen, strict=True):
                 right = index in (question.answer, *question.also_right)
                 hits.setdefault(prefix + question.split, []).append(right)
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
 def measure_inferences(reader: Reader, worlds: Sequence[World], temperature: float, seed: int) -> dict[str, Share]:
-    """What `measure_generations` measures, about the facts of made sets and by their oracles."""
+    """The same as `measure_generations`, on the facts of generated sets and by their oracles."""
     hits: dict[str, list[bool]] = {}
     for number, world in enumerate(worlds):
         oracle = Oracle(world.documents, logic_of(world.name))
@@ -196,7 +196,7 @@ def measure_inferences(reader: Reader, worlds: Sequence[World], temperature: flo
     return {name: Share(sum(found), len(found)) for name, found in hits.items()}
 
 
-def _asks_for_texts(question: Question) -> bool:
+def _has_text_options(question: Question) -> bool:
     return any(" " in option for option in question.options)
 
 

@@ -1,7 +1,7 @@
-"""Pretraining documents about syllogisms whose premises share their middle term in any place.
+"""Pretraining documents about syllogisms whose premises share their middle term in any position.
 
-The plain worlds have "all skug are vaff", "no vaff are zusu" alone: the middle ends the one premise and begins the
-other. Here it may also begin both, or end both.
+The plain worlds only have "all skug are vaff", "no vaff are zusu": the middle ends one premise and begins the other.
+Here it may also begin both, or end both.
 """
 
 from random import Random
@@ -12,7 +12,7 @@ from data.sets.lexicon import NOUNS
 from train.pretrain.documents import ANSWER, Weighted, draw_num_facts
 from train.pretrain.linked import Link, LinkedWorld, cut, write_linked
 
-# Premises about a, the middle m and b, what they yield about a and b ("": nothing), and how often they are drawn.
+# Premises about a, the middle m and b; the quantifier of the conclusion about a and b ("": none); their frequency.
 PAIRS: tuple[tuple[str, str, str, float], ...] = (
     ("all am", "all mb", "all", 3.0),
     ("all am", "no mb", "no", 3.0),
@@ -44,7 +44,7 @@ def sample_syllogisms(rng: Random, num_facts: int) -> LinkedWorld:
         premises = tuple(make_premise(text, terms) for text in (one, two))
         world.facts += premises
         forward = Statement(quantifier, "", terms["a"], terms["b"]) if quantifier else None
-        # What can be said both ways begins with the term that the premise at hand brings along.
+        # A symmetric conclusion begins with the term of the given premise.
         backward = forward.reversed() if forward and quantifier != "all" else forward
         world.link(premises[0], Link(terms["m"], premises[1], forward, ANSWER))
         world.link(premises[1], Link(terms["m"], premises[0], backward, ANSWER))

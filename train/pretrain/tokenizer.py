@@ -27,7 +27,7 @@ BOS, EOS, UNK = "<s>", "</s>", "<unk>"
 
 @cache
 def vocabulary() -> dict[str, int]:
-    """Every word that the embedded model knows, with its id; nouns last."""
+    """Every word of the embedded model's vocabulary, with its id; nouns last."""
     phrasings = [phrasing for group in PHRASINGS.values() for phrasing in group]
     words = " ".join(
         [*phrasings, *PREAMBLES, CONCLUSION, *TASKS, *QUANTIFIERS, NOTHING, THEREFORE, SEPARATOR, ARROW, *PUNCTUATION]

@@ -1,8 +1,8 @@
-"""Ranks that stop making progress: noticed, their stacks written down, their processes ended.
+"""Detection of ranks that hang: their stacks are written to a file and their processes ended.
 
-Each rank writes what it is doing into `rank-*.pulse` and, when it has made none for too long, the stacks of its threads
-into `rank-*.stacks`, and exits: whoever started the group starts it again, from the last training state. A rank that is
-too stuck even for that (stopped, or deep in the kernel) is told from its pulse by the driver.
+Each rank writes what it is doing into `rank-*.heartbeat`. If it makes no progress for too long, it writes the stacks of
+its threads into `rank-*.stacks` and exits; the group is then restarted from the last training state. A rank that cannot
+even exit (stopped, or stuck in the kernel) is found by the driver from its heartbeat.
 """
 
 import faulthandler
@@ -12,16 +12,16 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_PULSE, _STACKS = "rank-*.pulse", "rank-{}.stacks"
-_PATIENCE = 1.5  # the driver waits longer than a rank does: who can end by itself has written its stacks
-PHASE = 4.0  # times as long as a step: what comes before, between and after the steps reads and writes whole models
+_HEARTBEAT, _STACKS = "rank-*.heartbeat", "rank-{}.stacks"
+_DRIVER_PATIENCE = 1.5  # the driver waits longer than a rank: one that ends by itself leaves its stacks
+PHASE = 4.0  # times as long as a step: phases before, between and after the steps read and write whole models
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
-    """A rank's last sign of life. Producer: `Pulse`. Consumer: `Watch`.
+class RankStatus:
+    """A rank's last heartbeat. Producer: `Heartbeat`. Consumer: `StallDetector`.
 
-    `doing` is a word for people, `seconds` the time that it may take. `node` is Ray's id of its node, if any.
+    `doing` is a phrase for messages, `seconds` the time that it may take. `node` is Ray's id of its node, if any.
     """
 
     rank: int
@@ -31,10 +31,10 @@ class Beat:
     node: str
 
 
-class Pulse:
-    """One rank's pulse. Without `stall_seconds` it does nothing.
+class Heartbeat:
+    """Writes one rank's heartbeat. Without `stall_seconds` it does nothing.
 
-    Sending the process SIGUSR1 writes its stacks, too, and ends nothing.
+    SIGUSR1 makes the process write its stacks without ending it.
     """
 
     def __init__(self, folder: Path, rank: int, stall_seconds: float | None, node: str = "") -> None:
@@ -43,85 +43,86 @@ class Pulse:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._tail = f"|{os.getpid()}|{node or '-'}"
-        self._pulse = os.open(folder / _PULSE.replace("*", str(rank)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        path = folder / _HEARTBEAT.replace("*", str(rank))
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self._stacks = (folder / _STACKS.format(rank)).open("a")
         faulthandler.register(signal.SIGUSR1, file=self._stacks, all_threads=True)
 
     def beat(self, doing: str, patience: float = 1.0) -> None:
-        """Something begins: from now on there is time for it, `patience` times as much as for a step."""
+        """Report what begins now; it may take `patience` times the time of a step."""
         if self._stall_seconds is None:
             return
         allowed = self._stall_seconds * patience
-        # As long as the line before it, or longer lines would show behind shorter ones.
-        os.pwrite(self._pulse, f"{doing:40.40}|{allowed:12.2f}{self._tail}\n".encode(), 0)
+        # Lines of one length: a shorter one would leave the end of a longer one behind it.
+        os.pwrite(self._file, f"{doing:40.40}|{allowed:12.2f}{self._tail}\n".encode(), 0)
         now = time.monotonic()
-        # Arming starts a thread, which fast steps would feel.
+        # Arming starts a thread, which would slow down fast steps.
         if now - self._armed > allowed / 4 or allowed != self._allowed:
             self._armed, self._allowed = now, allowed
-            # A thread of C: it runs even while Python is held up in a call that never returns.
+            # A C thread: it runs even while Python is blocked in a call that never returns.
             faulthandler.dump_traceback_later(allowed, exit=True, file=self._stacks)
 
-    def rest(self) -> None:
-        """Nothing is under way: what comes now may take as long as it likes."""
+    def pause(self) -> None:
+        """Nothing is in progress: there is no limit until the next beat."""
         if self._stall_seconds is not None:
             faulthandler.cancel_dump_traceback_later()
             self._armed = -float("inf")
-            os.ftruncate(self._pulse, 0)
+            os.ftruncate(self._file, 0)
 
 
 class Phases:
-    """What a run does before, between and after its steps, one after another, and how long each took."""
+    """Times the phases of a run besides its steps, and reports each to the heartbeat."""
 
-    def __init__(self, pulse: Pulse) -> None:
-        self._pulse, self._name, self._since = pulse, "", time.perf_counter()
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat, self._name, self._since = heartbeat, "", time.perf_counter()
         self._seconds: dict[str, float] = {}
 
     def enter(self, name: str) -> None:
-        """The phase before is over, this one begins."""
+        """End the current phase and begin this one."""
         now = time.perf_counter()
         if self._name:
             self._seconds[self._name] = self._seconds.get(self._name, 0.0) + now - self._since
         self._name, self._since = name, now
-        self._pulse.beat(name, PHASE)
+        self._heartbeat.beat(name, PHASE)
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of the phases that are over, by name."""
+        """Seconds of the phases that have ended, by name."""
         return {name: round(seconds, 3) for name, seconds in self._seconds.items()}
 
 
-class Watch:
-    """The driver's look at the pulses in a folder. It compares them with its own clock only."""
+class StallDetector:
+    """Finds ranks whose heartbeat does not change, by the driver's clock alone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._since: dict[Beat, float] = {}
+        self._since: dict[RankStatus, float] = {}
 
-    def look(self, now: float) -> list[Beat]:
-        """The beats that have stood still for too long at the time `now`, in seconds; each is told once."""
-        self._since = {beat: self._since.get(beat, now) for beat in read_beats(self._folder)}
-        stuck = [beat for beat, since in self._since.items() if now - since > beat.seconds * _PATIENCE]
-        self._since |= dict.fromkeys(stuck, float("inf"))
-        return stuck
+    def stalled(self, now: float) -> list[RankStatus]:
+        """The ranks that have exceeded their time at the time `now`, in seconds; each is reported once."""
+        self._since = {status: self._since.get(status, now) for status in read_statuses(self._folder)}
+        found = [status for status, since in self._since.items() if now - since > status.seconds * _DRIVER_PATIENCE]
+        self._since |= dict.fromkeys(found, float("inf"))
+        return found
 
 
-def read_beats(folder: Path) -> list[Beat]:
-    """The last beats of all ranks that are at work on something."""
-    beats = []
-    for path in sorted(folder.glob(_PULSE)):
-        words = [word.strip() for word in path.read_text().split("|")]
-        if len(words) == 4:
+def read_statuses(folder: Path) -> list[RankStatus]:
+    """The last heartbeats of all ranks that are working."""
+    found = []
+    for path in sorted(folder.glob(_HEARTBEAT)):
+        fields = [field.strip() for field in path.read_text().split("|")]
+        if len(fields) == 4:
             rank = int(path.stem.partition("-")[2])
-            beats.append(Beat(rank, words[0], float(words[1]), int(words[2]), words[3]))
-    return beats
+            found.append(RankStatus(rank, fields[0], float(fields[1]), int(fields[2]), fields[3]))
+    return found
 
 
 def stacks_written(folder: Path) -> list[Path]:
-    """The files in which ranks that stood still left their stacks."""
+    """The files with stacks of ranks that hung."""
     return sorted(path for path in folder.glob(_STACKS.format("*")) if path.stat().st_size)
 
 
-def end_worker(pid: int) -> bool:
-    """End a Ray worker on this node that no longer answers; False if no such process is a worker any more."""
+def kill_worker(pid: int) -> bool:
+    """Kill a Ray worker on this node that hangs; False if the process is no Ray worker or is gone."""
     try:
         if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             return False

@@ -1,8 +1,8 @@
 """The finetuning loop around a DeepSpeed engine: under Ray Train, under torchrun, or alone in one process.
 
-Reads: a base model folder, Arrow folders of texts, the training state that an earlier start left. Writes: tokens and
-training states beside the checkpoint, and the checkpoint folder with `metrics.jsonl` and `course.json` beside the
-weights. The loss of a step is the mean over all label tokens of its global batch, however many ranks share it.
+Reads: a base model folder, Arrow folders of texts, the training state of an earlier start. Writes: tokens and training
+states beside the checkpoint, and the checkpoint folder with `metrics.jsonl` and `plan.json` beside the weights. The
+loss of a step is the mean over all label tokens of its global batch, whatever the number of ranks.
 """
 
 import copy
@@ -13,19 +13,21 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from transformers import PreTrainedModel
 
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import derive_seed
 from data.store import write_json
 from train.engine import state
-from train.engine.checkpoint import METRICS, work_folder
-from train.engine.export import Made, export
+from train.engine.checkpoint import METRICS, find_finished, work_folder
+from train.engine.export import Provenance, export
 from train.engine.state import Start, State
 from train.engine.zero_engine import (
     agree,
@@ -38,65 +40,86 @@ from train.engine.zero_engine import (
 )
 from train.model import lora, packed_attention
 from train.model.objective import model_inputs, summed_loss
-from train.run.course import COURSE, forget_tokens, write_course
-from train.run.finetune_run import FinetuneRun, TextSource
-from train.run.heartbeat import PHASE, Phases, Pulse
-from train.run.metrics import check_trackers, open_sinks
-from train.run.task import Task, look_up, prepare
+from train.model.packing_probe import arithmetic_of
+from train.run.base_model import base_packing_refusal, load_base
+from train.run.finetune_run import FinetuneRun
+from train.run.heartbeat import PHASE, Heartbeat, Phases
+from train.run.keys import ROUNDING, key_of
+from train.run.trackers import check_trackers, open_trackers
+from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_tokens, open_plan, write_texts
 from train.texts.batches import Batch
 
-__all__ = ["FinetuneRun", "TextSource", "finetune", "learning_rate"]
-
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
-_NO_PULSE = Pulse(Path(), 0, None)
+_NO_HEARTBEAT = Heartbeat(Path(), 0, None)
+Result = TypeVar("Result")
 
 
-def finetune(run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: Pulse = _NO_PULSE) -> CheckpointRef:
-    """Train one run to its end and export it; a run that is finished already is only looked up.
+@dataclass(frozen=True)
+class _Task:
+    """A run that is ready to start; `plan.run` has its budget in steps."""
 
-    Every rank calls it. It goes on from the last training state, if there is one. `report` is called on rank 0 every
-    few steps with the step's line of `metrics.jsonl` and `num_steps`; `pulse` beats with every step and phase. Raises
-    InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write.
+    key: str
+    base: PreTrainedModel
+    plan: TrainingPlan
+    found: State | None
+
+    @property
+    def first_step(self) -> int:
+        return self.found.step if self.found else 0
+
+
+def finetune(
+    run: FinetuneRun, report: Callable[[dict[str, Any]], None], heartbeat: Heartbeat = _NO_HEARTBEAT
+) -> CheckpointRef:
+    """Train one run to its end and export it; returns at once if the run is finished already.
+
+    Every rank calls it. It resumes from the last training state, if there is one. `report` is called on rank 0 every
+    few steps with the step's line of `metrics.jsonl` and `num_steps`; `heartbeat` beats with every step and phase.
+    Raises InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write.
     """
-    phases = Phases(pulse)
     try:
-        return _finetune(run, report, pulse, phases)
+        return _finetune(run, report, heartbeat, Phases(heartbeat))
     finally:
-        pulse.rest()
+        heartbeat.pause()
 
 
 def _finetune(
-    run: FinetuneRun, report: Callable[[dict[str, Any]], None], pulse: Pulse, phases: Phases
+    run: FinetuneRun, report: Callable[[dict[str, Any]], None], heartbeat: Heartbeat, phases: Phases
 ) -> CheckpointRef:
     phases.enter("joining the group")
     join_group()
-    agree(lambda: check_trackers(run.trackers))
-    agree(lambda: check_offload(run))
-    phases.enter("loading the model")
-    known = agree(lambda: look_up(run))
-    if known.finished is not None:
+    agree(lambda: _check(run))
+    phases.enter("looking for earlier work")
+    key = _on_rank_0(lambda: key_of(run))
+    finished = _on_rank_0(lambda: find_finished(Path(run.out), key))
+    if finished is not None:
         _clear(run)
-        return known.finished
+        return finished
+    agree(lambda: check_ranks(run, dist.get_world_size()))
+    phases.enter("loading the model")
+    base = agree(lambda: load_base(run.base))
     phases.enter("reading the texts")
-    agree(lambda: write_course(run) if dist.get_rank() == 0 else None)
-    task = agree(lambda: prepare(run, known))
-    found = _find_state(task)
+    _on_rank_0(lambda: write_texts(run))
+    plan = agree(lambda: _plan(run, base))
+    task = _Task(key, base, plan, _on_rank_0(lambda: _find_state(run, key)))
     phases.enter("starting the engine")
-    engine = _start(task, found)
+    engine = _start(task)
     phases.enter("training")
     try:
-        starts = (*(found.starts if found else ()), _this_start(run, found, phases.seconds()))
-        for row in _train(engine, task, found, starts, pulse):
+        start = Start(task.first_step, dist.get_world_size(), run.stage, precision(), phases.seconds())
+        starts = (*(task.found.starts if task.found else ()), start)
+        for row in _train(engine, task, starts, heartbeat):
             if dist.get_rank() == 0:
-                report({**row, "num_steps": task.run.num_steps})
+                report({**row, "num_steps": task.plan.run.num_steps})
         phases.enter("writing the checkpoint")
-        ref = export(engine, Made(task.run, known.key, task.base.model, starts, len(task.course.rows)))
+        computed_with = {name: getattr(run, name) for name in ROUNDING}
+        ref = export(engine, Provenance(task.plan.run, key, task.base, starts, len(task.plan.rows), computed_with))
         _clear(run)
         return ref
     finally:
         engine.destroy()
         del engine
-        gc.collect()  # engines hold themselves in reference cycles; left alone, dozens of runs pile up
+        gc.collect()  # engines are in reference cycles; without this, those of dozens of runs pile up
 
 
 def learning_rate(run: FinetuneRun, step: int) -> float:
@@ -108,52 +131,63 @@ def learning_rate(run: FinetuneRun, step: int) -> float:
     return run.learning_rate * factors[run.schedule]
 
 
-def _find_state(task: Task) -> State | None:
-    """The state to go on from, the same one on every rank."""
-    out = Path(task.run.out)
-    found: list[State | None] = [None]
-    if not task.run.resume and dist.get_rank() == 0:
-        shutil.rmtree(state.states_folder(out), ignore_errors=True)
-    if task.run.resume:
-        found = [agree(lambda: state.find_state(out, task.known.state_key) if dist.get_rank() == 0 else None)]
+def _check(run: FinetuneRun) -> None:
+    """Refuse what cannot run on this machine."""
+    check_trackers(run.trackers)
+    check_offload(run)
+
+
+def _on_rank_0(act: Callable[[], Result]) -> Result:
+    """What rank 0 finds, on every rank."""
+    found = [agree(lambda: act() if dist.get_rank() == 0 else None)]
     dist.broadcast_object_list(found, src=0)
-    return found[0]
+    return cast(Result, found[0])
 
 
-def _start(task: Task, found: State | None) -> Any:
-    """An engine at the run's beginning, or where a state was."""
-    torch.manual_seed(task.run.seed)
-    model = copy.deepcopy(task.base.model)
-    if task.course.layout.name == "packed":
+def _plan(run: FinetuneRun, base: PreTrainedModel) -> TrainingPlan:
+    refusal = None if run.layout == "padded" else base_packing_refusal(run.base)
+    return open_plan(run, refusal, arithmetic_of(base), world_size=dist.get_world_size())
+
+
+def _find_state(run: FinetuneRun, key: str) -> State | None:
+    """The state to resume from."""
+    out = Path(run.out)
+    if run.resume:
+        return state.find_state(out, key)
+    shutil.rmtree(state.states_folder(out), ignore_errors=True)
+    return None
+
+
+def _start(task: _Task) -> Any:
+    """An engine at the run's beginning, or in the state that was found."""
+    run = task.plan.run
+    torch.manual_seed(run.seed)
+    model = copy.deepcopy(task.base)
+    if task.plan.layout.name == "packed":
         model.set_attn_implementation(packed_attention.NAME)
-    if task.run.lora is not None:
-        adapters, name = task.run.lora, task.run.name
-        model = agree(lambda: lora.wrap(model, adapters, where=f"run {name}"))
-    if found is None:
-        return start_engine(task.run, model)
-    read = state.open_state(found)
+    if run.lora is not None:
+        adapters = run.lora
+        model = agree(lambda: lora.wrap(model, adapters, where=f"run {run.name}"))
+    if task.found is None:
+        return start_engine(run, model)
+    read = state.open_state(task.found)
     state.load_weights(model, read)
-    engine = start_engine(task.run, model)
-    restore(engine, found.optimizer_steps, read)
+    engine = start_engine(run, model)
+    restore(engine, task.found.optimizer_steps, read)
     return engine
 
 
-def _this_start(run: FinetuneRun, found: State | None, seconds: dict[str, float]) -> Start:
-    return Start(found.step if found else 0, dist.get_world_size(), run.stage, precision(), seconds)
-
-
-def _train(
-    engine: Any, task: Task, found: State | None, starts: tuple[Start, ...], pulse: Pulse
-) -> Iterator[dict[str, Any]]:
-    """Take all steps that are left; yields the last line of each stretch of `metrics.jsonl`."""
-    run, begun, rank = task.run, found.step if found else 0, dist.get_rank()
-    metrics = _open_work(task, found)
-    with closing(open_sinks(run, task.base.model.config.to_dict(), metrics.parent, goes_on=found is not None)) as sinks:
+def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heartbeat) -> Iterator[dict[str, Any]]:
+    """Take all remaining steps; yields the last line of each stretch of `metrics.jsonl`."""
+    run, first, rank = task.plan.run, task.first_step, dist.get_rank()
+    metrics = _open_work(task)
+    config = task.base.config.to_dict()
+    with closing(open_trackers(run, config, metrics.parent, resumed=task.found is not None)) as trackers:
         stretch: list[tuple[Batch, torch.Tensor]] = []
         started = time.perf_counter()
-        for step, batch in enumerate(task.course.batches(rank, dist.get_world_size(), start=begun), start=begun):
-            pulse.beat(f"step {step}")
-            # Dropout follows from seed, step and rank: so there is no random state to save, and none to lose.
+        for step, batch in enumerate(task.plan.batches(rank, dist.get_world_size(), start=first), start=first):
+            heartbeat.beat(f"step {step}")
+            # Dropout is derived from seed, step and rank, so that there is no random state to save.
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
             stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
             done = step + 1
@@ -161,74 +195,69 @@ def _train(
             if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
                 continue
             rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
-            sinks.write(rows)
+            trackers.write(rows)
             if rank == 0:
                 with metrics.open("a") as file:
                     file.writelines(json.dumps(row) + "\n" for row in rows)
             stretch.clear()
             yield rows[-1]
             if save:
-                pulse.beat(f"writing the state after step {step}", PHASE)
+                heartbeat.beat(f"writing the state after step {step}", PHASE)
                 _save(engine, task, done, starts, metrics)
             started = time.perf_counter()
 
 
-def _open_work(task: Task, found: State | None) -> Path:
-    """The work folder with what is known before the first step; returns where the log lies in it."""
-    metrics = work_folder(Path(task.run.out)) / METRICS
+def _open_work(task: _Task) -> Path:
+    """Create the work folder with the plan and the earlier log; returns the path of the log."""
+    metrics = work_folder(Path(task.plan.run.out)) / METRICS
     if dist.get_rank() == 0:
         shutil.rmtree(metrics.parent, ignore_errors=True)
         metrics.parent.mkdir(parents=True)
-        write_json(metrics.parent / COURSE, task.course.summary())
-        if found:
-            shutil.copyfile(Path(found.folder) / METRICS, metrics)
+        write_json(metrics.parent / PLAN, task.plan.summary())
+        if task.found:
+            shutil.copyfile(Path(task.found.folder) / METRICS, metrics)
     return metrics
 
 
 def _share_of_loss(engine: Any, batch: Batch) -> torch.Tensor:
-    """What these rows add to the mean loss of the global batch, in nats per token."""
+    """The share of these rows in the mean loss of the global batch, in nats per token."""
     logits = engine(**model_inputs(batch, engine.device)).logits
     return summed_loss(logits, batch) / batch.global_labels
 
 
 def _lines(
-    task: Task, stretch: list[tuple[Batch, torch.Tensor]], *, first: int, seconds: float
+    task: _Task, stretch: list[tuple[Batch, torch.Tensor]], *, first: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` of a stretch of steps, equal on every rank but for the speed.
+    """The lines of `metrics.jsonl` for a stretch of steps, equal on every rank but for the speed.
 
     `loss` is in nats per token; `tokens` are those learned in the step, `total_tokens` those up to its end.
     """
-    shares = torch.stack([share for _, share in stretch])
+    run, shares = task.plan.run, torch.stack([share for _, share in stretch])
     dist.all_reduce(shares)
-    rate = round(sum(batch.global_labels for batch, _ in stretch) / seconds)
+    speed = round(sum(batch.global_labels for batch, _ in stretch) / seconds)
     rows = []
     for step, (batch, _), loss in zip(range(first, first + len(stretch)), stretch, shares.tolist(), strict=True):
-        row = {"step": step, "loss": loss, "learning_rate": learning_rate(task.run, step)}
+        rate = learning_rate(run, step)
         if not math.isfinite(loss):
-            raise _diverged(task, row, batch)
-        counts = {"tokens": batch.global_labels, "total_tokens": batch.tokens, "tokens_per_second": rate}
-        rows.append(row | counts)
+            raise InputError(
+                f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
+                where=f"run {run.name}, the batch of {task.plan.name_texts(batch.indices.tolist())}",
+                hint="lower train.learning_rate, or clip gradients (train.max_grad_norm)",
+            )
+        row = {"step": step, "loss": loss, "learning_rate": rate, "tokens": batch.global_labels}
+        rows.append(row | {"total_tokens": batch.tokens, "tokens_per_second": speed})
     return rows
 
 
-def _save(engine: Any, task: Task, step: int, starts: tuple[Start, ...], metrics: Path) -> None:
-    run = task.run
-    state.save(engine, Path(run.out), step=step, key=task.known.state_key, starts=starts, metrics=metrics)
+def _save(engine: Any, task: _Task, step: int, starts: tuple[Start, ...], metrics: Path) -> None:
+    run = task.plan.run
+    state.save(engine, Path(run.out), step=step, key=task.key, starts=starts, metrics=metrics)
     if dist.get_rank() == 0:
         state.prune(Path(run.out), keep_last=run.keep_last, keep_every=run.keep_every)
 
 
 def _clear(run: FinetuneRun) -> None:
-    """A finished run needs no tokens of its own, and no states but those that are to stay for good."""
+    """Delete the tokens of a finished run, and the states that are not kept for good."""
     if dist.get_rank() == 0:
-        forget_tokens(run)
+        delete_tokens(run)
         state.prune(Path(run.out), keep_last=0, keep_every=run.keep_every)
-
-
-def _diverged(task: Task, row: dict[str, Any], batch: Batch) -> InputError:
-    loss, step, rate = row["loss"], row["step"], row["learning_rate"]
-    return InputError(
-        f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
-        where=f"run {task.run.name}, the batch of {task.course.name_rows(batch.indices.tolist())}",
-        hint="lower the learning rate, or clip the gradient",
-    )

@@ -1,46 +1,34 @@
-"""Token rows become the batches of one rank. Pure: reads and writes nothing.
+"""Token rows become the batches of one rank, and a batch its micro-batches. Pure: reads and writes nothing.
 
-The batches of a run follow from its texts' lengths, the seed and the plan alone; the number of ranks only decides who
-computes which rows, and the layout how they lie in memory.
+The batches of a run are decided by its texts' lengths, the seed and the plan alone; the number of ranks only decides
+which rank computes which rows, and the layout how they are stored.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from train.texts.encode import encode, unknown_words
-from train.texts.mix import Budget, Schedule, make_schedule, schedule_rows
-from train.texts.packing import Layout, deal_texts, rows_of
-from train.texts.token_rows import TokenRows
-
-__all__ = [
-    "IGNORED",
-    "Batch",
-    "Teacher",
-    "batches_of",
-    "encode",
-    "pad",
-    "rank_batches",
-    "schedule_rows",
-    "unknown_words",
-]
+from train.texts.mix import Schedule
+from train.texts.packing import Layout, assign_texts, rows_of
+from train.texts.tokens import TokenRows
 
 IGNORED = -100  # the label that cross-entropy skips
-_PADDED = Layout("padded")
 
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """What a teacher expects after each input. Producer: `batches_of`. Consumer: `train.model.objective`.
+    """A teacher's distribution after each input. Producer: `batches_of`. Consumer: `train.model.objective`.
 
-    `ids` (int64) and `log_probs` (float32, nats) are [rows, tokens, k]. `places` (bool) [rows, tokens] are the labels
+    `ids` (int64) and `log_probs` (float32, nats) are [rows, tokens, k]. `mask` (bool) [rows, tokens] marks the labels
     that have a teacher.
     """
 
     ids: np.ndarray
     log_probs: np.ndarray
-    places: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +36,10 @@ class Batch:
     """One rank's rows of one step. Producer: `batches_of`. Consumer: `train.run.loop`.
 
     `input_ids` and `labels` are int64 [rows, tokens], padded on the right; `labels[i, j]` is the token that follows
-    `input_ids[i, j]`, or -100. `global_labels` counts the labels of the step over all ranks, `indices` names the
-    step's texts over all ranks. A causal model never looks right, so no attention mask is needed. In packed rows
-    `position_ids`, int64 [rows, tokens], begin anew with each text; padded rows have none. `tokens` counts the labels
-    of all steps up to this one.
+    `input_ids[i, j]`, or -100. `global_labels` counts the labels of the step over all ranks, `indices` are the step's
+    texts over all ranks. A causal model never attends to the right, so no attention mask is needed. In packed rows
+    `position_ids`, int64 [rows, tokens], restart with each text; padded rows have none. `tokens` counts the labels of
+    all steps up to this one.
     """
 
     input_ids: np.ndarray
@@ -71,19 +59,17 @@ def batches_of(
     rank: int,
     world_size: int,
     start: int = 0,
-    taught: bool = False,
+    with_teacher: bool = False,
 ) -> Iterator[Batch]:
-    """The batches of one rank from step `start` on, a step each; the ranks' rows of a step partition its global batch.
+    """The batches of one rank from step `start` on, one a step; the ranks' rows of a step partition its global batch.
 
-    Padded rows are dealt like cards, the longest first; packed ones so that the ranks' sums of tokens are alike. A rank
-    that has none takes part with one token without a label. `taught` asks for the teachers' distributions.
+    A rank without texts takes part with one token that has no label. `with_teacher` adds teachers' distributions.
     """
     for step in range(start, schedule.num_steps):
         indices = schedule.step(step)
         sizes = rows.lengths.num_inputs[indices].tolist()
-        hand = deal_texts(sizes, layout, world_size)[rank]
-        mine = [int(indices[i]) for i in hand]
-        groups = [[mine[i] for i in group] for group in rows_of([sizes[i] for i in hand], layout)]
+        assigned = assign_texts(sizes, layout, world_size)[rank]
+        groups = [[int(indices[assigned[i]]) for i in group] for group in rows_of([sizes[i] for i in assigned], layout)]
         input_ids, labels, position_ids = _lay_out(rows, groups)
         yield Batch(
             input_ids,
@@ -92,29 +78,45 @@ def batches_of(
             indices,
             position_ids=None if layout.name == "padded" else position_ids,
             tokens=int(schedule.tokens[step]),
-            teacher=_teach(rows, groups, labels) if taught else None,
+            teacher=_lay_out_teacher(rows, groups, labels) if with_teacher else None,
         )
 
 
-def rank_batches(
-    rows: Sequence[Sequence[int]], *, batch_size: int, num_steps: int, seed: int, rank: int, world_size: int
-) -> Iterator[Batch]:
-    """The padded batches of one rank for rows in memory, every text equally often."""
-    held = TokenRows.of(rows)
-    schedule = make_schedule(held.lengths, [], budget=Budget(steps=num_steps), batch_size=batch_size, seed=seed)
-    return batches_of(held, schedule, _PADDED, rank=rank, world_size=world_size)
+def micro_batches(batch: Batch, count: int) -> list[Batch]:
+    """The rows of a batch in `count` micro-batches of about equal numbers of rows, in order.
+
+    Columns to the right of a micro-batch's last label are cut off: a causal model does not need them. One without rows
+    is one token without a label, since all ranks must run the same number of backward passes.
+    """
+    if count == 1:
+        return [batch]
+    found = []
+    for rows in np.array_split(np.arange(len(batch.labels)), count):
+        if len(rows):
+            labelled = (batch.labels[rows] != IGNORED).any(axis=0).nonzero()[0]
+            found.append(_cut(batch, rows, 1 + int(labelled.max(initial=0))))
+        else:
+            empty = _cut(batch, np.zeros(1, dtype=np.int64), 1)
+            found.append(dataclasses.replace(empty, labels=np.full_like(empty.labels, IGNORED)))
+    return found
 
 
-def pad(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and labels [rows, longest - 1] of token rows; padding is token 0 with label -100."""
-    input_ids, labels, _ = _lay_out(TokenRows.of(rows), [[index] for index in range(len(rows))])
-    return input_ids, labels
+def _cut(record: Any, rows: np.ndarray, width: int) -> Any:
+    """The same record with some rows and the first columns of each array [rows, columns, ...] in it."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray) and value.ndim >= 2:
+            changes[field.name] = value[rows, :width]
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _cut(value, rows, width)
+    return dataclasses.replace(record, **changes)
 
 
 def _lay_out(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs, labels and positions [rows, tokens] of texts that share rows; what is left of a row is a text of zeros.
+    """Inputs, labels and positions [rows, tokens] of texts that share rows; the rest of a row is a text of zeros.
 
-    A text's last token is no input, so no label reaches from one text into the next.
+    A text's last token is not an input, so no label reaches from one text into the next.
     """
     shape = _shape(rows, groups)
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -132,12 +134,12 @@ def _lay_out(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[np.ndarr
     return input_ids, labels, position_ids
 
 
-def _teach(rows: TokenRows, groups: Sequence[Sequence[int]], labels: np.ndarray) -> Teacher:
-    """The teachers' distributions, laid out as the texts are."""
-    shape = _shape(rows, groups)
-    ids = np.zeros((*shape, rows.num_top), np.int64)
-    log_probs = np.zeros((*shape, rows.num_top), np.float32)
-    places = np.zeros(shape, bool)
+def _lay_out_teacher(rows: TokenRows, groups: Sequence[Sequence[int]], labels: np.ndarray) -> Teacher:
+    """The teachers' distributions, laid out like the texts."""
+    shape, num_top = _shape(rows, groups), max(rows.num_top)
+    ids = np.zeros((*shape, num_top), np.int64)
+    log_probs = np.zeros((*shape, num_top), np.float32)
+    mask = np.zeros(shape, bool)
     for row, group in enumerate(groups):
         start = 0
         for index in group:
@@ -145,9 +147,9 @@ def _teach(rows: TokenRows, groups: Sequence[Sequence[int]], labels: np.ndarray)
             found = rows.teacher(index)
             if found is not None:
                 ids[row, start:end], log_probs[row, start:end] = found
-                places[row, start:end] = labels[row, start:end] != IGNORED
+                mask[row, start:end] = labels[row, start:end] != IGNORED
             start = end
-    return Teacher(ids, log_probs, places)
+    return Teacher(ids, log_probs, mask)
 
 
 def _shape(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[int, int]:

@@ -16,16 +16,16 @@ from data.seeds import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_NO_WINDOW = 1 << 30  # tokens; for models whose configuration names none
+_NO_WINDOW = 1 << 30  # tokens; for configurations without one
 _WORDS_LISTED = 20
 
 
 @dataclass(frozen=True)
-class Reader:
-    """What of a base model decides its texts' tokens. Producer: `load_reader`. Consumers: tokens, the loop.
+class TextEncoder:
+    """A base model's tokenizer. Producer: `load_encoder`. Consumers: tokens, keys of runs.
 
-    `fingerprint` names all that decides how the tokenizer writes a text. `window` and `vocab_size` are the model's, in
-    tokens.
+    `fingerprint` covers everything that decides how the tokenizer encodes a text. `window` and `vocab_size` are the
+    model's, in tokens.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -35,8 +35,8 @@ class Reader:
 
 
 @lru_cache(maxsize=2)
-def load_reader(base: str) -> Reader:
-    """The reader of a model folder. Raises InputError if the folder holds no model or no tokenizer."""
+def load_encoder(base: str) -> TextEncoder:
+    """The tokenizer of a model folder. Raises InputError if the folder holds no model or no tokenizer."""
     if not (Path(base) / "config.json").exists():
         raise InputError("no model here (config.json is missing)", where=base, hint="name the folder of a base model")
     from transformers import AutoConfig, AutoTokenizer
@@ -51,18 +51,9 @@ def load_reader(base: str) -> Reader:
             hint="copy or download the model again",
         ) from error
     core = getattr(tokenizer, "backend_tokenizer", None)
-    inside = core.to_str() if core is not None else sorted(tokenizer.get_vocab().items())
-    named = fingerprint(type(tokenizer).__name__, inside, tokenizer.eos_token_id)
-    return Reader(tokenizer, named, getattr(config, "max_position_embeddings", _NO_WINDOW), config.vocab_size)
-
-
-def encode(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase", *, window: int, where: str) -> list[list[int]]:
-    """Token ids of each text as the tokenizer writes it, ending in its eos token if it has one.
-
-    Raises InputError for words outside a closed vocabulary, and for texts longer than the model's `window` or too
-    short to predict anything.
-    """
-    return encode_rows(texts, [""] * len(texts), tokenizer, window=window, where=where)[0]
+    content = core.to_str() if core is not None else sorted(tokenizer.get_vocab().items())
+    name = fingerprint(type(tokenizer).__name__, content, tokenizer.eos_token_id)
+    return TextEncoder(tokenizer, name, getattr(config, "max_position_embeddings", _NO_WINDOW), config.vocab_size)
 
 
 def encode_rows(
@@ -75,14 +66,15 @@ def encode_rows(
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of each prompt and text as one, and the index of each row's first label, at least 1.
 
-    A token that reaches over the end of the prompt counts to the text. Raises InputError as `encode`, and where a
-    prompt leaves nothing to learn or the tokenizer cannot say where its tokens stand.
+    Rows have the tokenizer's special tokens, and end in its eos token if it has one. A token that spans the end of the
+    prompt belongs to the text. Raises InputError for words outside a closed vocabulary, for texts longer than the
+    model's `window` or too short to predict anything, and for prompts if the tokenizer gives no offsets.
     """
     whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     masked = any(prompts)
     if masked and not tokenizer.is_fast:
         raise InputError(
-            "prompts cannot be told from texts: this tokenizer does not say where its tokens stand",
+            "prompts cannot be separated from texts: this tokenizer gives no offsets",
             where=where,
             hint="name a model with a fast tokenizer (tokenizer.json), or leave the prompt column out",
         )
@@ -99,26 +91,26 @@ def encode_rows(
     for text, prompt, row, first in zip(whole, prompts, rows, firsts, strict=True):
         if not 2 <= len(row) <= window:
             raise InputError(
-                f"a text of {len(row)} tokens cannot be trained on (2 to {window} can): {text[:60]!r}",
+                f"a text of {len(row)} tokens cannot be trained on (2 to {window} can be): {text[:60]!r}",
                 where=where,
-                hint="split long texts, drop empty ones, or name a model with a longer window",
+                hint="import the documents with --chunk-tokens, drop empty texts, or use a model with a longer window",
             )
         if prompt and first >= len(row) - (row[-1] == eos):
             raise InputError(
-                f"nothing is left to learn after the prompt of: {text[:60]!r}", where=where, hint="drop empty texts"
+                f"nothing is left to learn after the prompt: {text[:60]!r}", where=where, hint="drop empty texts"
             )
     return rows, firsts
 
 
 def unknown_words(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The distinct words that the tokenizer can only write as its unknown token, in order of appearance."""
+    """The distinct words that the tokenizer encodes as its unknown token, in order of appearance."""
     unknown = _unknown_token(tokenizer)
     words = dict.fromkeys(word for text in texts for word in re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text))
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
 def _first_label(spans: Sequence[tuple[int, int]], prompt_characters: int) -> int:
-    """The index of the first token that reaches beyond the prompt; what is added behind all tokens counts, too."""
+    """The index of the first token that ends beyond the prompt, or of what is appended to all tokens."""
     beyond = (index for index, (_, end) in enumerate(spans) if end > prompt_characters)
     return max(1, next(beyond, len(spans)))
 
@@ -134,12 +126,12 @@ def _refuse_unknown(
     raise InputError(
         f"{len(words)} words are outside the model's closed vocabulary: {listed}",
         where=where,
-        hint="use texts made for this model, or name a model with an open vocabulary",
+        hint="use texts made for this model, or a model with an open vocabulary",
     )
 
 
 def _unknown_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The id of the unknown token, where it means that and is not the eos or bos token under another name."""
+    """The id of the unknown token, unless it is also the eos or bos token."""
     if tokenizer.unk_token_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         return None
     return tokenizer.unk_token_id

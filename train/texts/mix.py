@@ -1,6 +1,6 @@
 """Which texts are learned in which step: shuffles, shares of sources, budgets. Pure: reads and writes nothing.
 
-A schedule follows from the texts' lengths, their sources' weights, the budget, the size of a batch and the seed alone.
+A schedule is decided by the texts' lengths, their sources' weights, the budget, the batch size and the seed alone.
 """
 
 from array import array
@@ -10,7 +10,6 @@ from itertools import count
 
 import numpy as np
 
-from data.errors import InputError
 from data.seeds import derive_seed
 
 
@@ -29,7 +28,7 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How long a run trains: exactly one field is above 0. `tokens` are labels, an epoch is every text once."""
+    """The length of a run: exactly one field is above 0. `tokens` are labels, an epoch is every text once."""
 
     steps: int = 0
     tokens: int = 0
@@ -64,7 +63,7 @@ class Schedule:
 
 
 def schedule_rows(num_rows: int, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
-    """Row indices [num_steps, batch_size]: epochs, each a fresh shuffle of all rows, laid end to end."""
+    """Row indices [num_steps, batch_size]: epochs end to end, each a fresh shuffle of all rows."""
     num_epochs = -(-num_steps * batch_size // num_rows)
     epochs = [np.random.default_rng(derive_seed(seed, "epoch", e)).permutation(num_rows) for e in range(num_epochs)]
     return np.concatenate(epochs)[: num_steps * batch_size].reshape(num_steps, batch_size)
@@ -79,26 +78,25 @@ def make_schedule(
     batch_tokens: int = 0,
     seed: int,
 ) -> Schedule:
-    """The whole run's texts, step by step.
+    """The whole run's texts, step by step. No source with a weight above 0 may be empty.
 
-    Without `weights` every text occurs equally often, up to one. With weights, one a source, the share of the labels
-    that come from a source is its weight's share, to within one text at any moment; an epoch is then as many labels as
-    the sources of weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more
-    inputs than that (at least one); the last may be smaller. A budget of tokens is met to within half a text. Raises
-    InputError if a source has a weight but no texts.
+    Without `weights` every text occurs equally often, up to one. With weights, one a source, each source's share of the
+    labels is its weight's share, to within one text at any step; an epoch is then as many labels as the sources of
+    weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more inputs than that
+    (at least one); the last may be smaller. A budget of tokens is met to within half a text.
     """
     if budget.steps and not weights and not batch_tokens:
         rows = schedule_rows(len(lengths.num_labels), batch_size, budget.steps, seed).ravel()
         bounds = np.arange(0, len(rows) + 1, batch_size)
     else:
         draws = _weighted(lengths, weights, seed) if weights else _shuffled(len(lengths.num_labels), seed)
-        rows, bounds = _cut(draws, lengths, _countable(budget, lengths, weights), batch_size, batch_tokens)
+        rows, bounds = _cut(draws, lengths, _in_tokens(budget, lengths, weights), batch_size, batch_tokens)
     tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
     return Schedule(rows, bounds, tokens)
 
 
 def match_budget(match: str, reference: Schedule) -> Budget:
-    """The budget of a run that takes as many steps ("steps") or learns as many tokens ("tokens") as another."""
+    """The budget with the reference's number of steps (`match` is "steps") or of tokens ("tokens")."""
     return Budget(steps=reference.num_steps) if match == "steps" else Budget(tokens=reference.num_tokens)
 
 
@@ -114,7 +112,7 @@ def _shuffled(num_rows: int, seed: int) -> Iterator[int]:
 
 
 def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator[int]:
-    """Each draw goes to the source that is furthest behind its share; within a source, shuffled epochs."""
+    """Each draw is from the source that is furthest behind its share; within a source, shuffled epochs."""
     drawn_from = [index for index, weight in enumerate(weights) if weight > 0]
     shares = np.array([weights[index] for index in drawn_from]) / sum(weights)
     streams = [_shuffled_source(lengths, index, seed) for index in drawn_from]
@@ -130,19 +128,14 @@ def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator
 
 def _shuffled_source(lengths: Lengths, source: int, seed: int) -> Iterator[int]:
     members = np.flatnonzero(lengths.sources == source)
-    if not len(members):
-        raise InputError(
-            f"source {source} of the mix has a weight but no texts",
-            where="the weights of the sources",
-            hint="check its folder, world and methods, or give it a weight of 0",
-        )
+    assert len(members), "a source with a weight has texts"  # or this would loop for ever
     for epoch in count():
         rng = np.random.default_rng(derive_seed(seed, "source", source, "epoch", epoch))
         yield from members[rng.permutation(len(members))].tolist()
 
 
-def _countable(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Budget:
-    """With weights, epochs are as many tokens as there are: the sources' texts then occur unequally often."""
+def _in_tokens(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Budget:
+    """With weights, epochs are counted in tokens, since the sources' texts occur unequally often."""
     if not budget.epochs or not weights:
         return budget
     used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
@@ -152,14 +145,14 @@ def _countable(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Bu
 def _cut(
     draws: Iterator[int], lengths: Lengths, budget: Budget, batch_size: int, batch_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Take draws until the budget is spent; returns them, and where batches begin and end."""
+    """Take draws until the budget is spent; returns them and the bounds of the batches."""
     most_draws = max(1, round(budget.epochs * len(lengths.num_labels))) if budget.epochs else 0
     rows, bounds = array("q"), array("q", [0])
     tokens = inputs = 0
     for row in draws:
         num_labels, num_inputs = int(lengths.num_labels[row]), int(lengths.num_inputs[row])
         if budget.tokens and rows and tokens + num_labels - budget.tokens > budget.tokens - tokens:
-            break  # without this text the run ends nearer to its budget
+            break  # without this text the run ends closer to its budget
         in_batch = len(rows) - bounds[-1]
         full = inputs + num_inputs > batch_tokens if batch_tokens else in_batch >= batch_size
         if in_batch and full:

@@ -1,4 +1,4 @@
-"""The texts that a run learns from: which rows of which Arrow folders, and how they are read.
+"""The texts that a run learns from: which rows of which Arrow folders, and their division into sentences.
 
 Reads: sealed Arrow folders, memory-mapped. Writes: nothing. Imports no torch.
 """
@@ -6,11 +6,12 @@ Reads: sealed Arrow folders, memory-mapped. Writes: nothing. Imports no torch.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,20 +19,22 @@ import pyarrow.compute as pc
 from data.errors import InputError
 from data.records import Distribution
 from data.seeds import fingerprint
+from data.sentences import cumulate, split_sentences
 from data.store import MANIFEST, is_sealed, read_table
 
-ROWS_AT_ONCE = 1024  # texts that are held as Python strings at a time
-ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's, too
+ROWS_AT_ONCE = 1024  # texts held as Python strings at a time
+ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's too
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
     """Rows of a sealed Arrow folder that has a `text` column. Producer: `pipeline`. Consumer: `train`.
 
-    `corpus` and `methods` keep the rows of that world and those methods; empty keeps all. `verdict_kept_only`
-    drops the augmentations that were set aside. `weight` is the share of the trained tokens that come from here,
-    relative to the other sources' weights; all sources have one or none has. The text of `prompt_column`, if it is
-    named, is read before each text and not learned. A folder of `Distribution` records brings its own tokens.
+    `corpus` and `methods` select rows; empty selects all. `verdict_kept_only` drops rejected augmentations. `weight`
+    is the share of the trained tokens that come from here, relative to the other sources' weights; all sources have
+    one or none has. The text of `prompt_column`, if it is named, precedes each text without being learned. `split`
+    makes a training text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A folder of
+    `Distribution` records has its own tokens.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
@@ -43,33 +46,35 @@ class TextSource:
     weight: float | None = None
     text_column: str = "text"
     prompt_column: str = ""
+    split: Literal["none", "independent", "cumulative"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.split != "none" and self.prompt_column:
+            raise InputError(
+                "texts with prompts cannot be split into sentences",
+                where="train.split_sentences",
+                hint="leave the prompt column out, or use none",
+            )
 
 
 def check_weights(weights: Sequence[float | None], *, where: str) -> None:
-    """Refuse weights of sources that say nothing: negative ones, none above 0, or some sources without one."""
+    """Refuse invalid weights of sources: negative ones, none above 0, or some sources without one."""
     given = [weight for weight in weights if weight is not None]
-    if not given:
-        return
-    troubles = {
+    problems = {
         f"{len(weights) - len(given)} of {len(weights)} sources have no weight": len(given) < len(weights),
-        f"a weight is negative or no number: {given}": any(not 0 <= weight < math.inf for weight in given),
+        f"a weight is negative or not a number: {given}": any(not 0 <= weight < math.inf for weight in given),
         f"the weights of the sources sum to zero: {given}": sum(given) == 0,
     }
-    for trouble, holds in troubles.items():
-        if holds:
-            raise InputError(trouble, where=where, hint="give every source a weight of 0 or more, or none a weight")
-
-
-def read_texts(sources: Sequence[TextSource]) -> list[str]:
-    """The texts of all sources, in the order of sources, shards and rows. Raises InputError if there are none."""
-    texts = [text for source in sources for chunk, _ in read_rows(source) for text in chunk]
-    if not texts:
-        raise no_texts(sources)
-    return texts
+    for problem, applies in problems.items():
+        if given and applies:
+            raise InputError(problem, where=where, hint="give every source a weight of 0 or more, or none a weight")
 
 
 def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
-    """Texts, and the prompts before them ("" without a prompt column), some at a time from memory-mapped shards."""
+    """Chunks of texts, and the prompts before them ("" without a prompt column), from memory-mapped shards.
+
+    Texts are split into sentences here, so whatever counts, hashes or tokenizes texts sees what is trained.
+    """
     for shard in shards_of(source):
         table = _select(read_table(shard), source)
         for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
@@ -78,30 +83,48 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
             for name, column in ((source.text_column, texts), (source.prompt_column, prompts)):
                 if any(not isinstance(value, str) for value in column):
                     raise InputError(
-                        f'the column "{name}" holds something that is no text',
+                        f'the column "{name}" holds values that are not text',
                         where=source.folder,
                         hint="drop these rows, or name another column",
                     )
-            yield texts, prompts
+            if source.split == "none":
+                yield texts, prompts
+                continue
+            pieces = (piece for text in texts for piece in _split(text, source))
+            while chunk := list(islice(pieces, ROWS_AT_ONCE)):
+                yield chunk, [""] * len(chunk)
 
 
-def name_rows(source: TextSource, places: Sequence[int]) -> list[str]:
-    """What rows of a source are called, by their places among those that it keeps: by their ids where it has any."""
+def _split(text: str, source: TextSource) -> Iterable[str]:
+    """The training texts of one text."""
+    if source.split == "none":
+        return [text]
+    sentences = split_sentences(text)
+    return sentences if source.split == "independent" else cumulate(sentences)
+
+
+def name_texts(source: TextSource, positions: Sequence[int]) -> list[str]:
+    """Names of training texts, given by their positions in the source: the ids of their rows, or the rows' numbers."""
     names: list[str] = []
+    num_rows = 0
     for shard in shards_of(source):
         table = _keep(read_table(shard), source)
         column = next((name for name in ID_COLUMNS if name in table.column_names), None)
-        first = len(names)
-        names += table[column].to_pylist() if column else (f"row {first + at}" for at in range(table.num_rows))
-    return [names[place] for place in places]
+        rows = table[column].to_pylist() if column else [f"row {num_rows + row}" for row in range(table.num_rows)]
+        num_rows += table.num_rows
+        if source.split != "none":
+            texts = table[source.text_column].to_pylist()
+            rows = [row for row, text in zip(rows, texts, strict=True) for _ in _split(text, source)]
+        names += rows
+    return [names[position] for position in positions]
 
 
 def no_texts(sources: Sequence[TextSource]) -> InputError:
-    """What to say where a mix is empty."""
+    """The error for an empty mix."""
     return InputError(
         "no texts to train on",
         where="; ".join(map(str, sources)) or "an empty list of sources",
-        hint="check the folders, the world's name, and whether any augmentation was kept",
+        hint="check the folders, the corpus name, and whether any augmentation was kept",
     )
 
 
@@ -111,9 +134,9 @@ def is_distribution(source: TextSource) -> bool:
 
 
 def content_of(source: TextSource) -> str:
-    """Names what is read from a source, wherever it lies and however it is cut into shards."""
+    """A hash of the texts that a source yields, independent of the folder's path and of its division into shards."""
     stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards_of(source) else 0
-    return _content_of(source, stamp)
+    return _content_of(replace(source, weight=None), stamp)
 
 
 @lru_cache(maxsize=256)  # the runs of a study share their texts
@@ -136,7 +159,7 @@ def shards_of(source: TextSource) -> list[Path]:
         raise InputError(
             "no finished Arrow folder here (its manifest.json is missing)",
             where=str(folder),
-            hint="give the command that makes this folder again; it goes on where it stopped",
+            hint="run the command that writes this folder again; it resumes where it stopped",
         )
     return sorted(folder.glob("*.arrow"))
 
@@ -147,28 +170,28 @@ def _manifest(source: TextSource) -> dict[str, str]:
 
 
 def _keep(table: pa.Table, source: TextSource) -> pa.Table:
-    """The rows that the source wants."""
-    wanted = {"corpus": [source.corpus] * bool(source.corpus), "method": list(source.methods)}
-    wanted["verdict"] = ["kept"] * source.verdict_kept_only
-    _require(table, source, {column for column, values in wanted.items() if values})
-    for column, values in wanted.items():
+    """The rows that the source selects."""
+    selected = {"corpus": [source.corpus] * bool(source.corpus), "method": list(source.methods)}
+    selected["verdict"] = ["kept"] * source.verdict_kept_only
+    _require(table, source, {column for column, values in selected.items() if values})
+    for column, values in selected.items():
         if values:
             table = table.filter(pc.is_in(table[column], value_set=pa.array(values)))
     return table
 
 
 def _select(table: pa.Table, source: TextSource) -> pa.Table:
-    """The rows that the source wants, with the columns of text and prompt alone."""
-    read = [source.text_column, *([source.prompt_column] if source.prompt_column else [])]
-    _require(table, source, set(read))
-    return _keep(table, source).select(read)
+    """The text and prompt columns of the rows that the source selects."""
+    columns = [source.text_column, *([source.prompt_column] if source.prompt_column else [])]
+    _require(table, source, set(columns))
+    return _keep(table, source).select(columns)
 
 
 def _require(table: pa.Table, source: TextSource, columns: set[str]) -> None:
     missing = columns - set(table.column_names)
     if missing:
         raise InputError(
-            f"no column {', '.join(sorted(missing))}; there are {', '.join(table.column_names)}",
+            f"no column {', '.join(sorted(missing))}; the columns are {', '.join(table.column_names)}",
             where=source.folder,
             hint="name a folder of documents or augmentations",
         )

@@ -1,14 +1,15 @@
-"""Texts as tokens: tokenised once into flat files, memory-mapped by every rank.
+"""Texts as tokens: tokenized once into flat files, memory-mapped by every rank.
 
-Reads: Arrow folders of texts, some rows at a time; a base model's tokenizer. Writes: one folder for each source, named
+Reads: Arrow folders of texts, a chunk at a time; a base model's tokenizer. Writes: one folder for each source, named
 by its content and the tokenizer: `ids` (int32, all tokens end to end), `offsets` (int64, where each text begins),
-`first_labels` (int32), of a teacher's rows `top_ids` (int32) and `top_log_probs` (float32), and `manifest.json`.
+`first_labels` (int32), for a teacher's rows `top_ids` (int32) and `top_log_probs` (float32), and `manifest.json`.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,28 +19,104 @@ from data.errors import InputError, ResumableError
 from data.records import Distribution
 from data.seeds import fingerprint, vocabulary_fingerprint
 from data.store import MANIFEST, read_shard, write_json
-from train.texts.encode import Reader, encode_rows
+from train.texts.encode import TextEncoder, encode_rows
+from train.texts.mix import Lengths
 from train.texts.sources import TextSource, content_of, is_distribution, no_texts, read_rows, shards_of
-from train.texts.token_rows import TokenRows, TokenSource
 
 _FILES = {"ids": "<i4", "offsets": "<i8", "first_labels": "<i4", "top_ids": "<i4", "top_log_probs": "<f4"}
 Chunk = dict[str, np.ndarray]  # by the name of the file that it is appended to
 
 
-def write_tokens(sources: Sequence[TextSource], root: Path, reader: Reader, *, where: str) -> None:
-    """Tokenise each source into its folder under `root`, unless it is there. One process at a time does this.
+@dataclass(frozen=True, slots=True)
+class TokenSource:
+    """The tokens of one source of n texts. Producer: `open_tokens`. Consumer: `TokenRows`.
 
-    Raises InputError as `encode_rows` and for tokens that the model does not have.
+    `ids` holds all tokens end to end, `offsets` [n + 1] where texts begin and end, `first_labels` [n] the index of each
+    text's first token that is learned. `top_ids` and `top_log_probs` (nats) are a teacher's k values for every token of
+    a text but the first, or empty.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    first_labels: np.ndarray
+    top_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    top_log_probs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+
+    @property
+    def num_top(self) -> int:
+        """The teacher's k; 0 without a teacher."""
+        positions = len(self.ids) - len(self.first_labels)
+        return len(self.top_ids) // positions if positions else 0
+
+
+class TokenRows(Sequence[np.ndarray]):
+    """The tokens of all texts, source after source; `lengths` are their sizes, `num_top` the k of each source."""
+
+    def __init__(self, parts: Sequence[TokenSource]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part.first_labels) for part in parts)])
+        sizes = [np.diff(part.offsets) for part in parts]
+        labels = [size - part.first_labels for size, part in zip(sizes, parts, strict=True)]
+        empty = [np.empty(0, np.int64)]
+        self.num_top = [part.num_top for part in parts]
+        self.lengths = Lengths(
+            num_inputs=np.concatenate(empty + sizes) - 1,
+            num_labels=np.concatenate(empty + labels),
+            sources=np.repeat(np.arange(len(parts)), np.diff(self._starts)),
+        )
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> "TokenRows":
+        """Rows in memory, as one source; all tokens but the first of each are learned."""
+        ids = np.array([token for row in rows for token in row])
+        offsets = np.cumsum([0, *(len(row) for row in rows)])
+        return cls([TokenSource(ids, offsets, np.ones(len(rows), np.int64))])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
+        part, local = self._find(index)
+        return part.ids[part.offsets[local] : part.offsets[local + 1]]
+
+    def first_label(self, index: int) -> int:
+        """The index of a text's first token that is learned."""
+        part, local = self._find(index)
+        return int(part.first_labels[local])
+
+    def teacher(self, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """A teacher's most likely tokens and their log-probabilities [inputs, k] after each input of a text, if any."""
+        part, local = self._find(index)
+        if not part.num_top:
+            return None
+        first, last = ((int(part.offsets[at]) - at) * part.num_top for at in (local, local + 1))
+        shape = (-1, part.num_top)
+        return part.top_ids[first:last].reshape(shape), part.top_log_probs[first:last].reshape(shape)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The source of a text, and its position there."""
+        source = int(self.lengths.sources[index])
+        return source, int(index - self._starts[source])
+
+    def _find(self, index: int) -> tuple[TokenSource, int]:
+        source, local = self.locate(index)
+        return self._parts[source], local
+
+
+def write_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder, *, where: str) -> None:
+    """Tokenize each source into its folder under `root`, unless it is there. Only one process at a time may call this.
+
+    Raises InputError as `encode_rows`, and for tokens outside the model's vocabulary.
     """
     for source in sources:
-        folder = _folder(source, root, reader)
+        folder = _folder(source, root, encoder)
         if (folder / MANIFEST).exists():
             continue
         work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True)
         try:
             chunks = _teacher_chunks if is_distribution(source) else _text_chunks
-            _fill(work, chunks(source, reader, where), reader.vocab_size, where)
+            _write(work, chunks(source, encoder, where), encoder.vocab_size, where)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(work, folder)
         except OSError as error:
@@ -48,29 +125,29 @@ def write_tokens(sources: Sequence[TextSource], root: Path, reader: Reader, *, w
             shutil.rmtree(work, ignore_errors=True)
 
 
-def open_tokens(sources: Sequence[TextSource], root: Path, reader: Reader) -> TokenRows:
+def open_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder) -> TokenRows:
     """The rows of all sources, in the order of sources, memory-mapped. Raises InputError if there are none."""
-    rows = TokenRows([_open(_folder(source, root, reader)) for source in sources])
+    rows = TokenRows([_open(_folder(source, root, encoder)) for source in sources])
     if not len(rows):
         raise no_texts(sources)
     return rows
 
 
-def _folder(source: TextSource, root: Path, reader: Reader) -> Path:
-    return root / fingerprint(content_of(source), reader.fingerprint, reader.window)
+def _folder(source: TextSource, root: Path, encoder: TextEncoder) -> Path:
+    return root / fingerprint(content_of(source), encoder.fingerprint, encoder.window)
 
 
 def _open(folder: Path) -> TokenSource:
     counts: dict[str, int] = json.loads((folder / MANIFEST).read_text())["counts"]
     arrays = {
-        # A file without bytes cannot be mapped.
+        # An empty file cannot be mapped.
         name: np.memmap(folder / name, _FILES[name], "r") if count else np.empty(0, _FILES[name])
         for name, count in counts.items()
     }
     return TokenSource(**arrays)
 
 
-def _fill(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -> None:
+def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -> None:
     """Append chunks to the files of a folder, the manifest last."""
     files: dict[str, BinaryIO] = {}
     counts = dict.fromkeys(("ids", "offsets", "first_labels"), 0)
@@ -80,10 +157,12 @@ def _fill(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) ->
         np.zeros(1, _FILES["offsets"]).tofile(files["offsets"])
         counts["offsets"] = 1
         for chunk in chunks:
-            most = max((int(chunk[name].max(initial=-1)) for name in chunk if name in ("ids", "top_ids")), default=-1)
-            if most >= vocab_size:
+            largest = max(
+                (int(chunk[name].max(initial=-1)) for name in chunk if name in ("ids", "top_ids")), default=-1
+            )
+            if largest >= vocab_size:
                 raise InputError(
-                    f"the tokens reach up to {most}, the model has {vocab_size} of them",
+                    f"token id {largest} is outside the model's vocabulary of {vocab_size}",
                     where=where,
                     hint="use the tokenizer and the distributions that belong to the base model",
                 )
@@ -99,33 +178,34 @@ def _fill(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) ->
     write_json(folder / MANIFEST, {"counts": counts})
 
 
-def _text_chunks(source: TextSource, reader: Reader, where: str) -> Iterator[Chunk]:
+def _text_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Iterator[Chunk]:
     for texts, prompts in read_rows(source):
         if texts:
-            rows, firsts = encode_rows(texts, prompts, reader.tokenizer, window=reader.window, where=where)
+            rows, firsts = encode_rows(texts, prompts, encoder.tokenizer, window=encoder.window, where=where)
             yield _chunk(rows, firsts)
 
 
-def _teacher_chunks(source: TextSource, reader: Reader, where: str) -> Iterator[Chunk]:
-    """A teacher's rows bring tokens of their own; they must be those of the base model's vocabulary."""
-    ours = vocabulary_fingerprint(reader.tokenizer.get_vocab())
+def _teacher_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Iterator[Chunk]:
+    """A teacher's rows have tokens of their own, which must be those of the base model's vocabulary."""
+    vocabulary = vocabulary_fingerprint(encoder.tokenizer.get_vocab())
     num_top = 0
     for shard in shards_of(source):
         rows = read_shard(shard, Distribution)
         num_top = num_top or (rows[0].num_top if rows else 0)
         for row in rows:
-            places = len(row.token_ids) - 1
-            troubles = {
-                "the distributions belong to another vocabulary than the base model's": row.vocabulary != ours,
-                f"the distributions of {row.text_id} are not {num_top} tokens for each of {places} places": not (
+            positions = len(row.token_ids) - 1
+            problems = {
+                "a teacher's distributions cannot be split into sentences": source.split != "none",
+                "the distributions belong to another vocabulary than the base model's": row.vocabulary != vocabulary,
+                f"the distributions of {row.text_id} are not {num_top} tokens for each of {positions} positions": not (
                     row.num_top == num_top >= 1
-                    and 1 <= places < reader.window
-                    and len(row.top_ids) == len(row.top_log_probs) == places * num_top
+                    and 1 <= positions < encoder.window
+                    and len(row.top_ids) == len(row.top_log_probs) == positions * num_top
                 ),
             }
-            for trouble, holds in troubles.items():
-                if holds:
-                    raise InputError(trouble, where=where, hint="let the base model itself be the teacher, anew")
+            for problem, applies in problems.items():
+                if applies:
+                    raise InputError(problem, where=where, hint="use distributions that the base model itself wrote")
         if rows:
             yield {
                 **_chunk([row.token_ids for row in rows], [1] * len(rows)),

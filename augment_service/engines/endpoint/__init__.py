@@ -1,1 +1,1 @@
-"""The engine behind somebody else's HTTP port: requests with patience, answers read with mistrust."""
+"""The engine at an OpenAI-compatible endpoint: requests with retries, answers that are validated."""

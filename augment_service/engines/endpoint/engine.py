@@ -1,7 +1,7 @@
 """`augment_service.engines.protocol.Engine` over any server with OpenAI's `/v1/completions`. Reads and writes no files.
 
-Every row is a request of its own, so what is wrong with a row is that row's `Refusal` alone. Scoring needs a server
-that answers `echo` with `logprobs` (vLLM and `entail serve` do).
+Every row is a request of its own, so a bad row costs only its own `Refusal`. Scoring needs a server that answers
+`echo` with `logprobs` (vLLM and `entail serve` do).
 """
 
 import math
@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
-from augment_service.engines.endpoint.answers import Judged, model_names, read_judged, read_written, usage_of
-from augment_service.engines.endpoint.client import EndpointClient, Patience, RowError
+from augment_service.engines.endpoint.answers import ScoredText, model_names, read_scored, read_written, usage_of
+from augment_service.engines.endpoint.client import EndpointClient, RetryPolicy, RowError
 from augment_service.engines.protocol import EngineSpec
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
 TOKENS = ("prompt_tokens", "cached_tokens", "generated_tokens", "scored_tokens")
-REQUESTS = ("requests", "retries", "rate_limited", "garbled_answers")
+REQUESTS = ("requests", "retries", "rate_limited", "malformed_answers")
 HINTS = {
     "window": "give it fewer documents in context, or use an endpoint with a longer window",
     "empty": "give the item a prompt and each option a text",
-    "endpoint": "read the server's message; its log tells more",
+    "endpoint": "read the message of the server, and its log",
 }
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
@@ -39,11 +39,12 @@ class _Pair(NamedTuple):
 class EndpointEngine:
     """Generates and scores at an endpoint. Raises InputError and `endpoint.client.EndpointError`."""
 
-    def __init__(self, spec: EngineSpec, patience: Patience | None = None) -> None:
-        """Asks the server for its models, so that a wrong URL, key or name is told at once."""
+    def __init__(self, spec: EngineSpec, retry: RetryPolicy | None = None) -> None:
+        """Asks the server for its models, so that a wrong URL, key or name is reported at once."""
+        self.window: int | None = None
         self._model, self._width = spec.model, spec.connections
         self._client = EndpointClient(
-            spec.url, key_variable=spec.key_variable, connections=self._width, patience=patience or Patience()
+            spec.url, key_variable=spec.key_variable, connections=self._width, retry=retry or RetryPolicy()
         )
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -57,35 +58,34 @@ class EndpointEngine:
             )
 
     def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
-        """As `Engine.generate`. The seed is sent along; whether the same text comes again is up to the server."""
+        """As `Engine.generate`. The seed is sent along; whether it is honoured is up to the server."""
         return self._each(prompts, lambda prompt: prompt.prompt_id, self._write)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
         """As `Engine.score`: the joined text is sent, so the server tokenises it as a whole.
 
-        The continuation's tokens are those that reach past the end of `context + prompt`. A token that crosses this
-        seam (a merge over the boundary) counts as the continuation's, the prompt's last characters included. Equal
-        pairs of text and continuation are asked about once.
+        The continuation's tokens are those that reach past the end of `context + prompt`; a token that crosses this
+        boundary counts as the continuation's. Equal pairs of text and continuation are sent once.
         """
         asked: dict[_Pair, str] = {}
         for item in items:
             for pair in _pairs(item) if _has_texts(item) else ():
                 asked.setdefault(pair, item.item_id)
-        answers = self._each(list(asked.items()), lambda entry: entry[1], lambda entry: self._judge(*entry))
-        judged = dict(zip(asked, answers, strict=True))
-        return [self._assemble(item, judged) for item in items]
+        answers = self._each(list(asked.items()), lambda entry: entry[1], lambda entry: self._score_pair(*entry))
+        scored = dict(zip(asked, answers, strict=True))
+        return [self._assemble(item, scored) for item in items]
 
     def load_weights(self, ref: CheckpointRef) -> None:
-        """Raises InputError unless `ref` is the served model: nobody changes an endpoint's weights from here."""
+        """Raises InputError unless `ref` is the served model: an endpoint's weights cannot be replaced."""
         if self._model not in (ref.path, ref.name):
             raise InputError(
-                f"the weights of an endpoint cannot be changed: it serves {self._model}, {ref.name} is wanted",
+                f"the weights of an endpoint cannot be replaced: it serves {self._model}, not {ref.name}",
                 where=self._client.url,
-                hint="score checkpoints with an engine of your own, or serve this one at an endpoint of its own",
+                hint="score checkpoints with the vllm engine, or at an endpoint of their own",
             )
 
     def stats(self) -> dict[str, float]:
-        """As `Engine.stats`, and the requests by their fate; no `parity_difference`, for there are no weights here."""
+        """As `Engine.stats`, and the requests by outcome; no `parity_difference`, for there are no weights here."""
         with self._lock:
             tokens = {name: float(self._counts[name]) for name in TOKENS}
         return {**tokens, **{name: float(self._client.counts[name]) for name in REQUESTS}, "seconds": self._seconds}
@@ -97,7 +97,7 @@ class EndpointEngine:
     def _each(
         self, rows: Sequence[Row], name: Callable[[Row], str], ask: Callable[[Row], Answer]
     ) -> list[Answer | Refusal]:
-        """All rows in their order, as many at a time as there are connections; an error that is no row's ends it."""
+        """All rows in their order, one per connection at a time; any error but a RowError ends it."""
 
         def one(row: Row) -> Answer | Refusal:
             try:
@@ -128,12 +128,12 @@ class EndpointEngine:
         self._add(generated_tokens=written.num_tokens)
         return Generation(prompt.prompt_id, written.text, written.finish_reason, written.num_tokens)
 
-    def _judge(self, pair: _Pair, item_id: str) -> Judged:
+    def _score_pair(self, pair: _Pair, item_id: str) -> ScoredText:
         text = f"{pair.before} {pair.continuation}"
         body = {"prompt": text, "echo": True, "max_tokens": 0, "logprobs": 1, "temperature": 0.0}
-        judged = self._complete(body, item_id, lambda content: read_judged(content, text, len(pair.before)))
-        self._add(scored_tokens=len(judged.values))
-        return judged
+        scored = self._complete(body, item_id, lambda content: read_scored(content, text, len(pair.before)))
+        self._add(scored_tokens=len(scored.values))
+        return scored
 
     def _complete(self, body: dict[str, Any], item_id: str, read: Callable[[dict[str, Any]], Answer]) -> Answer:
         def read_and_count(content: dict[str, Any]) -> tuple[Answer, tuple[int, int, int]]:
@@ -145,12 +145,12 @@ class EndpointEngine:
         self._add(prompt_tokens=num_read, cached_tokens=num_cached)
         return answer
 
-    def _assemble(self, item: ScoreItem, judged: dict[_Pair, Judged | Refusal]) -> Score | Refusal:
+    def _assemble(self, item: ScoreItem, scored: dict[_Pair, ScoredText | Refusal]) -> Score | Refusal:
         """The item's score; the first refusal of one of its pairs is the item's."""
         if not _has_texts(item):
             return Refusal(item.item_id, "empty", "an empty continuation has no likelihood", HINTS["empty"])
-        found: list[Judged] = []
-        for answer in [judged[pair] for pair in _pairs(item)]:
+        found: list[ScoredText] = []
+        for answer in [scored[pair] for pair in _pairs(item)]:
             if isinstance(answer, Refusal):
                 return Refusal(item.item_id, answer.kind, answer.what, answer.hint)
             found.append(answer)
@@ -174,6 +174,6 @@ def _has_texts(item: ScoreItem) -> bool:
 
 
 def _pairs(item: ScoreItem) -> list[_Pair]:
-    """What the item asks about: its continuations after `context + prompt`, then without a context where it asks."""
+    """The item's continuations after `context + prompt`, then after `unconditional` if it has one."""
     befores = [item.context + item.prompt, *filter(None, [item.unconditional])]
     return [_Pair(before, continuation) for before in befores for continuation in item.continuations]

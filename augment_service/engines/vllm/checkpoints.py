@@ -1,4 +1,4 @@
-"""Whether a checkpoint fits the model that an engine holds; asked before the engine is touched.
+"""Whether a checkpoint fits the model that an engine holds; checked before the engine is touched.
 
 Reads `config.json` and the headers of safetensors, and an adapter's `adapter_config.json`.
 """
@@ -15,19 +15,19 @@ from transformers import AutoConfig
 from data.errors import InputError
 
 ADAPTER_CONFIG = "adapter_config.json"
-# What a configuration says beside the shape and the arithmetic of the model.
-_ASIDE = (
+# Keys of a configuration that decide neither the shape nor the arithmetic of the model.
+_IGNORED = (
     "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id", "torch_dtype",
     "transformers_version", "use_cache",
 )  # fmt: skip
 _BUFFERS = (".inv_freq", ".attn.bias", ".attn.masked_bias")  # written by some versions, read by none
 _HEAD = "lm_head.weight"
-_MOST_SHOWN = 4
+_MAX_SHOWN = 4
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What must be the same in two checkpoints for one to take the other's place; `num_ids` tokens have embeddings."""
+class ModelShape:
+    """What two checkpoints must share for one to replace the other; `num_ids` tokens have embeddings."""
 
     architecture: str
     num_ids: int
@@ -40,23 +40,23 @@ class Anatomy:
         return bool(self.settings.get("tie_word_embeddings"))
 
 
-def read_anatomy(folder: Path) -> Anatomy:
-    """The anatomy of a folder of HF safetensors. Raises InputError for what is not one."""
+def read_shape(folder: Path) -> ModelShape:
+    """The shape of a folder of HF safetensors. Raises InputError if it is not one."""
     shapes = _read_shapes(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         what = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"its config.json tells of no model: {what}", where=str(folder), hint="save the checkpoint anew"
+            f"its config.json describes no model: {what}", where=str(folder), hint="save the checkpoint again"
         ) from error
     architecture = (config.architectures or [config.model_type])[0]
-    return Anatomy(architecture, config.get_text_config().vocab_size, _settings(config.to_dict()), shapes)
+    return ModelShape(architecture, config.get_text_config().vocab_size, _settings(config.to_dict()), shapes)
 
 
-def check_fit(resident: Anatomy, folder: Path) -> None:
+def check_fit(resident: ModelShape, folder: Path) -> None:
     """Raise InputError unless the weights in `folder` can take the place of the resident ones."""
-    found = read_anatomy(folder)
+    found = read_shape(folder)
     if found.architecture != resident.architecture:
         _refuse(folder, f"it is a {found.architecture}, the engine holds a {resident.architecture}")
     names = sorted(resident.settings.keys() | found.settings.keys())
@@ -70,7 +70,7 @@ def check_fit(resident: Anatomy, folder: Path) -> None:
         _refuse(folder, f"{len(missing)} of its tensors are missing: {_shown(missing)}")
     more = sorted(found.shapes.keys() - resident.shapes.keys() - needless)
     if more:
-        _refuse(folder, f"it has {len(more)} tensors that the model has not: {_shown(more)}")
+        _refuse(folder, f"it has {len(more)} tensors that the model does not have: {_shown(more)}")
     other = [name for name in sorted(found.shapes.keys() - needless) if found.shapes[name] != resident.shapes[name]]
     if other:
         pairs = [f"{name} is {found.shapes[name]}, not {resident.shapes[name]}" for name in other]
@@ -82,16 +82,16 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def check_adapter(resident: Anatomy, folder: Path, most_rank: int) -> None:
-    """Raise InputError unless the adapter lies over layers of the resident model, and the engine takes its rank.
+def check_adapter(resident: ModelShape, folder: Path, most_rank: int) -> None:
+    """Raise InputError unless the adapter adapts layers of the resident model, and the engine accepts its rank.
 
-    What vLLM has no kernel for, it refuses itself.
+    vLLM itself refuses what it has no kernel for.
     """
     try:
         rank = int(json.loads((folder / ADAPTER_CONFIG).read_text())["r"])
     except (ValueError, KeyError) as error:
         raise InputError(
-            "this file tells of no LoRA adapter", where=str(folder / ADAPTER_CONFIG), hint="save it anew with peft"
+            "this file describes no LoRA adapter", where=str(folder / ADAPTER_CONFIG), hint="save it again with peft"
         ) from error
     if rank > most_rank:
         what = "adapters" if not most_rank else f"adapters of a rank above {most_rank}"
@@ -103,14 +103,14 @@ def check_adapter(resident: Anatomy, folder: Path, most_rank: int) -> None:
     layers = {name.partition(".lora_")[0] for name in _read_shapes(folder) if ".lora_" in name}
     strange = sorted(layer for layer in layers if f"{layer}.weight" not in {*resident.shapes, _HEAD})
     if strange:
-        _refuse(folder, f"it adapts {len(strange)} layers that the model has not: {_shown(strange)}")
+        _refuse(folder, f"it adapts {len(strange)} layers that the model does not have: {_shown(strange)}")
 
 
 def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a folder, from the headers of its safetensors."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        hint = "name a folder that `train` has written"
+        hint = "name a folder that `train` wrote"
         raise InputError("there are no safetensors here", where=str(folder), hint=hint)
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
@@ -120,7 +120,7 @@ def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
                 shapes |= {_plain(name): tuple(tensors.get_slice(name).get_shape()) for name in names}
         except SafetensorError as error:
             raise InputError(
-                f"this file of weights is damaged: {error}", where=str(file), hint="copy or train it anew"
+                f"this file of weights is damaged: {error}", where=str(file), hint="copy or train it again"
             ) from error
     return shapes
 
@@ -129,7 +129,7 @@ def _settings(config: dict[str, Any]) -> dict[str, Any]:
     return {
         name: _settings(value) if isinstance(value, dict) else value
         for name, value in json.loads(json.dumps(config, default=str)).items()
-        if name not in _ASIDE and not name.startswith("_") and "drop" not in name
+        if name not in _IGNORED and not name.startswith("_") and "drop" not in name
     }
 
 
@@ -148,5 +148,5 @@ def _refuse(folder: Path, what: str) -> None:
 
 def _shown(names: Iterable[str]) -> str:
     shown = list(names)
-    more = f" and {len(shown) - _MOST_SHOWN} more" if len(shown) > _MOST_SHOWN else ""
-    return ", ".join(shown[:_MOST_SHOWN]) + more
+    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+    return ", ".join(shown[:_MAX_SHOWN]) + more

@@ -1,6 +1,6 @@
 """The `Engine` protocol over vLLM. Reads a folder of HF safetensors with its tokenizer; writes nothing.
 
-Every set of weights must pass a parity probe against a plain transformers forward pass before it is used.
+Weights must pass a parity probe against a plain transformers forward pass before they are used.
 """
 
 import logging
@@ -13,42 +13,56 @@ from typing import Any
 import torch
 from vllm import RequestOutput, SamplingParams
 
-from augment_service.engines.protocol import EngineSpec, ParityError, model_window
-from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_anatomy
-from augment_service.engines.vllm.distillation import lesson_request, read_lesson
-from augment_service.engines.vllm.llm import ON_CPU, Host, Request
+from augment_service.engines.protocol import EngineSpec, ParityError
+from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_shape
+from augment_service.engines.vllm.distillation import distillation_request, read_distribution
+from augment_service.engines.vllm.llm import ON_CPU, EngineHost, Request
 from augment_service.engines.vllm.probe import PARITY_LIMIT, plain_log_probabilities, probe_pairs
+from augment_service.engines.vllm.strategies import choose_strategy
 from augment_service.engines.vllm.tries import Trie
-from augment_service.engines.vllm.ways import choose_way
-from augment_service.tokens import ItemTokens, TextReader, TokenPair
-from data.records import CheckpointRef, Distribution, Echo, Generation, Lesson, Prompt, Refusal, Score, ScoreItem
+from augment_service.engines.window import fit_window
+from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
+from data.records import (
+    CheckpointRef,
+    DistillationExample,
+    Distribution,
+    Echo,
+    Generation,
+    Prompt,
+    Refusal,
+    Score,
+    ScoreItem,
+)
 from data.seeds import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
-Values = Mapping[TokenPair, list[tuple[float, bool]]]  # of each token: its log-probability, whether it is the likeliest
+Values = Mapping[TokenPair, list[tuple[float, bool]]]  # per token: log-probability, whether it is the likeliest
 
 
 class VllmEngine:
-    """`EchoEngine` and `TeacherEngine` of `augment_service.engines.protocol` over vLLM; `way` is how it scores.
+    """`EchoEngine` and `DistillationEngine` of `augment_service.engines.protocol` over vLLM; scores by `strategy`.
 
     One engine per process. Raises InputError, and ParityError if the probe fails.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        window, folder = model_window(spec), Path(spec.model)
-        self.way = choose_way(spec.scoring)
-        anatomy, self._dtype = read_anatomy(folder), _choose_dtype(spec.dtype)
-        self._spec, self._anatomy = spec, anatomy
-        self._host = Host(spec, anatomy, window, self._dtype, bool(self.way.v2_runner), self.way.engine_options())
+        fit_window(spec, on_cpu=ON_CPU)  # refuses a wrong window before anything is loaded
+        folder = Path(spec.model)
+        self.strategy = choose_strategy(spec.scoring)
+        shape, self._dtype = read_shape(folder), _choose_dtype(spec.dtype)
+        self._spec, self._shape = spec, shape
+        options = self.strategy.engine_options()
+        self._host = EngineHost(spec, shape, self._dtype, bool(self.strategy.v2_runner), options)
         self._host.start(spec.model)
+        self.window = self._host.window
         self._tokenizer = self._host.tokenizer
-        self._reader = TextReader(self._tokenizer, window=window, num_ids=anatomy.num_ids)
-        self._probed = probe_pairs(min(len(self._tokenizer), anatomy.num_ids), window)
+        self._reader = TextReader(self._tokenizer, window=self.window, num_ids=shape.num_ids)
+        self._probed = probe_pairs(min(len(self._tokenizer), shape.num_ids), self.window)
         self._counts = dict.fromkeys(("generated_tokens", "scored_tokens", "swaps", "cold_restarts"), 0)
         self._parity = 0.0
         wanted = plain_log_probabilities(folder, self._probed, self._dtype)
         try:
-            self._trust(spec.model, self._difference(wanted))
+            self._accept(spec.model, self._difference(wanted))
         except ParityError:
             self.close()
             raise
@@ -60,15 +74,15 @@ class VllmEngine:
         """
         rows = self._reader.prompts(prompts)
         answers: list[Any] = list(rows)
-        order = sorted(range(len(prompts)), key=lambda at: prompts[at].context + prompts[at].text)
+        order = reading_order([(prompt.context, prompt.text) for prompt in prompts])
         requests = (
             Request(row, self._sampling(prompts[at]), at) for at in order if not isinstance(row := rows[at], Refusal)
         )
         for request, output in self._host.run(requests):
-            written, prompt = output.outputs[0], prompts[request.about]
+            written, prompt = output.outputs[0], prompts[request.tag]
             self._counts["generated_tokens"] += len(written.token_ids)
             reason = written.finish_reason or "length"
-            answers[request.about] = Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
+            answers[request.tag] = Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
         return answers
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
@@ -77,9 +91,9 @@ class VllmEngine:
         No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
         """
         rows = self._reader.items(items)
-        order = sorted(range(len(items)), key=lambda at: items[at].context + items[at].prompt)
+        order = reading_order([(item.context, item.prompt) for item in items])
         sound = [row for at in order if not isinstance(row := rows[at], Refusal)]
-        values = self._judge(pair for row in sound for pair in (*row.pairs, *row.unconditional))
+        values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
         self._counts["scored_tokens"] += sum(map(len, values.values()))
         return [
             row if isinstance(row, Refusal) else _assemble(item.item_id, row, values)
@@ -95,48 +109,48 @@ class VllmEngine:
         )
         requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, Refusal))
         for request, output in self._host.run(requests):
-            answers[request.about] = _echo_of(output)
+            answers[request.tag] = _echo_of(output)
             self._counts["scored_tokens"] += len(request.prompt) - 1
         return answers
 
-    def teach(self, lessons: Sequence[Lesson]) -> list[Distribution | Refusal]:
-        """As `TeacherEngine.teach`. Each context is computed once, if the way of scoring can follow a given text."""
-        rows = self._reader.lessons(lessons)
+    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+        """As `DistillationEngine.distill`. Each context is computed once if the strategy can follow a given text."""
+        rows = self._reader.examples(examples)
         answers: list[Any] = list(rows)
         vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
-        order = sorted(range(len(lessons)), key=lambda at: lessons[at].context + lessons[at].prompt)
+        order = reading_order([(example.context, example.prompt) for example in examples])
         requests = (
-            lesson_request(self.way, (at, row), lessons[at].num_top)
+            distillation_request(self.strategy, (at, row), examples[at].num_top)
             for at in order
             if not isinstance(row := rows[at], Refusal)
         )
         for request, output in self._host.run(requests):
-            at, tokens = request.about
-            answers[at] = read_lesson(lessons[at], vocabulary, request, output)
+            at, tokens = request.tag
+            answers[at] = read_distribution(examples[at], vocabulary, request, output)
             self._counts["scored_tokens"] += len(tokens.path)
         return answers
 
     def load_weights(self, ref: CheckpointRef) -> None:
-        """As `Engine.load_weights`; on return the new weights have passed the probe, if need be after a cold restart.
+        """As `Engine.load_weights`; on return the new weights have passed the parity probe, maybe after a cold restart.
 
-        A folder with an adapter is laid over the engine's own model, without merging.
+        An adapter is applied over the engine's own model, without merging.
         """
         folder, weights, adapter = Path(ref.path), ref.path, None
         if is_adapter(folder):
-            check_adapter(self._anatomy, folder, self._spec.max_lora_rank)
+            check_adapter(self._shape, folder, self._spec.max_lora_rank)
             weights, adapter = self._spec.model, folder
         else:
-            check_fit(self._anatomy, folder)
+            check_fit(self._shape, folder)
         wanted = plain_log_probabilities(Path(weights), self._probed, self._dtype, adapter)
-        laid = self._host.read_adapter(ref.name, ref.path) if adapter else None
-        self._host.adapter = laid
-        if laid is None or self._host.folder != weights:
+        loaded = self._host.read_adapter(ref.name, ref.path) if adapter else None
+        self._host.adapter = loaded
+        if loaded is None or self._host.folder != weights:
             self._host.load(weights)
         self._counts["swaps"] += 1
         difference = self._difference(wanted)
         if not difference <= PARITY_LIMIT[self._dtype]:
             logger.warning(
-                "after the swap to %s the engine differs by %.2g nats from a plain forward pass: it is started anew",
+                "after the swap to %s the engine differs by %.2g nats from a plain forward pass: restarting it",
                 ref.name,
                 difference,
             )
@@ -144,18 +158,18 @@ class VllmEngine:
             self._host.start(weights)
             self._host.adapter = self._host.read_adapter(ref.name, ref.path) if adapter else None
             difference = self._difference(wanted)
-        self._trust(ref.path, difference)
+        self._accept(ref.path, difference)
 
     def stats(self) -> dict[str, float]:
-        """As `Engine.stats`; `parity_difference` is the largest among the weights that were trusted."""
-        return {**asdict(self._host.work), **self._counts, "parity_difference": self._parity}
+        """As `Engine.stats`; `parity_difference` is the largest of all weights that passed."""
+        return {**asdict(self._host.counts), **self._counts, "parity_difference": self._parity}
 
     def close(self) -> None:
-        """Give back the model's memory, so that another engine can start in this process."""
+        """Release the model's memory, so that another engine can start in this process."""
         self._host.close()
 
     def _sampling(self, prompt: Prompt) -> SamplingParams:
-        # a stop that is a token of its own ends the row by id: no text is left of it, special token or not
+        # a stop that is one token ends the row by id: special tokens leave no text to compare with
         stop_id = self._tokenizer.get_vocab().get(prompt.stop) if prompt.stop else None
         stops = {
             "stop": [prompt.stop] if prompt.stop else None,
@@ -163,33 +177,33 @@ class VllmEngine:
         }
         if prompt.temperature <= 0:
             return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, **stops)
-        if self.way.v2_runner:  # it takes no logits processors, but seeds of its own
+        if self.strategy.v2_runner:  # this runner takes no logits processors; it has seeds of its own
             return SamplingParams(
                 max_tokens=prompt.max_tokens, temperature=prompt.temperature, seed=prompt.seed, **stops
             )
         noise = {"noise": (prompt.temperature, prompt.seed)}
         return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, extra_args=noise, **stops)
 
-    def _judge(self, pairs: Iterable[TokenPair]) -> Values:
+    def _evaluate(self, pairs: Iterable[TokenPair]) -> Values:
         """The values of every distinct pair; pairs with the same prefix share one trie."""
-        tries: dict[tuple[int, ...], Trie] = {}
+        tries: dict[TokenRow, Trie] = {}
         nodes: dict[TokenPair, list[int]] = {}
         for pair in pairs:
-            trie = tries.setdefault(pair.prefix, Trie(list(pair.prefix)))
+            trie = tries.setdefault(pair.prefix, Trie(pair.prefix))
             nodes[pair] = trie.add(pair.continuation)
-        for request, output in self._host.run(chain.from_iterable(map(self.way.requests, tries.values()))):
-            self.way.read(request, output)
+        for request, output in self._host.run(chain.from_iterable(map(self.strategy.requests, tries.values()))):
+            self.strategy.read(request, output)
         return {pair: [tries[pair.prefix].found[node] for node in path] for pair, path in nodes.items()}
 
     def _difference(self, wanted: torch.Tensor) -> float:
         """The largest difference of a log-probability (nats) between this engine and a plain forward pass."""
-        counted = replace(self._host.work)
-        # one call each, so that the second finds its prefix in the cache, which is probed as well
-        found = [[value for value, _ in self._judge([pair])[pair]] for pair in self._probed]
-        self._host.work = counted
+        counted = replace(self._host.counts)
+        # one call each, so that the second one reads its prefix from the cache, which is thereby probed too
+        found = [[value for value, _ in self._evaluate([pair])[pair]] for pair in self._probed]
+        self._host.counts = counted
         return (torch.tensor(found) - wanted).abs().max().item()
 
-    def _trust(self, path: str, difference: float) -> None:
+    def _accept(self, path: str, difference: float) -> None:
         limit = PARITY_LIMIT[self._dtype]
         if not difference <= limit:  # a NaN is no parity either
             raise ParityError(path, difference, limit)
@@ -197,14 +211,14 @@ class VllmEngine:
 
 
 def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
-    judged = [values[pair] for pair in row.pairs]
+    scored = [values[pair] for pair in row.pairs]
     alone = [values[pair] for pair in row.unconditional]
     return Score(
         item_id,
-        log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in judged),
-        num_tokens=tuple(map(len, judged)),
-        greedy=tuple(all(best for _, best in tokens) for tokens in judged),
-        token_log_likelihoods=tuple(value for tokens in judged for value, _ in tokens),
+        log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in scored),
+        num_tokens=tuple(map(len, scored)),
+        greedy=tuple(all(best for _, best in tokens) for tokens in scored),
+        token_log_likelihoods=tuple(value for tokens in scored for value, _ in tokens),
         unconditional=tuple(sum(value for value, _ in tokens) for tokens in alone),
     )
 
@@ -212,7 +226,7 @@ def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
 def _echo_of(output: RequestOutput) -> Echo:
     """From the log-probabilities of the prompt: at each position the token itself, then the likeliest one."""
     values, last = output.prompt_logprobs, output.outputs[0].logprobs
-    starts = values.start_indices[1:]  # nothing stands before the first token
+    starts = values.start_indices[1:]  # nothing precedes the first token
     return Echo(
         log_likelihoods=tuple(values.logprobs[at] for at in starts),
         best_tokens=(*(values.token_ids[at + 1] for at in starts), last.token_ids[1]),

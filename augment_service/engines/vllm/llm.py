@@ -1,4 +1,4 @@
-"""The `vllm.LLM` of this process: started, handed requests in bounded numbers, given other weights, ended.
+"""The `vllm.LLM` of this process: start it, run requests in bounded batches, replace its weights, close it.
 
 Reads a folder of HF safetensors with its tokenizer, and adapters' folders.
 """
@@ -16,39 +16,40 @@ from vllm import LLM, ModelRegistry, RequestOutput, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
-from augment_service.engines.protocol import EngineSpec
-from augment_service.engines.vllm.checkpoints import Anatomy
+from augment_service.engines.protocol import CPU_CACHE_GIB, GPU_MEMORY_SHARE, EngineSpec
+from augment_service.engines.vllm.checkpoints import ModelShape
+from augment_service.engines.window import BLOCK
+from augment_service.tokens import TokenRow
 from data.errors import InputError, ResumableError
 
 ON_CPU = not torch.cuda.is_available()
-CPU_BLOCK_SIZE = 32  # tokens; the smallest that the CPU kernels take, so that the cache shares the most
-# What bounds the memory, for windows and vocabularies of any size: how much vLLM is handed at once, and the bytes of
-# float32 logits (rows x vocabulary) of one step, which decide how many requests run side by side.
-MOST_REQUESTS, MOST_TOKENS = 1024, 2**22
-LOGITS_BYTES, MOST_ROWS, LEAST_ROWS = (2**27, 256, 8) if ON_CPU else (2**29, 1024, 8)
-About = TypeVar("About")
+# Memory bounds for windows and vocabularies of any size: how much one call of vLLM gets, and the bytes of float32
+# logits (rows x vocabulary) of one step, which decide how many requests run concurrently.
+MAX_REQUESTS, MAX_TOKENS = 1024, 2**22
+LOGITS_BYTES, MAX_ROWS, MIN_ROWS = (2**27, 256, 8) if ON_CPU else (2**29, 1024, 8)
+Tag = TypeVar("Tag")
 
 
 @dataclass(frozen=True, slots=True)
-class Request(Generic[About]):
-    """Token ids to read, how to go on, and what the one who asks wants to remember."""
+class Request(Generic[Tag]):
+    """Token ids to read, how to continue them, and the caller's own tag."""
 
-    prompt: list[int]
+    prompt: TokenRow | list[int]
     params: SamplingParams
-    about: About
+    tag: Tag
 
 
 @dataclass
-class Work:
-    """What has been done: tokens read, those of them found in the prefix cache, positions computed, seconds."""
+class TokenCounts:
+    """Totals: tokens read, of them from the prefix cache, positions computed, seconds in vLLM."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     computed_tokens: int = 0
     seconds: float = 0.0
 
-    def count(self, outputs: Iterable[RequestOutput]) -> None:
-        """Add finished requests; the last token that a request writes is not read, so it costs nothing."""
+    def add(self, outputs: Iterable[RequestOutput]) -> None:
+        """Add finished requests; the last token that a request writes is never read back, so it is not computed."""
         for output in outputs:
             num_read, num_cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
             self.prompt_tokens += num_read
@@ -57,87 +58,95 @@ class Work:
 
 
 @dataclass
-class Host:
-    """Holds the model. `options` are further arguments of `vllm.LLM`, `folder` is where its weights are from."""
+class EngineHost:
+    """Holds the model. `options` are further arguments of `vllm.LLM`, `folder` holds the resident weights."""
 
     spec: EngineSpec
-    anatomy: Anatomy
-    window: int
+    shape: ModelShape
     dtype: torch.dtype
     v2_runner: bool
     options: dict[str, Any]
     folder: str = ""
     adapter: LoRARequest | None = None
-    work: Work = field(default_factory=Work)
+    counts: TokenCounts = field(default_factory=TokenCounts)
     _llm: Any = None
     _num_adapters: int = 0
 
     def start(self, folder: str) -> None:
-        """Start vLLM with the weights in `folder`, instead of a model that may be there. Raises InputError."""
+        """Start vLLM with the weights in `folder`, after closing a model that is resident. Raises InputError."""
         self.close()
         disable_progress_bar()
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(self.v2_runner))
         if ON_CPU:
-            _register(self.anatomy.architecture)
-        gc.freeze()  # vLLM collects garbage five times as it starts; nothing that was imported is any
+            _register(self.shape.architecture)
+        gc.freeze()  # vLLM collects garbage five times as it starts; imported modules are no garbage
         try:
-            self._llm = LLM(model=folder, tokenizer=self.spec.model, **self._settings())
+            settings = engine_settings(self.spec, self.shape.num_ids, self.dtype) | self.options
+            self._llm = LLM(model=folder, tokenizer=self.spec.model, **settings)
         except ValueError as error:
-            what = str(error).strip()
             raise InputError(
-                f"vLLM does not start: {what}", where=folder, hint="change the engine's settings"
+                f"vLLM does not start: {str(error).strip()}",
+                where=folder,
+                hint="change the engine's settings: window, kv_cache_gib, gpu_memory_share, dtype, tensor_parallel",
             ) from error
         if self.v2_runner != self._llm.llm_engine.vllm_config.use_v2_model_runner:
             raise InputError(
-                "vLLM has taken another model runner than the way of scoring needs", where="scoring", hint="auto"
+                "vLLM chose another model runner than this scoring strategy needs",
+                where="engine setting scoring",
+                hint="set it to auto",
             )
         self.folder = folder
+
+    @property
+    def window(self) -> int:
+        """Tokens that a prompt and its answer may have together."""
+        return int(self._llm.llm_engine.vllm_config.model_config.max_model_len)
 
     @property
     def tokenizer(self) -> Any:
         """The model's tokenizer."""
         return self._llm.get_tokenizer()
 
-    def run(self, requests: Iterable[Request[About]]) -> Iterator[tuple[Request[About], RequestOutput]]:
-        """Each request with its output, in order; taken and handed to vLLM by and by."""
+    def run(self, requests: Iterable[Request[Tag]]) -> Iterator[tuple[Request[Tag], RequestOutput]]:
+        """Each request with its output, in order; requests are consumed batch by batch."""
         for batch in _batches(requests):
             started = time.perf_counter()
             outputs = self._llm.generate(
-                [{"prompt_token_ids": request.prompt} for request in batch],
+                [{"prompt_token_ids": list(request.prompt)} for request in batch],
                 [request.params for request in batch],
                 use_tqdm=False,
                 lora_request=self.adapter,
             )
-            self.work.seconds += time.perf_counter() - started
-            self.work.count(outputs)
+            self.counts.seconds += time.perf_counter() - started
+            self.counts.add(outputs)
             yield from zip(batch, outputs, strict=True)
 
     def load(self, folder: str) -> None:
-        """Put the weights in `folder` in the place of those that are there. They must fit: nothing is checked here."""
+        """Replace the resident weights by those in `folder`. They must fit: nothing is checked here."""
         started = time.perf_counter()
         self.folder = ""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
         if ON_CPU:
             self._llm.apply_model(rebuild_tied_head)
         if not self._llm.reset_prefix_cache():
-            raise ResumableError("vLLM did not drop its prefix cache, which belongs to other weights")
+            raise ResumableError("vLLM did not drop its prefix cache, which belongs to the previous weights")
         self.folder = folder
-        self.work.seconds += time.perf_counter() - started
+        self.counts.seconds += time.perf_counter() - started
 
     def read_adapter(self, name: str, folder: str) -> LoRARequest:
-        """Read an adapter, to be laid over the weights by `self.adapter = ...`. Raises InputError if vLLM cannot."""
-        self._num_adapters += 1  # an id of its own each time: the folder's content may be another one by now
+        """Load an adapter; `self.adapter = ...` applies it. Raises InputError if vLLM does not support it."""
+        self._num_adapters += 1  # a new id each time: the folder's content may have changed
         adapter = LoRARequest(f"{name} {self._num_adapters}", self._num_adapters, folder)
         try:
             self._llm.llm_engine.add_lora(adapter)
         except ValueError as error:
             raise InputError(
-                f"vLLM does not serve this adapter: {error}", where=folder, hint="merge the adapter into its model"
+                f"vLLM does not support this adapter: {error}", where=folder, hint="merge the adapter into its model"
             ) from error
         return adapter
 
     def close(self) -> None:
-        """Give back the model's memory, so that another can be started in this process."""
+        """Release the model's memory, so that another can be started in this process."""
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
@@ -145,49 +154,62 @@ class Host:
             cleanup_dist_env_and_memory()
             gc.collect()
 
-    def _settings(self) -> dict[str, Any]:
-        spec = self.spec
-        settings = {
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "max_model_len": self.window,
-            "max_num_seqs": max(LEAST_ROWS, min(LOGITS_BYTES // (4 * self.anatomy.num_ids), MOST_ROWS)),
-            "seed": spec.seed,
-            "tensor_parallel_size": spec.tensor_parallel,
-            "pipeline_parallel_size": spec.pipeline_parallel,
-            "enforce_eager": ON_CPU,
-            "enable_prefix_caching": True,
-            "logprobs_mode": "raw_logprobs",
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if ON_CPU:
-            settings |= {"block_size": CPU_BLOCK_SIZE, "kv_cache_memory_bytes": int(spec.kv_cache_gib * 2**30)}
-        if spec.max_lora_rank:
-            settings |= {"enable_lora": True, "max_lora_rank": spec.max_lora_rank}
-        return settings | self.options
+
+def engine_settings(spec: EngineSpec, num_ids: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for a model of `num_ids` tokens. Raises InputError for settings that need a GPU."""
+    settings: dict[str, Any] = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "max_model_len": spec.window or -1,  # -1: what fits the cache
+        "max_num_seqs": max(MIN_ROWS, min(LOGITS_BYTES // (4 * num_ids), MAX_ROWS)),
+        "seed": spec.seed,
+        "tensor_parallel_size": spec.tensor_parallel,
+        "pipeline_parallel_size": spec.pipeline_parallel,
+        "enforce_eager": ON_CPU,
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if spec.tensor_parallel * spec.pipeline_parallel > 1:
+        # Inside an actor vLLM would choose its Ray executor, which refuses a bundle of several GPUs
+        settings["distributed_executor_backend"] = "mp"
+    if not ON_CPU:
+        settings["gpu_memory_utilization"] = spec.gpu_memory_share
+    elif spec.gpu_memory_share != GPU_MEMORY_SHARE:
+        raise InputError(
+            "this machine has no GPU", where="engine setting gpu_memory_share", hint="set kv_cache_gib instead"
+        )
+    cache_gib = CPU_CACHE_GIB if ON_CPU and spec.kv_cache_gib is None else spec.kv_cache_gib
+    if cache_gib is not None:
+        settings["kv_cache_memory_bytes"] = int(cache_gib * 2**30)
+    if ON_CPU:
+        settings["block_size"] = BLOCK
+    if spec.max_lora_rank:
+        settings |= {"enable_lora": True, "max_lora_rank": spec.max_lora_rank}
+    return settings
 
 
 def rebuild_tied_head(model: torch.nn.Module) -> None:
-    """Make the packed copy of a tied output layer anew: a reload does not, and the scores would be silently wrong."""
+    """Rebuild the packed copy of a tied output layer: a reload does not, and scores would be silently wrong."""
     if getattr(model.config, "tie_word_embeddings", False) and hasattr(model, "lm_head"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
 
 
 def _register(architecture: str) -> None:
-    # vLLM would import itself again in a process of its own, only to look at the model's class: 10 s the first time
+    # else vLLM imports itself in a subprocess only to inspect the model's class, which takes 10 s the first time
     known = ModelRegistry.models.get(architecture)
     if known is not None:
         ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
-def _batches(requests: Iterable[Request[About]]) -> Iterator[list[Request[About]]]:
-    """Requests in their order, in lists of at most `MOST_REQUESTS` and not many more than `MOST_TOKENS` tokens."""
-    batch: list[Request[About]] = []
+def _batches(requests: Iterable[Request[Tag]]) -> Iterator[list[Request[Tag]]]:
+    """Requests in their order, in lists of at most `MAX_REQUESTS` and not many more than `MAX_TOKENS` tokens."""
+    batch: list[Request[Tag]] = []
     num_tokens = 0
     for request in requests:
         batch.append(request)
         num_tokens += len(request.prompt)
-        if len(batch) == MOST_REQUESTS or num_tokens >= MOST_TOKENS:
+        if len(batch) == MAX_REQUESTS or num_tokens >= MAX_TOKENS:
             yield batch
             batch, num_tokens = [], 0
     if batch:

@@ -1,4 +1,4 @@
-"""The parity probe: what a plain transformers forward pass of the same weights says of a fixed sequence of tokens.
+"""The parity probe: log-probabilities of a fixed token sequence by a plain transformers forward pass.
 
 Reads a folder of HF safetensors, and an adapter's folder if there is one.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from augment_service.tokens import TokenPair
+from augment_service.tokens import TokenPair, TokenRow
 from data.errors import InputError
 
 PARITY_LIMIT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}  # nats per token
@@ -20,7 +20,7 @@ NUM_PREFIX, NUM_SCORED = 48, 6  # tokens; the prefix is longer than a block, to 
 def probe_pairs(num_ids: int, window: int) -> list[TokenPair]:
     """Two continuations of one prefix, of token ids below `num_ids`: the second finds its prefix in the cache."""
     draw = random.Random(0)
-    prefix = tuple(draw.randrange(num_ids) for _ in range(min(NUM_PREFIX, window - NUM_SCORED)))
+    prefix = TokenRow((), tuple(draw.randrange(num_ids) for _ in range(min(NUM_PREFIX, window - NUM_SCORED))))
     return [TokenPair(prefix, tuple(draw.choices(range(num_ids), k=NUM_SCORED))) for _ in range(2)]
 
 
@@ -41,7 +41,7 @@ def plain_log_probabilities(
         where = folder if adapter is None else adapter
         what = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"not to be loaded: {what}", where=str(where), hint="save it anew with transformers"
+            f"transformers cannot load this: {what}", where=str(where), hint="save it again with transformers"
         ) from error
     ids = torch.tensor([[*pair.prefix, *pair.continuation] for pair in pairs])
     length = len(pairs[0].continuation)

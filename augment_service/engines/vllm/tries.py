@@ -3,7 +3,9 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-MOST_CHILDREN = 128  # token ids whose log-probabilities vLLM gives at one position of one request
+from augment_service.tokens import TokenRow
+
+MAX_CHILDREN = 128  # token ids whose log-probabilities vLLM gives at one position of one request
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,7 @@ class Branch:
 class Trie:
     """Node 0 is the end of `prefix`, every other node one token more. `found` holds (nats, most likely?) per node."""
 
-    prefix: list[int]
+    prefix: TokenRow
     tokens: list[int] = field(default_factory=lambda: [-1])
     parents: list[int] = field(default_factory=lambda: [-1])
     children: list[dict[int, int]] = field(default_factory=lambda: [{}])
@@ -50,12 +52,12 @@ class Trie:
             node = self.parents[node]
         return tuple(reversed(nodes))
 
-    def twigs(self) -> Iterator[Branch]:
-        """Branches that together meet every node: one to each node that has leaves, with its leaves."""
+    def leaf_branches(self) -> Iterator[Branch]:
+        """Branches that together cover every node: one per node that has leaves, with its leaves."""
         for node, children in enumerate(self.children):
             yield from self._chunks(node, [child for child in children.values() if not self.children[child]])
 
-    def forks(self) -> Iterator[Branch]:
+    def fork_branches(self) -> Iterator[Branch]:
         """One branch to each node that has children, with all of them."""
         for node, children in enumerate(self.children):
             yield from self._chunks(node, list(children.values()))
@@ -66,5 +68,5 @@ class Trie:
 
     def _chunks(self, node: int, children: list[int]) -> Iterator[Branch]:
         nodes = self.path(node) if children else ()
-        for start in range(0, len(children), MOST_CHILDREN):
-            yield Branch(nodes, tuple(children[start : start + MOST_CHILDREN]))
+        for start in range(0, len(children), MAX_CHILDREN):
+            yield Branch(nodes, tuple(children[start : start + MAX_CHILDREN]))

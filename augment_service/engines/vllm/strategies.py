@@ -1,0 +1,215 @@
+"""Strategies that get exact log-probabilities of continuations from vLLM, chosen by what the installed vLLM offers.
+
+A strategy turns the branches of a trie into requests and reads their outputs. Log-probabilities are raw: taken before
+a token is forced. Touches no files.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from vllm import RequestOutput, SamplingParams
+from vllm.triton_utils import HAS_TRITON
+
+from augment_service.engines.vllm.llm import Request
+from augment_service.engines.vllm.sampling import RowProcessor
+from augment_service.engines.vllm.tries import Branch, Trie
+from data.errors import InputError, ResumableError
+
+AUTO = "auto"
+
+
+Query = tuple[Trie, Branch]
+
+
+class Strategy(ABC):
+    """How to score. `v2_runner` says which of vLLM's model runners it needs (None: either)."""
+
+    name: ClassVar[str]
+    v2_runner: ClassVar[bool | None] = None
+    needs: ClassVar[tuple[str, ...]]  # fields of SamplingParams
+
+    def obstacle(self) -> str:
+        """Why this strategy is not available here; "" if it is."""
+        missing = [name for name in self.needs if name not in SamplingParams.__struct_fields__]
+        return f"this vLLM's SamplingParams has no {', '.join(missing)}" if missing else ""
+
+    def engine_options(self) -> dict[str, Any]:
+        """Arguments of `vllm.LLM` that this strategy needs."""
+        return {"logits_processors": [RowProcessor]}
+
+    def follow(self, path: list[int]) -> dict[str, Any] | None:
+        """Options of `SamplingParams` that make an engine write these tokens; None if this strategy cannot."""
+        return None
+
+    @abstractmethod
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """The requests that find all values of a trie."""
+
+    @abstractmethod
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """Store the output's values in `trie.found`."""
+
+
+class Forced(Strategy):
+    """The prefix is read once per leaf branch; a logits processor forces the path, and the last choice is free.
+
+    The free choice is the likeliest token, so one request scores all leaves of a node, greediness included.
+    """
+
+    name = "forced"
+    v2_runner = False
+    needs = ("extra_args", "logprob_token_ids", "flat_logprobs")
+
+    def follow(self, path: list[int]) -> dict[str, Any]:
+        """As `Strategy.follow`."""
+        return {"extra_args": {"forced": path} if path else None}
+
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per node that has leaves."""
+        for branch in trie.leaf_branches():
+            path = trie.spell(branch.nodes)
+            asked = trie.spell(branch.children)
+            params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
+            yield Request(trie.prefix, params, (trie, branch))
+
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
+        check_cache(output, len(request.prompt))
+        _read_written(request, output, request.tag[1].nodes)
+
+
+class Replay(Strategy):
+    """vLLM's second model runner replays the tokens of a continuation and returns the log-probability of each."""
+
+    name = "replay"
+    v2_runner = True
+    needs = ("trace_decode_token_ids", "flat_logprobs")
+
+    def obstacle(self) -> str:
+        """As `Strategy.obstacle`."""
+        if not torch.cuda.is_available() or not HAS_TRITON:
+            return "vLLM's second model runner needs CUDA and Triton"
+        return super().obstacle()
+
+    def engine_options(self) -> dict[str, Any]:
+        """As `Strategy.engine_options`; this runner takes no logits processors."""
+        return {"enable_trace_replay": True}
+
+    def follow(self, path: list[int]) -> dict[str, Any]:
+        """As `Strategy.follow`."""
+        return {"trace_decode_token_ids": path}
+
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
+        for leaf in trie.leaves():
+            branch = Branch(trie.path(leaf), ())
+            path = trie.spell(branch.nodes)
+            params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
+            yield Request(trie.prefix, params, (trie, branch))
+
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
+        check_cache(output, len(request.prompt))
+        _read_written(request, output, request.tag[1].nodes)
+
+
+class Stepwise(Strategy):
+    """One request of one step for every node that has children: nothing is forced, so any model runner will do."""
+
+    name = "stepwise"
+    needs = ("logprob_token_ids", "flat_logprobs")
+
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`."""
+        for branch in trie.fork_branches():
+            params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
+
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
+        check_cache(output, len(request.prompt))
+        _read_written(request, output, ())
+
+
+class Whole(Strategy):
+    """The reference for the others: each continuation by itself, its context computed again every time."""
+
+    name = "whole"
+    needs = ("prompt_logprobs", "logprob_token_ids", "flat_logprobs")
+
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
+        for leaf in trie.leaves():
+            # the last token is asked for, not read: it may be the last one of the window
+            branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
+            params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
+            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
+
+    def read(self, request: Request[Query], output: RequestOutput) -> None:
+        """As `Strategy.read`."""
+        trie, branch = request.tag
+        check_cache(output, len(trie.prefix))
+        values = output.prompt_logprobs
+        for at, node in enumerate(branch.nodes, start=len(trie.prefix)):
+            _read_node(trie, node, values, values.start_indices[at])
+        _read_written(request, output, ())
+
+
+STRATEGIES: tuple[type[Strategy], ...] = (Forced, Replay, Stepwise, Whole)
+
+
+def choose_strategy(name: str) -> Strategy:
+    """The strategy of that name; "auto" is the first one available here. Raises InputError with the reason."""
+    known = {strategy.name: strategy() for strategy in STRATEGIES}
+    if name == AUTO:
+        name = next((strategy.name for strategy in known.values() if not strategy.obstacle()), Forced.name)
+    if name not in known:
+        reason = "there is no such strategy"
+    elif reason := known[name].obstacle():
+        reason = f"it is not available here: {reason}"
+    else:
+        return known[name]
+    available = ", ".join(strategy.name for strategy in known.values() if not strategy.obstacle())
+    hint = f"one of {AUTO}, {available}"
+    raise InputError(f"scoring by {name!r}: {reason}", where="engine setting scoring", hint=hint)
+
+
+def exact_params(**options: Any) -> SamplingParams:
+    """Greedy, never ended early, with flat lists of log-probabilities."""
+    # no min_tokens: it would remove the end token from the choice, and so from the likeliest tokens
+    options |= {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
+    return SamplingParams(skip_clone=True, **options)  # made for one request, so vLLM need not copy them
+
+
+def check_cache(output: RequestOutput, num_prefix: int) -> None:
+    """Refuse values of positions that were not computed.
+
+    The logits of the last prefix token score the first token, so its position must have been computed.
+    """
+    if output.num_cached_tokens is None or output.num_cached_tokens >= num_prefix:
+        raise ResumableError(
+            f"{output.num_cached_tokens} tokens came from the prefix cache, but the logits of token {num_prefix} were "
+            "needed: its score would be arbitrary"
+        )
+
+
+def _read_written(request: Request[Query], output: RequestOutput, nodes: tuple[int, ...]) -> None:
+    """The values of tokens that were written, and then of the branch's children, at the position after them."""
+    (trie, branch), written = request.tag, output.outputs[0].logprobs
+    for step, node in enumerate(nodes):
+        _read_node(trie, node, written, written.start_indices[step])
+    if branch.children:
+        start = written.start_indices[len(nodes)]
+        best = written.token_ids[start]
+        for at, child in enumerate(branch.children, start=start + 1):
+            if written.token_ids[at] != trie.tokens[child]:
+                raise ResumableError(f"token {trie.tokens[child]} was requested, vLLM returned {written.token_ids[at]}")
+            trie.found[child] = written.logprobs[at], best == trie.tokens[child]
+
+
+def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
+    if values.token_ids[at] != trie.tokens[node]:
+        raise ResumableError(f"token {trie.tokens[node]} was forced, vLLM returned {values.token_ids[at]}")
+    trie.found[node] = values.logprobs[at], values.ranks[at] == 1

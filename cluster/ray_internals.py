@@ -1,0 +1,70 @@
+"""Every use of Ray's private interfaces, in one file: check it when Ray's pinned version changes. No files."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray._private import ray_constants, services
+from ray._private import state as cluster_state
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.worker import BaseContext
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.actor import ActorHandle
+from ray.exceptions import AuthenticationError, RpcError
+from ray.experimental.internal_kv import _internal_kv_del as kv_delete
+from ray.experimental.internal_kv import _internal_kv_get as kv_get
+from ray.experimental.internal_kv import _internal_kv_put as kv_put
+
+__all__ = ["BaseContext", "kv_delete", "kv_get", "kv_put"]  # of bytes, and the functions below
+
+# below the temporary folder; the process number has up to 7 digits
+_SOCKET = "/ray/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.0"
+_MAX_SOCKET_PATH = 107  # bytes of a Unix socket's path on Linux
+
+
+def temporary_folder() -> str:
+    """The folder in which Ray would make its session's folder."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+
+
+def holds_sockets(folder: str) -> bool:
+    """Whether the paths of a session's sockets below this folder are short enough."""
+    return len(os.fsencode(str(Path(folder).absolute()) + _SOCKET)) <= _MAX_SOCKET_PATH
+
+
+@contextmanager
+def loopback_only() -> Iterator[None]:
+    """Every port of Ray on the loopback interface, as Ray itself does on a Mac."""
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def find_address() -> str:
+    """The address of the cluster on this machine; "auto" if none is found. Raises ConnectionError."""
+    address: str | None = services.get_ray_address_from_environment("auto", None)
+    return address or "auto"
+
+
+def is_node(address: str) -> bool:
+    """Whether a process of a cluster's node answers on this machine; Ray ends a driver elsewhere by a stack trace."""
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=10).values()
+    except (RpcError, AuthenticationError):  # then Ray's own error says more
+        return True
+    return any(Path(node.raylet_socket_name).exists() for node in nodes)
+
+
+def use_token() -> None:
+    """Send this user's token, if there is one: Ray does so only to an address that it found itself."""
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def actor_row(actor: ActorHandle) -> dict[str, Any] | None:
+    """The cluster's record of an actor; None if it ended so long ago that it is forgotten."""
+    return cluster_state.actors(actor._ray_actor_id.hex()) or None

@@ -1,0 +1,192 @@
+"""What the commands do: compositions of the stages. Each works on folders and resumes in its `--out`."""
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+
+from rich.console import Console
+
+from data.errors import InputError
+from data.seeds import fingerprint
+from pipeline.models import find_model, local_model
+from pipeline.recipe import load_recipe, parse_section
+from pipeline.sections import Augment, Cluster, Engine, EvaluateSuite, TrainRun
+
+CONSOLE = Console()
+
+
+def demo(flags: Namespace) -> None:
+    """`demo`: the bundled study on the embedded model."""
+    run_recipe(flags)
+
+
+def run_recipe(flags: Namespace) -> None:
+    """`run`: a study from a recipe."""
+    recipe = load_recipe(flags.recipe, flags.overrides)
+    if recipe.engine.kind == "vllm":
+        local_model(recipe.model)  # a missing model is reported before the heavy imports
+    CONSOLE.print(f"[bold]entail {recipe.study}[/bold]  {flags.recipe}", highlight=False)
+    started = time.monotonic()
+    with CONSOLE.status("importing ray, torch, deepspeed"):
+        from pipeline.study import run_study
+    seconds = time.monotonic() - started
+    run_study(recipe, flags.out or Path("runs") / recipe.study, CONSOLE, command=flags.command, import_seconds=seconds)
+
+
+def augment(flags: Namespace) -> None:
+    """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`.
+
+    With `--teacher-top-k`, its distributions over these inferences go into `OUT/teacher/`.
+    """
+    section = parse_section(Augment, "augment", flags.overrides, command="augment")
+    engine, cluster = _engine_and_cluster(flags, "augment")
+    model = find_model(flags.model, engine, section.prompts)
+    from augment_service.augment import AUGMENTATIONS
+    from augment_service.distillation import TEACHER
+    from data.store import claim
+    from pipeline.stages import augment as stage
+    from pipeline.stages.data import find_documents
+    from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
+    from pipeline.workspace import Workspace
+
+    setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
+    check_service(engine, [model.path])
+    documents = find_documents(flags.documents, flags.out / "import")
+    planned = stage.plan(setting, model, documents, setting.space.root, section)
+    with setting.space.locked(), LazyCluster(setting) as lazy:
+        settings = section.model_dump(exclude={"teacher_top_k", "retry_refused", "prompts"})
+        claim(setting.space.root, fingerprint(_content(documents), model.fingerprint, model.book, settings, flags.seed))
+        if planned.units:
+            with open_engines(setting, model, lazy.placement) as pool, setting.space.timed("augment"):
+                do_units(setting, pool, planned.units, "augment")
+        stage.finish(setting, planned)
+        setting.say("augment", str(setting.space.root / AUGMENTATIONS))
+        if section.teacher_top_k:
+            stage.distill(setting, model, planned, section, lazy)
+            setting.say("teacher", str(setting.space.root / TEACHER))
+
+
+def train(flags: Namespace) -> None:
+    """`train`: finetune a model on documents, and on kept augmentations where given, into the folder `OUT`."""
+    section = parse_section(TrainRun, "train", flags.overrides, command="train")
+    cluster = parse_section(Cluster, "cluster", flags.overrides, command="train")
+    if not flags.plan and (flags.gpu_gib or flags.row_tokens):
+        name = "--gpu-gib" if flags.gpu_gib else "--row-tokens"
+        raise InputError(f"{name} has no effect without --plan", where=name, hint="add --plan, or leave it out")
+    out = flags.out.resolve()
+    model = find_model(flags.model, Engine())
+    from pipeline.stages import train as stage
+    from pipeline.stages.resources import LazyCluster, Setting
+    from pipeline.workspace import Workspace
+    from train.texts.sources import TextSource
+
+    work = out.with_name(f".{out.name}.work")
+    setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
+    section = stage.resolve(section, model, setting.say)
+    columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
+    sources = {stage.DOCUMENTS: stage.documents_source(flags.documents, section, **columns)}
+    if flags.augmentations:
+        folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)
+        sources[stage.AUGMENTATIONS] = TextSource(str(folder), verdict_kept_only=True)
+    if section.replay:
+        sources[stage.REPLAY] = TextSource(str(stage.inner(Path(section.replay), stage.DOCUMENTS)))
+    if flags.teacher:
+        sources[stage.TEACHER] = TextSource(str(stage.inner(flags.teacher, stage.TEACHER)))
+    weighed = stage.weigh(sources, section.mix, where="--mix")
+    several = len(section.seeds) > 1
+    runs = [
+        stage.build_run(
+            section,
+            model,
+            weighed,
+            name=f"{out.name}/seed-{seed}" if several else out.name,
+            out=out / f"seed-{seed}" if several else out,
+            seed=seed,
+            objective="distillation" if flags.teacher else "text",
+        )
+        for seed in section.seeds
+    ]
+    if flags.plan:
+        stage.print_plan(setting, section, runs[0], gpu_gib=flags.gpu_gib, row_tokens=flags.row_tokens)
+        return
+    with setting.space.locked(), LazyCluster(setting, section) as lazy:
+        refs = stage.train_all(setting, section, runs, lazy, work)
+    for ref in refs:
+        setting.say("checkpoint", f"{ref.fingerprint} in {ref.path}")
+
+
+def evaluate(flags: Namespace) -> None:
+    """`evaluate`: score a suite with a model and with checkpoints; the report goes into `OUT/report/`."""
+    section = parse_section(EvaluateSuite, "evaluate", flags.overrides, command="evaluate")
+    engine, cluster = _engine_and_cluster(flags, "evaluate")
+    if not flags.model and not flags.checkpoints:
+        raise InputError("nothing to evaluate", where="evaluate", hint="give --model, --checkpoints, or both")
+    from pipeline.stages.evaluate import evaluate_suite
+
+    evaluate_suite(flags, section, engine, cluster, CONSOLE)
+
+
+def show_reports(flags: Namespace) -> None:
+    """`report`: print the table of finished studies."""
+    from evaluate.report.table import print_report
+
+    for folder in flags.runs:
+        path = folder / "report" / "report.json"
+        if not path.exists():
+            raise InputError("no finished report here", where=str(folder), hint="run it to the end first")
+        print_report(json.loads(path.read_text()), CONSOLE)
+
+
+def check_machine(_: Namespace) -> None:
+    """`doctor`: check this machine."""
+    from cluster.probe import check_environment
+
+    check_environment(CONSOLE)
+
+
+def serve_up(flags: Namespace) -> None:
+    """`serve up`: start a service."""
+    engine, cluster = _engine_and_cluster(flags, "serve up")
+    path = flags.model if engine.kind == "endpoint" else local_model(flags.model)
+    from pipeline.serve.commands import up
+    from pipeline.stages.resources import engine_spec
+
+    up(
+        flags.name,
+        flags.model,
+        engine_spec(engine, path, seed=0),
+        address=cluster.address,
+        engines=engine.engines,
+        port=flags.port,
+        foreground=flags.foreground,
+        deadline_seconds=engine.deadline_seconds,
+        start_seconds=engine.start_seconds,
+    )
+
+
+def serve_status(flags: Namespace) -> None:
+    """`serve status`: show what is up."""
+    from pipeline.serve.commands import status
+
+    status(flags.name)
+
+
+def serve_down(flags: Namespace) -> None:
+    """`serve down`: end a service."""
+    from pipeline.serve.commands import down
+
+    down(flags.name)
+
+
+def _engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:
+    return (
+        parse_section(Engine, "engine", flags.overrides, command=command),
+        parse_section(Cluster, "cluster", flags.overrides, command=command),
+    )
+
+
+def _content(folder: Path) -> str:
+    from pipeline.stages.data import content_key
+
+    return content_key(folder)

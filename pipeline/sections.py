@@ -1,0 +1,228 @@
+"""The sections of a recipe and the flags of the commands: one field, two spellings.
+
+Every setting of every stage is a field of one of these closed, frozen models. `pipeline.flags` derives the flags from
+them (name, help, default, bounds), `pipeline.recipe` reads them from TOML.
+"""
+
+import math
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Closed and frozen: an unknown key is an error, a value never changes.
+
+    `short` names fields whose flag is not simply their own name. Of each group in `exclusive`, a field that is given on
+    the command line replaces the others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    short: ClassVar[dict[str, str]] = {}
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = ()
+
+
+class Engine(Section):
+    """Engines that generate and score. Several run side by side, each in a Ray actor of its own."""
+
+    short: ClassVar[dict[str, str]] = {"kind": "engine"}
+
+    kind: Literal["vllm", "endpoint", "fake"] = Field(
+        "vllm",
+        description="vllm, an OpenAI-compatible endpoint, or fake: a dry run whose texts and scores mean nothing",
+    )
+    engines: int | None = Field(None, ge=1, description="number of engines (default: as many as fit)")
+    window: int | None = Field(None, ge=1, description="tokens of prompt and answer (default: what the KV cache holds)")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on a CPU, bfloat16 on a GPU that has it"
+    )
+    kv_cache_gib: float | None = Field(None, gt=0, description="KV cache of an engine on a CPU, in GiB (default: 0.5)")
+    gpu_memory_share: float = Field(0.9, gt=0, le=1, description="share of a GPU's memory that an engine may use")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share each layer of an engine")
+    pipeline_parallel: int = Field(1, ge=1, description="groups of layers of an engine, each on GPUs of its own")
+    max_lora_rank: int = Field(0, ge=0, description="largest rank of the LoRA adapters to be loaded unmerged (0: none)")
+    scoring: Literal["auto", "forced", "replay", "stepwise", "whole"] = Field(
+        "auto", description="how continuations are scored; all give the same values, auto takes the fastest available"
+    )
+    deadline_seconds: float | None = Field(
+        None, gt=0, description="a unit of work that takes longer costs its engine a restart (default: derived)"
+    )
+    start_seconds: float = Field(1800, gt=0, description="an engine that is not ready after this time ends the run")
+    url: str = Field("", description="of an endpoint, e.g. http://127.0.0.1:8000/v1; implies --engine endpoint")
+    key_variable: str = Field("", description="environment variable that holds the endpoint's key")
+    connections: int = Field(8, ge=1, description="requests in flight at an endpoint, for each engine")
+    service: str = Field("", description="use the engines of `entail serve up --name NAME`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _imply_endpoint(cls, content: Any) -> Any:
+        is_endpoint = isinstance(content, dict) and content.get("url")
+        return {"kind": "endpoint", **content} if is_endpoint else content
+
+    @model_validator(mode="after")
+    def _refuse_ignored(self) -> Self:
+        given = self.model_fields_set
+        local: tuple[str, ...] = ("window", "dtype", "kv_cache_gib", "gpu_memory_share", "tensor_parallel")
+        local += ("pipeline_parallel", "max_lora_rank", "scoring")
+        remote = ("url", "key_variable", "connections")
+        unused = {"vllm": remote, "endpoint": local, "fake": (*remote, *(set(local) - {"window"}))}[self.kind]
+        if self.service:
+            unused, reason = (
+                (*local, *remote, "kind", "engines", "start_seconds"),
+                f"the service {self.service} has its own",
+            )
+        else:
+            reason = f"engines of the kind {self.kind} have no such setting"
+        for name in unused:
+            if name in given and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} has no effect: {reason}")
+        if self.kind == "endpoint" and not self.url and not self.service:
+            raise ValueError("an endpoint needs a url")
+        return self
+
+
+class Augment(Section):
+    """Which inferences the model writes down, and how they are sampled."""
+
+    methods: tuple[str, ...] = Field(
+        ("local", "global"), min_length=1, description="by family or name: local/reverse,global"
+    )
+    samples: int = Field(2, ge=1, description="generations for each sentence and method")
+    temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="of sampling; 0 is greedy")
+    context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
+    prompts: str = Field("", description="a prompt book (TOML) in place of the model's own")
+    teacher_top_k: int = Field(
+        0, ge=0, le=20, description="store the K likeliest tokens in each place, for train --teacher"
+    )
+    retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
+
+
+class Lora(Section):
+    """Low-rank adapters in place of full weights; merged into the checkpoint."""
+
+    rank: int = Field(0, ge=0, description="rank of the adapters (0: full weights are trained)")
+    alpha: float | None = Field(
+        None, gt=0, description="the update is scaled by alpha / rank (default: twice the rank)"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' inputs")
+    targets: tuple[str, ...] = Field(
+        (), description="ends of the names of the layers to adapt (default: all linear ones)"
+    )
+
+
+class TrainRun(Section):
+    """One finetuning: how much is learned, how, how it is computed, and what is saved on the way.
+
+    Rate, budget and batch have fixed defaults for models of the embedded model's size alone; for others they depend
+    on the model's size and are reported.
+    """
+
+    exclusive: ClassVar[tuple[tuple[str, ...], ...]] = (("steps", "tokens", "epochs"), ("batch_size", "batch_tokens"))
+
+    steps: int = Field(0, ge=0, description="budget in steps")
+    tokens: int = Field(0, ge=0, description="budget in trained tokens")
+    epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="budget in passes over all texts")
+    batch_size: int = Field(0, ge=0, description="texts a step, over all ranks (default: by the model's size)")
+    batch_tokens: int = Field(0, ge=0, description="bounds the tokens of a step in place of its texts")
+    learning_rate: float | None = Field(None, gt=0, description="peak (default: by the model's size)")
+    warmup_steps: int | None = Field(None, ge=0, description="steps of linear warm-up (default: 10, or a tenth)")
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        "linear", description="of the learning rate after warm-up"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; each is a run of its own")
+    split_sentences: Literal["none", "independent", "cumulative"] = Field(
+        "none", description="documents are trained whole, as single sentences, or as growing prefixes"
+    )
+    mix: dict[str, Weight] = Field({}, description="shares of tokens, e.g. documents=0.5,local=0.3,replay=0.2")
+    replay: str = Field("", description="folder of general text to be mixed in")
+    layout: Literal["auto", "packed", "padded"] = Field("auto", description="how texts share rows")
+    ranks: int | None = Field(None, ge=1, description="training processes (default: as many as fit)")
+    threads: int | None = Field(None, ge=1, description="CPU threads of a rank (default: its share of the cores)")
+    stage: Literal[0, 1, 2, 3, "auto"] = Field(1, description="DeepSpeed ZeRO stage; auto: the smallest that fits")
+    accumulation: int = Field(1, ge=1, description="micro-batches of a step on each rank")
+    activation_checkpointing: bool = Field(False, description="less memory, more computing")
+    offload: Literal["none", "cpu", "nvme"] = Field("none", description="where the optimizer's state is kept")
+    offload_folder: str = Field("", description="a folder on a fast disk, for offload = nvme")
+    lora: Lora = Lora()
+    checkpoint_every: int = Field(200, ge=0, description="steps between training states (0: none)")
+    keep_last: int = Field(2, ge=1, description="training states that are kept until the run is finished")
+    keep_every: int = Field(0, ge=0, description="steps between training states that are kept for good (0: none)")
+    stall_seconds: float = Field(1800.0, gt=0, description="a rank without progress for this long is restarted")
+    memory_check: bool = Field(True, description="refuse what cannot fit into memory before anything starts")
+    trackers: tuple[str, ...] = Field(
+        (), description="where the log goes besides metrics.jsonl: tensorboard,wandb,mlflow"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"one budget can be given, not {' and '.join(given)}")
+        if self.batch_size and self.batch_tokens:
+            raise ValueError("either batch_size or batch_tokens can be given")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is given twice")
+        if self.mix and math.fsum(self.mix.values()) == 0:
+            raise ValueError("the weights of the mix sum to zero")
+        if self.mix and bool(self.replay) != bool(self.mix.get("replay")):
+            raise ValueError('a replay folder needs a weight above 0 for "replay" in the mix, and that weight a folder')
+        return self
+
+
+class Train(TrainRun):
+    """What all arms of a study share; arms differ in their texts alone, and are matched in steps or in tokens."""
+
+    arms: dict[str, tuple[str, ...]] = Field(
+        {"finetuned": (), "rephrased": ("local/rephrase",), "augmented": ("local", "global")},
+        description="arms by name: the methods whose inferences are learned besides the documents",
+    )
+    match: Literal["steps", "tokens"] | None = Field(
+        None,
+        description="what the other arms share with the first one (default: tokens for a token budget, else steps)",
+    )
+    ranks_per_run: int = Field(0, ge=0, description="ranks of each run; others train side by side (0: all ranks)")
+
+    @model_validator(mode="after")
+    def _check_arms(self) -> Self:
+        for name in self.arms:
+            if not name or "/" in name or "+" in name or name != name.strip() or name in RESERVED:
+                rule = f'use letters, digits, "_" and "-", and none of {", ".join(sorted(RESERVED))}'
+                raise ValueError(f'"{name}" cannot be the name of an arm: {rule}')
+        if self.mix and "documents" not in self.mix:
+            raise ValueError('a mix needs a weight for "documents"')
+        return self
+
+
+class Scoring(Section):
+    """How questions are scored."""
+
+    repeats: int = Field(1, ge=1, description="draws of each sampled context")
+    retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
+
+
+class EvaluateStudy(Scoring):
+    """How a study's questions are scored: the base model without context and in context, every checkpoint without."""
+
+    icl: tuple[str, ...] = Field(("all",), description="contexts of the base model: all, sample:K (one in K), required")
+
+
+class EvaluateSuite(Scoring):
+    """How a suite is scored: every model in every context."""
+
+    contexts: tuple[str, ...] = Field(
+        ("none",), min_length=1, description="of none, all, sample:K (one in K), required"
+    )
+
+
+class Cluster(Section):
+    """Where it runs; nothing given means this machine."""
+
+    address: str | None = Field(None, description="HOST:PORT of a running Ray cluster (default: this machine)")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus, on loopback (0: any free port)")
+
+
+RESERVED = frozenset({"pretrained", "icl", "base"})

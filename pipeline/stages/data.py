@@ -1,0 +1,84 @@
+"""The data stage: generated sets, and your own documents and questions, as sealed folders."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from data.corpora.importer import import_corpus
+from data.corpora.reading import ImportSettings
+from data.corpora.sources import find_sources
+from data.errors import InputError
+from data.seeds import fingerprint
+from data.sets.registry import GENERATOR_VERSION, make_set
+from data.store import MANIFEST, list_shards, read_manifest, read_table
+from evaluate.fanout import Suite, open_suite, suite_corpora
+from pipeline.data_section import DataSection, OwnCorpus, SetSection
+from pipeline.stages.train import inner
+
+
+def data_key(sections: dict[str, DataSection], seed: int) -> str:
+    """Names what the data stage makes: sizes, seed, generator, and the content of files that are read."""
+    parts: list[object] = [GENERATOR_VERSION]
+    for name, section in sections.items():
+        parts += [name, section.model_dump_json()]
+        if isinstance(section, OwnCorpus):
+            parts += [content_key(Path(section.documents)), content_key(Path(section.questions))]
+        else:
+            published = getattr(section, "published", "")
+            parts += [seed, content_key(Path(published)) if published else ""]
+    return fingerprint(*parts)
+
+
+def content_key(path: Path) -> str:
+    """Names a sealed folder by its content, other files and folders by their names, sizes and times of change."""
+    for manifest in (path / "documents" / MANIFEST, path / "questions" / MANIFEST, path / MANIFEST):
+        if manifest.exists():
+            return str(read_manifest(manifest.parent).get("content", ""))
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path), hint="correct the path")
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    stats = [(str(file), file.stat()) for file in files if file.is_file()]
+    return fingerprint(*((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
+
+
+def make_corpus(name: str, section: DataSection, seed: int, folder: Path) -> Suite:
+    """Make or find one entry of [data]; finished work is not repeated."""
+    if isinstance(section, SetSection):
+        make_set(name, section.lexicon, section.worlds, section.sizes(), seed=seed, folder=folder)
+        return Suite(name, folder / "questions", folder / "documents")
+    documents = find_documents(Path(section.documents), folder / "import")
+    return replace(open_suite(Path(section.questions), folder, documents), name=name)
+
+
+def find_documents(path: Path, out: Path) -> Path:
+    """The sealed documents of an import, a set or an Arrow folder; other files are imported into `out` first."""
+    if not path.exists():
+        raise InputError("no such file or folder", where=str(path), hint="name documents: files, or a folder")
+    if any((path / part).exists() for part in (MANIFEST, f"documents/{MANIFEST}", "inputs.json")):
+        return inner(path, "documents")
+    import_corpus(find_sources([str(path)], out=out), out, ImportSettings())
+    return out / "documents"
+
+
+def count_rows(folder: Path | None, *, verdict: str = "") -> int:
+    """The rows of a sealed folder, or those with that verdict."""
+    if folder is None:
+        return 0
+    if not verdict:
+        return int(read_manifest(folder)["num_rows"])
+    columns = (read_table(path)["verdict"] for path in folder.glob("*.arrow"))
+    return sum(int(pc.sum(pc.equal(column, verdict)).as_py() or 0) for column in columns)
+
+
+def check_corpora(suite: Suite) -> None:
+    """Raise InputError unless every corpus that is asked about has documents."""
+    columns = (read_table(path)["corpus"] for path in list_shards(suite.documents)) if suite.documents else ()
+    known = {str(name) for column in columns for name in pc.unique(column).to_pylist()}
+    missing = [corpus for corpus in suite_corpora(suite) if corpus not in known]
+    if missing:
+        raise InputError(
+            f'no documents of the corpus "{missing[0]}"; there are: {", ".join(sorted(known)) or "none"}',
+            where=str(suite.questions),
+            hint='name documents of that corpus (`data import --corpus`), or give the questions a "corpus"',
+        )

@@ -1,0 +1,152 @@
+"""What stages share: where a command works, its Ray session, its engines. Starts are timed apart from the work.
+
+The engines may be those of a service, which stay up: then starting them costs nothing, and nothing ends.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+
+from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.window import fit_window
+from augment_service.worker import EngineWorker
+from cluster.memory import gpu_bytes
+from cluster.placement import Placement, plan
+from cluster.pool import ActorPool, Unit
+from cluster.session import Session, connect
+from data.errors import InputError
+from data.weights import weights_fingerprint
+from pipeline.models import Model
+from pipeline.progress import run_units
+from pipeline.sections import Cluster, Engine, TrainRun
+from pipeline.serve.state import ServiceState, find_service
+from pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a command works and on what."""
+
+    space: Workspace
+    console: Console
+    engine: Engine
+    cluster: Cluster
+    seed: int
+
+    def say(self, label: str, text: str) -> None:
+        """One line for the user."""
+        self.console.print(f"{label:<10}{text}", highlight=False, markup=False, soft_wrap=True)
+
+    def spec(self, model: Model) -> EngineSpec:
+        """How an engine with that model is started."""
+        return engine_spec(self.engine, model.path, self.seed)
+
+    def window(self, model: Model) -> int | None:
+        """Tokens that prompt and answer may have together; None where only the engine knows."""
+        return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
+
+
+def engine_spec(engine: Engine, model: str, seed: int) -> EngineSpec:
+    """The section [engine] for one model; settings that were not given have the engine's own defaults."""
+    names = {field.name for field in fields(EngineSpec)} - {"model", "seed"}
+    given = {name: getattr(engine, name) for name in names if name in type(engine).model_fields}
+    return EngineSpec(model=model, seed=seed, **{name: value for name, value in given.items() if value is not None})
+
+
+def place(session: Session, engine: Engine, train: TrainRun | None = None) -> Placement:
+    """What of the session's nodes each engine and each training rank gets."""
+    return plan(
+        cpus=session.cpus,
+        gpus=session.gpus,
+        nodes=session.nodes,
+        engines=engine.engines,
+        tensor_parallel=engine.tensor_parallel,
+        pipeline_parallel=engine.pipeline_parallel,
+        ranks=train.ranks if train else None,
+    )
+
+
+class LazyCluster:
+    """A Ray session that starts when its placement is first asked for, and ends with the block."""
+
+    def __init__(self, setting: Setting, train: TrainRun | None = None) -> None:
+        self._setting, self._train, self._stack = setting, train, ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def placement(self) -> Placement:
+        """What each engine and each training rank gets; the first look starts Ray, or attaches to a cluster."""
+        setting = self._setting
+        service = find_running(setting.engine.service) if setting.engine.service else None
+        address = service.address if service else setting.cluster.address
+        with setting.space.timed("start ray"), setting.console.status("starting Ray"):
+            session = self._stack.enter_context(connect(address=address, log_dir=setting.space.logs))
+        setting.say("logs", str(setting.space.logs))
+        return place(session, setting.engine, self._train)
+
+
+@contextmanager
+def open_engines(setting: Setting, model: Model, placement: Placement) -> Iterator[ActorPool]:
+    """A pool of engines with that model, or that of a service."""
+    if setting.engine.service:
+        yield ActorPool.attach(setting.engine.service)
+        return
+    spec = setting.spec(model)
+    setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
+    with ExitStack() as stack:
+        with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
+            pool = stack.enter_context(start_pool(spec, setting.engine, placement))
+        yield pool
+
+
+def start_pool(spec: EngineSpec, engine: Engine, placement: Placement, name: str | None = None) -> ActorPool:
+    """A pool of the engines that were placed; with a `name`, others can attach."""
+    return ActorPool(
+        EngineWorker,
+        (spec,),
+        num_actors=placement.engines,
+        num_cpus=placement.cpus_per_engine,
+        num_gpus=placement.gpus_per_engine,
+        deadline_seconds=engine.deadline_seconds,
+        start_seconds=engine.start_seconds,
+        name=name,
+    )
+
+
+def do_units(setting: Setting, pool: ActorPool, units: Sequence[Unit], label: str) -> None:
+    """Let the engines do the units, with a progress bar."""
+    run_units(pool, units, setting.console, label, metrics_port=setting.cluster.metrics_port)
+
+
+def find_running(name: str) -> ServiceState:
+    """The service of that name. Raises InputError if it is not up or is a dry run."""
+    state, where = find_service(name), f"--service {name}"
+    if state is None:
+        raise InputError("no service of this name is up", where=where, hint="start it: entail serve up --model MODEL")
+    if state.kind != "vllm":
+        raise InputError("this service is a dry run", where=where, hint="start one with a real engine")
+    return state
+
+
+def check_service(engine: Engine, folders: Sequence[str]) -> None:
+    """Raise InputError unless the named service, if any, serves the model of all these folders."""
+    if not engine.service:
+        return
+    state = find_running(engine.service)
+    for folder in folders:
+        if not (Path(folder) / "config.json").exists() or weights_fingerprint(Path(folder)) != state.weights:
+            raise InputError(
+                f"the service serves {state.model_name}, not {folder}",
+                where=f"--service {engine.service}",
+                hint="start a service of that model under another name, or leave --service out",
+            )

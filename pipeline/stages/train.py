@@ -1,0 +1,231 @@
+"""The training stage: from the section [train] and text sources to finetuning runs, and the runs to checkpoints."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.placement import Placement
+from data.errors import InputError
+from data.records import CheckpointRef
+from pipeline.models import Model
+from pipeline.progress import bar, training_note
+from pipeline.sections import Train, TrainRun
+from pipeline.stages.resources import LazyCluster, Setting
+from train.engine.checkpoint import find_finished, how_computed, read_ref
+from train.plan.defaults import default_training, parameters_of
+from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
+from train.plan.fit import print_plan as print_memory
+from train.run.finetune_run import FinetuneRun, Lora
+from train.run.keys import key_of
+from train.run.launch import Progress, finetune_all
+from train.run.training_plan import read_plan
+from train.texts.sources import TextSource
+
+DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
+Section = Train | TrainRun
+
+
+def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> Any:
+    """The section with the rate, budget and batch that were not given: by the model's size, and reported."""
+    assert model.folder is not None
+    defaults = default_training(parameters_of(model.folder))
+    changes: dict[str, Any] = {}
+    if section.learning_rate is None:
+        changes["learning_rate"] = defaults.learning_rate
+    if not (section.steps or section.tokens or section.epochs):
+        changes |= {"steps": defaults.steps} if defaults.steps else {"epochs": defaults.epochs}
+    if not (section.batch_size or section.batch_tokens):
+        changes["batch_size"] = defaults.batch_size
+    if changes:
+        given = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in changes.items())
+        say("defaults", f"{given}: by the size of the model, {parameters_of(model.folder):,} parameters")
+    if section.warmup_steps is None:
+        steps = section.steps or changes.get("steps", 0)
+        changes["warmup_steps"] = min(defaults.warmup_steps, steps) if steps else defaults.warmup_steps
+    return section.model_copy(update=changes)
+
+
+def build_run(
+    section: Section,
+    model: Model,
+    sources: tuple[TextSource, ...],
+    *,
+    name: str,
+    out: Path,
+    seed: int,
+    matched_to: tuple[TextSource, ...] = (),
+    objective: Literal["text", "distillation"] = "text",
+) -> FinetuneRun:
+    """One finetuning run of a resolved section."""
+    lora = section.lora
+    alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
+    match: Literal["", "steps", "tokens"] = ""
+    if matched_to and isinstance(section, Train):
+        wanted = section.match or ("tokens" if section.tokens else "steps")
+        match = wanted if getattr(section, wanted) == 0 else ""  # a budget in that unit needs no other run
+    return FinetuneRun(
+        name=name,
+        base=model.path,
+        sources=sources,
+        out=str(out),
+        num_steps=section.steps,
+        num_tokens=section.tokens,
+        num_epochs=section.epochs,
+        match=match,
+        matched_to=matched_to if match else (),
+        batch_size=max(1, section.batch_size),
+        batch_tokens=section.batch_tokens,
+        learning_rate=section.learning_rate or 0.0,
+        warmup_steps=section.warmup_steps or 0,
+        schedule=section.schedule,
+        weight_decay=section.weight_decay,
+        max_grad_norm=section.max_grad_norm,
+        seed=seed,
+        stage=first_stage(section.stage, section.offload),
+        layout=section.layout,
+        objective=objective,
+        accumulation=section.accumulation,
+        activation_checkpointing=section.activation_checkpointing,
+        offload=section.offload,
+        offload_folder=section.offload_folder,
+        lora=Lora(lora.rank, alpha, lora.dropout, lora.targets) if lora.rank else None,
+        checkpoint_every=section.checkpoint_every,
+        keep_last=section.keep_last,
+        keep_every=section.keep_every,
+        trackers=section.trackers,
+    )
+
+
+def documents_source(folder: Path, section: Section, corpus: str = "", **columns: Any) -> TextSource:
+    """The documents of a corpus, split as the section says; `columns` as in `TextSource`."""
+    return TextSource(str(inner(folder, DOCUMENTS)), corpus, split=section.split_sentences, **columns)
+
+
+def weigh(sources: Mapping[str, TextSource], mix: Mapping[str, float], *, where: str) -> tuple[TextSource, ...]:
+    """Named sources with their weights; without a mix all texts occur equally often. Raises InputError."""
+    if not mix:
+        return tuple(sources.values())
+    if set(mix) != set(sources):
+        raise InputError(
+            f"the mix names {', '.join(mix)}; the sources are {', '.join(sources)}",
+            where=where,
+            hint=f"give each a weight: {','.join(f'{name}=1' for name in sources)}",
+        )
+    return tuple(dataclasses.replace(source, weight=mix[name]) for name, source in sources.items())
+
+
+def arm_sources(
+    documents: TextSource, inferences: TextSource, methods: Sequence[str], section: Train
+) -> tuple[TextSource, ...]:
+    """The texts of an arm: documents, the kept inferences of its methods, and replay; weighted if there is a mix."""
+    if not section.mix:
+        return (documents, dataclasses.replace(inferences, methods=tuple(methods))) if methods else (documents,)
+    by_weight: dict[str, list[str]] = {}
+    for method in methods:
+        family = method.partition("/")[0]
+        key = method if method in section.mix else family
+        if key not in section.mix:
+            raise InputError(
+                f'the mix has no weight for "{method}"',
+                where="train.mix",
+                hint=f'give "{family}" or "{method}" a share of the tokens, or 0',
+            )
+        by_weight.setdefault(key, []).append(method)
+    sources = {DOCUMENTS: documents}
+    sources |= {key: dataclasses.replace(inferences, methods=tuple(some)) for key, some in by_weight.items()}
+    if section.replay:
+        sources[REPLAY] = TextSource(str(inner(Path(section.replay), DOCUMENTS)))
+    return weigh(sources, {key: section.mix[key] for key in sources}, where="train.mix")
+
+
+def with_key(run: FinetuneRun, folder: Path) -> FinetuneRun:
+    """The run with an output folder named by its own key, so that another arm or recipe finds it again."""
+    return dataclasses.replace(run, out=str(folder / key_of(run)[:24]))
+
+
+def train_all(
+    setting: Setting, section: Section, runs: Sequence[FinetuneRun], cluster: LazyCluster, storage: Path
+) -> list[CheckpointRef]:
+    """Train runs on one worker group; finished ones are skipped, even without Ray. Their checkpoints, in order."""
+    if any(find_finished(Path(run.out), key_of(run)) is None for run in runs):
+        _train_all(setting, section, fit(setting, section, runs, cluster.placement), cluster.placement, storage)
+    refs = [read_ref(Path(run.out)) for run in runs]
+    plans = describe_plans([read_plan(Path(ref.path)) for ref in refs])
+    hows = sorted({how_computed(Path(ref.path)) for ref in refs})
+    setting.say("train", f"{len(runs)} run{'s' * (len(runs) > 1)} of {plans}, {', '.join(hows)}")
+    return refs
+
+
+def _train_all(
+    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, storage: Path
+) -> None:
+    steps = section.steps or 100  # of a run whose steps are not known yet, hundredths are counted
+    with bar(setting.console, "train", len(runs) * steps, eta=True) as shown:
+
+        def show(progress: Progress) -> None:
+            shown.update(int(progress.done * steps), f"{progress.run}  {training_note(progress)}")
+
+        finetune_all(
+            runs,
+            num_workers=placement.ranks,
+            cpus_per_worker=placement.cpus_per_rank,
+            threads_per_worker=section.threads or placement.cpus_per_rank,
+            use_gpu=placement.gpus_per_rank > 0,
+            storage=storage,
+            on_progress=show,
+            stall_seconds=section.stall_seconds,
+            ranks_per_run=section.ranks_per_run if isinstance(section, Train) else 0,
+            exact_ranks=section.ranks is not None,
+            on_error=lambda error: setting.say("failed", str(error)),
+        )
+
+
+def fit(
+    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, *, before: bool = False
+) -> list[FinetuneRun]:
+    """The runs with their ZeRO stage. Raises InputError for what cannot fit into a rank's memory.
+
+    With `before`, texts that are not written yet are left out, and nothing but an error is reported.
+    """
+    auto = section.stage == "auto"
+    if not (auto or section.memory_check):
+        return list(runs)
+    machine = machine_of(placement, setting.cluster.address, section.ranks_per_run if isinstance(section, Train) else 0)
+    say: Callable[[str], None] = (
+        (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
+    )
+    return fit_runs(runs, machine, auto=auto, say=say, skip_missing=before)
+
+
+def print_plan(
+    setting: Setting, section: Section, run: FinetuneRun, *, gpu_gib: float | None, row_tokens: int | None
+) -> None:
+    """Print what each ZeRO stage would need; nothing is trained or written."""
+    machine = planned_machine(section.ranks, gpu_gib)
+    print_memory(run, machine, setting.console, stage=section.stage, row_tokens=row_tokens or 0)
+
+
+def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:
+    """Steps, tokens and layouts of finished runs in a phrase."""
+    layouts = {f"{of['name']} texts": of["why"] for of in (plan["layout"] for plan in plans)}
+    named = f"{next(iter(layouts))} ({next(iter(layouts.values()))})" if len(layouts) == 1 else ", ".join(layouts)
+    spans = (_span([plan[key] for plan in plans]) for key in ("num_steps", "num_tokens"))
+    return "{} steps, {} tokens, {}".format(*spans, named)
+
+
+def read_losses(checkpoint: Path) -> list[tuple[int, float]]:
+    """The loss curve (step, nats per token) that a run left beside its weights."""
+    rows = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["loss"]) for row in rows]
+
+
+def inner(folder: Path, name: str) -> Path:
+    """The part `name` of a made set or of a stage's output, or the folder itself."""
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _span(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least:,}" if least == most else f"{least:,} to {most:,}"

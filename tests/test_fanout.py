@@ -1,0 +1,263 @@
+"""Scoring without a model: what is asked, stored and left out. Refusals are counted, never scored as zero."""
+
+import json
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from augment_service.contexts import ContextSpec
+from augment_service.engines.fake import FakeEngine
+from augment_service.engines.protocol import EngineSpec
+from cluster.pool import Unit
+from data.errors import InputError
+from data.records import Context, Document, Question, Refusal, Score, ScoreItem
+from data.rendering import load_book
+from data.store import read_shard, refusals_path, write_folder, write_shard
+from evaluate.conditions import study_condition
+from evaluate.fanout import (
+    ROWS_PER_UNIT,
+    ScoreJob,
+    ScoreTask,
+    Suite,
+    collect_outcomes,
+    contexts_that_fit,
+    count_refusals,
+    open_suite,
+    plan_scores,
+    suite_corpora,
+)
+
+MODEL = "models/tiny"
+BOOK = load_book(Path(MODEL))
+TOO_LONG = "3000 tokens are needed, the model's window has 2048"
+NONE, ALL, REQUIRED = ContextSpec("none"), ContextSpec("all"), ContextSpec("required")
+PRETRAINED, ICL = study_condition("base"), study_condition("base", ALL)
+
+
+def make_suite(folder: Path, sizes: dict[str, int], *, num_documents: int = 3, name: str = "small") -> Suite:
+    """Questions by corpus; each names one document."""
+    questions = [
+        Question(f"{corpus} q{i}", corpus, "reversal", "reversal", f"who {i}", ("a", "b"), i % 2, f"f{i}",
+                 (f"{corpus} d{i % num_documents}",))
+        for corpus, size in sizes.items() for i in range(size)
+    ]  # fmt: skip
+    numbers = range(num_documents)
+    documents = [Document(f"{corpus} d{i}", f"{corpus} doma {i}", corpus) for corpus in sizes for i in numbers]
+    write_folder(folder / "questions", Question, questions)
+    write_folder(folder / "documents", Document, documents)
+    return Suite(name, folder / "questions", folder / "documents")
+
+
+def answer(units: Sequence[Unit], refused: Sequence[str] = ()) -> list[ScoreItem]:
+    """Do the units as an actor would, with an engine that chooses the first option; returns what it was asked."""
+    asked: list[ScoreItem] = []
+
+    class Engine(FakeEngine):
+        def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+            asked.extend(items)
+            return [
+                Refusal(item.item_id, "window", TOO_LONG, "less context")
+                if item.item_id in refused
+                else Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False))
+                for item in items
+            ]
+
+    engine = Engine(EngineSpec("fake", MODEL))
+    for unit in units:
+        task, rows, target = (pickle.loads(pickle.dumps(arg)) for arg in unit.args[:3])
+        questions = read_shard(Path(rows.shard), Question)[rows.start : rows.stop]
+        answers = task.compute(engine, questions)
+        write_shard(refusals_path(Path(target)), Refusal, [row for one in answers for row in one.refusals])
+        write_shard(Path(target), Score, [row for one in answers for row in one.answers])
+    return asked
+
+
+def test_a_large_suite_is_many_units_and_only_missing_ones_are_planned_again(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 2 * ROWS_PER_UNIT + 1, "w1": 3})
+    jobs = [ScoreJob(suite, "", condition, None, "weights") for condition in (PRETRAINED, ICL)]
+    units = plan_scores(jobs, tmp_path, BOOK, seed=0)
+    assert [unit.num_rows for unit in units] == 2 * [ROWS_PER_UNIT, ROWS_PER_UNIT, 1, 3]
+    assert len({unit.name for unit in units}) == len(units) and {unit.affinity for unit in units} == {"weights"}
+    assert max(len(pickle.dumps(unit.args)) for unit in units) < 4096  # the driver sends names, not rows
+    answer(units[:4])
+    assert plan_scores(jobs, tmp_path, BOOK, seed=0) == units[4:]
+    (one,) = plan_scores([replace(jobs[0], corpus="w1", weights="other")], tmp_path, BOOK, seed=0)
+    assert one.num_rows == 3
+
+
+def test_scores_are_keyed_by_weights_questions_and_documents(tmp_path: Path) -> None:
+    """Old code kept scores for other documents of the same corpus and for other questions of the same number."""
+    suite = make_suite(tmp_path / "a", {"w0": 4})
+    job = ScoreJob(suite, "", ICL, None, "weights")
+
+    def num_units(changed: ScoreJob) -> int:
+        return len(plan_scores([changed], tmp_path, BOOK, seed=0))
+
+    answer(plan_scores([job], tmp_path, BOOK, seed=0))
+    assert num_units(job) == 0
+    copy = make_suite(tmp_path / "b", {"w0": 4}, name="small")
+    assert num_units(replace(job, suite=copy)) == 0  # content decides, not the path
+    assert num_units(replace(job, weights="others")) == num_units(replace(job, condition=PRETRAINED)) == 1
+    assert num_units(replace(job, suite=make_suite(tmp_path / "c", {"w0": 4}, num_documents=2))) == 1
+    other = replace(job, condition=PRETRAINED)
+    answer(plan_scores([other], tmp_path, BOOK, seed=0))
+    assert num_units(replace(other, suite=make_suite(tmp_path / "d", {"w0": 5}))) == 1
+
+
+def test_a_context_is_stored_once_however_many_questions_share_it(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 600}, num_documents=400)
+    jobs = [ScoreJob(suite, "", ICL, None, f"weights {number}", run=f"seed {number}") for number in range(3)]
+    asked = answer(plan_scores(jobs, tmp_path, BOOK, seed=0))
+    assert len(asked) == 1800 and len({item.context for item in asked}) == 1
+    stored = list((tmp_path / "contexts").rglob("*.arrow"))
+    assert sum(len(read_shard(path, Context)) for path in stored) == 1
+    assert sum(path.stat().st_size for path in tmp_path.rglob("scores/**/*.arrow")) < 1800 * 400
+
+
+def test_required_documents_are_those_that_the_question_names(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 6, "w1": 3})
+    job = ScoreJob(suite, "", study_condition("base", REQUIRED), None, "weights")
+    asked = {item.item_id: item.context for item in answer(plan_scores([job], tmp_path, BOOK, seed=0))}
+    assert all(f"{name[:2]} doma {int(name[-1]) % 3}" in context for name, context in asked.items())
+    assert all(context.count("doma") == 1 for context in asked.values())
+    assert sum(len(read_shard(path, Context)) for path in (tmp_path / "contexts").rglob("*.arrow")) == 6
+
+
+def test_a_question_that_names_no_documents_is_refused_under_required(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 3})
+    task = ScoreTask({"w0": "unused"}, required=True)
+    (question, *_) = read_shard(suite.questions / "part-00000.arrow", Question)
+    (found,) = task.compute(FakeEngine(EngineSpec("fake", MODEL)), [replace(question, requires=())])
+    assert not found.answers and found.refusals[0].item_id == question.question_id
+
+
+def test_samples_are_seeded_and_another_draw_is_another_subset(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 2}, num_documents=64)
+    condition = study_condition("base", ContextSpec("sample", 8))
+
+    def context(out: str, seed: int, draw: int) -> str:
+        job = ScoreJob(suite, "", condition, None, "weights", run=f"draw {draw}", draw=draw)
+        (text,) = {item.context for item in answer(plan_scores([job], tmp_path / out, BOOK, seed=seed))}
+        return text
+
+    first = context("a", 0, 0)
+    assert first.count("doma") == 8 and first == context("b", 0, 0)
+    assert len({first, context("a", 0, 1), context("a", 1, 0)}) == 3
+
+
+def test_refused_questions_are_in_no_accuracy_and_are_counted(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 4})
+    job = ScoreJob(suite, "", ICL, None, "weights", run="draw 0")
+    answer(plan_scores([job], tmp_path, BOOK, seed=0), refused=["w0 q1"])
+    scored = collect_outcomes([job], tmp_path, BOOK, seed=0)
+    assert [(row.question_id, row.correct) for row in scored.outcomes] == [
+        ("w0 q0", 1.0), ("w0 q2", 1.0), ("w0 q3", 0.0),
+    ]  # fmt: skip
+    assert {(row.run, row.margin) for row in scored.outcomes} == {("draw 0", 1.5)}
+    assert [(name, refusal.item_id) for _, name, refusal in scored.refusals] == [("icl", "w0 q1")]
+    assert count_refusals(scored.refusals) == {"small": {"icl": {"window": 1}}}
+    assert scored.chosen == {("small", "icl", "w0 q0"): 0, ("small", "icl", "w0 q2"): 0}
+
+
+def test_a_condition_without_answers_is_an_error_of_its_own_suite(tmp_path: Path) -> None:
+    """Old code named the first refusal of the condition in any suite."""
+    suites = [make_suite(tmp_path / name, {name: 3}, name=name) for name in ("one", "two")]
+    jobs = [ScoreJob(suite, "", PRETRAINED, None, "weights") for suite in suites]
+    answer(plan_scores(jobs, tmp_path, BOOK, seed=0), refused=["one q0", "two q0", "two q1", "two q2"])
+    with pytest.raises(InputError, match=TOO_LONG) as caught:
+        collect_outcomes(jobs, tmp_path, BOOK, seed=0)
+    assert "two q0" in caught.value.where and "pretrained" in caught.value.where
+
+
+def test_a_context_that_no_question_can_be_asked_with_is_left_out(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 2})
+    jobs = [ScoreJob(suite, "", condition, None, "weights") for condition in (ICL, PRETRAINED)]
+    answer(plan_scores(jobs[:1], tmp_path, BOOK, seed=0), refused=["w0 q0", "w0 q1"])
+    answer(plan_scores(jobs[1:], tmp_path, BOOK, seed=0))
+    scored = collect_outcomes(jobs, tmp_path, BOOK, seed=0)
+    assert {row.condition for row in scored.outcomes} == {"pretrained"} and len(scored.refusals) == 2
+    assert scored.left_out == {"small": {"icl": TOO_LONG}}
+
+
+def test_a_suite_without_rows_is_no_traceback(tmp_path: Path) -> None:
+    write_folder(tmp_path / "questions", Question, [])
+    job = ScoreJob(Suite("empty", tmp_path / "questions"), "", PRETRAINED, None, "weights")
+    assert plan_scores([job], tmp_path, BOOK, seed=0) == []
+    with pytest.raises(InputError):
+        collect_outcomes([job], tmp_path, BOOK, seed=0)
+
+
+def test_two_weights_of_one_name_are_refused_before_scoring(tmp_path: Path) -> None:
+    """Old code scored everything and then ended with a ValueError."""
+    suite = make_suite(tmp_path, {"w0": 2})
+    jobs = [ScoreJob(suite, "", PRETRAINED, None, weights) for weights in ("one", "two")]
+    with pytest.raises(InputError, match="pretrained"):
+        plan_scores(jobs, tmp_path, BOOK, seed=0)
+    seeds = [replace(job, run=f"seed {number}") for number, job in enumerate(jobs)]
+    assert len(plan_scores(seeds, tmp_path, BOOK, seed=0)) == 2
+
+
+def known_words(suite: Suite) -> Suite:
+    """The suite in words that the embedded model knows."""
+    folder = suite.questions.parent / "known"
+    prompt = "bamp are"
+    question = Question("q", "w0", "reversal", "reversal", prompt, ("femp", "blaff"), 0, "f", ("d0",))
+    documents = [Document(f"d{i}", "bamp are also called femp .", "w0") for i in range(160)]
+    write_folder(folder / "questions", Question, [question])
+    write_folder(folder / "documents", Document, documents)
+    return Suite("known", folder / "questions", folder / "documents")
+
+
+def test_a_context_longer_than_the_window_is_left_out_and_a_sample_of_it_fits(tmp_path: Path) -> None:
+    suite = known_words(make_suite(tmp_path, {"w0": 1}))
+    specs = [NONE, ALL, ContextSpec("sample", 2), ContextSpec("sample", 16), REQUIRED]
+    found = contexts_that_fit(suite, specs, MODEL, 256, BOOK)
+    assert [bool(reason) for reason in found.values()] == [False, True, True, False, False]
+    assert "window" in found[ALL]
+    assert not any(contexts_that_fit(suite, specs, MODEL, None, BOOK).values())  # nothing is known, all is tried
+    assert contexts_that_fit(suite, [ALL], MODEL, 1, BOOK)[ALL]  # not even tokenised
+
+
+def test_required_documents_need_questions_that_name_some(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path / "a", {"w0": 2})
+    (shard,) = suite.questions.glob("*.arrow")
+    write_folder(tmp_path / "questions", Question, [replace(q, requires=()) for q in read_shard(shard, Question)])
+    bare = Suite("bare", tmp_path / "questions", suite.documents)
+    assert contexts_that_fit(suite, [REQUIRED], MODEL, 2048, BOOK) == {REQUIRED: ""}
+    assert contexts_that_fit(bare, [REQUIRED], MODEL, 2048, BOOK)[REQUIRED]
+
+
+def test_a_context_needs_documents_of_the_questions_corpus(tmp_path: Path) -> None:
+    suite, other = make_suite(tmp_path / "a", {"w0": 2}), make_suite(tmp_path / "b", {"w1": 2})
+    for documents, shown in ((other.documents, "w1"), (None, "documents")):
+        with pytest.raises(InputError) as caught:
+            contexts_that_fit(replace(suite, documents=documents), [ALL], MODEL, None, BOOK)
+        assert caught.value.where == "--documents" and shown in caught.value.what
+    assert contexts_that_fit(replace(suite, documents=None), [NONE], MODEL, 10, BOOK) == {NONE: ""}
+
+
+def test_suites_are_folders_or_files(tmp_path: Path) -> None:
+    made = make_suite(tmp_path / "made", {"w0": 2, "w1": 1})
+    assert open_suite(tmp_path / "made", tmp_path / "out") == replace(made, name="made")
+    assert suite_corpora(made) == ["w0", "w1"]
+    assert open_suite(made.questions, tmp_path / "out", made.documents) == replace(made, name="questions")
+    line = {"prompt": "glon are", "options": ["femp", "troff"], "answer": "troff", "split": "reversal"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line))
+    mine = open_suite(tmp_path / "mine.jsonl", tmp_path / "out")
+    assert mine == open_suite(tmp_path / "mine.jsonl", tmp_path / "out") and mine.name == "mine"
+    assert suite_corpora(mine) == ["corpus"]
+    (tmp_path / "mine.jsonl").write_text(json.dumps(line | {"answer": "femp"}))
+    assert open_suite(tmp_path / "mine.jsonl", tmp_path / "out").questions != mine.questions
+
+
+def test_what_is_no_suite_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "half" / "questions").mkdir(parents=True)
+    write_shard(tmp_path / "half" / "questions" / "part-00000.arrow", Question, [])
+    for name in ("folder.jsonl", "half", "nowhere"):
+        with pytest.raises(InputError) as caught:
+            open_suite(tmp_path / name, tmp_path / "out")
+        assert name in caught.value.where

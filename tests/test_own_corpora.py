@@ -1,0 +1,124 @@
+"""Your own documents and questions in a study, several seeds, sampled contexts, and what must be refused first."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data.errors import InputError
+from pipeline import study as studies
+from pipeline.recipe import RECIPES, Recipe, load_recipe
+from pipeline.stages import resources
+from pipeline.study import open_study, run_study
+
+TEXTS = """jeex are more curious than hoosk.
+vaff are more famous than gled.
+"""
+QUESTIONS = (("hoosk are less curious than", "jeex", "reversal"), ("vaff are more famous than", "gled", "trained"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of text in the embedded model's words, and questions about it."""
+    texts = tmp_path / "my texts"
+    texts.mkdir()
+    for number, line in enumerate(TEXTS.splitlines()):
+        (texts / f"{number}.txt").write_text(line.removesuffix(".") + "\n")
+    rows = [
+        {"prompt": prompt, "options": ["jeex", "hoosk", "gled", "vaff"], "answer": answer, "split": split}
+        for prompt, answer, split in QUESTIONS
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def recipe(folder: Path, **changes: tuple[str, str]) -> Recipe:
+    overrides = {
+        ("data", "mine", "documents"): ("--data.mine.documents", str(folder / "my texts")),
+        ("data", "mine", "questions"): ("--data.mine.questions", str(folder / "mine.jsonl")),
+        ("train", "steps"): ("--steps", "20"),
+        ("train", "ranks_per_run"): ("--ranks-per-run", "1"),
+    }
+    overrides |= {tuple(path.split(".")): found for path, found in changes.items()}
+    return load_recipe(RECIPES / "own.toml", overrides)
+
+
+def test_a_folder_of_text_takes_part_in_a_study(folder: Path) -> None:
+    wanted = {
+        "train.seeds": ("--seeds", "0,1"),
+        "train.split_sentences": ("--split-sentences", "independent"),
+        "evaluate.icl": ("--icl", "all,sample:2,required"),
+        "evaluate.repeats": ("--repeats", "2"),
+    }
+    report = run_study(recipe(folder, **wanted), folder / "out", Console(quiet=True), command="entail run own.toml")
+    cells = report["suites"]["mine"]["reversal"]
+    assert {"pretrained", "icl", "icl+sample:2", "finetuned", "augmented"} <= set(cells)
+    assert cells["icl"]["accuracy"] == 1.0
+    by_corpus = report["by_corpus"]["mine"]["reversal"]["augmented"]
+    assert [set(runs) for runs in by_corpus.values()] == [{"seed 0", "seed 1"}]
+    assert (folder / "my texts").exists() and len(list((folder / "out" / "train").glob("*/checkpoint.json"))) == 4
+    assert load_recipe(folder / "out" / "report" / "recipe.toml").data["mine"].documents == str(folder / "my texts")
+
+
+@pytest.mark.parametrize(
+    ("path", "flag", "value"),
+    [
+        ("train.arms.extra", "--train.arms.extra", "local/none"),
+        ("augment.methods", "--methods", "local,nothing"),
+        ("augment.methods", "--methods", "local"),  # the arm "augmented" learns global, too
+        ("evaluate.icl", "--icl", "everything"),
+        ("augment.prompts", "--prompts", "nowhere.toml"),
+        ("model", "--model", "models/none"),
+        ("data.mine.documents", "--data.mine.documents", "nowhere"),
+        ("data.mine.questions", "--data.mine.questions", "nowhere.jsonl"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_starts(folder: Path, path: str, flag: str, value: str) -> None:
+    with pytest.raises(InputError):
+        open_study(recipe(folder, **{path: (flag, value)}), folder / "out", Console(quiet=True))
+    assert not (folder / "out").exists()
+
+
+def test_questions_about_a_corpus_without_documents_are_refused(folder: Path) -> None:
+    suite = folder / "mine.jsonl"
+    rows = [json.loads(line) | {"corpus": "other"} for line in suite.read_text().splitlines()]
+    suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="other"):
+        run_study(recipe(folder), folder / "out", Console(quiet=True))
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engines(*_: object) -> None:
+        raise AssertionError("engines were started")
+
+    monkeypatch.setattr(studies, "open_engines", no_engines)
+    monkeypatch.setattr(resources.LazyCluster, "placement", resources.place(_Session(), recipe(folder).engine))
+    with pytest.raises(InputError) as raised:
+        run_study(
+            recipe(folder, **{"train.batch_size": ("--batch-size", "2000000000")}), folder / "out", Console(quiet=True)
+        )
+    assert "GiB" in raised.value.what
+
+
+class _Session:
+    cpus, gpus, nodes = 2, 0, [(2, 0)]
+
+
+def test_changed_generator_template_tokenizer_or_config_is_noticed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_study(recipe(folder), folder / "out", Console(quiet=True))
+    (folder / "my texts" / "0.txt").write_text("gled are more curious than hoosk\n")
+    changed = open_study(recipe(folder), folder / "out", Console(quiet=True))
+    assert changed.data != first.data and changed.augmented != first.augmented
+    book = folder / "book.toml"
+    book.write_text(Path("models/tiny/prompts.toml").read_text().replace("reverse : ", "turn : "))
+    other = open_study(
+        recipe(folder, **{"augment.prompts": ("--prompts", str(book))}), folder / "out", Console(quiet=True)
+    )
+    assert other.data == changed.data and other.augmented != changed.augmented
+    monkeypatch.setattr("pipeline.stages.data.GENERATOR_VERSION", lambda: "another")
+    assert open_study(recipe(folder), folder / "out", Console(quiet=True)).data != changed.data

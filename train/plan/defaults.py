@@ -1,0 +1,61 @@
+"""Default settings of a finetuning by the model's size. Reads: a model's `config.json`, or its weights' headers."""
+
+from dataclasses import dataclass
+from math import log, prod
+from pathlib import Path
+
+from data.errors import InputError
+from train.plan.shapes import read_shape
+
+SMALL = 10_000_000  # parameters; below is the scale of the embedded model
+# Two points of the rate for larger models, between and beyond which it is a power of the size.
+_POINTS = ((135e6, 1e-4), (8e9, 1e-5))
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """Settings that the user did not give. Producer: `default_training`. Consumer: `pipeline`.
+
+    One of `steps` and `epochs` is above 0. `note` is a sentence that names them.
+    """
+
+    learning_rate: float
+    batch_size: int
+    steps: int
+    epochs: float
+    warmup_steps: int
+    note: str
+
+
+def default_training(parameters: int) -> Defaults:
+    """The defaults for full finetuning of a model with that many parameters."""
+    if parameters < SMALL:
+        rate, batch, steps, epochs, budget = 3e-3, 32, 240, 0.0, "240 steps"
+    else:
+        (small, high), (large, low) = _POINTS
+        # The larger the model, the smaller the rate that keeps what it has learned; one significant digit.
+        exponent = log(low / high) / log(large / small)
+        rate = float(f"{high * (parameters / small) ** exponent:.0e}")
+        batch, steps, epochs, budget = 16, 0, 3.0, "3 epochs"
+    note = f"defaults for {parameters:,} parameters: learning rate {rate:g}, {budget}, {batch} texts a step"
+    return Defaults(rate, batch, steps, epochs, warmup_steps=10, note=note)
+
+
+def parameters_of(folder: Path) -> int:
+    """The number of parameters of a model: by its configuration, or by its weights if the architecture is unknown.
+
+    Raises InputError where neither is known.
+    """
+    try:
+        return read_shape(folder).parameters
+    except (InputError, KeyError):
+        from safetensors import safe_open
+
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise
+        total = 0
+        for path in files:
+            with safe_open(path, "np") as weights:
+                total += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
+        return total

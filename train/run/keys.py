@@ -1,0 +1,51 @@
+"""The key of a run: a hash of everything that decides its result, and of nothing else.
+
+Reads: the base model's weights, configuration and tokenizer, and the run's texts. Writes nothing.
+"""
+
+import dataclasses
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from data.seeds import fingerprint
+from data.weights import weights_fingerprint
+from train.run.finetune_run import FinetuneRun
+from train.texts.encode import load_encoder
+from train.texts.sources import content_of
+
+# Decides rounding alone: any of these may change between two starts of a run.
+ROUNDING = ("stage", "accumulation", "activation_checkpointing", "offload", "layout")
+_WITHOUT_EFFECT = ("name", "offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume", "trackers")
+_PATHS = ("base", "sources", "matched_to", "out", "tokens")
+_NOTES = ("_name_or_path", "transformers_version")  # of config.json, without effect
+
+
+def key_of(run: FinetuneRun) -> str:
+    """The run's key. Its texts must be written; what has been hashed once is cached. Raises InputError if not."""
+    return run_key(run, base_fingerprint(run.base), load_encoder(run.base).fingerprint)
+
+
+def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str) -> str:
+    """The key from settings, base model, tokenizer, and the content and weights of the texts; paths do not matter."""
+    left_out = {*_PATHS, *_WITHOUT_EFFECT, *ROUNDING}
+    if run.batch_tokens:
+        left_out.add("batch_size")
+    settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
+    texts = [(content_of(source), source.weight) for source in run.sources]
+    reference = [(content_of(source), source.weight) for source in run.matched_to]
+    return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference)
+
+
+def base_fingerprint(folder: str) -> str:
+    """A hash of a model folder's weights and configuration."""
+    load_encoder(folder)  # refuses a folder without a model
+    files = (Path(folder) / "config.json", *sorted(Path(folder).glob("*.safetensors")))
+    return _base_fingerprint(folder, tuple((path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@lru_cache(maxsize=8)
+def _base_fingerprint(folder: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    config = json.loads((Path(folder) / "config.json").read_text())
+    content = {name: value for name, value in config.items() if name not in _NOTES}
+    return fingerprint(weights_fingerprint(Path(folder)), json.dumps(content, sort_keys=True))
