@@ -2,7 +2,7 @@
 
 A shard is written under a temporary name and renamed; the folder's `manifest.json` is written last, so a folder
 with a manifest is complete and one without is unfinished. Reads: shards, manifests. Writes: shards, `state.json` and
-`dataset_info.json` (which `datasets` expects), `manifest.json` (ours: row count, key, notes), `inputs.json`.
+`dataset_info.json` (which `datasets` expects), `manifest.json` (ours), `inputs.json`.
 """
 
 import dataclasses
@@ -26,7 +26,6 @@ INPUTS = "inputs.json"
 REFUSED = "refused"
 ROWS_PER_SHARD = 512  # the most work that a killed engine loses; enough rows for an engine to batch
 SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
-_DATASETS_FILES = ("state.json", "dataset_info.json")
 _WORKSPACE_FILES = frozenset((".lock", "seconds.json"))  # a command may create these before it claims its folder
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
@@ -134,7 +133,7 @@ class ShardWriter:
             self.num_shards += 1
 
 
-def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
+def seal(folder: Path, record: type) -> None:
     """Declare a folder of shards complete: writes what `datasets` needs, then the manifest.
 
     Both carry a hash of the shards' content, by which `datasets` names what it caches. All shards are flushed to the
@@ -153,35 +152,24 @@ def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] 
     }
     hints = typing.get_type_hints(record)
     features = {field.name: _feature(hints[field.name]) for field in dataclasses.fields(record)}
-    for name, content_of_file in zip(_DATASETS_FILES, (state, {"features": features}), strict=True):
-        write_json(folder / name, content_of_file)
+    write_json(folder / "state.json", state)
+    write_json(folder / "dataset_info.json", {"features": features})
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
-    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content, "key": key}
     for name in shards:
         _sync(folder / name)
-    write_json(folder / MANIFEST, manifest | {"notes": notes or {}}, durable=True)
+    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content}
+    write_json(folder / MANIFEST, manifest, durable=True)
 
 
-def write_folder(
-    folder: Path, record: type, rows: Sequence[object], *, key: str = "", notes: dict[str, object] | None = None
-) -> None:
+def write_folder(folder: Path, record: type, rows: Sequence[object]) -> None:
     """A small dataset in one call: one shard, sealed."""
-    write_shard(folder / "part-00000.arrow", record, rows)
-    seal(folder, record, key=key, notes=notes)
+    write_shard(folder / shard_name(0), record, rows)
+    seal(folder, record)
 
 
-def is_sealed(folder: Path, *, key: str = "") -> bool:
-    """Whether the folder is complete; with a key, a folder that was made from other inputs is an InputError."""
-    if not (folder / MANIFEST).exists():
-        return False
-    found = read_manifest(folder).get("key", "")
-    if key and found != key:
-        raise InputError(
-            f"the folder holds the result of other inputs (key {found}, wanted {key})",
-            where=str(folder),
-            hint="choose another output folder, or delete this one",
-        )
-    return True
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder is complete."""
+    return (folder / MANIFEST).exists()
 
 
 def claim(folder: Path, key: str) -> None:
@@ -321,7 +309,7 @@ def read_refusals(shard: Path) -> list[Refusal]:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -43,8 +43,8 @@ def test_datasets_opens_the_folder(tmp_path) -> None:
 def test_a_folder_without_its_manifest_is_unfinished(tmp_path) -> None:
     write_shard(tmp_path / "part-00000.arrow", Document, [Document("a", "one", "w")])
     assert not is_sealed(tmp_path)
-    seal(tmp_path, Document, key="inputs")
-    assert is_sealed(tmp_path, key="inputs")
+    seal(tmp_path, Document)
+    assert is_sealed(tmp_path)
 
 
 def test_a_folder_that_is_not_whole_is_not_read(tmp_path) -> None:
@@ -99,12 +99,6 @@ def test_a_folder_is_claimed_for_its_inputs(tmp_path) -> None:
     (out / "inputs.json").write_text("[]")
     with pytest.raises(InputError, match=r"inputs\.json"):
         is_claimed(out, "two")
-
-
-def test_a_folder_made_from_other_inputs_is_refused(tmp_path) -> None:
-    write_folder(tmp_path, Document, [], key="one")
-    with pytest.raises(InputError, match="other inputs"):
-        is_sealed(tmp_path, key="two")
 
 
 def test_an_empty_folder_is_refused_with_its_name(tmp_path) -> None:

@@ -102,7 +102,7 @@ def import_corpus(
         _remove_ours(out / DOCUMENTS)
         _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
-    seal(out / DOCUMENTS, Document, key=key)
+    seal(out / DOCUMENTS, Document)
     manifest = {
         "set": settings.corpus,
         "content": content_of(out / DOCUMENTS),
