@@ -398,7 +398,7 @@ def test_the_manifest_counts(tmp_path: Path) -> None:
 
 
 def test_sizes_that_say_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="documents says nothing"):
+    with pytest.raises(InputError, match="documents has no effect"):
         default_section("semantic", ("--lexicon", "tiny", "--documents", "9"))
     assert default_section("semantic", ()).sizes() == {"categories": 110, "documents": 2200, "questions_per_split": 400}
     assert default_section("reversals", ("--lexicon", "tiny")).sizes() == {"facts": 40, "documents_per_fact": 1}

@@ -31,6 +31,7 @@ from data.store import (
 )
 
 DOCUMENTS = "documents"
+_VERSION = 2  # raise it when the same files would become other documents
 # The files that an import writes, by folder: nothing else is ever deleted.
 _OURS = {
     DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", MANIFEST, ".*.tmp"),
@@ -54,7 +55,7 @@ def import_key(found: SourceFiles, settings: ImportSettings) -> str:
     """Names the work: the files by path, size and time of change, the settings, and the tokenizer's content."""
     files = [(str(source.path.absolute()), source.size, source.changed_ns) for source in found.sources]
     settings = replace(settings, tokenizer=hash_tokenizer(settings.tokenizer))
-    return fingerprint(asdict(settings), *files, *found.refused)
+    return fingerprint(_VERSION, asdict(settings), *files, *found.refused)
 
 
 def find_summary(out: Path, key: str) -> Summary | None:
