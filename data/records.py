@@ -1,4 +1,4 @@
-"""The records that cross a process or rest on disk. Each docstring names its producer and its consumers.
+"""The records that are sent between processes or stored. Each docstring names its producer and its consumers.
 
 Every field is a string, an integer, a float, a boolean or a tuple of one of these, so that `data.store` can
 derive the Arrow schema of a record from its annotations.
@@ -20,10 +20,10 @@ class Document:
 class Question:
     """A forced choice: which of `options` continues `prompt`? Producer: `data.sets`. Consumer: `evaluate`.
 
-    `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
+    `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold the needed facts.
     `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
-    `also_right` are options that say the same as the answer ("no femp are glon", "no glon are femp"), `also_true` those
-    that follow but say less.
+    `also_right` are options equivalent to the answer ("no femp are glon", "no glon are femp"), `also_true` those that
+    follow but are weaker.
     """
 
     question_id: str
@@ -133,7 +133,7 @@ class ScoreItem:
     """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
 
     Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count. `unconditional` is the
-    text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
+    text that replaces `context + prompt` for the no-context likelihood (PMI); "" asks for none.
     """
 
     item_id: str
@@ -162,7 +162,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """What a model thinks of every token of a row of n tokens. Producer: an engine. Consumer: the HTTP port.
+    """A model's log-likelihoods for every token of a row of n tokens. Producer: an engine. Consumer: the HTTP port.
 
     `log_likelihoods` (nats) are those of tokens 1 to n-1, each after all before it. `best_tokens` (ids) and
     `best_log_likelihoods`, n of each, are the likeliest tokens after the first 1 to n tokens.
@@ -223,9 +223,9 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ShardReceipt:
-    """Proof that a shard of work rests on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
+    """Proof that a shard of work is stored. Producer: a pool actor. Consumers: the driver, progress, the report.
 
-    `num_rows` were answered and `num_refused` were not (they rest in `refused/` beside the shard). Tokens: read by the
+    `num_rows` were answered and `num_refused` were not (they are in `refused/` beside the shard). Tokens: read by the
     model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
     """
 
