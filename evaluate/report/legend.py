@@ -25,8 +25,8 @@ CONDITIONS: dict[str, Style] = {
     "rephrased": Style("finetuned + rephrasings", "#efb649"),
     "augmented": Style("finetuned + own inferences", "#0f8f72"),
 }
-_BASE = {"base": Style("base", _GREY), "base+all": Style("base, in context", _BLUE)}
-_CONTEXTS = {"all": "all documents", "required": "required documents"}
+_BASE = {"base": Style("base", _GREY), "base+all": Style("base (all documents)", _BLUE)}
+_CONTEXT = re.compile(r"(.+)\+(all|required|sample:(\d+))", re.DOTALL)
 _SPARE_COLOURS = ("#8b5fbf", "#c2528b", "#5d4a3a", "#6fb7d6", "#7a8b1f", "#d98cb3", "#34495e", "#b0703c")
 _SPLITS = tuple(
     f"{TRAINED} rephrased reversal reversal-description reversals deduction syllogism syllogisms statement "
@@ -79,13 +79,12 @@ def is_base(name: str) -> bool:
 
 
 def label_condition(name: str) -> str:
-    """The name of a condition as readers see it: `icl+sample:8` is "in context, 1 document in 8"."""
-    weights, plus, context = name.rpartition("+")
-    if not plus:
+    """The name of a condition as readers see it: `icl+sample:8` is "in context (1 document in 8)"."""
+    context = _CONTEXT.fullmatch(name)
+    if context is None:
         return CONDITIONS[name].label if name in CONDITIONS else name
-    kind, colon, k = context.partition(":")
-    told = f"1 document in {k}" if kind == "sample" and colon else _CONTEXTS.get(context, context)
-    return f"{label_condition(weights)}, {told}"
+    documents = f"1 document in {context[3]}" if context[3] else f"{context[2]} documents"
+    return f"{label_condition(context[1])} ({documents})"
 
 
 def label_split(name: str) -> str:
