@@ -1,4 +1,4 @@
-"""Question suites of the user's: every wrong line is told by its number, a sound file becomes questions."""
+"""Your own question suites: every wrong line is reported by its number, a valid file becomes questions."""
 
 import dataclasses
 import json
@@ -34,6 +34,11 @@ def test_a_sound_file_becomes_questions(tmp_path: Path) -> None:
     also = {"options": ["femp", "troff", "yomp"], "also_right": ["yomp"], "also_true": [0]}
     (third,) = read_suite_file(write(tmp_path / "also.jsonl", GOOD | also))
     assert (third.answer, third.also_right, third.also_true) == (1, (2,), (0,))
+
+
+def test_the_corpus_may_be_called_world(tmp_path: Path) -> None:
+    rows = [GOOD | {"world": "w"}, GOOD | {"corpus": "w", "prompt": "femp are"}]
+    assert [question.corpus for question in read_suite_file(write(tmp_path / "q.jsonl", *rows))] == ["w", "w"]
 
 
 def test_ids_come_from_content(tmp_path: Path) -> None:
@@ -86,7 +91,7 @@ def test_any_question_comes_back_as_it_was_written(
         (GOOD | {"answer": True}, '"answer" is true'),
         (GOOD | {"answer": "yomp"}, '"answer" is "yomp"'),
         (GOOD | {"requires": "d"}, '"requires"'),
-        (GOOD | {"also_right": "femp"}, '"also_right" is no list'),
+        (GOOD | {"also_right": "femp"}, '"also_right" is not a list'),
         (GOOD | {"also_right": ["yomp"]}, '"also_right" is "yomp"'),
         (GOOD | {"also_right": ["femp"], "also_true": [0]}, "name an option twice"),
         (GOOD | {"also_true": ["troff"]}, "name an option twice"),
@@ -125,8 +130,9 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        read_suite_file(tmp_path / "nowhere.jsonl")
+    for path in (tmp_path / "nowhere.jsonl", tmp_path, tmp_path / ("x" * 300), Path(f"{tmp_path}/a\0b")):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_suite_file(path)
     with pytest.raises(InputError, match="no questions"):
         read_suite_file(write(tmp_path / "q.jsonl", ""))
 
