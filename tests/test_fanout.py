@@ -51,7 +51,7 @@ def make_suite(folder: Path, sizes: dict[str, int], *, num_documents: int = 3, n
     return Suite(name, folder / "questions", folder / "documents")
 
 
-def answer(units: Sequence[Unit], refused: Sequence[str] = ()) -> list[ScoreItem]:
+def answer(units: Sequence[Unit], refused: Sequence[str] = (), kind: str = "window") -> list[ScoreItem]:
     """Do the units as an actor would, with an engine that chooses the first option; returns what it was asked."""
     asked: list[ScoreItem] = []
 
@@ -59,7 +59,7 @@ def answer(units: Sequence[Unit], refused: Sequence[str] = ()) -> list[ScoreItem
         def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
             asked.extend(items)
             return [
-                Refusal(item.item_id, "window", TOO_LONG, "less context")
+                Refusal(item.item_id, kind, TOO_LONG, "less context")
                 if item.item_id in refused
                 else Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False))
                 for item in items
@@ -160,6 +160,17 @@ def test_refused_questions_are_in_no_accuracy_and_are_counted(tmp_path: Path) ->
     assert [(name, refusal.item_id) for _, name, refusal in scored.refusals] == [("icl", "w0 q1")]
     assert count_refusals(scored.refusals) == {"small": {"icl": {"window": 1}}}
     assert scored.chosen == {("small", "icl", "w0 q0"): 0, ("small", "icl", "w0 q2"): 0}
+
+
+@pytest.mark.parametrize(("kind", "num_units"), [("crash", 1), ("endpoint", 1), ("window", 0)])
+def test_refusals_that_may_pass_are_asked_again_on_request(tmp_path: Path, kind: str, num_units: int) -> None:
+    job = ScoreJob(make_suite(tmp_path, {"w0": 3}), "", PRETRAINED, None, "weights")
+    answer(plan_scores([job], tmp_path, BOOK, seed=0), refused=["w0 q1"], kind=kind)
+    assert plan_scores([job], tmp_path, BOOK, seed=0) == []
+    units = plan_scores([job], tmp_path, BOOK, seed=0, retry=True)
+    assert len(units) == num_units
+    answer(units)
+    assert len(collect_outcomes([job], tmp_path, BOOK, seed=0).refusals) == 1 - num_units
 
 
 def test_a_condition_without_answers_is_an_error_of_its_own_suite(tmp_path: Path) -> None:

@@ -20,7 +20,17 @@ from evaluate.report.figures import save_accuracies, save_losses
 from evaluate.report.legend import is_base, order_conditions
 from evaluate.report.page import render_page
 from evaluate.report.table import print_report
-from evaluate.statistics import Answers, Cell, Estimate, Outcome, as_lenient, estimate, group_answers, paired_difference
+from evaluate.statistics import (
+    Answers,
+    Cell,
+    Estimate,
+    Outcome,
+    as_lenient,
+    estimate,
+    estimate_accuracies,
+    group_answers,
+    paired_difference,
+)
 
 __all__ = ["ReportInput", "build_report", "print_report", "write_report"]
 
@@ -116,7 +126,7 @@ def _nest(cells: Mapping[Cell, Any]) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _tabulate_accuracies(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Any]]]:
-    return _nest({cell: _round_estimate(estimate(cell, found)) for cell, found in group_answers(outcomes).items()})
+    return _nest({cell: _round_estimate(found) for cell, found in estimate_accuracies(outcomes).items()})
 
 
 def _tabulate_inferences(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:

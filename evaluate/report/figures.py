@@ -28,6 +28,7 @@ from evaluate.report.legend import (
     plain,
     shown_conditions,
     style_conditions,
+    style_suites,
 )
 
 Cells = Mapping[str, Mapping[str, Any]]
@@ -109,8 +110,7 @@ def _draw_accuracies(suites: Mapping[str, Splits], by_corpus: Mapping[str, Mappi
     # Panels are as many columns wide as they have splits, so that a bar is equally wide everywhere; a gap is half one.
     num_columns = max(sum(2 * len(suites[name]) + 1 for name in row) - 1 for row in rows)
     width = max(6.4, 0.9 + _INCHES_PER_SPLIT * widening * num_columns / 2)
-    styles = style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells)
-    shown = {name for splits in suites.values() for name in shown_conditions(splits)}
+    styles, shown = style_suites(suites)
     shown_styles = (style for name, style in styles.items() if name in shown)
     handles: list[Patch | Line2D] = [Patch(color=style.colour, label=style.label) for style in shown_styles]
     handles.append(Line2D([], [], color=_INK, linewidth=1, linestyle=_DASHES, label="chance"))

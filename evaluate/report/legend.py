@@ -2,7 +2,7 @@
 
 import colorsys
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,11 @@ CONDITIONS: dict[str, Style] = {
     "rephrased": Style("finetuned + rephrasings", "#efb649"),
     "augmented": Style("finetuned + own inferences", "#0f8f72"),
 }
-_BASE = {"base": Style("base", _GREY), "base+all": Style("base, in context", _BLUE)}
-_CONTEXTS = {"all": "all documents", "required": "required documents"}
-_SPARE_COLOURS = ("#8b5fbf", "#c2528b", "#5d4a3a", "#6fb7d6", "#7a8b1f", "#d98cb3", "#34495e", "#b0703c")
+_BASE = {"base": Style("base", _GREY), "base+all": Style("base (all documents)", _BLUE)}
+_CONTEXT = re.compile(r"(.+)\+(all|required|sample:(\d+))", re.DOTALL)
+_SPARE_COLOURS = tuple(
+    "#8b5fbf #c2528b #5d4a3a #6fb7d6 #7a8b1f #d98cb3 #34495e #b0703c #a3333d #93c47d #4b3b8f #e08f62".split()
+)
 _SPLITS = tuple(
     f"{TRAINED} rephrased reversal reversal-description reversals deduction syllogism syllogisms statement "
     "statement-unnamed contradiction category-holdout instances combinations".split()
@@ -44,13 +46,23 @@ def order_splits(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=lambda name: (_SPLITS.index(name) if name in _SPLITS else len(_SPLITS), name))
 
 
-def style_conditions(names: Iterable[str]) -> dict[str, Style]:
-    """Label and colour of each condition, in order; unknown ones get their own name and a colour that is still free."""
+def style_conditions(names: Iterable[str], *, first: Collection[str] = ()) -> dict[str, Style]:
+    """Label and colour of each condition, in order; unknown ones get their own name and a colour that is still free.
+
+    The conditions in `first` get the most distinct colours.
+    """
     known = CONDITIONS | _BASE
     ordered = order_conditions(names)
-    others = [name for name in ordered if name not in known]
+    others = sorted((name for name in ordered if name not in known), key=lambda name: name not in first)
     spare = {name: Style(label_condition(name), _spare_colour(at)) for at, name in enumerate(others)}
     return {name: known.get(name) or spare[name] for name in ordered}
+
+
+def style_suites(suites: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[dict[str, Style], set[str]]:
+    """The styles of all conditions of a report, and the conditions that its figures show."""
+    shown = {name for splits in suites.values() for name in shown_conditions(splits)}
+    names = {name for splits in suites.values() for cells in splits.values() for name in cells}
+    return style_conditions(names, first=shown), shown
 
 
 def rank_conditions(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
@@ -79,13 +91,12 @@ def is_base(name: str) -> bool:
 
 
 def label_condition(name: str) -> str:
-    """The name of a condition as readers see it: `icl+sample:8` is "in context, 1 document in 8"."""
-    weights, plus, context = name.rpartition("+")
-    if not plus:
+    """The name of a condition as readers see it: `icl+sample:8` is "in context (1 document in 8)"."""
+    context = _CONTEXT.fullmatch(name)
+    if context is None:
         return CONDITIONS[name].label if name in CONDITIONS else name
-    kind, colon, k = context.partition(":")
-    told = f"1 document in {k}" if kind == "sample" and colon else _CONTEXTS.get(context, context)
-    return f"{label_condition(weights)}, {told}"
+    documents = f"1 document in {context[3]}" if context[3] else f"{context[2]} documents"
+    return f"{label_condition(context[1])} ({documents})"
 
 
 def label_split(name: str) -> str:

@@ -20,8 +20,7 @@ from evaluate.report.legend import (
     order_splits,
     plain,
     rank_conditions,
-    shown_conditions,
-    style_conditions,
+    style_suites,
 )
 
 TEMPLATE = "page.html.j2"
@@ -31,7 +30,7 @@ MAX_COLUMNS = 8  # conditions; more are rows, best first
 def render_page(report: Mapping[str, Any], losses: Losses) -> str:
     """The page's HTML. Raises jinja2.UndefinedError where the report lacks a field that the page shows."""
     suites, by_corpus = report["suites"], report["by_corpus"]
-    styles = style_conditions(name for splits in suites.values() for cells in splits.values() for name in cells)
+    styles, shown = style_suites(suites)
     names = {
         suite: order_conditions(name for cells in splits.values() for name in cells) for suite, splits in suites.items()
     }
@@ -57,7 +56,7 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
         trained=TRAINED,
         claims={suite: state_claim(report, suite) for suite in suites},
         styles=styles,
-        shown={name for splits in suites.values() for name in shown_conditions(splits)},
+        shown=shown,
         rankings={suite: rank_conditions(suites[suite]) for suite in suites if len(names[suite]) > MAX_COLUMNS},
         names_of=names,
         pairs={suite: name_pairs(splits) for suite, splits in report["differences"].items()},
