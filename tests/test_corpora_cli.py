@@ -36,7 +36,7 @@ def test_an_import_ends_with_a_summary(capsys: pytest.CaptureFixture[str], corpu
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["summary"]["num_documents"] == 3 and len(manifest["content"]) == 32
     assert main(["data", "import", str(corpus), "--out", str(out)]) == 0
-    assert "done already" in capsys.readouterr().out
+    assert "finished" in capsys.readouterr().out
 
 
 def test_an_import_of_other_files_into_the_folder_is_refused(
