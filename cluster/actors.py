@@ -75,7 +75,7 @@ class ActorState:
 class PoolSpec:
     """What a pool's actors are made of. Producer: whoever starts the pool. Consumer: whoever attaches to it.
 
-    `deadline_seconds` None derives the deadlines of calls, see `cluster.pool`.
+    `deadline_seconds` None derives the deadlines of calls, see `cluster.run`.
     """
 
     worker_class: type

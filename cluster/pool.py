@@ -2,17 +2,13 @@
 
 Any plain class can be a worker. `cluster.schedule` decides which actor gets what and what a failure costs,
 `cluster.actors` starts and ends actors. Touches no file.
-
-Deadlines: a call that exceeds its deadline costs its actor a restart. Without an explicit deadline, a unit may take
-`DEADLINE_FACTOR` times the time per row of the slowest unit so far, at least `MIN_DEADLINE_SECONDS`; before the first
-receipt, and for single calls (`ask`), the limit is `FIRST_DEADLINE_SECONDS` and `ASK_DEADLINE_SECONDS`.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -20,8 +16,9 @@ import ray
 
 from cluster.actors import ActorGroup, ActorState, PoolSpec
 from cluster.meter import Meter
-from cluster.schedule import Schedule, Task, Unit
-from data.errors import InputError, ResumableError
+from cluster.run import Run, describe_failure, fails_group, fatal_error, raise_failures
+from cluster.schedule import Schedule, Unit
+from data.errors import ResumableError
 from data.records import ShardReceipt
 
 __all__ = ["ActorPool", "Description", "Unit"]
@@ -31,9 +28,6 @@ POLL_SECONDS = 0.5  # between two checks of actors that are not ready
 PLACE_SECONDS = 600.0  # an autoscaling cluster takes minutes
 START_SECONDS = 1800.0  # a large model loads from a slow disk in many minutes
 STATES_SECONDS = 0.5  # for which `ask` reuses the states of the actors
-DEADLINE_FACTOR = 20.0
-MIN_DEADLINE_SECONDS = 600.0
-FIRST_DEADLINE_SECONDS = 4 * 3600.0
 ASK_DEADLINE_SECONDS = 3600.0
 # An actor ends itself at the deadline. The driver ends it if that fails: the process is stopped, or unreachable. Not
 # sooner, because in a shared pool one and a half units of another driver may run before ours.
@@ -46,28 +40,6 @@ class Description:
 
     init_args: tuple[object, ...]
     actors: tuple[ActorState, ...]
-
-
-@dataclass
-class _Run:
-    """One `run` in progress: the schedule, pending calls with their deadlines, since when each actor's oldest runs."""
-
-    schedule: Schedule
-    calls: list[deque[tuple[ray.ObjectRef, float]]]
-    since: dict[int, float] = field(default_factory=dict)
-    receipts: list[ShardReceipt] = field(default_factory=list)
-    group_errors: dict[str, InputError | ResumableError] = field(default_factory=dict)
-    seconds_per_row: float = 0.0  # of the slowest unit so far
-    checked: float = 0.0
-
-    def deadline(self, task: Task, explicit: float | None) -> float:
-        """Seconds that a task may take."""
-        if explicit is not None:
-            return explicit
-        if not self.seconds_per_row:
-            return FIRST_DEADLINE_SECONDS
-        start, stop = task.rows or (0, self.schedule.units[task.unit].num_rows)
-        return max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * self.seconds_per_row * (stop - start))
 
 
 class ActorPool:
@@ -95,7 +67,7 @@ class ActorPool:
         ResumableError if one is not made within `start_seconds`; its log then holds its stack traces.
         Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group of that `strategy`; ResumableError
         if the cluster has no room for `place_seconds`, now or after a loss. A call that exceeds `deadline_seconds`
-        (None: derived, see the module) costs its actor. With a `name`, other processes of the cluster can `attach`.
+        (None: derived, see `cluster.run`) costs its actor. With a `name`, other processes of the cluster can `attach`.
         """
         spec = PoolSpec(
             worker_class,
@@ -126,7 +98,7 @@ class ActorPool:
         self._asked: list[list[ray.ObjectRef]] = [[] for _ in group.handles]
         self._states: tuple[float, list[ActorState]] = (0.0, [])
         self._lock = threading.Lock()
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self.restarts = 0
         self.meter: Meter | None = None
 
@@ -139,8 +111,8 @@ class ActorPool:
         except ray.exceptions.RayError as error:
             self.close()
             is_late = start_seconds is not None and time.monotonic() - started > start_seconds
-            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else _reason(error)
-            raise _fatal(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
+            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else describe_failure(error)
+            raise fatal_error(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
         for actor in list(self._group.starting):
             self._group.started(actor)
 
@@ -157,7 +129,7 @@ class ActorPool:
         or its class sets `fails_group`) at the end, when the other groups are done. ResumableError, too, if all
         actors fail whatever they do, if the cluster has no room for any of them, and at the end if units failed.
         """
-        run = self._run = _Run(Schedule(units, len(self._group.handles)), [deque() for _ in self._group.handles])
+        run = self._run = Run(Schedule(units, len(self._group.handles)), [deque() for _ in self._group.handles])
         try:
             while not run.schedule.finished:
                 self._assign(run)
@@ -167,7 +139,7 @@ class ActorPool:
             self._run = None
             for ref, _ in (call for calls in run.calls for call in calls):
                 ray.cancel(ref)  # only what has not begun
-        _raise_failures(run)
+        raise_failures(run)
         return run.receipts
 
     def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:
@@ -216,7 +188,7 @@ class ActorPool:
     def _load(self, actor: int) -> int:
         return len(self._asked[actor]) + (len(self._run.calls[actor]) if self._run else 0)
 
-    def _assign(self, run: _Run) -> None:
+    def _assign(self, run: Run) -> None:
         for actor, task in run.schedule.assign(self._group.ready):
             unit = run.schedule.units[task.unit]
             if not run.calls[actor]:
@@ -227,7 +199,7 @@ class ActorPool:
         if self.meter is not None:
             self.meter.set_in_flight(run.schedule.num_in_flight)
 
-    def _check_health(self, run: _Run) -> None:
+    def _check_health(self, run: Run) -> None:
         """Periodically: end actors that hang, let restarted ones make their workers."""
         now = time.monotonic()
         if now - run.checked < POLL_SECONDS:
@@ -239,7 +211,7 @@ class ActorPool:
                 self._group.kill(actor)  # and its calls will fail
         self._group.reopen([actor for actor in range(len(run.calls)) if run.schedule.is_trusted(actor)])
 
-    def _await(self, run: _Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
+    def _await(self, run: Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
         """Wait a while for the next results, of tasks or of actors that make their workers."""
         starting = {ref: actor for actor, ref in self._group.starting.items()}
         oldest = {calls[0][0]: actor for actor, calls in enumerate(run.calls) if calls}
@@ -262,7 +234,7 @@ class ActorPool:
                 else:
                     self._finish(run, actor, result, on_receipt)
 
-    def _finish(self, run: _Run, actor: int, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]) -> None:
+    def _finish(self, run: Run, actor: int, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]) -> None:
         run.calls[actor].popleft()
         run.since[actor] = time.monotonic()
         num_rows = max(receipt.num_rows + receipt.num_refused, 1)
@@ -276,12 +248,12 @@ class ActorPool:
         run.receipts.append(receipt)
         on_receipt(receipt)
 
-    def _fail(self, run: _Run, actor: int, error: ray.exceptions.RayError) -> None:
+    def _fail(self, run: Run, actor: int, error: ray.exceptions.RayError) -> None:
         """The actor died, or raised an unexpected error: then its state is unknown, so it is ended, too."""
         task = run.schedule.running(actor)
         name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
-        fatal = _fatal(error, name)
-        if fatal is not None and task is not None and _fails_group(fatal) and run.schedule.units[task.unit].affinity:
+        fatal = fatal_error(error, name)
+        if fatal is not None and task is not None and fails_group(fatal) and run.schedule.units[task.unit].affinity:
             run.calls[actor].popleft()
             run.since[actor] = time.monotonic()
             run.group_errors.setdefault(run.schedule.fail_group(actor, str(fatal)), fatal)
@@ -293,52 +265,10 @@ class ActorPool:
         if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
             reason = f"it exceeded its deadline of {deadline:g} s"
         else:
-            reason = _reason(error)
+            reason = describe_failure(error)
         run.calls[actor].clear()
         self._group.lose(actor)
         self.restarts += 1
         if self.meter is not None:
             self.meter.restart()
         run.schedule.failed(actor, reason, by_death=by_death)
-
-
-def _raise_failures(run: _Run) -> None:
-    """Raise what failed in a finished run: the error of an affinity group, or the names of failed units."""
-    errors = list(run.group_errors.values())
-    if len(errors) == 1:
-        raise errors[0]
-    if errors and all(isinstance(error, InputError) for error in errors):
-        listed = "; ".join(f"{error.where}: {error.what}" for error in errors if isinstance(error, InputError))
-        raise InputError(listed, where=f"{len(errors)} checkpoints", hint="fix or leave out these; the rest is done")
-    if errors:
-        raise ResumableError("; ".join(str(error) for error in errors))
-    failed = [f"{run.schedule.units[unit].name} ({reason})" for unit, reason in run.schedule.failed_units.items()]
-    if failed:
-        raise ResumableError(f"{len(failed)} units failed, each twice: {'; '.join(failed)}")
-
-
-def _fails_group(error: Exception) -> bool:
-    return isinstance(error, InputError) or getattr(error, "fails_group", False)
-
-
-def _fatal(error: ray.exceptions.RayError, name: str) -> InputError | ResumableError | None:
-    """What ends the run: an error of ours, as the worker raised it, or a fault of a node (a full disk)."""
-    cause = getattr(error, "cause", None)
-    node = getattr(error, "ip", "") or "a node"
-    if isinstance(cause, InputError | ResumableError):
-        return cause
-    if isinstance(cause, ModuleNotFoundError):
-        return InputError(str(cause), where=node, hint="install the same packages on every node")
-    if isinstance(cause, FileNotFoundError):
-        hint = "keep the study, the documents and the model on a disk that all nodes share"
-        return InputError(str(cause), where=f"{name}, on {node}", hint=hint)
-    if isinstance(cause, OSError):
-        return ResumableError(f"{name}, on {node}: {cause}; fix that, then the same command resumes")
-    return None
-
-
-def _reason(error: ray.exceptions.RayError) -> str:
-    if isinstance(error, ray.exceptions.RayActorError):
-        return "its actor died"
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {cause}"

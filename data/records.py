@@ -1,4 +1,4 @@
-"""The records that are sent between processes or stored. Each docstring names its producer and its consumers.
+"""The records that cross a process or rest on disk. Each docstring names its producer and its consumers.
 
 Every field is a string, an integer, a float, a boolean or a tuple of one of these, so that `data.store` can
 derive the Arrow schema of a record from its annotations.
@@ -20,10 +20,10 @@ class Document:
 class Question:
     """A forced choice: which of `options` continues `prompt`? Producer: `data.sets`. Consumer: `evaluate`.
 
-    `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold the needed facts.
+    `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
     `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
-    `also_right` are options equivalent to the answer ("no femp are glon", "no glon are femp"), `also_true` those that
-    follow but are weaker.
+    `also_right` are options that say the same as the answer ("no femp are glon", "no glon are femp"), `also_true` those
+    that follow but say less.
     """
 
     question_id: str
@@ -57,7 +57,8 @@ class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 
     The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once. `sentence` is
-    the part of the document that is asked about.
+    the part of the document that is asked about. With `special_tokens`, those that occur in the text are control
+    tokens: a chat template has rendered it.
     `seed` alone decides the sampling noise: the text of a row does not depend on its batch.
     """
 
@@ -72,6 +73,7 @@ class Prompt:
     stop: str
     sentence: str = ""
     context_id: str = ""
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class ScoreItem:
     """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
 
     Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count. `unconditional` is the
-    text that replaces `context + prompt` for the no-context likelihood (PMI); "" asks for none.
+    text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
     """
 
     item_id: str
@@ -162,7 +164,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """A model's log-likelihoods for every token of a row of n tokens. Producer: an engine. Consumer: the HTTP port.
+    """What a model thinks of every token of a row of n tokens. Producer: an engine. Consumer: the HTTP port.
 
     `log_likelihoods` (nats) are those of tokens 1 to n-1, each after all before it. `best_tokens` (ids) and
     `best_log_likelihoods`, n of each, are the likeliest tokens after the first 1 to n tokens.
@@ -178,7 +180,7 @@ class DistillationExample:
     """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.distillation`.
 
     Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
-    shared by many lessons, so an engine computes it once.
+    shared by many examples, so an engine computes it once.
     """
 
     text_id: str
@@ -212,7 +214,7 @@ class Refusal:
     """A row that has no answer, and why: never a score of zero. Producers: an engine, a pool actor. Consumer: stages.
 
     `item_id` is the row's `item_id` or `prompt_id`. `kind`: "window" (too long), "empty" (nothing to score or read),
-    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "failing" (it kills its engine).
+    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "crash" (it kills its engine).
     """
 
     item_id: str
@@ -223,10 +225,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ShardReceipt:
-    """Proof that a shard of work is stored. Producer: a pool actor. Consumers: the driver, progress, the report.
+    """Proof that a shard of work is on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
 
-    `num_rows` were answered and `num_refused` were not (they are in `refused/` beside the shard). Tokens: read by the
-    model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
+    Of the unit's rows, `num_rows` were answered and `num_refused` were not (see `refused/` beside the shard). Tokens:
+    read by the model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
     """
 
     unit: str

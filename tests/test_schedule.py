@@ -1,6 +1,6 @@
 """The schedule without Ray: whatever dies, every unit ends once or fails with its cause, and only failing rows do."""
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from cluster.run import DEADLINE_FACTOR, FIRST_DEADLINE_SECONDS, MIN_DEADLINE_SECONDS, Run
 from cluster.schedule import MAX_IN_FLIGHT, Schedule, Task, Unit
 from data.errors import ResumableError
 
@@ -289,3 +290,13 @@ def test_an_error_of_one_group_fails_its_units_alone() -> None:
         else:
             done.add(schedule.done(actor).unit)
     assert (done, schedule.failed_units) == ({0, 2, 4}, dict.fromkeys((1, 3, 5), "misfit"))
+
+
+def test_a_deadline_is_derived_from_the_slowest_unit_so_far() -> None:
+    run = Run(Schedule([Unit("u", "m", (), "", num_rows=500)], 1), [deque()])
+    whole, piece = Task(0), Task(0, (0, 50))
+    assert run.deadline(whole, None) == FIRST_DEADLINE_SECONDS
+    run.seconds_per_row = 1.0
+    assert run.deadline(whole, None) == DEADLINE_FACTOR * 500
+    assert run.deadline(piece, None) == MIN_DEADLINE_SECONDS
+    assert run.deadline(whole, 7.0) == 7.0

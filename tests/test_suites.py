@@ -15,8 +15,6 @@ from data.records import Document, Question
 from data.sets.lexicon import NOUNS
 from data.store import write_folder
 from data.suites import read_suite_file
-from evaluate.fanout import Suite
-from evaluate.report.evidence import audit_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"prompt": "glon are", "options": ["femp", "troff"], "answer": "troff", "split": "reversal"}
@@ -154,12 +152,6 @@ def test_in_context_needs_documents_of_the_questions_world(
     done = evaluate("--suite", suite, *flags, "--conditions", "pretrained,icl", "--out", tmp_path / "out")
     assert done.returncode == 2 and 'no documents of world "corpus"' in done.stderr and expected in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_a_suite_without_documents_can_be_audited() -> None:
-    question = Question("q", "corpus", "turned", "turned", "glon are", ("femp", "troff"), 0, "f", ("d",))
-    found = audit_suite(Suite("mine", {"corpus": []}, {"corpus": [question]}), [], {})
-    assert (found["num_documents"], found["num_tests"], found["missing_requirements"]) == (0, 1, 1)
 
 
 @pytest.mark.timeout(600)

@@ -232,9 +232,9 @@ def test_an_adapter_that_cannot_be_served_does_not_touch_the_engine(
     (tmp_path / "garbage" / "adapter_config.json").write_text(json.dumps({"alpha": 1}))
     for name, what in {
         "thick": "adapters of a rank above 8, and this one has rank 16",
-        "whole": "vLLM does not serve this adapter: .*modules_to_save",
+        "whole": "modules_to_save",
         "garbage": "describes no LoRA adapter",
-        "deep": r"adapts 7 layers that the model has not: layers\.2\.",
+        "deep": r"adapts 7 layers .*: layers\.2\.",
     }.items():
         with pytest.raises(InputError, match=what):
             engine.load_weights(checkpoint(tmp_path / name))
