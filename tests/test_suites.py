@@ -142,20 +142,18 @@ def evaluate(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
 
 
-@pytest.mark.parametrize(("documents", "expected"), [((), "there are: none"), (("documents",), "there are: other")])
-def test_in_context_needs_documents_of_the_questions_world(
-    tmp_path: Path, documents: tuple[str, ...], expected: str
-) -> None:
+@pytest.mark.parametrize("flags", [(), ("--documents", "documents")])
+def test_in_context_needs_documents_of_the_questions_corpus(tmp_path: Path, flags: tuple[str, ...]) -> None:
     write_folder(tmp_path / "documents", Document, [Document("a", "glon are femp", "other")])
-    flags = [word for name in documents for word in ("--documents", tmp_path / name)]
     suite = write(tmp_path / "q.jsonl", GOOD)
-    done = evaluate("--suite", suite, *flags, "--conditions", "pretrained,icl", "--out", tmp_path / "out")
-    assert done.returncode == 2 and 'no documents of world "corpus"' in done.stderr and expected in done.stderr
-    assert not (tmp_path / "out").exists()
+    words = [tmp_path / word if word == "documents" else word for word in flags]
+    done = evaluate("--suite", suite, *words, "--contexts", "none,all", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "documents" in done.stderr
+    assert not (tmp_path / "out" / "report").exists()
 
 
 @pytest.mark.timeout(600)
-def test_a_suite_of_the_users_is_evaluated_with_imported_documents(tmp_path: Path) -> None:
+def test_your_own_suite_is_evaluated_with_imported_documents(tmp_path: Path) -> None:
     facts = list(zip(NOUNS[:4], NOUNS[4:8], strict=True))
     rows = [{"text": f"{one} are more curious than {other}"} for one, other in facts]
     write(tmp_path / "facts.jsonl", *rows)
@@ -167,10 +165,10 @@ def test_a_suite_of_the_users_is_evaluated_with_imported_documents(tmp_path: Pat
     suite = write(tmp_path / "mine.jsonl", *questions)
     command = ["data", "import", str(tmp_path / "facts.jsonl"), "--out", str(tmp_path / "corpus")]
     subprocess.run([sys.executable, "-m", "pipeline", *command], cwd=ROOT, check=True, capture_output=True)
-    flags = ("--documents", tmp_path / "corpus", "--conditions", "pretrained,icl", "--out", tmp_path / "out")
+    flags = ("--documents", tmp_path / "corpus", "--contexts", "none,all", "--out", tmp_path / "out")
     done = evaluate("--suite", suite, *flags)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
-    assert report["suites"]["mine"]["turned"]["icl"]["n"] == 4
-    assert report["suites"]["mine"]["turned"]["icl"]["accuracy"] == 1.0
-    assert set(report["suites"]["mine"]["turned"]) == {"pretrained", "icl"}
+    assert report["suites"]["mine"]["turned"]["base+all"]["n"] == 4
+    assert report["suites"]["mine"]["turned"]["base+all"]["accuracy"] == 1.0
+    assert set(report["suites"]["mine"]["turned"]) == {"base", "base+all"}
