@@ -64,7 +64,7 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_service(commands)
     pretrain = _command(
-        commands, "pretrain", "pipeline.pretrain:run", "make the embedded model from scratch, and measure it"
+        commands, "pretrain", "models.pretrain.commands:run", "make the embedded model from scratch, and measure it"
     )
     pretrain.add_argument("--seed", type=int, default=0, help="of the weights and the documents (default: 0)")
     pretrain.add_argument("--out", type=Path, default=Path("models/tiny"), help="model folder (default: models/tiny)")

@@ -13,7 +13,7 @@ import pytest
 from pipeline.recipe import RECIPES, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")
+ROOMS = ("augment_service", "cluster", "data", "evaluate", "models", "pipeline", "train")
 OURS = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FILES = [*OURS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 SOLE_IMPORTERS = {"vllm": "augment_service/engines/vllm/", "deepspeed": "train/engine/zero_engine.py"}

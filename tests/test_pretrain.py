@@ -16,23 +16,23 @@ from data.sets.language import Statement, parse
 from data.sets.lexicon import ARROW, END_OF_LINE, NOTHING, NOUNS, SEPARATOR, THEREFORE
 from data.sets.world import World
 from data.weights import weights_fingerprint
-from tests.generated import default_section, make_worlds
-from train.pretrain.documents import Weighted, sample_world, world_document
-from train.pretrain.initialise import FIRST_LAYER_HEADS, build_model
-from train.pretrain.linked import hierarchy_document, process_document, sample_hierarchy, sample_process
-from train.pretrain.lookups import lookup_document
-from train.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
-from train.pretrain.measure import (
+from models.pretrain.documents import Weighted, sample_world, world_document
+from models.pretrain.initialise import FIRST_LAYER_HEADS, build_model
+from models.pretrain.linked import hierarchy_document, process_document, sample_hierarchy, sample_process
+from models.pretrain.lookups import lookup_document
+from models.pretrain.loop import Curriculum, PretrainPlan, learning_rate, pretrain
+from models.pretrain.measure import (
     measure_choices,
     measure_generations,
     measure_inferences,
     measure_questions,
     sample_test_world,
 )
-from train.pretrain.muon import orthogonalise
-from train.pretrain.reader import Reader
-from train.pretrain.syllogisms import sample_syllogisms, syllogism_document
-from train.pretrain.tokenizer import build_tokenizer, vocabulary
+from models.pretrain.muon import orthogonalise
+from models.pretrain.reader import Reader
+from models.pretrain.syllogisms import sample_syllogisms, syllogism_document
+from models.pretrain.tokenizer import build_tokenizer, vocabulary
+from tests.generated import default_section, make_worlds
 
 MODEL = Path(__file__).parent.parent / "models" / "tiny"
 

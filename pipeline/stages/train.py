@@ -19,7 +19,7 @@ from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
 from train.plan.fit import print_plan as print_memory
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
-from train.run.launch import Progress, finetune_all
+from train.run.launch import Progress, finetune_all, ranks_for
 from train.run.training_plan import read_plan
 from train.texts.sources import TextSource
 
@@ -192,7 +192,10 @@ def fit(
     auto = section.stage == "auto"
     if not (auto or section.memory_check):
         return list(runs)
-    machine = machine_of(placement, setting.cluster.address, section.ranks_per_run if isinstance(section, Train) else 0)
+    ranks = section.ranks_per_run if isinstance(section, Train) else 0
+    if not (ranks or section.ranks):
+        ranks = ranks_for(runs, placement.ranks)
+    machine = machine_of(placement, setting.cluster.address, ranks)
     say: Callable[[str], None] = (
         (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
     )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 
 from data.sets.lexicon import END_OF_LINE, NOUNS, PREAMBLES, SEPARATOR
-from train.pretrain.documents import Weighted
+from models.pretrain.documents import Weighted
 
 PREAMBLE_WORDS = tuple(dict.fromkeys(" ".join(PREAMBLES).replace(",", "").split()))
 

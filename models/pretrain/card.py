@@ -8,8 +8,8 @@ from typing import Any
 from safetensors import safe_open
 
 from data.sets.lexicon import FEATURES, ROLES
-from train.pretrain.measure import Share
-from train.pretrain.tokenizer import vocabulary
+from models.pretrain.measure import Share
+from models.pretrain.tokenizer import vocabulary
 
 TEXT = """\
 ---

@@ -9,8 +9,8 @@ from random import Random
 from data.sets.forms import make_premise
 from data.sets.language import QUANTIFIERS, Statement
 from data.sets.lexicon import NOUNS
-from train.pretrain.documents import ANSWER, Weighted, draw_num_facts
-from train.pretrain.linked import Link, LinkedWorld, cut, write_linked
+from models.pretrain.documents import ANSWER, Weighted, draw_num_facts
+from models.pretrain.linked import Link, LinkedWorld, cut, write_linked
 
 # Premises about a, the middle m and b; the quantifier of the conclusion about a and b ("": none); their frequency.
 PAIRS: tuple[tuple[str, str, str, float], ...] = (

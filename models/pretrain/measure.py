@@ -30,7 +30,7 @@ from data.sets.lexicon import (
 from data.sets.logics import logic_of
 from data.sets.oracle import Oracle
 from data.sets.world import World
-from train.pretrain.reader import Reader
+from models.pretrain.reader import Reader
 
 
 @dataclass(frozen=True)

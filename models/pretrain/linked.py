@@ -2,7 +2,7 @@
 
 Three kinds, each fresh in every document. Hierarchies: "all skug are vaff", "vaff are more curious than zusu", so all
 skug are more curious than zusu. Processes: "the maker of femp is glon", "the ruler of glon is zusu", so the ruler of
-the maker of femp is zusu. Syllogisms: `train.pretrain.syllogisms`. Deductions name the shared term and the other
+the maker of femp is zusu. Syllogisms: `models.pretrain.syllogisms`. Deductions name the shared term and the other
 premise before they conclude.
 """
 
@@ -12,7 +12,7 @@ from random import Random
 
 from data.sets.language import QUANTIFIERS, Statement
 from data.sets.lexicon import ABOUT, END_OF_LINE, FEATURES, NOTHING, NOUNS, ROLES, THEREFORE
-from train.pretrain.documents import (
+from models.pretrain.documents import (
     ANSWER,
     DEDUCE,
     LineWeights,

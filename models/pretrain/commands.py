@@ -20,11 +20,9 @@ from data.rendering import BOOK_NAME, NONSENSE
 from data.sets.registry import make_worlds
 from data.store import write_json
 from data.weights import weights_fingerprint
-from pipeline.data_section import SETS
-from pipeline.progress import bar
-from train.pretrain.card import write_card
-from train.pretrain.loop import PretrainPlan, pretrain
-from train.pretrain.measure import (
+from models.pretrain.card import write_card
+from models.pretrain.loop import PretrainPlan, pretrain
+from models.pretrain.measure import (
     Share,
     measure_choices,
     measure_generations,
@@ -32,7 +30,9 @@ from train.pretrain.measure import (
     measure_questions,
     sample_test_world,
 )
-from train.pretrain.reader import Reader
+from models.pretrain.reader import Reader
+from pipeline.data_section import SETS
+from pipeline.progress import bar
 
 MEASURES = "measures.json"
 MEASURE_SEED = 1_000_003  # a stream of worlds that no pretraining document comes from

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from data.sets.lexicon import NOUNS
-from train.pretrain.tokenizer import BOS, EOS, vocabulary
+from models.pretrain.tokenizer import BOS, EOS, vocabulary
 
 MARK = 0.5  # size of two constant embedding coordinates: 0 marks every token, 1 marks nouns
 

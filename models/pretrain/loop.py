@@ -14,13 +14,13 @@ import torch
 from transformers import LlamaForCausalLM
 
 from data.seeds import stream
-from train.pretrain.documents import Weighted, world_document
-from train.pretrain.initialise import build_model
-from train.pretrain.linked import hierarchy_document, process_document
-from train.pretrain.lookups import lookup_document
-from train.pretrain.muon import Muon
-from train.pretrain.syllogisms import syllogism_document
-from train.pretrain.tokenizer import BOS, save_tokenizer, vocabulary
+from models.pretrain.documents import Weighted, world_document
+from models.pretrain.initialise import build_model
+from models.pretrain.linked import hierarchy_document, process_document
+from models.pretrain.lookups import lookup_document
+from models.pretrain.muon import Muon
+from models.pretrain.syllogisms import syllogism_document
+from models.pretrain.tokenizer import BOS, save_tokenizer, vocabulary
 
 LINKED = (hierarchy_document, process_document, syllogism_document)
 

@@ -1,0 +1,1 @@
+"""The embedded model `tiny`, and `pretrain`, which makes it from scratch."""
