@@ -26,7 +26,7 @@ INPUTS = "inputs.json"
 REFUSED = "refused"
 ROWS_PER_SHARD = 512  # the most work that a killed engine loses; enough rows for an engine to batch
 SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
-_WORKSPACE_FILES = frozenset((".lock", "seconds.json"))  # a command may create these before it claims its folder
+_WORKSPACE_FILES = frozenset((".lock", "stages.json"))  # a command may create these before it claims its folder
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
     str: (pa.string(), "string"),

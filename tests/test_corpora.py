@@ -1,4 +1,4 @@
-"""Imports: what goes in comes out, once, in order, under ids that are made from it; the rest is set aside."""
+"""Imports: what goes in comes out, once, in order, under ids that are made from it; the rest is rejected."""
 
 import csv
 import json
@@ -44,7 +44,7 @@ def texts_in(out: Path) -> list[str]:
     return [document.text for document in read_folder(out / "documents", Document)]
 
 
-def set_aside(out: Path) -> list[tuple[str, int, str]]:
+def rejected(out: Path) -> list[tuple[str, int, str]]:
     found = map(json.loads, (out / "rejected" / "rows.jsonl").read_text().splitlines())
     return [(Path(row["file"]).name, row["line"], row["reason"]) for row in found]
 
@@ -106,7 +106,7 @@ LINES = {
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.sampled_from(sorted(LINES)), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
-def test_each_broken_line_is_told_by_its_number(kinds: list[str], block_bytes: int, has_end: bool) -> None:
+def test_each_broken_line_is_reported_by_its_number(kinds: list[str], block_bytes: int, has_end: bool) -> None:
     before = lines.BLOCK_BYTES
     lines.BLOCK_BYTES = block_bytes
     try:
@@ -117,7 +117,7 @@ def test_each_broken_line_is_told_by_its_number(kinds: list[str], block_bytes: i
             path.write_bytes("\n".join(written).encode("latin-1") + b"\n" * has_end)
             load(path, out)
             expected = [("rows.jsonl", n, LINES[kind]) for n, kind in enumerate(kinds, 2) if LINES[kind]]
-            assert sorted(row for row in set_aside(out) if row[2] != "duplicate text") == expected
+            assert sorted(row for row in rejected(out) if row[2] != "duplicate text") == expected
             good = [str(n) for n, kind in enumerate(kinds, 2) if kind == '{"text": "%d"}']
             assert [text for text in texts_in(out) if text.isdigit()] == good
     finally:
@@ -128,7 +128,7 @@ def test_two_objects_on_a_line_are_no_row(tmp_path: Path) -> None:
     (tmp_path / "r.jsonl").write_text('{"text": "a"}{"text": "b"}\n{"text":\n{"text": "c"}\n{"text": "d"}\n')
     load(tmp_path / "r.jsonl", tmp_path / "out")
     assert texts_in(tmp_path / "out") == ["c", "d"]
-    assert [line for _, line, _ in set_aside(tmp_path / "out")] == [1, 2]
+    assert [line for _, line, _ in rejected(tmp_path / "out")] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_two_objects_on_a_line_are_no_row(tmp_path: Path) -> None:
 def test_a_sound_row_knows_its_line(tmp_path: Path, before: str, line: int) -> None:
     (tmp_path / "r.jsonl").write_text('{"text": "a"}\n' + before + '{"text": "a"}\n')
     load(tmp_path / "r.jsonl", tmp_path / "out")
-    assert [row[1] for row in set_aside(tmp_path / "out") if row[2] == "duplicate text"] == [line]
+    assert [row[1] for row in rejected(tmp_path / "out") if row[2] == "duplicate text"] == [line]
     assert texts_in(tmp_path / "out") == ["a"]
 
 
@@ -164,13 +164,13 @@ def test_the_same_documents_have_the_same_content_hash(tmp_path: Path) -> None:
     assert contents[0] == contents[1] != contents[2]
 
 
-def test_given_ids_are_kept_and_a_second_one_is_set_aside(tmp_path: Path) -> None:
+def test_given_ids_are_kept_and_a_second_one_is_rejected(tmp_path: Path) -> None:
     members = [("a", "x"), ("b", 7), ("c", "x"), ("d", "7")]
     (tmp_path / "r.jsonl").write_text("".join(json.dumps({"body": text, "key": key}) + "\n" for text, key in members))
     load(tmp_path / "r.jsonl", tmp_path / "out", text_column="body", id_column="key")
     found = [(document.doc_id, document.text) for document in read_folder(tmp_path / "out" / "documents", Document)]
     assert found == [("x", "a"), ("7", "b")]
-    assert set_aside(tmp_path / "out") == [("r.jsonl", 3, "duplicate id"), ("r.jsonl", 4, "duplicate id")]
+    assert rejected(tmp_path / "out") == [("r.jsonl", 3, "duplicate id"), ("r.jsonl", 4, "duplicate id")]
 
 
 def test_a_document_keeps_its_id_when_it_comes_again_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_a_document_keeps_its_id_when_it_comes_again_with_it(tmp_path: Path, mon
     row = {"doc_id": fingerprint("glon are femp"), "text": "glon are femp"}
     (tmp_path / "b.jsonl").write_text(json.dumps(row) + "\n")
     load([tmp_path / "a.txt", tmp_path / "b.jsonl"], tmp_path / "out", id_column="doc_id")
-    assert set_aside(tmp_path / "out") == [("b.jsonl", 1, "duplicate id")]
+    assert rejected(tmp_path / "out") == [("b.jsonl", 1, "duplicate id")]
 
 
 def test_duplicates_are_found_across_files_and_batches(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_duplicates_are_found_across_files_and_batches(tmp_path: Path) -> None:
     summary = load(tmp_path, tmp_path / "out")
     assert texts_in(tmp_path / "out") == [*members, "new"]
     assert summary.num_rejected == {"duplicate text": 20}
-    assert [row[1] for row in set_aside(tmp_path / "out")] == list(range(1, 21))
+    assert [row[1] for row in rejected(tmp_path / "out")] == list(range(1, 21))
 
 
 def test_datasets_opens_an_import_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_other_inputs_or_settings_are_refused(tmp_path: Path) -> None:
     assert texts_in(tmp_path / "out") == ["one"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", ["one"])
     (tmp_path / "out" / "documents").mkdir(parents=True)
     (tmp_path / "out" / "documents" / "mine.txt").write_text("mine")
@@ -271,7 +271,7 @@ def test_only_files_of_the_import_are_removed_from_its_folder(tmp_path: Path) ->
     write_jsonl(path, ["one"])
     load(path, tmp_path / "out")
     assert all((tmp_path / "out" / name).exists() for name in ("rejected/keep.txt", "documents/keep.txt"))
-    assert set_aside(tmp_path / "out") == [] and texts_in(tmp_path / "out") == ["one"]
+    assert rejected(tmp_path / "out") == [] and texts_in(tmp_path / "out") == ["one"]
 
 
 def test_the_tokenizers_content_is_part_of_the_key(tmp_path: Path) -> None:
@@ -301,13 +301,13 @@ def test_nothing_usable_is_an_error_and_the_folder_is_free_again(tmp_path: Path)
     with pytest.raises(InputError, match=r"nothing usable in 1 files \(1 broken JSON\)") as caught:
         load(path, tmp_path / "out")
     assert f"{path}, line 1" in caught.value.where
-    assert set_aside(tmp_path / "out") == [("a.jsonl", 1, "broken JSON")]
+    assert rejected(tmp_path / "out") == [("a.jsonl", 1, "broken JSON")]
     write_jsonl(path, ["one"])
     assert load(path, tmp_path / "out").num_documents == 1
 
 
 def resumable(folder: Path) -> Path:
-    """Files that are set aside in part, are read in several shards, and resemble each other across shards."""
+    """Files that are rejected in part, are read in several shards, and resemble each other across shards."""
     rng = Random(0)
     lines = [f"{n} " + " ".join(f"w{rng.randrange(997)}" for _ in range(60)) for n in range(6_000)]
     broken = [line if n % 500 else "{" for n, line in enumerate(json.dumps({"text": text}) for text in lines)]
@@ -320,10 +320,10 @@ def resumable(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("settings", [{}, {"similarity": 0.8}, {"split": "independent", "chunk_tokens": 20}], ids=str)
-def test_a_killed_import_goes_on_behind_its_last_shard(
+def test_a_killed_import_resumes_after_its_last_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    """Killed at every shard in turn, it ends as one that never was: documents, rows set aside, counts."""
+    """Killed at every shard in turn, it ends as one that never was: documents, rows rejected, counts."""
     monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=300_000))
     monkeypatch.setattr("data.corpora.ingest.BLOCK_BYTES", 100_000)
     monkeypatch.setattr(lines, "BLOCK_BYTES", 100_000)
@@ -347,13 +347,13 @@ def test_a_killed_import_goes_on_behind_its_last_shard(
     assert [mark.num_shards for mark in starts] == list(range(len(starts))) and len(starts) > 8
     assert len({mark.source for mark in starts}) > 1 and any(mark.num_rejected_rows for mark in starts)
     assert resumed == whole
-    assert sorted(set_aside(out)) == sorted(set_aside(tmp_path / "whole"))
+    assert sorted(rejected(out)) == sorted(rejected(tmp_path / "whole"))
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
     contents = [json.loads((folder / "manifest.json").read_text())["content"] for folder in (out, tmp_path / "whole")]
     assert contents[0] == contents[1]
 
 
-def test_an_import_that_was_really_killed_goes_on(tmp_path: Path) -> None:
+def test_an_import_that_was_really_killed_resumes(tmp_path: Path) -> None:
     path, out = tmp_path / "a.jsonl", tmp_path / "out"
     write_jsonl(path, [f"{n} " + "glon femp " * 60 for n in range(250_000)])  # more than two shards
     command = [sys.executable, "-m", "pipeline", "data", "import", str(path), "--out", str(out)]

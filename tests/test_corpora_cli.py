@@ -36,7 +36,7 @@ def test_an_import_ends_with_a_summary(capsys: pytest.CaptureFixture[str], corpu
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["summary"]["num_documents"] == 3 and len(manifest["content"]) == 32
     assert main(["data", "import", str(corpus), "--out", str(out)]) == 0
-    assert "done already" in capsys.readouterr().out
+    assert "finished" in capsys.readouterr().out
 
 
 def test_an_import_of_other_files_into_the_folder_is_refused(
@@ -57,7 +57,7 @@ def test_nothing_usable_is_exit_2(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("nowhere",), "nothing matches"),
         (("{corpus}", "--chunk-tokens", "2"), "--chunk-tokens"),
@@ -67,11 +67,11 @@ def test_nothing_usable_is_exit_2(capsys: pytest.CaptureFixture[str], tmp_path: 
     ],
 )
 def test_wrong_flags_are_one_message_and_write_nothing(
-    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path, words: tuple[str, ...], told: str
+    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path, words: tuple[str, ...], expected: str
 ) -> None:
     out = tmp_path / "out"
     message = refuse(capsys, "data", "import", *(word.format(corpus=corpus) for word in words), "--out", str(out))
-    assert told in message
+    assert expected in message
     assert not out.exists()
 
 
@@ -108,7 +108,7 @@ def test_inspect_of_nothing_is_refused(capsys: pytest.CaptureFixture[str], tmp_p
     assert "no folder" in refuse(capsys, "data", "inspect", str(tmp_path / "nowhere"))
 
 
-def test_inspect_tells_a_folder_that_is_not_finished(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_reports_a_folder_that_is_not_finished(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data", "make", "reversals", "--out", str(tmp_path / "set")]) == 0
     (tmp_path / "set" / "questions" / "manifest.json").unlink()
     shard = next((tmp_path / "set" / "documents").glob("*.arrow"))

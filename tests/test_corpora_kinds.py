@@ -4,7 +4,7 @@ import zlib
 from pathlib import Path
 
 import pytest
-from test_corpora import load, set_aside, texts_in
+from test_corpora import load, rejected, texts_in
 
 from data.corpora.pdf import join_lines
 from data.corpora.texts import visible_text
@@ -68,14 +68,14 @@ def test_a_page_is_read_in_the_charset_that_it_declares(tmp_path: Path, charset:
         assert texts_in(tmp_path / "out") == ["Größe", "good"]
     else:
         assert texts_in(tmp_path / "out") == ["good"]
-        assert set_aside(tmp_path / "out") == [("a.html", 0, "not UTF-8")]
+        assert rejected(tmp_path / "out") == [("a.html", 0, "not UTF-8")]
 
 
-def test_a_page_of_a_million_open_blocks_is_set_aside(tmp_path: Path) -> None:
+def test_a_page_of_a_million_open_blocks_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<div>" * 1_000_000)
     (tmp_path / "b.html").write_text("<p>line" * 20_000)
     load(tmp_path, tmp_path / "out")
-    assert set_aside(tmp_path / "out") == [("a.html", 0, "broken HTML")]
+    assert rejected(tmp_path / "out") == [("a.html", 0, "broken HTML")]
     assert texts_in(tmp_path / "out")[0].count("line") == 20_000
 
 
@@ -90,7 +90,7 @@ def test_the_pages_of_a_pdf_are_one_document(tmp_path: Path) -> None:
     assert texts_in(tmp_path / "out") == ["Glon are examples of femp and troff.\nNew sentence.\n\nSecond page."]
 
 
-def test_pdf_files_that_cannot_be_read_are_set_aside(tmp_path: Path) -> None:
+def test_pdf_files_that_cannot_be_read_are_rejected(tmp_path: Path) -> None:
     write_pdf(tmp_path / "a.pdf", ["whole"])
     whole = (tmp_path / "a.pdf").read_bytes()
     (tmp_path / "b.pdf").write_bytes(whole[:60])
@@ -99,13 +99,13 @@ def test_pdf_files_that_cannot_be_read_are_set_aside(tmp_path: Path) -> None:
     write_pdf(tmp_path / "e.pdf", [""])
     load(tmp_path, tmp_path / "out")
     assert texts_in(tmp_path / "out") == ["whole"]
-    found = {name: reason for name, _, reason in set_aside(tmp_path / "out")}
+    found = {name: reason for name, _, reason in rejected(tmp_path / "out")}
     assert set(found) == {"b.pdf", "c.pdf", "d.pdf", "e.pdf"} and found["e.pdf"] == "empty"
     assert found["b.pdf"] == found["c.pdf"] == "broken PDF"
 
 
 @pytest.mark.parametrize("cut", range(0, 900, 37))
-def test_any_cut_of_a_pdf_is_told_not_thrown(tmp_path: Path, cut: int) -> None:
+def test_any_cut_of_a_pdf_is_reported(tmp_path: Path, cut: int) -> None:
     write_pdf(tmp_path / "a.pdf", ["glon are femp", "femp are troff"])
     whole = (tmp_path / "a.pdf").read_bytes()
     (tmp_path / "a.pdf").write_bytes(whole[:cut] + whole[cut + 30 :])
@@ -133,20 +133,20 @@ def test_the_delimiter_of_a_table_is_seen_from_its_names(tmp_path: Path, delimit
     assert texts_in(tmp_path / "out") == ['a, b;\n"c"', "short"]
 
 
-def test_broken_rows_of_a_table_are_told_by_their_first_line(tmp_path: Path) -> None:
+def test_broken_rows_of_a_table_are_reported_by_their_first_line(tmp_path: Path) -> None:
     content = b'text,n\n"two\nlines",1\n\n"a" b,2\nbad \xff,3\n"bad\n\xff",4\nonly\nlast,6\n"open\nto the end'
     (tmp_path / "a.csv").write_bytes(content)
     load(tmp_path / "a.csv", tmp_path / "out", id_column="n")
     assert texts_in(tmp_path / "out") == ["two\nlines", "last"]
     rows = [(5, "broken CSV"), (6, "not UTF-8"), (7, "not UTF-8"), (9, "broken CSV"), (11, "broken CSV")]
-    assert [row[1:] for row in set_aside(tmp_path / "out")] == rows
+    assert [row[1:] for row in rejected(tmp_path / "out")] == rows
 
 
 def test_a_row_with_other_fields_than_the_header_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,n\nHello, world,1\nwhole,2\ncut\n")
     load(tmp_path / "a.csv", tmp_path / "out")
     assert texts_in(tmp_path / "out") == ["whole"]
-    assert [row[1:] for row in set_aside(tmp_path / "out")] == [(2, "broken CSV"), (4, "broken CSV")]
+    assert [row[1:] for row in rejected(tmp_path / "out")] == [(2, "broken CSV"), (4, "broken CSV")]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_an_empty_id_is_missing(tmp_path: Path, name: str, content: str) -> None
         pq.write_table(pa.table({"n": ["", None, "x"], "text": ["one", "two", "three"]}), tmp_path / name)
     load(tmp_path / name, tmp_path / "out", id_column="n")
     assert texts_in(tmp_path / "out") == ["three"]
-    assert [row[2] for row in set_aside(tmp_path / "out")] == ["missing id"] * 2
+    assert [row[2] for row in rejected(tmp_path / "out")] == ["missing id"] * 2
 
 
 def test_a_column_of_numbers_is_an_id_but_no_text(tmp_path: Path) -> None:
@@ -176,10 +176,10 @@ def test_a_column_of_numbers_is_an_id_but_no_text(tmp_path: Path) -> None:
 
     pq.write_table(pa.table({"n": [7, None], "text": ["a", "b"]}), tmp_path / "a.parquet")
     load(tmp_path / "a.parquet", tmp_path / "out", id_column="n")
-    assert texts_in(tmp_path / "out") == ["a"] and set_aside(tmp_path / "out") == [("a.parquet", 2, "missing id")]
+    assert texts_in(tmp_path / "out") == ["a"] and rejected(tmp_path / "out") == [("a.parquet", 2, "missing id")]
     (tmp_path / "b.txt").write_text("good")
     load([tmp_path / "a.parquet", tmp_path / "b.txt"], tmp_path / "other", text_column="n")
-    assert set_aside(tmp_path / "other") == [("a.parquet", 0, "wrong type")]
+    assert rejected(tmp_path / "other") == [("a.parquet", 0, "wrong type")]
 
 
 def test_a_row_that_loses_a_line_over_the_limit_is_not_taken_for_whole(tmp_path: Path) -> None:
@@ -187,4 +187,4 @@ def test_a_row_that_loses_a_line_over_the_limit_is_not_taken_for_whole(tmp_path:
     (tmp_path / "a.csv").write_text(f'text,n\n"begin\n{long}\nend",1\nlast,2\n')
     load(tmp_path / "a.csv", tmp_path / "out", max_bytes=1 << 20)
     assert texts_in(tmp_path / "out") == ["last"]
-    assert [row[1:] for row in set_aside(tmp_path / "out")] == [(3, "too long"), (2, "not UTF-8")]
+    assert [row[1:] for row in rejected(tmp_path / "out")] == [(3, "too long"), (2, "not UTF-8")]

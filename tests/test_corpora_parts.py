@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_corpora import load, set_aside, texts_in, write_jsonl
+from test_corpora import load, rejected, texts_in, write_jsonl
 from tokenizers import Tokenizer
 
 from data.corpora.arrays import string_array
@@ -68,13 +68,13 @@ def test_signatures_do_not_depend_on_neighbours_case_or_spaces(corpus: list[str]
     assert (rows[0] != rows[2]).any()
 
 
-def test_near_duplicates_are_left_out_and_told_with_their_original(tmp_path: Path, corpus: list[str]) -> None:
+def test_near_duplicates_are_left_out_and_reported_with_their_original(tmp_path: Path, corpus: list[str]) -> None:
     write_jsonl(tmp_path / "a.jsonl", corpus)
     load(tmp_path / "a.jsonl", tmp_path / "out", similarity=0.8)
     kept = texts_in(tmp_path / "out")
     rows = map(json.loads, (tmp_path / "out" / "rejected" / "rows.jsonl").read_text().splitlines())
     removed = {row["line"]: int(row["detail"].rpartition(" ")[2]) for row in rows if row["reason"] == "near-duplicate"}
-    assert len(kept) + len(set_aside(tmp_path / "out")) == len(corpus)
+    assert len(kept) + len(rejected(tmp_path / "out")) == len(corpus)
     values = [likeness(corpus[line - 1], corpus[original - 1]) for line, original in removed.items()]
     assert min(values) > 0.65 and all(original < line for line, original in removed.items())
     # Nothing that is clearly alike is left.
@@ -174,7 +174,7 @@ def test_sentences_that_recur_stay(tmp_path: Path) -> None:
     assert len({document.doc_id for document in read_folder(tmp_path / "out" / "documents", Document)}) == 4
 
 
-def test_a_missing_tokenizer_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "a.jsonl", ["one"])
     with pytest.raises(InputError, match="no tokenizer"):
         load(tmp_path / "a.jsonl", tmp_path / "out", chunk_tokens=9, tokenizer=str(tmp_path))

@@ -144,7 +144,7 @@ def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
     assert len(list(read_folder(tmp_path, Document, unfinished=True))) == 2
 
 
-def test_the_content_hash_tells_folders_apart(tmp_path) -> None:
+def test_the_content_hash_distinguishes_folders(tmp_path) -> None:
     """`datasets` names what it caches by the fingerprint: two folders of one name must not share it."""
     contents = []
     for name, text in (("a/documents", "one"), ("b/documents", "two"), ("c/documents", "one")):

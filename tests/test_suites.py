@@ -75,7 +75,7 @@ def test_any_question_comes_back_as_it_was_written(
 
 
 @pytest.mark.parametrize(
-    ("row", "told"),
+    ("row", "expected"),
     [
         ("{", "broken JSON"),
         ("[]", "not an object"),
@@ -100,30 +100,30 @@ def test_any_question_comes_back_as_it_was_written(
         ('{"prompt": "\\ud800", "options": ["b", "c"], "answer": 0, "split": "s"}', "surrogate"),
     ],
 )
-def test_a_wrong_line_is_told_by_its_number(tmp_path: Path, row: object, told: str) -> None:
+def test_a_wrong_line_is_reported_by_its_number(tmp_path: Path, row: object, expected: str) -> None:
     path = write(tmp_path / "q.jsonl", GOOD, "", row)
-    if not told:  # a key beside the right one is the user's own
+    if not expected:  # a key beside the right one is the user's own
         assert len(read_suite_file(path)) == 2
         return
     with pytest.raises(InputError) as caught:
         read_suite_file(path)
-    assert caught.value.what.startswith("line 3: ") and told in caught.value.what
+    assert caught.value.what.startswith("line 3: ") and expected in caught.value.what
     assert caught.value.where == f"{path}:3"
 
 
-def test_all_wrong_lines_are_told_at_once(tmp_path: Path) -> None:
+def test_all_wrong_lines_are_reported_at_once(tmp_path: Path) -> None:
     rows = [GOOD | {"answer": 9, "prompt": str(number)} for number in range(8)]
     with pytest.raises(InputError, match=r"line 2: .*; line 6: .*; and 3 more") as caught:
         read_suite_file(write(tmp_path / "q.jsonl", GOOD, *rows))
     assert "line 7" not in str(caught.value)
 
 
-def test_a_question_that_comes_twice_is_told_with_the_first(tmp_path: Path) -> None:
+def test_a_question_that_comes_twice_is_reported_with_the_first(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="line 3: the same question as line 1"):
         read_suite_file(write(tmp_path / "q.jsonl", GOOD, GOOD | {"prompt": "other"}, GOOD))
 
 
-def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_are_reported(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "\xff"}\n')
     with pytest.raises(InputError, match="line 2: not UTF-8"):
         read_suite_file(tmp_path / "q.jsonl")
@@ -142,20 +142,18 @@ def evaluate(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=600)
 
 
-@pytest.mark.parametrize(("documents", "told"), [((), "there are: none"), (("documents",), "there are: other")])
-def test_in_context_needs_documents_of_the_questions_world(
-    tmp_path: Path, documents: tuple[str, ...], told: str
-) -> None:
+@pytest.mark.parametrize("flags", [(), ("--documents", "documents")])
+def test_in_context_needs_documents_of_the_questions_corpus(tmp_path: Path, flags: tuple[str, ...]) -> None:
     write_folder(tmp_path / "documents", Document, [Document("a", "glon are femp", "other")])
-    flags = [word for name in documents for word in ("--documents", tmp_path / name)]
     suite = write(tmp_path / "q.jsonl", GOOD)
-    done = evaluate("--suite", suite, *flags, "--conditions", "pretrained,icl", "--out", tmp_path / "out")
-    assert done.returncode == 2 and 'no documents of world "corpus"' in done.stderr and told in done.stderr
-    assert not (tmp_path / "out").exists()
+    words = [tmp_path / word if word == "documents" else word for word in flags]
+    done = evaluate("--suite", suite, *words, "--contexts", "none,all", "--out", tmp_path / "out")
+    assert done.returncode == 2 and "documents" in done.stderr
+    assert not (tmp_path / "out" / "report").exists()
 
 
 @pytest.mark.timeout(600)
-def test_a_suite_of_the_users_is_evaluated_with_imported_documents(tmp_path: Path) -> None:
+def test_your_own_suite_is_evaluated_with_imported_documents(tmp_path: Path) -> None:
     facts = list(zip(NOUNS[:4], NOUNS[4:8], strict=True))
     rows = [{"text": f"{one} are more curious than {other}"} for one, other in facts]
     write(tmp_path / "facts.jsonl", *rows)
@@ -167,10 +165,10 @@ def test_a_suite_of_the_users_is_evaluated_with_imported_documents(tmp_path: Pat
     suite = write(tmp_path / "mine.jsonl", *questions)
     command = ["data", "import", str(tmp_path / "facts.jsonl"), "--out", str(tmp_path / "corpus")]
     subprocess.run([sys.executable, "-m", "pipeline", *command], cwd=ROOT, check=True, capture_output=True)
-    flags = ("--documents", tmp_path / "corpus", "--conditions", "pretrained,icl", "--out", tmp_path / "out")
+    flags = ("--documents", tmp_path / "corpus", "--contexts", "none,all", "--out", tmp_path / "out")
     done = evaluate("--suite", suite, *flags)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
-    assert report["suites"]["mine"]["turned"]["icl"]["n"] == 4
-    assert report["suites"]["mine"]["turned"]["icl"]["accuracy"] == 1.0
-    assert set(report["suites"]["mine"]["turned"]) == {"pretrained", "icl"}
+    assert report["suites"]["mine"]["turned"]["base+all"]["n"] == 4
+    assert report["suites"]["mine"]["turned"]["base+all"]["accuracy"] == 1.0
+    assert set(report["suites"]["mine"]["turned"]) == {"base", "base+all"}

@@ -76,7 +76,7 @@ def test_one_training_file_is_as_good_as_three(files: Path) -> None:
         ('{"prompt": "x", "completion": 3}', "no prompt or no completion"),
     ],
 )
-def test_a_broken_line_is_told_with_its_number(files: Path, line: str, message: str) -> None:
+def test_a_broken_line_is_reported_with_its_number(files: Path, line: str, message: str) -> None:
     path = files / "both_prompts_train.jsonl"
     path.write_text(path.read_text() + "\n" + line + "\n")
     with pytest.raises(InputError, match=message) as error:
@@ -84,7 +84,7 @@ def test_a_broken_line_is_told_with_its_number(files: Path, line: str, message: 
     assert error.value.where == f"{path}, line 6"
 
 
-def test_a_missing_file_is_told(files: Path) -> None:
+def test_a_missing_file_is_reported(files: Path) -> None:
     (files / "p2d_reverse_prompts_test.jsonl").unlink()
     with pytest.raises(InputError, match="missing") as error:
         published.read_world(files, seed=0)

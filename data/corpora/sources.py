@@ -85,7 +85,7 @@ def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
         path = Path(word)
         if _is_same(path, out):
             raise InputError("the output folder is the input", where=f"--out {out}", hint="name another folder")
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 - pathlib raises for a name that is too long
             _walk(path, out, found)
         elif os.path.lexists(path):
             found.take(path, named=True)
