@@ -241,7 +241,7 @@ def test_bad_items_are_refused_and_the_others_scored(engine: VllmEngine, items: 
     bad = {
         "empty option": (replace(good, continuations=("w1", " ")), "empty", "empty continuation"),
         "no options": (replace(good, continuations=()), "empty", "empty continuation"),
-        "nothing before": (replace(good, context="", prompt=""), "empty", "no token stands before"),
+        "nothing before": (replace(good, context="", prompt=""), "empty", "no token"),
         "too long": (replace(good, context=f"{CONTEXT} {CONTEXT}"), "window", "403 tokens are needed.*window has 256"),
         "too long alone": (replace(good, unconditional=f"{CONTEXT} {CONTEXT}"), "window", "401 tokens"),
         "unknown": (replace(good, continuations=("w1", "Berlin Paris")), "tokens", "does not know: Berlin, Paris$"),
