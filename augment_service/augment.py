@@ -4,7 +4,7 @@ Reads a sealed folder of documents. Writes `contexts/`, `parts/` (a shard for ea
 pool's actors) and `augmentations/`, sealed last. A shard that exists is not computed again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,17 +16,19 @@ import pyarrow.compute as pc
 
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
-from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, row_ranges
-from augment_service.methods import KEPT, REPEATED, AugmentPlan, build_prompts, parse_generation
+from augment_service.jobs import RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
+from augment_service.methods import KEPT, REPEATED, AugmentPlan, build_prompts, fold_column, parse_generation
 from augment_service.tokens import check_context
 from data.errors import InputError
 from data.records import Augmentation, Document, Refusal
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import ShardWriter, is_sealed, list_shards, read_table, seal
+from data.store import is_sealed, list_shards, read_table
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
+ROWS_PER_BATCH = 8192  # of the final pass: what it has in memory
+_NOT_TEXT = "\x1f"
 VERSION = 1  # of the parsing: raise it when the same text would give other rows
 
 
@@ -90,6 +92,12 @@ def plan_augmentation(
         raise InputError(
             "there are no documents", where=str(documents), hint="name a folder with at least one document"
         )
+    if context.kind not in ("all", "sample"):
+        hint = "use all or sample:K; local methods have no documents in context"
+        raise InputError(f'global methods cannot use the context "{context}"', where="--context", hint=hint)
+    by_corpus: dict[str, list[RowRange]] = {}
+    for rows in ranges:
+        by_corpus.setdefault(rows.corpus, []).append(rows)
     jobs = []
     for template in book.select(plan.methods):
         key = (VERSION, template.fingerprint, plan.samples, plan.temperature, plan.seed, book.nothing, model)
@@ -97,20 +105,16 @@ def plan_augmentation(
             task = AugmentTask(template, plan, book.nothing, model, {})
             jobs.append(ShardedJob(template.method, task, tuple(ranges), out / PARTS, fingerprint(*key)))
             continue
-        for corpus in dict.fromkeys(rows.corpus for rows in ranges):
-            (path,) = write_contexts(
-                documents, [corpus], context, template.shared_context, out / CONTEXTS, seed=plan.seed
-            ).values()
-            check_context(
-                ContextReader(path).text_for().text, window, tokenizer, room=template.max_tokens,
-                where=f"the documents of {corpus} in context, method {template.method}",
-            )  # fmt: skip
+        contexts = write_contexts(
+            documents, list(by_corpus), context, template.shared_context, out / CONTEXTS, seed=plan.seed, window=window
+        )
+        for corpus, path in contexts.items():
+            where = f"the documents of {corpus} in context, method {template.method}"
+            text = ContextReader(path).text_for().text
+            check_context(text, window, tokenizer, room=template.max_tokens, where=where)
             task = AugmentTask(template, plan, book.nothing, model, {corpus: str(path)})
-            mine = tuple(rows for rows in ranges if rows.corpus == corpus)
-            name = f"{corpus} {template.method}"
-            jobs.append(
-                ShardedJob(name, task, mine, out / PARTS, fingerprint(*key, path.stem), affinity=fingerprint(path.stem))
-            )
+            own, name = fingerprint(*key, path.stem), f"{corpus} {template.method}"
+            jobs.append(ShardedJob(name, task, tuple(by_corpus[corpus]), out / PARTS, own, affinity=path.stem))
     return jobs
 
 
@@ -118,41 +122,45 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of equal texts in a corpus the first stays kept, unless a document says it; the verdict of the others becomes
-    "repeated". Raises InputError if every prompt was refused.
+    "repeated"; case, quotes and marks at the ends do not count. Texts are compared by a 64-bit hash, so memory is some
+    40 bytes a row. Raises InputError if every prompt was refused.
     """
     refused = refuse_if_all(jobs, "prompt")
-    keys = [_keys(read_table(shard)) for shard in list_shards(documents)]
-    num_known = sum(map(len, keys))
-    for job in jobs:
-        keys += [_keys(table, kept_only=True) for table in job.tables()]
+    keys = [_keys(batch) for shard in list_shards(documents) for batch in _batches(read_table(shard))]
+    place = sum(map(len, keys))
+    keys += [_keys(batch) for job in jobs for table in job.tables() for batch in _batches(table)]
     is_first = _first_places(np.concatenate(keys)) if keys else np.zeros(0, bool)
-    place = num_known
-    folder = out / AUGMENTATIONS
-    for leftover in folder.glob("*.arrow"):  # of a seal that was interrupted
-        leftover.unlink()
-    with ShardWriter(folder, Augmentation) as writer:
-        for job in jobs:
-            for table in job.tables():
-                again = pa.array(~is_first[place : place + table.num_rows])
-                place += table.num_rows
-                kept = pc.equal(table["verdict"], KEPT)
-                verdicts = pc.if_else(pc.and_(kept, again), REPEATED, table["verdict"])
-                writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
-                writer.end_if_full()
-    seal(folder, Augmentation)
+    del keys
+    with rewrite_folder(out / AUGMENTATIONS, Augmentation) as writer:
+        for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
+            again = pa.array(~is_first[place : place + table.num_rows])
+            place += table.num_rows
+            kept = pc.equal(table["verdict"], KEPT)
+            verdicts = pc.if_else(pc.and_(kept, again), REPEATED, table["verdict"])
+            writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
+            writer.end_if_full()
     return refused
 
 
-def _keys(table: pa.Table, *, kept_only: bool = False) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """A 64-bit hash of corpus and text for each row; rows that are not kept have random ones, equal to nothing."""
-    corpora, texts = table["corpus"].to_pylist(), table["text"].to_pylist()
-    kept = pc.equal(table["verdict"], KEPT).to_pylist() if kept_only else [True] * len(texts)
-    ids = table["augmentation_id"].to_pylist() if kept_only else texts
-    digests = (
-        blake2b(f"{corpus}\x1f{text}".encode() if is_kept else f"\x1f{own}".encode(), digest_size=8).digest()
-        for corpus, text, is_kept, own in zip(corpora, texts, kept, ids, strict=True)
-    )
-    return np.frombuffer(b"".join(digests), np.uint64)
+def _batches(table: pa.Table) -> Iterator[pa.Table]:
+    return (table.slice(start, ROWS_PER_BATCH) for start in range(0, table.num_rows, ROWS_PER_BATCH))
+
+
+def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """A hash of corpus and folded text for each row. Rows that are not kept get that of their id: equal to no text."""
+    texts = fold_column(table["text"])
+    if "verdict" in table.column_names:
+        own = pc.binary_join_element_wise(_NOT_TEXT, table["augmentation_id"], "")
+        texts = pc.if_else(pc.equal(table["verdict"], KEPT), texts, own)
+    keys = np.fromiter(map(_hash, texts.to_pylist()), np.uint64, len(texts))
+    corpora = pc.dictionary_encode(table["corpus"].combine_chunks())
+    salts = np.array([_hash(_NOT_TEXT + corpus) for corpus in corpora.dictionary.to_pylist()], np.uint64)
+    salted: np.ndarray[Any, np.dtype[np.uint64]] = keys ^ salts[corpora.indices.to_numpy(zero_copy_only=False)]
+    return salted
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def _first_places(keys: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -3,19 +3,24 @@
 Reads sealed folders of documents. Writes shards of `Context` rows, one for each corpus, named by what decides them.
 """
 
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from augment_service.jobs import row_ranges
+from augment_service.tokens import CHARACTERS_PER_TOKEN
 from data.errors import InputError
-from data.records import Context, Document
+from data.records import Context
 from data.seeds import fingerprint, stream
-from data.store import content_of, list_shards, read_shard, read_table, write_shard
+from data.store import content_of, read_shard, read_table, schema_of, temporary_path
 
 KINDS = ("none", "all", "sample", "required")
 _SAMPLE = re.compile(r"sample:([1-9][0-9]{0,8})")
@@ -61,37 +66,58 @@ def write_contexts(
     seed: int,
     draw: int = 0,
     requires: Iterable[tuple[str, ...]] = (),
+    window: int | None = None,
 ) -> dict[str, Path]:
     """A shard of contexts for each corpus; what exists is not written again.
 
     "all" and "sample" have one context; each `draw` samples another subset, in the documents' order. "required" has one
-    for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without documents.
+    for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without documents, and before
+    anything is written for one whose documents cannot fit into `window` tokens (None: not checked).
     """
     content = content_of(documents)
     wanted = sorted({tuple(sorted(ids)) for ids in requires if ids}) if spec.kind == "required" else []
+    tables = _tables(documents, corpora)
+    for corpus in corpora if spec.kind in ("all", "sample") else ():
+        characters = (pc.sum(pc.utf8_length(tables[corpus]["text"])).as_py() or 0) // spec.k
+        if window is not None and characters > CHARACTERS_PER_TOKEN * window:
+            raise InputError(
+                f"{characters:,} characters cannot fit into {window:,} tokens",
+                where=f"the documents of {corpus} in context ({spec})",
+                hint="sample the documents (--context sample:8), or use a model with a longer window",
+            )
     paths = {}
     for corpus in corpora:
         decides = (content, corpus, spec, render([_PROBE, _PROBE]), seed, draw, *wanted)
         paths[corpus] = out / f"{fingerprint(*decides)}.arrow"
         if not paths[corpus].exists():
-            rows = list(_contexts(list(read_corpus(documents, corpus)), spec, render, (seed, corpus, draw), wanted))
-            write_shard(paths[corpus], Context, rows)
+            _write(paths[corpus], _contexts(tables[corpus], spec, render, (seed, corpus, draw), wanted))
     return paths
 
 
-def read_corpus(documents: Path, corpus: str) -> Iterator[Document]:
-    """The documents of one corpus, in their order. Raises InputError if there are none."""
-    found = False
-    for shard in list_shards(documents):
-        table = read_table(shard)
-        table = table.filter(pc.equal(table["corpus"], corpus))
-        for row in table.select(["doc_id", "text", "corpus"]).to_pylist():
-            found = True
-            yield Document(**row)
-    if not found:
-        raise InputError(
-            f'no documents of the corpus "{corpus}"', where=str(documents), hint="name documents of that corpus"
-        )
+def _tables(documents: Path, corpora: Sequence[str]) -> dict[str, pa.Table]:
+    """The ids and texts of each corpus, still in their memory-mapped shards. Raises InputError if one has none."""
+    parts: dict[str, list[pa.Table]] = {corpus: [] for corpus in corpora}
+    for rows in row_ranges(documents, rows_per_unit=sys.maxsize, corpora=corpora):
+        table = read_table(Path(rows.shard)).slice(rows.start, rows.stop - rows.start)
+        parts[rows.corpus].append(table.select(["doc_id", "text"]))
+    for corpus, found in parts.items():
+        if not found:
+            hint = "choose a folder that has documents of that corpus"
+            raise InputError(f'no documents of the corpus "{corpus}"', where=str(documents), hint=hint)
+    return {corpus: pa.concat_tables(found) for corpus, found in parts.items()}
+
+
+def _write(path: Path, contexts: Iterable[Context]) -> None:
+    """Write a shard, one context after the other: with required documents there may be one for each question."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, schema = temporary_path(path), schema_of(Context)
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for context in contexts:
+                writer.write_table(pa.Table.from_pylist([asdict(context)], schema))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class ContextReader:
@@ -111,7 +137,7 @@ def _read(path: Path) -> dict[tuple[str, ...], Context]:
 
 
 def _contexts(
-    documents: Sequence[Document],
+    documents: pa.Table,
     spec: ContextSpec,
     render: Render,
     names: tuple[int, str, int],
@@ -120,19 +146,19 @@ def _contexts(
     if spec.kind != "required":
         yield _context(_sample(documents, spec.k, *names) if spec.kind == "sample" else documents, render)
         return
-    known = {document.doc_id: (place, document) for place, document in enumerate(documents)}
+    places = {doc_id: place for place, doc_id in enumerate(documents["doc_id"].to_pylist())}
     for doc_ids in wanted:
-        found = sorted(known[doc_id] for doc_id in doc_ids if doc_id in known)
+        found = sorted(places[doc_id] for doc_id in doc_ids if doc_id in places)
         if len(found) == len(doc_ids):  # else the question is about another corpus
-            yield _context([document for _, document in found], render)
+            yield _context(documents.take(found), render)
 
 
-def _sample(documents: Sequence[Document], k: int, seed: int, corpus: str, draw: int) -> list[Document]:
-    count = max(1, round(len(documents) / k))
-    places = stream(seed, "context", corpus, k, draw).sample(range(len(documents)), count)
-    return [documents[place] for place in sorted(places)]
+def _sample(documents: pa.Table, k: int, seed: int, corpus: str, draw: int) -> pa.Table:
+    count = max(1, round(documents.num_rows / k))
+    places = stream(seed, "context", corpus, k, draw).sample(range(documents.num_rows), count)
+    return documents.take(sorted(places))
 
 
-def _context(documents: Sequence[Document], render: Render) -> Context:
-    text = render([document.text for document in documents])
-    return Context(fingerprint("context", text), text, tuple(document.doc_id for document in documents))
+def _context(documents: pa.Table, render: Render) -> Context:
+    text = render(documents["text"].to_pylist())
+    return Context(fingerprint("context", text), text, tuple(documents["doc_id"].to_pylist()))

@@ -1,4 +1,4 @@
-"""Context distillation: the distributions of the model that wrote an inference, with all that preceded it.
+"""Context distillation: the distributions of the model that wrote an inference, given all that preceded it.
 
 Reads the sealed `augmentations/` of `augment_service.augment`. Writes `teacher/` (shards of distributions, by the
 pool's actors), sealed last. A shard that exists is not computed again.
@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 from augment_service.augment import AUGMENTATIONS, CONTEXTS
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import DistillationEngine, Engine
-from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, row_ranges
+from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT
 from data.errors import InputError
 from data.records import Augmentation, DistillationExample, Distribution, Refusal
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import ShardWriter, claim, is_sealed, seal
+from data.store import claim, is_sealed
 
 TEACHER, PARTS = "teacher", "teacher-parts"
 ROWS_PER_UNIT = 512
-MAX_TOP_K = 20  # tokens in each place; vLLM returns no more by default
+MAX_TOP_K = 20  # tokens at each position; vLLM returns no more by default
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,15 @@ class DistillationTask:
         ]
 
     def _example(self, row: Augmentation) -> DistillationExample:
-        template = self.templates[row.method]
-        path = self.contexts.get((row.method, row.corpus))
-        context = ContextReader(Path(path)).text_for().text if path else template.local_context(row.sentence)
+        template, path = self.templates.get(row.method), self.contexts.get((row.method, row.corpus))
+        shared = ContextReader(Path(path)).text_for() if path else None
+        if template is None or template.fingerprint != row.template or (shared and shared.context_id != row.context_id):
+            raise InputError(
+                f"the prompt of {row.method} was another one when the inference was written",
+                where=f"inference {row.augmentation_id}",
+                hint="use the prompts, --context and --seed of that augmentation",
+            )
+        context = shared.text if shared else template.local_context(row.sentence)
         before = template.prompt(row.sentence)
         if row.reasoning:
             before = f"{before} {row.reasoning}".rstrip()
@@ -66,7 +72,7 @@ def is_distilled(out: Path) -> bool:
 def plan_distillation(
     documents: Path, out: Path, book: PromptBook, *, num_top: int, model: str, context: ContextSpec, seed: int
 ) -> list[ShardedJob]:
-    """The job that asks for the `num_top` likeliest tokens in each place of every kept inference.
+    """The job that asks for the `num_top` likeliest tokens at each position of every kept inference.
 
     Raises InputError if the folder's distributions have another `num_top`.
     """
@@ -93,21 +99,16 @@ def seal_distillation(out: Path, jobs: Sequence[ShardedJob]) -> int:
     Raises InputError if there is no distribution at all.
     """
     refused = refuse_if_all(jobs, "inference")
-    folder, count = out / TEACHER, 0
-    for leftover in folder.glob("*.arrow"):
-        leftover.unlink()
-    with ShardWriter(folder, Distribution) as writer:
-        for job in jobs:
-            for table in job.tables():
-                count += table.num_rows
-                if table.num_rows:
-                    writer.write(table)
-                    writer.end_if_full()
-    if not count:
+    if not any(table.num_rows for job in jobs for table in job.tables()):
         raise InputError(
-            "no inference was kept, so there is nothing to distil",
+            "no inference was kept, so there is nothing to distill",
             where=str(out / AUGMENTATIONS),
             hint="see the verdicts there; try other methods or more samples",
         )
-    seal(folder, Distribution)
+    with rewrite_folder(out / TEACHER, Distribution) as writer:
+        for job in jobs:
+            for table in job.tables():
+                if table.num_rows:
+                    writer.write(table)
+                    writer.end_if_full()
     return refused

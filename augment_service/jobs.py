@@ -6,6 +6,7 @@ Writes a shard of answers for each range, and in `refused/` beside it the reques
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,17 @@ from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef, Refusal
 from data.seeds import fingerprint
-from data.store import content_of, list_shards, read_refusals, read_table, refusals_path
+from data.store import (
+    MANIFEST,
+    SHARD_BYTES,
+    ShardWriter,
+    content_of,
+    list_shards,
+    read_refusals,
+    read_table,
+    refusals_path,
+    seal,
+)
 
 RETRYABLE = frozenset({"endpoint", "crash"})  # kinds of refusals that may pass another time
 
@@ -156,3 +167,17 @@ def refuse_if_all(jobs: Sequence[ShardedJob], what: str) -> int:
     if first is not None and not any(table.num_rows for job in jobs for table in job.tables()):
         raise InputError(first.what, where=f"{what} {first.item_id}; all {count} were refused", hint=first.hint)
     return count
+
+
+@contextmanager
+def rewrite_folder(folder: Path, record: type) -> Iterator[ShardWriter]:
+    """A writer of a new version of a folder, which is sealed at the end of the block; the old version is removed first.
+
+    Until then the folder has no manifest, so that nothing reads a mixture.
+    """
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for leftover in folder.glob("*.arrow"):
+        leftover.unlink()
+    with ShardWriter(folder, record, shard_bytes=SHARD_BYTES // 2) as writer:
+        yield writer
+    seal(folder, record)

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from data.records import Augmentation, Context, Document, Generation, Prompt
 from data.rendering import Template
 from data.seeds import derive_seed, fingerprint
@@ -106,7 +109,12 @@ def split_answer(text: str, template: Template) -> tuple[str, str, bool]:
 
 def fold(text: str) -> str:
     """A line without case, and without quotes and marks at its ends."""
-    return text.strip(_EDGES).casefold()
+    return text.strip(_EDGES).lower()
+
+
+def fold_column(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`fold` of every text."""
+    return pc.utf8_lower(pc.utf8_trim(texts, characters=_EDGES))
 
 
 def _judge(text: str, finish_reason: str, sentence: str, nothing: str, *, is_parsed: bool) -> str:

@@ -4,9 +4,9 @@ What is wrong with one row is a `Refusal` of that row. Reads and writes no files
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -15,10 +15,10 @@ from data.records import DistillationExample, Prompt, Refusal, ScoreItem
 
 NUM_UNKNOWN_SHOWN = 12
 CHARACTERS_PER_TOKEN = 64  # no tokenizer packs more of a long text into a token
-TAIL = 256  # characters at the end of a shared context that are tokenised anew with each text that follows it
+TAIL = 256  # characters at the end of a shared context that are tokenized again with each text that follows it
 HINTS = {
-    "window": "give it fewer documents in context, or use a model with a longer window, --model",
-    "empty": "give the prompt and each option a text of its own",
+    "window": "put fewer documents in context, or use a model with a longer window, --model",
+    "empty": "give the prompt and each option a text",
     "tokens": "use a model whose vocabulary has these tokens, --model",
 }
 Text = tuple[str, str]  # a part that many texts share, and what follows it
@@ -102,24 +102,46 @@ class _FlawError(Exception):
 
 
 class TextReader:
-    """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit)."""
+    """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit).
 
-    def __init__(self, tokenizer: Tokenizer, *, window: int | None = None, num_ids: int | None = None) -> None:
+    Special tokens that occur in a text are text, unless a chat template has rendered it: `Prompt.special_tokens`, and
+    for all texts `split_special_tokens` False.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        window: int | None = None,
+        num_ids: int | None = None,
+        split_special_tokens: bool = True,
+    ) -> None:
         self._tokenizer, self._window, self._num_ids = tokenizer, window, num_ids
+        self._split = split_special_tokens
         start = tokenizer.bos_token_id
         begins = tokenizer("")["input_ids"][:1] == [start]
         self._start = [] if start is None or not begins else [start]
-        # GPT-2 has one token for both; as a start it is in every text.
-        self._unknown = None if tokenizer.unk_token_id in self._start else tokenizer.unk_token_id
+        # Ids that no text may contain, by whether special tokens are split. A vocabulary of whole words has them as
+        # words, which cannot be split. GPT-2 has one token for unknown, start and end; its tokenizer knows every text.
+        control = {tokenizer.bos_token_id, tokenizer.eos_token_id}
+        unknown = frozenset({tokenizer.unk_token_id} - control)
+        self._unreadable = {True: (unknown | control) - {None}, False: unknown - {None}}
         self._checked: dict[int, tuple[Sequence[int], bool]] = {}  # shared heads by identity: is every token known?
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[TokenRow | Refusal]:
         """Token ids of `context + text` per prompt; together with `max_tokens` more they fit into the window."""
-        tokens = self._tokens((prompt.context, prompt.text) for prompt in prompts)
+        tokens = {
+            special: self._tokens(
+                ((prompt.context, prompt.text) for prompt in prompts if prompt.special_tokens == special),
+                split=self._split and not special,
+            )
+            for special in {prompt.special_tokens for prompt in prompts}
+        }
         rows: list[TokenRow | Refusal] = []
         for prompt in prompts:
             try:
-                ids = self._sound(prompt.context, prompt.text, tokens)
+                split = self._split and not prompt.special_tokens
+                ids = self._sound(prompt.context, prompt.text, tokens[prompt.special_tokens], split=split)
                 if not len(ids) or prompt.max_tokens < 1:
                     raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
                 self._check_window(len(ids) + prompt.max_tokens)
@@ -131,9 +153,9 @@ class TextReader:
     def items(self, items: Sequence[ScoreItem]) -> list[ItemTokens | Refusal]:
         """The token pairs of each item.
 
-        The scored text is the joined `context + prompt + " " + continuation`, tokenised as a whole. The continuation's
+        The scored text is the joined `context + prompt + " " + continuation`, tokenized as a whole. The continuation's
         tokens are those after the longest common prefix with the tokens of `context + prompt`. So if the joined text
-        tokenises differently at the seam (a merge over the boundary), the tokens that changed count as part of the
+        tokenizes differently at the seam (a merge over the boundary), the tokens that changed count as part of the
         continuation, the last characters of the prompt included: the score is of tokens that the model would really
         see. The same holds for `unconditional` in place of `context + prompt`.
         """
@@ -153,7 +175,7 @@ class TextReader:
     def examples(self, examples: Sequence[DistillationExample]) -> list[ExampleTokens | Refusal]:
         """Each text as its student reads it (between its start and end tokens, if there are any), after its context.
 
-        The text is tokenised by itself, so that the places of teacher and student are the same: at the seam the teacher
+        The text is tokenized by itself, so that the places of teacher and student are the same: at the seam the teacher
         may read other tokens than it would write.
         """
         tokens = self._tokens(text for example in examples for text in _texts_of_example(example))
@@ -211,35 +233,38 @@ class TextReader:
             pairs.append(TokenPair(prefix, joined.tail[cut:]))
         return tuple(pairs)
 
-    def _tokens(self, texts: Iterable[Text]) -> dict[Text, TokenRow]:
+    def _tokens(self, texts: Iterable[Text], *, split: bool | None = None) -> dict[Text, TokenRow]:
         """Each distinct text's token ids, with the tokenizer's beginning-of-text token and never an end token."""
         self._checked.clear()
-        return encode(self._tokenizer, texts, start=self._start)
+        split = self._split if split is None else split
+        return encode(self._tokenizer, texts, start=self._start, split_special_tokens=split)
 
-    def _sound(self, shared: str, own: str, tokens: dict[Text, TokenRow]) -> TokenRow:
+    def _sound(self, shared: str, own: str, tokens: dict[Text, TokenRow], *, split: bool | None = None) -> TokenRow:
         """The tokens of a text, all of which the model knows."""
-        row = tokens[shared, own]
-        if not (self._knows_head(row.head) and self._unknown not in row.tail):
-            words = list(dict.fromkeys([*self._unknown_words(shared), *self._unknown_words(own)]))
+        row, split = tokens[shared, own], self._split if split is None else split
+        if not (self._knows_head(row.head, split) and self._unreadable[split].isdisjoint(row.tail)):
+            parts = (self._unknown_words(part, split) for part in (shared, own))
+            words = list(dict.fromkeys(chain.from_iterable(parts)))
             more = f" and {len(words) - NUM_UNKNOWN_SHOWN} more" if len(words) > NUM_UNKNOWN_SHOWN else ""
             shown = ", ".join(words[:NUM_UNKNOWN_SHOWN]) or "some of these words"
             raise _FlawError("tokens", f"the model does not know: {shown}{more}")
         self._check_range(row.tail)
         return row
 
-    def _knows_head(self, head: Sequence[int]) -> bool:
+    def _knows_head(self, head: Sequence[int], split: bool) -> bool:
         """Whether no token of a shared head is unknown; each head is looked at once."""
         if id(head) not in self._checked:
             self._check_range(head)
-            self._checked[id(head)] = head, self._unknown not in head
+            self._checked[id(head)] = head, self._unreadable[split].isdisjoint(head[len(self._start) :])
         return self._checked[id(head)][1]
 
-    def _unknown_words(self, text: str) -> list[str]:
+    def _unknown_words(self, text: str, split: bool) -> list[str]:
         if not text or not self._tokenizer.is_fast:
             return []
-        encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        options = {"return_offsets_mapping": True, "split_special_tokens": split}
+        encoded = self._tokenizer(text, add_special_tokens=False, verbose=False, **options)
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return [text[a:b] for token, (a, b) in spans if token == self._unknown]
+        return [text[a:b] for token, (a, b) in spans if token in self._unreadable[split]]
 
     def _check_range(self, ids: Sequence[int]) -> None:
         if self._num_ids is not None and ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
@@ -251,23 +276,26 @@ class TextReader:
             raise _FlawError("window", f"{needed} tokens are needed, the model's window has {self._window}")
 
 
-def encode(tokenizer: Tokenizer, texts: Iterable[Text], start: Sequence[int] = ()) -> dict[Text, TokenRow]:
+def encode(
+    tokenizer: Tokenizer, texts: Iterable[Text], start: Sequence[int] = (), *, split_special_tokens: bool = True
+) -> dict[Text, TokenRow]:
     """Token ids of each distinct text `shared + own` after those of `start`, without special tokens.
 
-    A long `shared` part is tokenised once, but for its last `TAIL` characters or more: those are tokenised with each
-    `own` part, for what follows may change them. It is tried on `shared` itself whether the pieces' tokens are those of
-    the whole; if not (a tokenizer that looks far around), each text is tokenised as a whole.
+    A long `shared` part is tokenized once, but for its last `TAIL` characters or more: those are tokenized with each
+    `own` part, which may change them. It is tried on `shared` itself whether the pieces' tokens are those of the
+    whole; if not (a tokenizer that looks far around), each text is tokenized as a whole.
     """
     distinct = dict.fromkeys(texts)
     heads: dict[str, tuple[Sequence[int], int]] = {}
+    call = partial(tokenizer, add_special_tokens=False, verbose=False, split_special_tokens=split_special_tokens)
     begin = tuple(start)  # one object, the head of all texts that share nothing else
     for shared, count in Counter(shared for shared, _ in distinct).items():
-        head, cut = _head(tokenizer, shared) if count > 2 and len(shared) > 2 * TAIL else ([], 0)
+        head, cut = _head(call, shared) if count > 2 and len(shared) > 2 * TAIL else ([], 0)
         heads[shared] = ([*begin, *head] if head else begin), cut
     if not distinct:
         return {}
     rests = [shared[heads[shared][1] :] + own for shared, own in distinct]
-    tails = tokenizer(rests, add_special_tokens=False, verbose=False)["input_ids"]
+    tails = call(rests)["input_ids"]
     return {text: TokenRow(heads[text[0]][0], tuple(tail)) for text, tail in zip(distinct, tails, strict=True)}
 
 
@@ -280,7 +308,7 @@ def reading_order(texts: Sequence[Text]) -> list[int]:
 def check_context(context: str, window: int | None, tokenizer: str, *, room: int, where: str) -> None:
     """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer.
 
-    A context of more characters than any tokenizer packs into the window is not tokenised.
+    A context of more characters than any tokenizer packs into the window is not tokenized.
     """
     if window is None or not tokenizer:
         return
@@ -303,15 +331,15 @@ def _load_tokenizer(folder: str) -> Tokenizer:
     return tokenizer
 
 
-def _head(tokenizer: Tokenizer, text: str) -> tuple[list[int], int]:
-    """Tokens of a beginning of `text`, and the character from which the rest can be tokenised by itself."""
+def _head(call: Callable[[list[str]], Any], text: str) -> tuple[list[int], int]:
+    """Tokens of a beginning of `text`, and the character from which the rest can be tokenized by itself."""
     cut = text.rfind(" ", 0, len(text) - TAIL)
     if cut < 1:
         return [], 0
     # A tokenizer that puts a space before every text must not see the one that is there already.
     begins = (cut, cut + 1)
     pieces = [text, text[:cut], *(text[begin:] for begin in begins)]
-    whole, head, *tails = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+    whole, head, *tails = call(pieces)["input_ids"]
     return next(((head, begin) for begin, tail in zip(begins, tails, strict=True) if head + tail == whole), ([], 0))
 
 

@@ -55,12 +55,14 @@ class EngineWorker:
         """
         started, before = time.perf_counter(), self._engine.stats()
         whole = Path(target)
+        wanted = rows or (0, source.stop - source.start)
+        num_rows = wanted[1] - wanted[0]
         path = whole if rows is None or whole.exists() else piece_path(whole, rows)
         with _disk(whole):
             if not path.exists():
-                self._fill(task, source, path, whole, rows or (0, source.stop - source.start), failing or {}, ref)
-            num_refused = len(read_refusals(path))
-            num_answers = read_table(path).num_rows
+                self._fill(task, source, path, whole, wanted, failing or {}, ref)
+            # In rows of the source, as the unit's size: one row may have many answers, and many refusals.
+            num_refused = min(len(read_refusals(path)), num_rows)
             if path == whole:
                 shutil.rmtree(_pieces_folder(whole), ignore_errors=True)
         after = self._engine.stats()
@@ -68,7 +70,7 @@ class EngineWorker:
         return ShardReceipt(
             unit=unit,
             path=str(path),
-            num_rows=num_answers,
+            num_rows=num_rows - num_refused,
             wall_seconds=time.perf_counter() - started,
             node=f"{platform.node()}:{os.getpid()}",
             num_refused=num_refused,
@@ -118,7 +120,7 @@ class EngineWorker:
         answers: dict[int, RowAnswer] = {}
         for (start, stop), piece in _finished(whole, wanted):
             answers[start] = RowAnswer(tuple(read_shard(piece, task.answered)), tuple(read_refusals(piece)))
-            answers |= {row: RowAnswer(()) for row in range(start + 1, stop)}  # all of them stand at the first row
+            answers |= {row: RowAnswer(()) for row in range(start + 1, stop)}  # all of them are at the first row
         for row, reason in failing.items():
             if wanted[0] <= row < wanted[1] and row not in answers:
                 hint = "look at the row; the engine's log may show what it does; --retry-refused tries again"
@@ -129,10 +131,8 @@ class EngineWorker:
             answers |= zip(missing, task.compute(self._engine, [requests[row] for row in missing]), strict=True)
         ordered = [answers[row] for row in range(*wanted)]
         refusals = [refusal for row in ordered for refusal in row.refusals]
-        if refusals:
-            write_shard(refusals_path(path), Refusal, refusals)
-        else:  # an earlier attempt may have left some
-            refusals_path(path).unlink(missing_ok=True)
+        # Always, also when there are none: those of an earlier attempt must not remain.
+        write_shard(refusals_path(path), Refusal, refusals)
         write_shard(path, task.answered, [answer for row in ordered for answer in row.answers])
 
     def _make_resident(self, ref: CheckpointRef) -> None:

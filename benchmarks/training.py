@@ -71,14 +71,8 @@ class Scene:
 
     def settings(self, load: Load) -> dict[str, Any]:
         """The optimizer's settings, the same for all sides."""
-        sizes = {"num_steps": load.num_steps, "batch_size": load.batch_size}
-        return sizes | {
-            "learning_rate": RATE,
-            "warmup_steps": WARMUP,
-            "weight_decay": 0.0,
-            "max_grad_norm": 1.0,
-            "seed": 0,
-        }
+        sizes = {"num_steps": load.num_steps, "batch_size": load.batch_size, "seed": 0}
+        return sizes | {"learning_rate": RATE, "warmup_steps": WARMUP, "weight_decay": 0.0, "max_grad_norm": 1.0}
 
     def ours(self, load: Load, number: int, names: Sequence[str] = (OURS,)) -> float:
         """A round of our loop, on one rank or several at once."""

@@ -1,10 +1,10 @@
-"""The audits: leaks of tests into training texts, the soundness of splits, the truth of augmentations.
+"""The audits: leaks of tests into training texts, and the soundness of splits.
 
 A test statement is a question's prompt with its right option. Only `audit_folder` reads files, a set or an import.
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,21 +34,22 @@ def fold(text: str) -> str:
 
 
 def audit_leaks(
-    questions: Sequence[Question], documents: Sequence[Document], augmentations: Iterable[Augmentation]
+    questions: Iterable[Question], documents: Iterable[Document], augmentations: Iterable[Augmentation]
 ) -> dict[str, int]:
     """Counts the test statements that are verbatim in documents and in kept augmentations of their own corpus."""
-    tests = [question for question in questions if question.inference not in TRAINED]
-    stated = [(q.corpus, fold(_statement_text(q))) for q in tests]
-    wanted, in_documents = set(stated), set()
-    for document in documents:  # only wanted statements are kept: there may be many documents
+    questions = list(questions)
+    stated = [(q.corpus, fold(_statement_text(q))) for q in questions if q.inference not in TRAINED]
+    wanted, in_documents, present = set(stated), set[tuple[str, str]](), set[str]()
+    for document in documents:
+        present.add(document.doc_id)
         parts = {document.text, *split_sentences(document.text)}
         in_documents |= wanted & {(document.corpus, fold(part)) for part in parts}
-    in_augmentations = {(row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept"}
-    present = {document.doc_id for document in documents}
+    kept = ((row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept")
+    in_augmentations = wanted.intersection(kept)
     return {
-        "num_documents": len(documents),
+        "num_documents": len(present),
         "num_questions": len(questions),
-        "num_tests": len(tests),
+        "num_tests": len(stated),
         "verbatim_in_documents": sum(statement in in_documents for statement in stated),
         "verbatim_in_augmentations": sum(statement in in_augmentations for statement in stated),
         "missing_requirements": sum(not present.issuperset(question.requires) for question in questions),
@@ -63,32 +64,6 @@ def _statement_text(question: Question) -> str:
     return f"{rest if is_sentence else question.prompt} {answer}"
 
 
-def audit_truth(
-    documents: Sequence[Document], augmentations: Sequence[Augmentation]
-) -> tuple[dict[str, dict[str, int]], dict[str, bool]]:
-    """By method: rows generated, kept, distinct and (of the kept) true; and the oracle's verdict on each kept row.
-
-    A row is true if it states something and all that it states follows.
-    """
-    oracles = read_oracles(documents)
-    methods: dict[str, dict[str, int]] = {}
-    verdicts: dict[str, bool] = {}
-    texts: dict[str, set[tuple[str, str]]] = {}
-    for row in augmentations:
-        counts = methods.setdefault(row.method, {"generated": 0, "kept": 0, "true": 0, "distinct": 0})
-        counts["generated"] += 1
-        texts.setdefault(row.method, set()).add((row.corpus, row.text))
-        if row.verdict == "kept":
-            findings = oracles[row.corpus].judge(row.text) if row.corpus in oracles else []
-            true = bool(findings) and all(finding.verdict in TRUE for finding in findings)
-            verdicts[row.augmentation_id] = true
-            counts["kept"] += 1
-            counts["true"] += true
-    for method, counts in methods.items():
-        counts["distinct"] = len(texts[method])
-    return methods, verdicts
-
-
 def read_oracles(documents: Iterable[Document]) -> dict[str, Oracle]:
     """An oracle for each corpus, from its documents only."""
     members: dict[str, list[Document]] = defaultdict(list)
@@ -99,13 +74,9 @@ def read_oracles(documents: Iterable[Document]) -> dict[str, Oracle]:
 
 @dataclass(frozen=True)
 class SetAudit:
-    """The faults of a set: `faults` maps each kind of fault to its cases, question ids or sentences.
-
-    `num_true` counts, for each split, the questions by the number of their options that follow.
-    """
+    """The faults of a set: `faults` maps each kind of fault to its cases, question ids or sentences."""
 
     faults: Mapping[str, tuple[str, ...]]
-    num_true: Mapping[str, Mapping[int, int]]
 
     @property
     def sound(self) -> bool:
@@ -135,17 +106,13 @@ def audit_set(questions: Sequence[Question], documents: Sequence[Document]) -> S
             audit.check(question, oracles[question.corpus])
         else:
             audit.faults["does not follow"].append(question.question_id)
-    return SetAudit(
-        {fault: tuple(audit.faults[fault]) for fault in FAULTS},
-        {split: dict(sorted(counts.items())) for split, counts in sorted(audit.num_true.items())},
-    )
+    return SetAudit({fault: tuple(audit.faults[fault]) for fault in FAULTS})
 
 
 @dataclass
 class _Auditor:
     facts_of: Mapping[str, Mapping[str, Sequence[Statement]]]
     faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    num_true: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
 
     def check(self, question: Question, oracle: Oracle) -> None:
         """All checks of one question."""
@@ -157,7 +124,6 @@ class _Auditor:
         true = [oracle.classify(statement)[0] in TRUE for statement in statements if statement is not None]
         following = {index for index, is_true in enumerate(true) if is_true}
         declared = {question.answer, *question.also_right, *question.also_true}
-        self.num_true[question.split][sum(true)] += 1
         found = {
             "does not follow": not true[question.answer],
             "several right": bool((following ^ declared) - {question.answer}),

@@ -71,12 +71,10 @@ def export(folder: Path, out: Path, kind: str) -> list[Part]:
         kind, is_rewritten = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet"), False
     else:
         is_rewritten = True
-    parts = []
-    for name, source in sources.items():
-        part = _plan(name, source, out / name, FORMATS[kind])
+    parts = [_plan(name, source, out / name, FORMATS[kind]) for name, source in sources.items()]
+    for part in parts:
         if is_rewritten or not all(path.exists() for path in part.files.values()):
             _write(part)
-        parts.append(part)
     write_text(card, _card(folder, out, parts))
     return parts
 

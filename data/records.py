@@ -57,7 +57,8 @@ class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 
     The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once. `sentence` is
-    the part of the document that is asked about.
+    the part of the document that is asked about. With `special_tokens`, those that occur in the text are control
+    tokens: a chat template has rendered it.
     `seed` alone decides the sampling noise: the text of a row does not depend on its batch.
     """
 
@@ -72,6 +73,7 @@ class Prompt:
     stop: str
     sentence: str = ""
     context_id: str = ""
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class DistillationExample:
     """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.distillation`.
 
     Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
-    shared by many lessons, so an engine computes it once.
+    shared by many examples, so an engine computes it once.
     """
 
     text_id: str
@@ -212,7 +214,7 @@ class Refusal:
     """A row that has no answer, and why: never a score of zero. Producers: an engine, a pool actor. Consumer: stages.
 
     `item_id` is the row's `item_id` or `prompt_id`. `kind`: "window" (too long), "empty" (nothing to score or read),
-    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "failing" (it kills its engine).
+    "tokens" (ids out of range), "endpoint" (a server refused it or answered nonsense), "crash" (it kills its engine).
     """
 
     item_id: str
@@ -223,10 +225,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ShardReceipt:
-    """Proof that a shard of work rests on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
+    """Proof that a shard of work is on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
 
-    `num_rows` were answered and `num_refused` were not (they rest in `refused/` beside the shard). Tokens: read by the
-    model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
+    Of the unit's rows, `num_rows` were answered and `num_refused` were not (see `refused/` beside the shard). Tokens:
+    read by the model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
     """
 
     unit: str

@@ -33,19 +33,22 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Template(_Closed):
+class _Texts(_Closed):
+    context: str = ""
+    text: str
+    stop: str = "\n"
+    max_tokens: int = Field(ge=1)
+    answer_after: str = ""
+
+
+class Template(_Texts):
     """One way to ask for an inference, e.g. `local/reverse`: the shared context, then the text, then the answer.
 
     Local contexts and all texts may name {sentence}, global contexts {documents}. The answer ends at `stop` or after
     `max_tokens`. Where the model reasons before the inference, `answer_after` is the mark between the two.
     """
 
-    method: str = ""
-    context: str = ""
-    text: str
-    stop: str = "\n"
-    max_tokens: int = Field(ge=1)
-    answer_after: str = ""
+    method: str
 
     @property
     def is_global(self) -> bool:
@@ -77,8 +80,8 @@ class _Icl(_Closed):
 class _Book(_Closed):
     nothing: str = Field(min_length=1)
     icl: _Icl
-    local: dict[str, Template] = {}
-    global_: dict[str, Template] = Field({}, alias="global")
+    local: dict[str, _Texts] = {}
+    global_: dict[str, _Texts] = Field({}, alias="global")
 
 
 class PromptBook(_Closed):
@@ -120,11 +123,12 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     except ValidationError as error:
         raise _explain(error, path) from error
     templates = []
-    for family, named in ((LOCAL, book.local), (GLOBAL, book.global_)):
-        for name, template in named.items():
-            _check(template.context, family, "context", f"{path}, table [{family}.{name}]")
-            _check(template.text, family, "text", f"{path}, table [{family}.{name}]")
-            templates.append(template.model_copy(update={"method": f"{family}/{name}"}))
+    for family, tables in ((LOCAL, book.local), (GLOBAL, book.global_)):
+        for name, table in tables.items():
+            where = f"{path}, table [{family}.{name}]"
+            _check(table.context, family, "context", where)
+            _check(table.text, family, "text", where)
+            templates.append(Template(method=f"{family}/{name}", **table.model_dump()))
     _check(book.icl.context, "icl", "context", f"{path}, table [icl]")
     return PromptBook(icl_context=book.icl.context, nothing=book.nothing, templates=tuple(templates))
 
@@ -143,13 +147,15 @@ def _check(text: str, family: str, key: str, where: str) -> None:
 
 def _explain(error: ValidationError, path: Path) -> InputError:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    *table, key = map(str, first["loc"])
+    where = f"{path}, " + (f"table [{'.'.join(table)}], " if table else "") + f"key {key}"
     if first["type"] == "extra_forbidden":
-        known = "nothing, [icl], [local.NAME], [global.NAME] with context, text, stop, max_tokens, answer_after"
-        return InputError(f'unknown key "{key}"', where=str(path), hint=f"a prompt book has {known}")
+        known = ", ".join(_Texts.model_fields)
+        hint = f"a prompt book has nothing, [icl], and tables [local.NAME] and [global.NAME] with {known}"
+        return InputError(f'unknown key "{key}"', where=where, hint=hint)
     if first["type"] == "missing":
-        return InputError(f'"{key}" is missing', where=str(path), hint=f"add {key}")
-    return InputError(f"{key}: {first['msg']} (got {first['input']!r})", where=str(path), hint=f"correct {key}")
+        return InputError(f'"{key}" is missing', where=where, hint=f"add {key}")
+    return InputError(f"{first['msg']} (got {first['input']!r})", where=where, hint=f"correct {key}")
 
 
 def _fill(template: str, **values: str) -> str:

@@ -2,7 +2,7 @@
 
 A shard is written under a temporary name and renamed; the folder's `manifest.json` is written last, so a folder
 with a manifest is complete and one without is unfinished. Reads: shards, manifests. Writes: shards, `state.json` and
-`dataset_info.json` (which `datasets` expects), `manifest.json` (ours: row count, key, notes), `inputs.json`.
+`dataset_info.json` (which `datasets` expects), `manifest.json` (ours), `inputs.json`.
 """
 
 import dataclasses
@@ -26,7 +26,6 @@ INPUTS = "inputs.json"
 REFUSED = "refused"
 ROWS_PER_SHARD = 512  # the most work that a killed engine loses; enough rows for an engine to batch
 SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
-_DATASETS_FILES = ("state.json", "dataset_info.json")
 _WORKSPACE_FILES = frozenset((".lock", "seconds.json"))  # a command may create these before it claims its folder
 Record = typing.TypeVar("Record")
 _ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
@@ -134,7 +133,7 @@ class ShardWriter:
             self.num_shards += 1
 
 
-def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] | None = None) -> None:
+def seal(folder: Path, record: type) -> None:
     """Declare a folder of shards complete: writes what `datasets` needs, then the manifest.
 
     Both carry a hash of the shards' content, by which `datasets` names what it caches. All shards are flushed to the
@@ -153,40 +152,29 @@ def seal(folder: Path, record: type, *, key: str = "", notes: dict[str, object] 
     }
     hints = typing.get_type_hints(record)
     features = {field.name: _feature(hints[field.name]) for field in dataclasses.fields(record)}
-    for name, content_of_file in zip(_DATASETS_FILES, (state, {"features": features}), strict=True):
-        write_json(folder / name, content_of_file)
+    write_json(folder / "state.json", state)
+    write_json(folder / "dataset_info.json", {"features": features})
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
-    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content, "key": key}
     for name in shards:
         _sync(folder / name)
-    write_json(folder / MANIFEST, manifest | {"notes": notes or {}}, durable=True)
+    manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content}
+    write_json(folder / MANIFEST, manifest, durable=True)
 
 
-def write_folder(
-    folder: Path, record: type, rows: Sequence[object], *, key: str = "", notes: dict[str, object] | None = None
-) -> None:
+def write_folder(folder: Path, record: type, rows: Sequence[object]) -> None:
     """A small dataset in one call: one shard, sealed."""
-    write_shard(folder / "part-00000.arrow", record, rows)
-    seal(folder, record, key=key, notes=notes)
+    write_shard(folder / shard_name(0), record, rows)
+    seal(folder, record)
 
 
-def is_sealed(folder: Path, *, key: str = "") -> bool:
-    """Whether the folder is complete; with a key, a folder that was made from other inputs is an InputError."""
-    if not (folder / MANIFEST).exists():
-        return False
-    found = read_manifest(folder).get("key", "")
-    if key and found != key:
-        raise InputError(
-            f"the folder holds the result of other inputs (key {found}, wanted {key})",
-            where=str(folder),
-            hint="choose another output folder, or delete this one",
-        )
-    return True
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder is complete."""
+    return (folder / MANIFEST).exists()
 
 
 def claim(folder: Path, key: str) -> None:
     """Bind an output folder to the inputs that `key` names; InputError if it is bound to others."""
-    found = claimed_key(folder)
+    found = _claimed_key(folder)
     if found and found != key:
         raise InputError(
             f"the folder holds work on other inputs or settings (key {found}, wanted {key})",
@@ -197,27 +185,27 @@ def claim(folder: Path, key: str) -> None:
         write_json(folder / INPUTS, {"key": key})
 
 
-def claim_new(folder: Path, key: str) -> None:
-    """`claim`, for a folder that may hold nothing else: InputError if it has files but no `inputs.json`."""
-    refuse_foreign(folder)
-    claim(folder, key)
+def is_claimed(folder: Path, key: str) -> bool:
+    """Whether an output folder is bound to the inputs that `key` names; writes nothing.
 
-
-def refuse_foreign(folder: Path) -> None:
-    """Raise InputError if the folder has files but was never claimed: they are not ours to overwrite or delete."""
+    Raises InputError if it is bound to others, or has files but was never claimed: those are not ours to overwrite.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError("the output path is a file", where=str(folder), hint="choose another --out")
-    if claimed_key(folder) is None and folder.is_dir():
-        foreign = sorted({path.name for path in folder.iterdir()} - _WORKSPACE_FILES)
-        if foreign:
-            raise InputError(
-                f"the folder holds something else: {', '.join(foreign[:3])}",
-                where=str(folder),
-                hint="choose a new or empty folder with --out",
-            )
+    found = _claimed_key(folder)
+    foreign = {path.name for path in folder.iterdir()} - _WORKSPACE_FILES if folder.exists() else set()
+    if found is None and foreign:
+        raise InputError(
+            f"the folder holds something else: {', '.join(sorted(foreign)[:3])}",
+            where=str(folder),
+            hint="choose a new or empty folder with --out",
+        )
+    if found:
+        claim(folder, key)
+    return found == key
 
 
-def claimed_key(folder: Path) -> str | None:
+def _claimed_key(folder: Path) -> str | None:
     """The key that a folder is bound to: "" if it was released, None if it was never claimed."""
     path = folder / INPUTS
     if not path.exists():
@@ -234,14 +222,12 @@ def release(folder: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """One shard as a memory-mapped Arrow table; InputError if it is truncated or missing."""
+    """One shard as a memory-mapped Arrow table; InputError if it is truncated."""
     try:
         with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
             return reader.read_all()
-    except (pa.ArrowInvalid, FileNotFoundError) as error:
-        raise InputError(
-            f"the shard is truncated or missing: {error}", where=str(path), hint="make the folder again"
-        ) from error
+    except pa.ArrowInvalid as error:
+        raise InputError(f"the shard is truncated: {error}", where=str(path), hint="make the folder again") from error
 
 
 def read_shard(path: Path, record: type[Record]) -> list[Record]:
@@ -266,8 +252,8 @@ def read_records(table: pa.Table, record: type[Record]) -> list[Record]:
 def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = False) -> list[Path]:
     """The shards of a folder in the order of their names.
 
-    Raises InputError if there are none, if they hold another record, or if the folder is unfinished: without a
-    manifest its shards are listed only with `unfinished`.
+    Raises InputError if there are none, if one is missing, if they hold another record, or if the folder is unfinished:
+    without a manifest its shards are listed only with `unfinished`.
     """
     manifest, kind = read_manifest(folder), f"{record.__name__} " if record else ""
     shards = [folder / name for name in manifest["shards"]] if "shards" in manifest else sorted(folder.glob("*.arrow"))
@@ -282,6 +268,8 @@ def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = 
     if record and manifest.get("record", record.__name__) != record.__name__:
         what = f"the folder holds {manifest['record']} rows, not {kind}rows"
         raise InputError(what, where=str(folder), hint="name another folder")
+    if lost := [path for path in shards if not path.exists()]:
+        raise InputError(f"the shard {lost[0].name} is missing", where=str(folder), hint="make the folder again")
     return shards
 
 
@@ -321,7 +309,7 @@ def read_refusals(shard: Path) -> list[Refusal]:
 
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _sync(path: Path) -> None:

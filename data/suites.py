@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data.corpora.reading import DEFAULT_CORPUS
+from data.corpora.reading import DEFAULT_CORPUS, is_unicode
 from data.errors import InputError
 from data.records import Question
 from data.seeds import fingerprint
@@ -112,7 +112,7 @@ def _text(found: Mapping[str, Any], key: str) -> str:
         value = str(value)
     if not isinstance(value, str) or not value.strip():
         raise _LineError(f'"{key}" is {json.dumps(value)[:40]}, not a text')
-    if not _is_unicode(value):
+    if not is_unicode(value):
         raise _LineError(f'"{key}" holds a lone surrogate')
     return value.strip()
 
@@ -141,11 +141,3 @@ def _number(value: object, options: tuple[str, ...], key: str) -> int:
     raise _LineError(
         f'"{key}" is {json.dumps(value)[:40]}: neither an option nor a number from 0 to {len(options) - 1}'
     )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""Fingerprints of models: what their weights, configuration and tokenizer are, in whatever files they are stored.
+"""Fingerprints of models: of the weights, however they are split into files, the configuration and the tokenizer.
 
 Reads the files of a model folder (safetensors headers and bytes, no torch). Hashes of weights are cached in
 `$XDG_CACHE_HOME/entail/weights` or `~/.cache/entail/weights`, by the path, size and modification time of every file.

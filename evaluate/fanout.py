@@ -41,7 +41,7 @@ from evaluate.statistics import Outcome
 
 ROWS_PER_UNIT = 512
 _NUM_TRIED = 8  # questions per corpus that decide whether a context fits
-_MAX_CHARACTERS = 64  # per token; a context of more characters than this x window is not tokenised to find out
+_MAX_BYTES = 64  # of documents per token of the window; longer contexts are not tokenised to find out
 _NUM_CHOSEN = 2  # choices kept for the report's examples, per condition, corpus, split
 
 
@@ -182,21 +182,22 @@ def contexts_that_fit(
     context of its own, so only a suite without any is left out. Raises InputError where a corpus has no documents.
     """
     found = dict.fromkeys(contexts, "")
-    wanted = [spec for spec in found if spec.kind != "none"]
-    if not wanted:
-        return found
-    characters = _count_characters(suite)
     reader = TextReader(AutoTokenizer.from_pretrained(model), window=window) if window else None
-    for spec in wanted:
-        if spec.kind == "required":
-            named = any(table.column("requires").combine_chunks().flatten() for table in _tables(suite.questions))
-            found[spec] = "" if named else "no question names the documents that it requires"
-        elif reader and window:
-            longest = max(characters.values()) / (spec.k if spec.kind == "sample" else 1)
-            if longest > _MAX_CHARACTERS * window:
-                found[spec] = f"{longest:.0f} characters of documents do not fit into {window} tokens"
-            else:
-                found[spec] = _reason(suite, spec, reader, book, seed, draws)
+    with TemporaryDirectory() as folder:
+        for spec in (spec for spec in found if spec.kind != "none"):
+            num_bytes = sum(path.stat().st_size for path in list_shards(_documents_of(suite)))
+            num_bytes //= max(1, len(suite_corpora(suite))) * (spec.k if spec.kind == "sample" else 1)
+            if spec.kind != "required" and window and num_bytes > _MAX_BYTES * window:
+                found[spec] = f"{num_bytes} bytes of documents do not fit into {window} tokens"
+                continue
+            for draw in range(draws if spec.kind == "sample" else 1):
+                shards = _write_contexts(suite, spec, draw, Path(folder), book, seed)
+                if spec.kind == "required":
+                    named = any(read_table(path).num_rows for path in shards.values())
+                    found[spec] = "" if named else "no question names the documents that it requires"
+                elif reader and not found[spec]:
+                    reasons = (_reason(suite, corpus, path, reader) for corpus, path in shards.items())
+                    found[spec] = next(filter(None, reasons), "")
     return found
 
 
@@ -298,36 +299,14 @@ def _write_contexts(
     return write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
 
 
-def _reason(suite: Suite, spec: ContextSpec, reader: TextReader, book: PromptBook, seed: int, draws: int) -> str:
+def _reason(suite: Suite, corpus: str, contexts: Path, reader: TextReader) -> str:
     """Why a context cannot be read with any of a few questions about it, "" if it can."""
-    with TemporaryDirectory() as folder:
-        for draw in range(draws if spec.kind == "sample" else 1):
-            for corpus, path in _write_contexts(suite, spec, draw, Path(folder), book, seed).items():
-                text = ContextReader(path).text_for().text
-                (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
-                questions = _questions(rows.shard)[rows.start : rows.stop]
-                answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options) for q in questions])
-                refusals = [answer for answer in answers if isinstance(answer, Refusal)]
-                if len(refusals) == len(questions):
-                    return f"the documents of {corpus} in context: {refusals[0].what}"
-    return ""
-
-
-def _count_characters(suite: Suite) -> Counter[str]:
-    """Characters of each corpus's documents. Raises InputError where a corpus of the questions has none."""
-    counts: Counter[str] = Counter()
-    for table in _tables(_documents_of(suite)):
-        sizes = table.select(["corpus"]).append_column("size", pc.utf8_length(table.column("text")))
-        for row in sizes.group_by("corpus").aggregate([("size", "sum")]).to_pylist():
-            counts[row["corpus"]] += row["size_sum"]
-    missing = [corpus for corpus in suite_corpora(suite) if not counts[corpus]]
-    if missing:
-        raise InputError(
-            f'no documents of corpus "{missing[0]}" for the context; available: {", ".join(counts) or "none"}',
-            where="--documents",
-            hint='pass documents of that corpus (`data import --corpus`), or give the questions a "corpus"',
-        )
-    return counts
+    text = ContextReader(contexts).text_for().text
+    (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
+    questions = _questions(rows.shard)[rows.start : rows.stop]
+    answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options) for q in questions])
+    refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+    return f"the documents of {corpus} in context: {refusals[0].what}" if len(refusals) == len(questions) else ""
 
 
 def _documents_of(suite: Suite) -> Path:

@@ -14,7 +14,7 @@ that is narrower than the facts alone allow only shows that luck.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -103,10 +103,6 @@ class Answers(NamedTuple):
     correct: Floats
     chance: float
 
-    def means(self) -> Floats:
-        """The accuracy of each question over its runs."""
-        return _mean(self.correct, axis=1)
-
 
 def group_answers(outcomes: Iterable[Outcome]) -> dict[Cell, Answers]:
     """The outcomes of every cell, in an order that does not depend on the shards.
@@ -129,23 +125,12 @@ def estimate_accuracies(outcomes: Iterable[Outcome], *, seed: int = 0) -> dict[C
 
 def estimate(cell: Cell, answers: Answers, *, seed: int = 0) -> Estimate:
     """The accuracy of one cell."""
-    values = answers.means()
+    values, of_runs = _mean(answers.correct, axis=1), _mean(answers.correct, axis=0)
     accuracy = float(values.mean())
-    facts = _fact_interval(answers.keys, values, derive_seed(seed, cell.suite, cell.split))
-    low, high = facts.low, facts.high
-    if facts.error < 1e-12:
-        low, high = wilson_interval(accuracy, facts.num_clusters)
-    elif facts.num_clusters > MAX_BOOTSTRAP:  # the normal interval is poor near 0 and 1
-        low, high = wilson_interval(accuracy, accuracy * (1 - accuracy) / facts.error**2)
-    half, level = _group_half_width(answers.keys, values, [_mean(answers.correct, axis=0)], facts.error)
+    seed = derive_seed(seed, cell.suite, cell.split)
+    low, high, level = _interval(answers.keys, values, [of_runs], seed, lambda n: wilson_interval(accuracy, n))
     return Estimate(
-        accuracy=accuracy,
-        low=max(0.0, min(low, accuracy - half)),
-        high=min(1.0, max(high, accuracy + half)),
-        n=len(values),
-        chance=answers.chance,
-        level=level,
-        groups=_group_accuracies(answers),
+        accuracy, max(0.0, low), min(1.0, high), len(values), answers.chance, level, _group_accuracies(answers)
     )
 
 
@@ -173,19 +158,12 @@ def paired_difference(first: Answers, second: Answers, *, seed: int = 0) -> Diff
     keys = [first.keys[at] for at in shared]
     left, right = first.correct[shared], second.correct[[position[key] for key in keys]]
     firsts, seconds = _mean(left, axis=1), _mean(right, axis=1)
-    values = firsts - seconds
-    difference = float(values.mean())
-    facts = _fact_interval(keys, values, seed)
-    low, high = facts.low, facts.high
-    if facts.error < 1e-12:
-        low, high = _score_difference(float(firsts.mean()), float(seconds.mean()), facts.num_clusters)
     of_runs = [_mean(left, axis=0), _mean(right, axis=0)]
-    half, level = _group_half_width(
-        keys, values, [of_runs[0] - of_runs[1]] if first.runs == second.runs else of_runs, facts.error
-    )
-    return Difference(
-        difference, max(-1.0, min(low, difference - half)), min(1.0, max(high, difference + half)), len(keys), level
-    )
+    if first.runs == second.runs:
+        of_runs = [of_runs[0] - of_runs[1]]
+    means = float(firsts.mean()), float(seconds.mean())
+    low, high, level = _interval(keys, firsts - seconds, of_runs, seed, lambda n: _score_difference(*means, n))
+    return Difference(float((firsts - seconds).mean()), max(-1.0, low), min(1.0, high), len(keys), level)
 
 
 def wilson_interval(accuracy: float, n: float) -> tuple[float, float]:
@@ -203,13 +181,6 @@ def t95(df: int) -> float:
     z = Z95
     second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
     return z + (z**3 + z) / (4 * df) + second / (96 * df**2) + third / (384 * df**3)
-
-
-class _FactInterval(NamedTuple):
-    low: float
-    high: float
-    error: float  # standard error of the mean
-    num_clusters: int
 
 
 def _answers(cell: Cell, rows: Sequence[Outcome]) -> Answers:
@@ -245,48 +216,59 @@ def _group_accuracies(answers: Answers) -> dict[str, dict[str, float]]:
     return groups
 
 
-def _group_half_width(
-    keys: Sequence[Key], values: Floats, run_means: Sequence[Floats], fact_error: float
-) -> tuple[float, Level]:
-    """Half the width of the interval over corpora or runs, and which of them it is over; 0 where there is one of each.
+def _interval(
+    keys: Sequence[Key],
+    values: Floats,
+    run_means: Sequence[Floats],
+    seed: int,
+    without_variance: Callable[[int], tuple[float, float]],
+) -> tuple[float, float, Level]:
+    """The interval of the mean of `values` (of questions, over runs) that contains both levels, and the highest level.
 
-    `values` are means over runs by question; `run_means` has an array of means by run for each independent condition.
+    `run_means` has an array of means by run for each independent condition. `without_variance` gives the interval for
+    a number of facts that all agree.
     """
-    codes = {corpus: at for at, corpus in enumerate(dict.fromkeys(key[0] for key in keys))}
-    if len(codes) > 1:
-        of_row = np.array([codes[key[0]] for key in keys])
-        return t95(len(codes) - 1) * _cluster_error(of_row, values), "corpora"
+    facts, corpora = _codes([key[:2] for key in keys]), _codes([key[0] for key in keys])
+    low, high, fact_error = _fact_interval(facts, values, seed)
+    if fact_error < 1e-12:
+        low, high = without_variance(int(facts.max()) + 1)
     spread = [runs for runs in run_means if len(runs) > 1]
-    if not spread:
-        return 0.0, "facts"
-    variance = sum(float(runs.var(ddof=1)) / len(runs) for runs in spread)
-    return t95(min(map(len, spread)) - 1) * float(np.sqrt(variance + fact_error**2)), "runs"
+    half: float = 0.0
+    level: Level = "facts"
+    if corpora.max() > 0:
+        half, level = t95(int(corpora.max())) * _cluster_error(corpora, values), "corpora"
+    elif spread:
+        variance = sum(float(runs.var(ddof=1)) / len(runs) for runs in spread) + fact_error**2
+        half, level = t95(min(map(len, spread)) - 1) * float(np.sqrt(variance)), "runs"
+    mean = float(values.mean())
+    return min(low, mean - half), max(high, mean + half), level
 
 
-def _cluster_error(of_row: NDArray[np.int64], values: Floats) -> float:
+def _codes(names: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Numbers of the names, from 0 in the order of first appearance."""
+    codes = {name: at for at, name in enumerate(dict.fromkeys(names))}
+    return np.array([codes[name] for name in names])
+
+
+def _cluster_error(clusters: NDArray[np.int64], values: Floats) -> float:
     """The linearised standard error of the mean over rows when whole clusters are sampled.
 
     With clusters of equal size it is the standard deviation of their means, divided by the root of their number.
     """
-    residuals = np.bincount(of_row, weights=values - values.mean())
+    residuals = np.bincount(clusters, weights=values - values.mean())
     num_clusters = len(residuals)
     return float(np.sqrt((residuals**2).sum() * num_clusters / max(1, num_clusters - 1)) / len(values))
 
 
-def _fact_interval(keys: Sequence[Key], values: Floats, seed: int) -> _FactInterval:
-    """Percentile interval of the mean over questions when (corpus, fact) clusters are drawn with replacement."""
-    index = {cluster: position for position, cluster in enumerate(dict.fromkeys(key[:2] for key in keys))}
-    of_row = np.array([index[key[:2]] for key in keys])
-    num_clusters = len(index)
-    if num_clusters > MAX_BOOTSTRAP:
-        mean, error = float(values.mean()), _cluster_error(of_row, values)
-        return _FactInterval(mean - Z95 * error, mean + Z95 * error, error, num_clusters)
-    sums, counts = np.bincount(of_row, weights=values), np.bincount(of_row).astype(np.float64)
-    drawn = _draws(seed, num_clusters)
-    means = drawn @ sums / (drawn @ counts)
+def _fact_interval(clusters: NDArray[np.int64], values: Floats, seed: int) -> tuple[float, float, float]:
+    """Percentile interval and standard error of the mean when clusters are drawn with replacement."""
+    if clusters.max() >= MAX_BOOTSTRAP:
+        mean, error = float(values.mean()), _cluster_error(clusters, values)
+        return mean - Z95 * error, mean + Z95 * error, error
+    drawn = _draws(seed, int(clusters.max()) + 1)
+    means = drawn @ np.bincount(clusters, weights=values) / (drawn @ np.bincount(clusters))
     low, high = np.percentile(means, [2.5, 97.5])
-    error = float(means.std()) if high - low > 1e-12 else 0.0
-    return _FactInterval(float(low), float(high), error, num_clusters)
+    return float(low), float(high), float(means.std()) if high - low > 1e-12 else 0.0
 
 
 @lru_cache(maxsize=4)  # up to 32 MB each; the conditions and pairs of a split share one

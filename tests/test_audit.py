@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
-from data.audit import FAULTS, TRAINED, audit_leaks, audit_set
+from data.audit import FAULTS, TRAINED, audit_folder, audit_leaks, audit_set
 from data.baselines import NgramModel, credit, make_rate, measure_baselines
+from data.errors import InputError
 from data.records import Document, Question
+from data.sets.registry import make_set
 from data.sets.world import World
+from data.store import read_folder, write_folder
 from tests.generated import MAKERS, default_section, make_worlds
 
 VARIANTS = {
@@ -42,8 +46,7 @@ def test_nothing_is_wrong_with_a_set(variant: str) -> None:
     questions, documents = made(variant)
     audit = audit_set(questions, documents)
     assert audit.faults == dict.fromkeys(FAULTS, ()) and audit.sound
-    for split, counts in audit.num_true.items():
-        assert split.startswith("statement") or set(counts) == {1}
+    assert all(q.split.startswith("statement") or not (q.also_right or q.also_true) for q in questions)
     leaks = audit_leaks(questions, documents, [])
     assert leaks["verbatim_in_documents"] == leaks["missing_requirements"] == 0
 
@@ -68,6 +71,33 @@ def test_ids_are_unique_and_required_documents_are_there(variant: str) -> None:
     for question in questions:
         assert question.requires and present.issuperset(question.requires)
         assert len(set(question.options)) == len(question.options)
+
+
+def test_a_folder_is_audited(tmp_path: Path) -> None:
+    assert make_set("reversals", "tiny", 2, {"facts": 8, "documents_per_fact": 1}, 0, tmp_path / "set")
+    audit = audit_folder(tmp_path / "set")
+    assert audit.sound and any("bigram" in line for line in audit.lines)
+    questions = list(read_folder(tmp_path / "set" / "questions", Question))
+    documents = list(read_folder(tmp_path / "set" / "documents", Document))
+    test = next(question for question in questions if question.split == "reversal")
+    leak = Document("leak", f"{test.prompt} {test.options[test.answer]}", test.corpus)
+    write_folder(tmp_path / "leaked" / "documents", Document, [*documents, leak])
+    write_folder(tmp_path / "leaked" / "questions", Question, questions)
+    audit = audit_folder(tmp_path / "leaked")
+    assert not audit.sound and any(line.strip() == test.question_id for line in audit.lines)
+
+
+def test_an_import_is_audited_for_leaks(tmp_path: Path) -> None:
+    write_folder(tmp_path / "documents", Document, [Document("d", "Ann is tall. Bob is old.", "corpus")])
+    assert audit_folder(tmp_path).sound
+    question = Question("q", "corpus", "s", "s", "Bob is", ("old", "young"), 0, "f", ("d",))
+    assert not audit_folder(tmp_path, [question]).sound
+    missing = replace(question, prompt="Cy is", requires=("gone",))
+    assert not audit_folder(tmp_path, [missing]).sound
+    assert audit_folder(tmp_path, [replace(missing, requires=())]).sound
+    (tmp_path / "documents" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="unfinished"):
+        audit_folder(tmp_path)
 
 
 def faults_of(questions: Sequence[Question], documents: Sequence[Document]) -> set[str]:

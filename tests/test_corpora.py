@@ -17,12 +17,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data.corpora.bookmark import Bookmark, read_bookmark, write_bookmark
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.corpora import lines
-from data.corpora.importer import Summary, import_corpus
+from data.corpora.importer import Summary, import_corpus, import_key
+from data.corpora.ingest import Bookmark, read_bookmark, write_bookmark
 from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
@@ -249,6 +249,52 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "documents" / "mine.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["rejected/keep.txt", ".import/keep.txt", "notes.txt"])
+def test_files_of_any_other_origin_are_never_deleted(tmp_path: Path, name: str) -> None:
+    write_jsonl(tmp_path / "a.jsonl", ["one"])
+    kept = tmp_path / "out" / name
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+    with pytest.raises(InputError, match="something else"):
+        load(tmp_path / "a.jsonl", tmp_path / "out")
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [kept]
+
+
+def test_only_files_of_the_import_are_removed_from_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("no json\n")
+    with pytest.raises(InputError, match="nothing usable"):
+        load(path, tmp_path / "out")
+    for name in ("rejected/keep.txt", "documents/keep.txt"):
+        (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+    write_jsonl(path, ["one"])
+    load(path, tmp_path / "out")
+    assert all((tmp_path / "out" / name).exists() for name in ("rejected/keep.txt", "documents/keep.txt"))
+    assert set_aside(tmp_path / "out") == [] and texts_in(tmp_path / "out") == ["one"]
+
+
+def test_the_tokenizers_content_is_part_of_the_key(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["glon are femp."])
+    for name in ("one", "two", "other"):
+        (tmp_path / name).mkdir()
+        content = (ROOT / "models" / "tiny" / "tokenizer.json").read_text()
+        (tmp_path / name / "tokenizer.json").write_text(content + " " * (name == "other"))
+    found = find_sources([str(path)], out=tmp_path / "out")
+    one, two, other = (
+        import_key(found, ImportSettings(chunk_tokens=9, tokenizer=str(tmp_path / name)))
+        for name in ("one", "two", "other")
+    )
+    assert one == two != other
+
+
+def test_a_pattern_may_match_what_was_named_before(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("one")
+    found = find_sources([str(tmp_path / "notes"), str(tmp_path / "notes" / "*.md")], out=tmp_path / "out")
+    assert [source.path.name for source in found.sources] == ["a.md"]
+
+
 def test_nothing_usable_is_an_error_and_the_folder_is_free_again(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("no json\n")
@@ -299,7 +345,7 @@ def test_a_killed_import_goes_on_behind_its_last_shard(
         except KeyboardInterrupt:
             assert not (out / "manifest.json").exists()
     assert [mark.num_shards for mark in starts] == list(range(len(starts))) and len(starts) > 8
-    assert len({mark.source for mark in starts}) > 1 and any(mark.told for mark in starts)
+    assert len({mark.source for mark in starts}) > 1 and any(mark.num_rejected_rows for mark in starts)
     assert resumed == whole
     assert sorted(set_aside(out)) == sorted(set_aside(tmp_path / "whole"))
     assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())

@@ -138,8 +138,36 @@ def test_broken_rows_of_a_table_are_told_by_their_first_line(tmp_path: Path) -> 
     (tmp_path / "a.csv").write_bytes(content)
     load(tmp_path / "a.csv", tmp_path / "out", id_column="n")
     assert texts_in(tmp_path / "out") == ["two\nlines", "last"]
-    rows = [(5, "broken CSV"), (6, "not UTF-8"), (7, "not UTF-8"), (9, "missing column"), (11, "broken CSV")]
+    rows = [(5, "broken CSV"), (6, "not UTF-8"), (7, "not UTF-8"), (9, "broken CSV"), (11, "broken CSV")]
     assert [row[1:] for row in set_aside(tmp_path / "out")] == rows
+
+
+def test_a_row_with_other_fields_than_the_header_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,n\nHello, world,1\nwhole,2\ncut\n")
+    load(tmp_path / "a.csv", tmp_path / "out")
+    assert texts_in(tmp_path / "out") == ["whole"]
+    assert [row[1:] for row in set_aside(tmp_path / "out")] == [(2, "broken CSV"), (4, "broken CSV")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "n,text\n,one\n ,two\nx,three\n"),
+        ("a.jsonl", '{"n": "", "text": "one"}\n{"n": " ", "text": "two"}\n{"n": "x", "text": "three"}\n'),
+        ("a.parquet", ""),
+    ],
+)
+def test_an_empty_id_is_missing(tmp_path: Path, name: str, content: str) -> None:
+    if content:
+        (tmp_path / name).write_text(content)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"n": ["", None, "x"], "text": ["one", "two", "three"]}), tmp_path / name)
+    load(tmp_path / name, tmp_path / "out", id_column="n")
+    assert texts_in(tmp_path / "out") == ["three"]
+    assert [row[2] for row in set_aside(tmp_path / "out")] == ["missing id"] * 2
 
 
 def test_a_column_of_numbers_is_an_id_but_no_text(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from data.corpora.arrays import string_array
 from data.corpora.duplicates import KeyTable
+from data.corpora.parts import load_counter
 from data.corpora.words import NUM_HASHES, signatures
 from data.errors import InputError
 from data.records import Document
@@ -131,6 +132,23 @@ def test_chunks_by_a_models_tokenizer(tmp_path: Path) -> None:
     counter = Tokenizer.from_file(str(TOKENIZER))
     sizes = [len(counter.encode(text, add_special_tokens=False).ids) for text in texts_in(tmp_path / "out")]
     assert len(sizes) > 5 and 8 < max(sizes) <= 16
+
+
+def test_saved_padding_and_truncation_do_not_distort_counts(tmp_path: Path) -> None:
+    loaded = Tokenizer.from_file(str(TOKENIZER))
+    loaded.enable_padding(length=500)
+    loaded.enable_truncation(max_length=3)
+    loaded.save(str(tmp_path / "tokenizer.json"))
+    texts = ["jeex are more curious than hoosk.", "jeex"]
+    plain, saved = load_counter(str(TOKENIZER)), load_counter(str(tmp_path))
+    assert saved(texts) == plain(texts) and plain(texts)[0] > 3
+
+
+def test_a_broken_tokenizer_is_an_input_error(tmp_path: Path) -> None:
+    for content in ("{", "{}"):
+        (tmp_path / "tokenizer.json").write_text(content)
+        with pytest.raises(InputError, match="cannot be read"):
+            load_counter(str(tmp_path))
 
 
 def test_sentences_alone_and_with_those_before(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exports: what `datasets.load_dataset` reads from them is what rests in the folders."""
+"""Exports: what `datasets.load_dataset` reads from them is what is stored in the folders."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cli import refuse
 
+from data.errors import InputError
 from data.export import export
 from data.records import Augmentation, Document, Question
 from data.store import seal, write_folder, write_json, write_shard
@@ -23,7 +24,7 @@ QUESTIONS = [
     Question("q2", "w", "as trained", "recall", "yomp are", ("femp", "troff"), 1, "f2", ("d1",)),
 ]
 DOCUMENTS = [Document(f"d{number}", f"text {number}\nwith é", f"w{number % 2}") for number in range(5)]
-AUGMENTATION = Augmentation("a", "w", "local/reverse", "d", "s", "t", "kept", "stop", "m", "h", 0.7, 3)
+AUGMENTATION = Augmentation("a", "w", "local/reverse", ("d",), "s", "t", "", "kept", 0.5, "stop", "m", "h", "c", 0.7, 3)
 
 
 @pytest.fixture
@@ -121,8 +122,8 @@ def test_a_card_is_written_beside_an_earlier_export(made: Path, tmp_path: Path) 
 
 def test_an_export_can_be_done_again(made: Path, tmp_path: Path) -> None:
     export(made, tmp_path / "out", "parquet")
-    write_folder(made / "documents", Document, DOCUMENTS[:1])
     (made / "documents" / "part-00001.arrow").unlink()
+    write_folder(made / "documents", Document, DOCUMENTS[:1])
     export(made, tmp_path / "out", "parquet")
     assert load(tmp_path / "out") == {"train": as_rows(DOCUMENTS[:1])}
 
@@ -138,6 +139,13 @@ def test_somebody_elses_readme_is_left_alone(capsys: pytest.CaptureFixture[str],
 def test_an_export_of_nothing_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("data", "export", str(tmp_path), "--to", "parquet", "--out", str(tmp_path / "out"))
     assert "no documents, questions or augmentations" in refuse(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_folder_is_not_exported(made: Path, tmp_path: Path) -> None:
+    (made / "questions" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="unfinished"):
+        export(made, tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
 
 

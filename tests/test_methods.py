@@ -1,9 +1,11 @@
 """Augmentation methods: prompts out of documents, augmentations out of generations, and their audit."""
 
+from dataclasses import replace
+
 import pytest
 
 from augment_service.methods import AugmentPlan, build_prompts, parse_generations
-from data.audit import audit_leaks, audit_truth
+from data.audit import audit_leaks
 from data.errors import InputError
 from data.records import Augmentation, Document, Generation
 from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, load_book
@@ -89,21 +91,19 @@ def test_sentences_end_where_they_should() -> None:
     assert split_sentences("全部都是。没有例外。") == ["全部都是。", "没有例外。"]
 
 
-def test_the_audit_counts_leaks_and_truth() -> None:
+def test_the_audit_counts_leaks() -> None:
     world = reversals.make_world(0, 0, facts=8, documents_per_fact=1)
     fact = world.facts[0]
     lines = [fact.reversed().text(), replace(fact, form="less" if fact.form == "more" else "more").text()]
 
     rows = [
-        Augmentation(str(i), world.name, "m", "d", "s", t, "kept", "stop", "", "", 0.0, 0) for i, t in enumerate(lines)
+        Augmentation(str(i), world.name, "m", ("d",), "s", t, "", "kept", 0.0, "stop", "", "", "", 0.0, 0)
+        for i, t in enumerate(lines)
     ]
     leaks = audit_leaks(world.questions, world.documents, rows)
     assert leaks["verbatim_in_documents"] == 0
     assert leaks["verbatim_in_augmentations"] == 2  # one statement, asked for in two splits
     assert leaks["missing_requirements"] == 0
-    methods, verdicts = audit_truth(world.documents, rows)
-    assert methods == {"m": {"generated": 2, "kept": 2, "true": 1, "distinct": 2}}
-    assert verdicts == {"0": True, "1": False}
     leaked = [*world.documents, Document("x", f"did you know that {fact.reversed().text()}.", world.name)]
     assert audit_leaks(world.questions, leaked, [])["verbatim_in_documents"] == 2
     assert audit_leaks(world.questions, world.documents[1:], [])["missing_requirements"] == 3

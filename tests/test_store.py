@@ -1,6 +1,7 @@
 """Arrow folders: what is written is read back, by us and by `datasets`; half-written ones are not taken for whole."""
 
 import json
+import platform
 import resource
 
 import datasets
@@ -9,7 +10,18 @@ import pytest
 
 from data.errors import InputError
 from data.records import Document, Question
-from data.store import ShardWriter, is_sealed, read_folder, seal, write_folder, write_shard
+from data.store import (
+    ShardWriter,
+    claim,
+    is_claimed,
+    is_sealed,
+    read_folder,
+    release,
+    seal,
+    temporary_path,
+    write_folder,
+    write_shard,
+)
 
 QUESTION = Question("q", "w", "s", "i", "femp are", ("glon", "troff"), 1, "f", ("d",))
 
@@ -31,14 +43,62 @@ def test_datasets_opens_the_folder(tmp_path) -> None:
 def test_a_folder_without_its_manifest_is_unfinished(tmp_path) -> None:
     write_shard(tmp_path / "part-00000.arrow", Document, [Document("a", "one", "w")])
     assert not is_sealed(tmp_path)
-    seal(tmp_path, Document, key="inputs")
-    assert is_sealed(tmp_path, key="inputs")
+    seal(tmp_path, Document)
+    assert is_sealed(tmp_path)
 
 
-def test_a_folder_made_from_other_inputs_is_refused(tmp_path) -> None:
-    write_folder(tmp_path, Document, [], key="one")
-    with pytest.raises(InputError, match="other inputs"):
-        is_sealed(tmp_path, key="two")
+def test_a_folder_that_is_not_whole_is_not_read(tmp_path) -> None:
+    shard = tmp_path / "part-00000.arrow"
+    write_shard(shard, Document, [Document("a", "one", "w")])
+    with pytest.raises(InputError, match="unfinished"):
+        list(read_folder(tmp_path, Document))
+    assert len(list(read_folder(tmp_path, Document, unfinished=True))) == 1
+    seal(tmp_path, Document)
+    with pytest.raises(InputError, match="Document rows"):
+        list(read_folder(tmp_path, Question))
+    write_shard(tmp_path / "part-00001.arrow", Document, [Document("b", "two", "w")])  # after the folder was sealed
+    assert [document.doc_id for document in read_folder(tmp_path, Document)] == ["a"]
+    shard.write_bytes(shard.read_bytes()[:200])
+    with pytest.raises(InputError, match="truncated"):
+        list(read_folder(tmp_path, Document))
+    shard.unlink()
+    with pytest.raises(InputError, match="missing"):
+        list(read_folder(tmp_path, Document))
+
+
+def test_rows_of_an_older_record_are_refused(tmp_path) -> None:
+    table = pa.table({"doc_id": ["a"], "text": ["one"], "world": ["w"]})
+    with pa.OSFile(str(tmp_path / "part-00000.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match="corpus"):
+        list(read_folder(tmp_path, Document, unfinished=True))
+
+
+def test_two_writers_of_one_file_do_not_share_a_temporary_name(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("os.getpid", lambda: 7)  # process ids repeat between machines that share a disk
+    one, other = (temporary_path(tmp_path / "a.json") for _ in range(2))
+    assert one != other and platform.node() in one.name
+
+
+def test_a_folder_is_claimed_for_its_inputs(tmp_path) -> None:
+    out = tmp_path / "out"
+    assert not is_claimed(out, "one") and not out.exists()
+    claim(out, "one")
+    assert is_claimed(out, "one")
+    for refused in (is_claimed, claim):
+        with pytest.raises(InputError, match="other inputs"):
+            refused(out, "two")
+    release(out)
+    assert not is_claimed(out, "two")
+    claim(out, "two")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "mine.txt").touch()
+    for path in (tmp_path / "foreign", tmp_path / "foreign" / "mine.txt"):
+        with pytest.raises(InputError):
+            is_claimed(path, "one")
+    (out / "inputs.json").write_text("[]")
+    with pytest.raises(InputError, match=r"inputs\.json"):
+        is_claimed(out, "two")
 
 
 def test_an_empty_folder_is_refused_with_its_name(tmp_path) -> None:
@@ -81,7 +141,7 @@ def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
             writer.write(table)
             writer.end_if_full()
         raise OSError("disk full")
-    assert len(list(read_folder(tmp_path, Document))) == 2
+    assert len(list(read_folder(tmp_path, Document, unfinished=True))) == 2
 
 
 def test_the_content_hash_tells_folders_apart(tmp_path) -> None:

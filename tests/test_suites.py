@@ -1,4 +1,4 @@
-"""Question suites of the user's: every wrong line is told by its number, a sound file becomes questions."""
+"""Your own question suites: every wrong line is reported by its number, a valid file becomes questions."""
 
 import dataclasses
 import json
@@ -15,8 +15,6 @@ from data.records import Document, Question
 from data.sets.lexicon import NOUNS
 from data.store import write_folder
 from data.suites import read_suite_file
-from evaluate.fanout import Suite
-from evaluate.report.evidence import audit_suite
 
 ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"prompt": "glon are", "options": ["femp", "troff"], "answer": "troff", "split": "reversal"}
@@ -36,6 +34,11 @@ def test_a_sound_file_becomes_questions(tmp_path: Path) -> None:
     also = {"options": ["femp", "troff", "yomp"], "also_right": ["yomp"], "also_true": [0]}
     (third,) = read_suite_file(write(tmp_path / "also.jsonl", GOOD | also))
     assert (third.answer, third.also_right, third.also_true) == (1, (2,), (0,))
+
+
+def test_the_corpus_may_be_called_world(tmp_path: Path) -> None:
+    rows = [GOOD | {"world": "w"}, GOOD | {"corpus": "w", "prompt": "femp are"}]
+    assert [question.corpus for question in read_suite_file(write(tmp_path / "q.jsonl", *rows))] == ["w", "w"]
 
 
 def test_ids_come_from_content(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_any_question_comes_back_as_it_was_written(
         (GOOD | {"answer": True}, '"answer" is true'),
         (GOOD | {"answer": "yomp"}, '"answer" is "yomp"'),
         (GOOD | {"requires": "d"}, '"requires"'),
-        (GOOD | {"also_right": "femp"}, '"also_right" is no list'),
+        (GOOD | {"also_right": "femp"}, '"also_right" is not a list'),
         (GOOD | {"also_right": ["yomp"]}, '"also_right" is "yomp"'),
         (GOOD | {"also_right": ["femp"], "also_true": [0]}, "name an option twice"),
         (GOOD | {"also_true": ["troff"]}, "name an option twice"),
@@ -127,8 +130,9 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_or_empty_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot be read"):
-        read_suite_file(tmp_path / "nowhere.jsonl")
+    for path in (tmp_path / "nowhere.jsonl", tmp_path, tmp_path / ("x" * 300), Path(f"{tmp_path}/a\0b")):
+        with pytest.raises(InputError, match="cannot be read"):
+            read_suite_file(path)
     with pytest.raises(InputError, match="no questions"):
         read_suite_file(write(tmp_path / "q.jsonl", ""))
 
@@ -148,12 +152,6 @@ def test_in_context_needs_documents_of_the_questions_world(
     done = evaluate("--suite", suite, *flags, "--conditions", "pretrained,icl", "--out", tmp_path / "out")
     assert done.returncode == 2 and 'no documents of world "corpus"' in done.stderr and told in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_a_suite_without_documents_can_be_audited() -> None:
-    question = Question("q", "corpus", "turned", "turned", "glon are", ("femp", "troff"), 0, "f", ("d",))
-    found = audit_suite(Suite("mine", {"corpus": []}, {"corpus": [question]}), [], {})
-    assert (found["num_documents"], found["num_tests"], found["missing_requirements"]) == (0, 1, 1)
 
 
 @pytest.mark.timeout(600)

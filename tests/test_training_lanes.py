@@ -50,7 +50,7 @@ def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_sessio
     with pytest.raises(InputError, match="became") as refusal:
         train_all([good, bad], 2, tmp_path / "storage", [], ranks_per_run=1, on_error=errors.append)
     assert [str(error) for error in errors] == [str(refusal.value)]
-    assert refusal.value.where.startswith("run bad") and "learning rate" in refusal.value.hint
+    assert refusal.value.where.startswith("run bad") and "learning_rate" in refusal.value.hint
     assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
 
 

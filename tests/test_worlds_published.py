@@ -70,7 +70,7 @@ def test_one_training_file_is_as_good_as_three(files: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "x"', "no JSON"),
+        ('{"prompt": "x"', "not JSON"),
         ('{"prompt": "x"}', "no prompt or no completion"),
         ('["x", "y"]', "no prompt or no completion"),
         ('{"prompt": "x", "completion": 3}', "no prompt or no completion"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
+from data.records import Document
 from data.sentences import split_sentences
+from data.sets import registry
 from data.sets.derivation import PLAIN, derive
 from data.sets.forms import FORMS
 from data.sets.language import Statement, parse
@@ -26,6 +29,7 @@ from data.sets.semantic.logic import logic as semantic_logic
 from data.sets.syllogisms import full as syllogisms
 from data.sets.words import WordMaker
 from data.sets.world import World
+from data.store import list_shards, read_folder, read_table
 from tests.generated import MAKERS, default_section, make_set, make_worlds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,7 +180,7 @@ def test_a_hierarchy_of_any_size(categories: int) -> None:
 
 
 def test_too_few_documents_are_refused() -> None:
-    with pytest.raises(InputError, match="untold"):
+    with pytest.raises(InputError, match="unstated"):
         semantic.make_world(0, 0, categories=110, documents=30, questions_per_split=40)
     with pytest.raises(InputError, match="too few"):
         process.make_world(0, 0, functions=6, documents=30, questions_per_split=40)
@@ -279,6 +283,110 @@ def test_a_set_is_the_same_byte_for_byte_in_another_process(tmp_path: Path, name
     assert (tmp_path / "other/manifest.json").read_bytes() != (tmp_path / "here/manifest.json").read_bytes()
 
 
+SIZES = {"facts": 8, "documents_per_fact": 2}
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_a_set_is_written_by_worlds_and_not_twice(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert registry.make_set("reversals", "tiny", 3, SIZES, 0, out)
+    assert [path.name for path in sorted((out / "documents").glob("*.arrow"))] == [
+        f"part-0000{n}.arrow" for n in range(3)
+    ]
+    for number, shard in enumerate(list_shards(out / "questions")):
+        assert set(read_table(shard)["corpus"].to_pylist()) == {f"reversals/w{number}"}
+    before = snapshot(out)
+    assert not registry.make_set("reversals", "tiny", 3, SIZES, 0, out)
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("syllogisms", "tiny", 3, {"syllogisms": 20}, 0),
+        ("reversals", "open", 3, SIZES, 0),
+        ("reversals", "tiny", 2, SIZES, 0),
+        ("reversals", "tiny", 3, SIZES | {"facts": 9}, 0),
+        ("reversals", "tiny", 3, SIZES, 1),
+    ],
+)
+def test_another_set_seed_or_size_into_a_folder_is_refused(tmp_path: Path, other: tuple) -> None:
+    registry.make_set("reversals", "tiny", 3, SIZES, 0, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    with pytest.raises(InputError, match="other inputs"):
+        registry.make_set(*other, tmp_path / "out")
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_changed_generator_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.make_set("reversals", "tiny", 1, SIZES, 0, tmp_path / "out")
+    monkeypatch.setattr(registry, "GENERATOR_VERSION", "another")
+    with pytest.raises(InputError, match="other inputs"):
+        registry.make_set("reversals", "tiny", 1, SIZES, 0, tmp_path / "out")
+
+
+def test_the_generators_version_follows_code_words_and_templates(tmp_path: Path) -> None:
+    program = "from data.sets.registry import GENERATOR_VERSION\nprint(GENERATOR_VERSION)"
+    shutil.copytree(ROOT / "data", tmp_path / "data", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def version() -> str:
+        done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    versions = [version()]
+    for name in ("sets/blocks.py", "sets/nouns.txt", "sets/semantic/styles.toml", "baselines.py"):
+        path = tmp_path / "data" / name
+        path.write_text(path.read_text() + "\n")
+        versions.append(version())
+    assert len(set(versions)) == 5
+    (tmp_path / "data" / "export.py").write_text("")
+    assert version() == versions[-1]
+
+
+def test_an_interrupted_set_is_generated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, whole = tmp_path / "out", tmp_path / "whole"
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "seal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            registry.make_set("reversals", "tiny", 3, SIZES, 0, out)
+    with pytest.raises(InputError, match="unfinished"):
+        list(read_folder(out / "documents", Document))
+    for folder in (out, whole):
+        assert registry.make_set("reversals", "tiny", 3, SIZES, 0, folder)
+    assert (out / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+def test_a_folder_of_any_other_origin_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="something else"):
+        registry.make_set("reversals", "tiny", 1, SIZES, 0, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["mine.txt"]
+
+
+def test_impossible_sizes_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nouns"):
+        registry.make_set("reversals", "tiny", 1, SIZES | {"facts": 400}, 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_published_files_are_known_by_content(tmp_path: Path) -> None:
+    keys = []
+    for name, content in (("a", "x"), ("b", "x"), ("c", "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "all_prompts_train.jsonl").write_text(content)
+        keys.append(registry.set_key("reversal-curse", "open", 1, {"published": str(tmp_path / name)}, 0))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_the_manifest_counts(tmp_path: Path) -> None:
     made = syllogisms.make_world(0, 0, syllogisms=23)
     save_set(tmp_path, "syllogisms", [made], seed=0)
@@ -290,7 +398,7 @@ def test_the_manifest_counts(tmp_path: Path) -> None:
 
 
 def test_sizes_that_say_nothing_are_refused() -> None:
-    with pytest.raises(InputError, match="documents says nothing"):
+    with pytest.raises(InputError, match="documents has no effect"):
         default_section("semantic", ("--lexicon", "tiny", "--documents", "9"))
     assert default_section("semantic", ()).sizes() == {"categories": 110, "documents": 2200, "questions_per_split": 400}
     assert default_section("reversals", ("--lexicon", "tiny")).sizes() == {"facts": 40, "documents_per_fact": 1}

@@ -147,7 +147,18 @@ class Service:
             return derive_seed(seed, at) if at else seed
 
         prompts = [
-            Prompt(str(at), "http", "", "", text, length, body.temperature, seed_of(at), body.stop_text())
+            Prompt(
+                str(at),
+                "http",
+                "",
+                "",
+                text,
+                length,
+                body.temperature,
+                seed_of(at),
+                body.stop_text(),
+                special_tokens=True,
+            )
             for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
         ]
         return await self._ask(self._answers, prompts)

@@ -31,7 +31,8 @@ class ModelTokenizer:
         from transformers import AutoTokenizer
 
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._reader = TextReader(self._tokenizer)
+        # Chat templates contain special tokens, and token ids are sent back and forth as text.
+        self._reader = TextReader(self._tokenizer, split_special_tokens=False)
 
     def read(self, text: str) -> list[int]:
         """The ids that an engine reads. Raises InputError for words that a closed vocabulary does not have."""

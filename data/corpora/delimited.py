@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from data.corpora.lines import read_lines
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportContext, Source, make_rows
+from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportContext, Source, is_unicode, make_rows
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -55,7 +55,7 @@ def _valid_rows(
                 context.reject(source, line, "broken CSV", detail, ",".join(row)[:BLOCK_BYTES])
             continue
         fields = [row[place] for place in places]
-        if any(_is_undecoded(field) for field in fields):
+        if not all(map(is_unicode, fields)):
             context.reject(source, line, "not UTF-8", "bytes that are not characters", fields[0])
         else:
             yield line, fields
@@ -81,11 +81,3 @@ def _decoded(source: Source, context: ImportContext) -> Iterator[str]:
     for _, lines in read_lines(source, context, stand_in=_UNDECODABLE):
         for line in lines:
             yield line.decode(errors="surrogateescape") + "\n"
-
-
-def _is_undecoded(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False

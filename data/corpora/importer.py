@@ -21,11 +21,9 @@ from data.store import (
     MANIFEST,
     ShardWriter,
     claim,
-    claim_new,
-    claimed_key,
     content_of,
+    is_claimed,
     read_manifest,
-    refuse_foreign,
     release,
     seal,
     shard_name,
@@ -33,6 +31,7 @@ from data.store import (
 )
 
 DOCUMENTS = "documents"
+_VERSION = 2  # raise it when the same files would become other documents
 # The files that an import writes, by folder: nothing else is ever deleted.
 _OURS = {
     DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", MANIFEST, ".*.tmp"),
@@ -56,7 +55,7 @@ def import_key(found: SourceFiles, settings: ImportSettings) -> str:
     """Names the work: the files by path, size and time of change, the settings, and the tokenizer's content."""
     files = [(str(source.path.absolute()), source.size, source.changed_ns) for source in found.sources]
     settings = replace(settings, tokenizer=hash_tokenizer(settings.tokenizer))
-    return fingerprint(asdict(settings), *files, *found.refused)
+    return fingerprint(_VERSION, asdict(settings), *files, *found.refused)
 
 
 def find_summary(out: Path, key: str) -> Summary | None:
@@ -64,11 +63,7 @@ def find_summary(out: Path, key: str) -> Summary | None:
 
     Raises InputError if the folder holds anything else.
     """
-    refuse_foreign(out)
-    if not claimed_key(out):
-        return None
-    claim(out, key)
-    manifest = read_manifest(out)
+    manifest = read_manifest(out) if is_claimed(out, key) else {}
     return Summary(**manifest["summary"]) if manifest else None
 
 
@@ -83,7 +78,7 @@ def import_corpus(
     key, count = import_key(found, settings), load_counter(settings.tokenizer)
     if done := find_summary(out, key):
         return done
-    claim_new(out, key)
+    claim(out, key)
     mark = _resume(out)
     rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
     with (
@@ -108,7 +103,7 @@ def import_corpus(
         _remove_ours(out / DOCUMENTS)
         _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
-    seal(out / DOCUMENTS, Document, key=key)
+    seal(out / DOCUMENTS, Document)
     manifest = {
         "set": settings.corpus,
         "content": content_of(out / DOCUMENTS),

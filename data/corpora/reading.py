@@ -175,3 +175,12 @@ def make_rows(source: Source, texts: Sequence[str], lines: Sequence[int], ids: S
         int_array(lines, pa.int64()),
     ]
     return pa.Table.from_arrays(columns, schema=ROWS)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogates, which UTF-8 cannot encode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

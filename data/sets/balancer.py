@@ -47,7 +47,7 @@ def _sign(margin: float) -> int:
 
 
 def _add(excess: tuple[float, float], signs: Sequence[int]) -> tuple[float, float]:
-    """The excess of one score after a question whose wrong options score above (1), beside (0) or below (-1)."""
+    """The excess of one score after a question whose wrong options score above (1), equal (0) or below (-1)."""
     share, chance = 1 / (1 + signs.count(0)), 1 / (len(signs) + 1)
     top = 0.0 if 1 in signs else share
     bottom = 0.0 if -1 in signs else share

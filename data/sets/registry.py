@@ -4,9 +4,9 @@ Writes `inputs.json`, `documents/` and `questions/` (one shard for each generate
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from data.sets.semantic import small as small_semantic
 from data.sets.syllogisms import full as syllogisms
 from data.sets.syllogisms import small as small_syllogisms
 from data.sets.world import World
-from data.store import MANIFEST, claim_new, content_of, seal, shard_name, write_json, write_shard
+from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name, write_json, write_shard
 
 # (name, lexicon) -> maker of one world: "tiny" is the embedded model's lexicon, "open" is English at the paper's size.
 SETS: dict[tuple[str, str], Callable[..., World]] = {
@@ -79,60 +79,45 @@ def make_set(name: str, lexicon: str, worlds: int, sizes: Mapping[str, Any], see
     An interrupted one is generated again. Raises InputError if the folder holds another set, seed or size, or files of
     any other origin.
     """
-    claim_new(folder, set_key(name, lexicon, worlds, sizes, seed))
-    if (folder / MANIFEST).exists():
+    key = set_key(name, lexicon, worlds, sizes, seed)
+    if is_claimed(folder, key) and (folder / MANIFEST).exists():
         return False
-    save_set(folder, name, make_worlds(name, lexicon, worlds, sizes, seed), seed=seed)
+    generated = make_worlds(name, lexicon, worlds, sizes, seed)
+    first = next(generated)  # impossible sizes are refused before anything is written
+    claim(folder, key)
+    save_set(folder, name, chain([first], generated), seed=seed)
     return True
-
-
-@dataclass
-class _Counts:
-    """What the manifest says about all worlds together."""
-
-    num_worlds: int = 0
-    num_documents: int = 0
-    num_sentences: int = 0
-    num_words: int = 0
-    inferences: dict[str, Counter[str]] = field(default_factory=dict)
-    facts: dict[str, list[str]] = field(default_factory=dict)
-    notes: dict[str, dict[str, object]] = field(default_factory=dict)
-
-    def add(self, world: World) -> None:
-        self.num_worlds += 1
-        self.num_documents += len(world.documents)
-        self.num_sentences += sum(len(split_sentences(document.text)) for document in world.documents)
-        self.num_words += sum(len(document.text.split()) for document in world.documents)
-        for question in world.questions:
-            self.inferences.setdefault(question.split, Counter())[question.inference] += 1
-        self.facts[world.name] = world.fact_texts()
-        if world.notes:
-            self.notes[world.name] = world.notes
 
 
 def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> None:
     """Write worlds one by one, a shard of documents and one of questions each, then the manifest with the counts."""
-    counts = _Counts()
+    for stale in [path for part in ("documents", "questions") for path in (folder / part).glob("part-*.arrow")]:
+        stale.unlink()  # of an interrupted command
+    counts: Counter[str] = Counter()
+    inferences: dict[str, Counter[str]] = defaultdict(Counter)
+    facts, notes = {}, {}
     for number, world in enumerate(worlds):
         write_shard(folder / "documents" / shard_name(number), Document, world.documents)
         write_shard(folder / "questions" / shard_name(number), Question, world.questions)
-        counts.add(world)
+        texts = [document.text for document in world.documents]
+        counts["num_worlds"] += 1
+        counts["num_documents"] += len(texts)
+        counts["num_sentences"] += sum(len(split_sentences(text)) for text in texts)
+        counts["num_words"] += sum(len(text.split()) for text in texts)
+        for question in world.questions:
+            inferences[question.split][question.inference] += 1
+        facts[world.name], notes[world.name] = world.fact_texts(), world.notes
     seal(folder / "documents", Document)
     seal(folder / "questions", Question)
     manifest = {
         "set": name,
         "seed": seed,
-        "num_worlds": counts.num_worlds,
-        "num_documents": counts.num_documents,
-        "num_sentences": counts.num_sentences,
-        "num_words": counts.num_words,
-        "num_questions": {split: by_kind.total() for split, by_kind in counts.inferences.items()},
-        "num_questions_by_inference": {
-            split: dict(sorted(kinds.items())) for split, kinds in counts.inferences.items()
-        },
+        **counts,
+        "num_questions": {split: by_kind.total() for split, by_kind in inferences.items()},
+        "num_questions_by_inference": inferences,
         "content": fingerprint(content_of(folder / "documents"), content_of(folder / "questions")),
         "generator": GENERATOR_VERSION,
-        "facts": counts.facts,
-        "notes": counts.notes,
+        "facts": facts,
+        "notes": {world: found for world, found in notes.items() if found},
     }
     write_json(folder / MANIFEST, manifest, durable=True)

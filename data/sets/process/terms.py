@@ -4,11 +4,14 @@ A term is a tuple: ("x",), ("number", n), ("name", word), ("call", name, term), 
 ("+" | "-" | "*", term, term). Each term has one text, and reading it gives the term back.
 """
 
+import ast
 import re
 
 Term = tuple[object, ...]
 X: Term = ("x",)
-_TOKEN = re.compile(r"\s*(\d+|[a-zA-Z]+|[-+*^()])")
+_CHARACTERS = re.compile(r"[-+*^()a-zA-Z0-9 ]+")
+_FOREIGN = re.compile(r"\*\s*\*|\d[a-zA-Z]")  # what only Python reads: x**2, 0x1f
+_OPERATORS: dict[type, str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
 _TIGHT = {"+": 1, "-": 1, "*": 2}
 
 
@@ -47,19 +50,12 @@ def show(term: Term) -> str:
 
 def read(text: str) -> Term | None:
     """The term of a text, however it is spaced; None if it is not a term."""
-    tokens, rest = [], text.strip()
-    while rest:
-        found = _TOKEN.match(rest)
-        if not found:
-            return None
-        tokens.append(found.group(1))
-        rest = rest[found.end() :].strip()
-    reader = _Reader(tokens)
-    try:
-        term = reader.sum()
-    except (IndexError, ValueError):
+    if not _CHARACTERS.fullmatch(text) or _FOREIGN.search(text):
         return None
-    return term if reader.at == len(tokens) else None
+    try:
+        return _convert(ast.parse(text.strip().replace("^", "**"), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
 
 
 def _inner(part: object) -> Term:
@@ -74,54 +70,17 @@ def _enclose(term: Term, kind: str, *, is_right: bool) -> str:
     return f"({show(term)})" if loose else show(term)
 
 
-class _Reader:
-    """Recursive descent over the tokens; ValueError or IndexError if they are not a term."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens, self.at = tokens, 0
-
-    def sum(self) -> Term:
-        term = self.product()
-        while self.at < len(self.tokens) and self.tokens[self.at] in "+-":
-            operator = self.take()
-            term = (operator, term, self.product())
-        return term
-
-    def product(self) -> Term:
-        term = self.factor()
-        while self.at < len(self.tokens) and self.tokens[self.at] == "*":
-            self.take()
-            term = ("*", term, self.factor())
-        return term
-
-    def factor(self) -> Term:
-        base = self.base()
-        if self.at < len(self.tokens) and self.tokens[self.at] == "^":
-            self.take()
-            return power(base, int(self.take()))
-        return base
-
-    def base(self) -> Term:
-        token = self.take()
-        if token == "(":
-            inside = self.sum()
-            self.expect(")")
-            return inside
-        if token.isdigit():
-            return number(int(token))
-        if not token.isalpha():
-            raise ValueError(token)
-        if self.at < len(self.tokens) and self.tokens[self.at] == "(":
-            self.take()
-            inside = self.sum()
-            self.expect(")")
-            return call(token, inside)
-        return X if token == "x" else ("name", token)
-
-    def take(self) -> str:
-        self.at += 1
-        return self.tokens[self.at - 1]
-
-    def expect(self, token: str) -> None:
-        if self.take() != token:
-            raise ValueError(token)
+def _convert(node: ast.expr) -> Term:
+    """The term of a Python expression; ValueError if it is not one."""
+    match node:
+        case ast.Name(id=name):
+            return X if name == "x" else ("name", name)
+        case ast.Constant(value=int(value)):
+            return number(value)
+        case ast.Call(func=ast.Name(id=name), args=[inside], keywords=[]):
+            return call(name, _convert(inside))
+        case ast.BinOp(left=base, op=ast.Pow(), right=ast.Constant(value=int(exponent))):
+            return power(_convert(base), exponent)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as operator, right=right):
+            return (_OPERATORS[type(operator)], _convert(left), _convert(right))
+    raise ValueError(ast.dump(node))

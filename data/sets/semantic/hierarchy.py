@@ -9,28 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 from data.sets.language import Statement
+from data.sets.words import WordMaker
 
 _FILE = Path(__file__).with_name("hierarchy.txt")
 _PROPERTY_FORMS = ("trait", "able", "part")
-
-
-class Words(Protocol):
-    """The source of a hierarchy's words: each call returns a new one."""
-
-    @property
-    def noun(self) -> Callable[[], str]:
-        """Names a category or a part."""
-
-    @property
-    def verb(self) -> Callable[[], str]:
-        """Names an ability or a relation."""
-
-    @property
-    def adjective(self) -> Callable[[], str]:
-        """Names a trait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +65,7 @@ def load_categories() -> tuple[Category, ...]:
     return tuple(sorted(found, key=lambda category: category.depth))
 
 
-def make_hierarchy(categories: int, words: Words) -> Hierarchy:
+def make_hierarchy(categories: int, words: WordMaker) -> Hierarchy:
     """A world of that many categories; every English word of the file becomes one nonsense word."""
     source = load_categories()
     copies = [source[: min(len(source), categories - start)] for start in range(0, categories, len(source))]
