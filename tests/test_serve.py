@@ -18,7 +18,6 @@ import httpx
 import pytest
 import ray
 from openai import OpenAI
-from pipeline.residency import wanted_service
 from safetensors.torch import load_file, save_file
 
 from augment_service.engines.endpoint.engine import EndpointEngine
@@ -28,8 +27,10 @@ from cluster.session import connect
 from data.errors import InputError
 from data.records import Score, ScoreItem
 from data.weights import weights_fingerprint
+from pipeline.sections import Engine
 from pipeline.serve import state as service
 from pipeline.serve.state import Process, ServiceState, descendants, find_service, forget, read_state
+from pipeline.stages.resources import check_service
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.timeout(900)  # each starts Ray, some several times
@@ -160,13 +161,15 @@ def test_an_engine_that_is_killed_comes_back(dry: ServiceState) -> None:
 
 def test_jobs_refuse_a_service_of_another_model(dry: ServiceState, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="dry run"):
-        wanted_service("dry", [dry.model])
-    with pytest.raises(InputError, match="no service of this name is up"):
-        wanted_service("nobody", [dry.model])
-    assert wanted_service(None, ["anything"]) is None
+        check_service(Engine(service="dry"), [dry.model])
+    with pytest.raises(InputError) as raised:
+        check_service(Engine(service="nobody"), [dry.model])
+    assert raised.value.where == "--service nobody"
+    check_service(Engine(), ["anything"])
     replace(dry, name="other", kind="vllm", weights="f00d").save()
-    with pytest.raises(InputError, match="it serves"):
-        wanted_service("other", [dry.model])
+    with pytest.raises(InputError) as raised:
+        check_service(Engine(service="other"), [dry.model])
+    assert raised.value.where == "--service other"
     service.remove_files("other")
 
 

@@ -76,12 +76,12 @@ def spent(engine: VllmEngine, items: Sequence[ScoreItem]) -> dict[str, float]:
 
 
 def random_items(seed: int, count: int) -> list[ScoreItem]:
-    """Contexts of all lengths; options that share tokens, repeat, begin another, end the text, or fill the window."""
+    """Contexts of all lengths; options that share tokens, repeat, begin another, or fill the window."""
     draw = Random(seed)
     items = []
     for number in range(count):
         context = " ".join(CONTEXT.split()[: draw.choice((0, 1, 31, 32, 33, 95, 200))])
-        words = [draw.choice(WORDS[:4]), *draw.choices([*WORDS[:4], "\n", "<eos>"], k=4)]
+        words = [draw.choice(WORDS[:4]), *draw.choices([*WORDS[:4], "\n"], k=4)]
         options = [" ".join(words[: draw.randint(1, 5)]) for _ in range(draw.randint(1, 3))]
         options += [" ".join(draw.choices(WORDS, k=draw.choice((1, 1, 2, 4, 50)))) for _ in range(draw.randint(1, 3))]
         draw.shuffle(options)
@@ -241,7 +241,7 @@ def test_bad_items_are_refused_and_the_others_scored(engine: VllmEngine, items: 
     bad = {
         "empty option": (replace(good, continuations=("w1", " ")), "empty", "empty continuation"),
         "no options": (replace(good, continuations=()), "empty", "empty continuation"),
-        "nothing before": (replace(good, context="", prompt=""), "empty", "no token stands before"),
+        "nothing before": (replace(good, context="", prompt=""), "empty", "no token"),
         "too long": (replace(good, context=f"{CONTEXT} {CONTEXT}"), "window", "403 tokens are needed.*window has 256"),
         "too long alone": (replace(good, unconditional=f"{CONTEXT} {CONTEXT}"), "window", "401 tokens"),
         "unknown": (replace(good, continuations=("w1", "Berlin Paris")), "tokens", "does not know: Berlin, Paris$"),
@@ -305,7 +305,11 @@ def test_what_greedy_decoding_writes_is_scored_as_greedy(engine: VllmEngine, fol
     assert engine.generate([replace(prompt, seed=2)])[0] == written
 
 
-def test_the_end_of_the_text_can_be_what_is_most_likely(engine: VllmEngine, folder: Path) -> None:
+def test_the_end_of_the_text_can_be_what_is_most_likely(
+    engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = TextReader(engine._tokenizer, window=WINDOW, split_special_tokens=False)
+    monkeypatch.setattr(engine, "_reader", reader)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     end, words = VOCABULARY.index("<eos>"), range(3, len(VOCABULARY))
     with torch.inference_mode():
