@@ -98,7 +98,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
     monkeypatch.setattr(studies, "open_engines", no_engines)
     monkeypatch.setattr(resources.LazyCluster, "placement", Placement(2, 1, 0, 2, 1, 0))
     monkeypatch.setattr("train.plan.fit.rank_bytes", lambda *_: 2**20)
-    with pytest.raises(InputError, match="GiB|MiB"):
+    with pytest.raises(InputError, match=r"GiB|MiB"):
         run_study(recipe(folder), folder / "out", Console(quiet=True))
 
 
