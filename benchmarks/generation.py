@@ -54,7 +54,7 @@ class Scene:
             source, target = folder / f"p{number}.arrow", folder / f"g{number}.arrow"
             write_shard(source, Prompt, shard)
             forget(target)
-            unit = {"method": "generate_shard", "source": str(source), "target": str(target), "num_rows": len(shard)}
+            unit = {"task": "generate", "source": str(source), "target": str(target), "num_rows": len(shard)}
             units.append(unit)
         return units
 

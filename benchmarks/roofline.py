@@ -126,7 +126,7 @@ def score(bench: Bench, side: Side, number: int) -> dict[str, float]:
     write_shard(source, ScoreItem, items)
     forget(target)
     before = side.call("stats").value
-    unit = {"method": "score_shard", "source": str(source), "target": str(target), "num_rows": len(items)}
+    unit = {"task": "score", "source": str(source), "target": str(target), "num_rows": len(items)}
     seconds = side.call("run", units=[unit]).seconds
     computed = side.call("stats").value["computed_tokens"] - before["computed_tokens"]
     bench.tell(f"round {number + 1}: {seconds:.2f} s, {computed:.0f} tokens computed")

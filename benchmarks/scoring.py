@@ -93,7 +93,7 @@ class Scene:
         name, items = self.items(load, number)
         source, target = (self.bench.folder / f"{name}.{kind}.arrow" for kind in ("items", "scores"))
         write_shard(source, ScoreItem, items)
-        unit = {"method": "score_shard", "source": str(source), "target": str(target), "num_rows": len(items)}
+        unit = {"task": "score", "source": str(source), "target": str(target), "num_rows": len(items)}
         forget(target)
         before = self.sides[OURS].call("stats").value
         answer = self.sides[OURS].call("run", units=[unit])

@@ -64,7 +64,7 @@ class Scene:
         rows = len(read_shard(self.source, ScoreItem))
         units = [
             {
-                "method": "score_shard",
+                "task": "score",
                 "source": str(self.source),
                 "target": str(target),
                 "checkpoint": asdict(ref),

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from data.errors import InputError
 from data.seeds import fingerprint
-from pipeline.models import find_model, local_model
+from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
 from pipeline.sections import Augment, Cluster, Engine, EvaluateSuite, TrainRun
 
@@ -75,7 +75,8 @@ def train(flags: Namespace) -> None:
         name = "--gpu-gib" if flags.gpu_gib else "--row-tokens"
         raise InputError(f"{name} has no effect without --plan", where=name, hint="add --plan, or leave it out")
     out = flags.out.resolve()
-    model = find_model(flags.model, Engine())
+    # A plan needs the config alone: a hub model's weights are not downloaded for it.
+    model = plan_model(flags.model) if flags.plan else find_model(flags.model, Engine())
     from pipeline.stages import train as stage
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace

@@ -25,9 +25,12 @@ def make(flags: argparse.Namespace) -> None:
     """`data make SET`: generate a set at the paper's size, or at the sizes that are given."""
     overrides = {("set", "lexicon"): ("--lexicon", "open"), **flags.overrides}
     section = parse_section(SETS[flags.set], "set", overrides, command=f"data make {flags.set}")
-    from data.sets.registry import make_set
+    from data.sets.registry import make_set, set_key
+    from data.store import is_claimed
     from pipeline.workspace import Workspace
 
+    # A folder of something else is refused before the lock file is written into it.
+    is_claimed(flags.out, set_key(flags.set, section.lexicon, section.worlds, section.sizes(), flags.seed))
     with Workspace(flags.out).locked():
         is_new = make_set(
             flags.set, section.lexicon, section.worlds, section.sizes(), seed=flags.seed, folder=flags.out

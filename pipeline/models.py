@@ -52,6 +52,12 @@ def find_model(name: str, engine: Engine, prompts: str = "") -> Model:
     return Model(name, path, model_fingerprint(Path(path)), load_book(Path(path), file))
 
 
+def plan_model(name: str) -> Model:
+    """A model of which only config and tokenizer are read; it has no fingerprint."""
+    path = local_model(name, weights=False)
+    return Model(name, path, "", load_book(Path(path)))
+
+
 def local_model(name: str, *, weights: bool = True) -> str:
     """The absolute path of a model folder; a hub model is downloaded, without `weights` only its small files.
 

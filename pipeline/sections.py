@@ -50,7 +50,7 @@ class Engine(Section):
         None, gt=0, description="a unit of work that takes longer costs its engine a restart (default: derived)"
     )
     start_seconds: float = Field(1800, gt=0, description="an engine that is not ready after this time ends the run")
-    url: str = Field("", description="of an endpoint, e.g. http://127.0.0.1:8000/v1; implies --engine endpoint")
+    url: str = Field("", description="URL of an endpoint, e.g. https://host/v1; implies --engine endpoint")
     key_variable: str = Field("", description="environment variable that holds the endpoint's key")
     connections: int = Field(8, ge=1, description="requests in flight at an endpoint, for each engine")
     service: str = Field("", description="use the engines of `entail serve up --name NAME`")
@@ -87,10 +87,10 @@ class Augment(Section):
     """Which inferences the model writes down, and how they are sampled."""
 
     methods: tuple[str, ...] = Field(
-        ("local", "global"), min_length=1, description="by family or name: local/reverse,global"
+        ("local", "global"), min_length=1, description="methods by family or name, e.g. local/reverse,global"
     )
     samples: int = Field(2, ge=1, description="generations for each sentence and method")
-    temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="of sampling; 0 is greedy")
+    temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")
     context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
     prompts: str = Field("", description="a prompt book (TOML) in place of the model's own")
     teacher_top_k: int = Field(
@@ -106,7 +106,7 @@ class Lora(Section):
     alpha: float | None = Field(
         None, gt=0, description="the update is scaled by alpha / rank (default: twice the rank)"
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="of the adapters' inputs")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of the adapters' inputs")
     targets: tuple[str, ...] = Field(
         (), description="ends of the names of the layers to adapt (default: all linear ones)"
     )
@@ -126,12 +126,12 @@ class TrainRun(Section):
     epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="budget in passes over all texts")
     batch_size: int = Field(0, ge=0, description="texts a step, over all ranks (default: by the model's size)")
     batch_tokens: int = Field(0, ge=0, description="bounds the tokens of a step in place of its texts")
-    learning_rate: float | None = Field(None, gt=0, description="peak (default: by the model's size)")
+    learning_rate: float | None = Field(None, gt=0, description="peak learning rate (default: by the model's size)")
     warmup_steps: int | None = Field(None, ge=0, description="steps of linear warm-up (default: 10, or a tenth)")
     schedule: Literal["linear", "constant", "cosine"] = Field(
-        "linear", description="of the learning rate after warm-up"
+        "linear", description="learning rate schedule after the warm-up"
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; each is a run of its own")
     split_sentences: Literal["none", "independent", "cumulative"] = Field(
@@ -207,14 +207,16 @@ class Scoring(Section):
 class EvaluateStudy(Scoring):
     """How a study's questions are scored: the base model without context and in context, every checkpoint without."""
 
-    icl: tuple[str, ...] = Field(("all",), description="contexts of the base model: all, sample:K (one in K), required")
+    icl: tuple[str, ...] = Field(
+        ("all",), description="contexts of the base model: all, sample:K (one document in K), required"
+    )
 
 
 class EvaluateSuite(Scoring):
     """How a suite is scored: every model in every context."""
 
     contexts: tuple[str, ...] = Field(
-        ("none",), min_length=1, description="of none, all, sample:K (one in K), required"
+        ("none",), min_length=1, description="any of none, all, sample:K (one document in K), required"
     )
 
 
@@ -222,7 +224,9 @@ class Cluster(Section):
     """Where it runs; nothing given means this machine."""
 
     address: str | None = Field(None, description="HOST:PORT of a running Ray cluster (default: this machine)")
-    metrics_port: int | None = Field(None, ge=0, le=65535, description="Prometheus, on loopback (0: any free port)")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of Prometheus metrics, on loopback (0: any)"
+    )
 
 
 RESERVED = frozenset({"pretrained", "icl", "base"})

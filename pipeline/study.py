@@ -39,8 +39,18 @@ class Study:
     recipe: Recipe
     setting: Setting
     model: Model
-    data: Path
-    augmented: Path
+
+    def data(self, name: str) -> Path:
+        """The folder of one entry of [data], named by what decides its content."""
+        key = data.data_key(name, self.recipe.data[name], self.recipe.seed)
+        return self.setting.space.stage(f"data/{name}", key)
+
+    def augmented(self, name: str) -> Path:
+        """The folder of what the model writes about it."""
+        recipe = self.recipe
+        settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
+        inputs = (self.data(name).name, self.model.fingerprint, self.model.book, settings, recipe.seed)
+        return self.setting.space.stage(f"augment/{name}", *inputs, recipe.engine.kind)
 
     @property
     def trained(self) -> Path:
@@ -92,7 +102,7 @@ def run_study(
             stage_seconds=space.seconds(),
             wall_seconds=sum(space.seconds().values()),
             audit={
-                suite.name: audit_suite(suite, study.augmented / suite.name / AUGMENTATIONS, scored.chosen)
+                suite.name: audit_suite(suite, study.augmented(suite.name) / AUGMENTATIONS, scored.chosen)
                 for suite in suites
             },
             recipe=recipe_content(recipe),
@@ -134,17 +144,17 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
             )
     evaluate.parse_contexts(recipe.evaluate.icl, where="evaluate.icl")
     recipe = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
-    data_folder = space.stage("data", data.data_key(recipe.data, recipe.seed))
-    settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
-    augmented = space.stage("augment", data_folder.name, model.fingerprint, model.book, settings, recipe.engine.kind)
-    return Study(recipe, setting, model, data_folder, augmented)
+    study = Study(recipe, setting, model)
+    for name in recipe.data:
+        study.data(name)  # missing files are reported here
+    return study
 
 
 def make_data(study: Study) -> list[Suite]:
     """The sets and corpora of the recipe, made or found."""
     suites = []
     for name, section in study.recipe.data.items():
-        suite = data.make_corpus(name, section, study.recipe.seed, study.data / name)
+        suite = data.make_corpus(name, section, study.recipe.seed, study.data(name))
         data.check_corpora(suite)
         suites.append(suite)
     documents = sum(data.count_rows(suite.documents) for suite in suites)
@@ -158,7 +168,11 @@ def plan_contexts(study: Study, suites: list[Suite]) -> tuple[dict[str, list[Con
     asked = evaluate.parse_contexts(study.recipe.evaluate.icl, where="evaluate.icl")
     section = study.recipe.evaluate
     found = {suite.name: evaluate.fitting(study.setting, study.model, suite, asked, section) for suite in suites}
-    return {name: fit for name, (fit, _) in found.items()}, {name: out for name, (_, out) in found.items() if out}
+    left_out = {
+        name: {study_condition(BASE, spec).name: reason for spec, reason in reasons.items()}
+        for name, (_, reasons) in found.items()
+    }
+    return {name: fit for name, (fit, _) in found.items()}, left_out
 
 
 def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[ContextSpec]]) -> list[ScoreJob]:
@@ -177,7 +191,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
     """What needs engines with the base model: augmentation and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
-        augment.plan(setting, study.model, suite.documents, study.augmented / suite.name, section)
+        augment.plan(setting, study.model, suite.documents, study.augmented(suite.name), section)
         for suite in suites
         if suite.documents is not None
     ]
@@ -210,7 +224,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     planned = []
     for suite in suites:
         assert suite.documents is not None
-        written = str(study.augmented / suite.name / AUGMENTATIONS)
+        written = str(study.augmented(suite.name) / AUGMENTATIONS)
         for corpus in suite_corpora(suite):
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)

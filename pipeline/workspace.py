@@ -1,6 +1,6 @@
 """The output folder of a command: a lock, seconds by stage, logs; in a study also a folder for each stage.
 
-`runs/demo/augment-1f0c.../` holds what those inputs gave; with other inputs another folder is written beside it.
+`runs/demo/augment/reversals-1f0c.../` holds what those inputs gave; other inputs get another folder beside it.
 """
 
 import json
@@ -39,7 +39,7 @@ class Workspace:
 
     def stage(self, name: str, *inputs: object) -> Path:
         """The folder of a stage for exactly these inputs."""
-        return self.root / f"{name}-{fingerprint(name, *inputs)[:16]}"
+        return self.root / f"{name}-{fingerprint(name, *inputs)[:16]}"  # a name may be a path: "data/reversals"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -15,7 +15,7 @@ class EngineSide:
 
     def score(self, model: str, source: str, target: str, kind: str = "vllm") -> None:
         """Items of the shard `source` -> scores in the shard `target`."""
-        engine = start_engine(EngineSpec(kind=kind, model=model, kv_cache_gib=KV_CACHE_GIB))  # type: ignore[arg-type]
+        engine = start_engine(EngineSpec(kind=kind, model=model, kv_cache_gib=KV_CACHE_GIB if kind == "vllm" else None))  # type: ignore[arg-type]
         write_shard(Path(target), Score, engine.score(read_shard(Path(source), ScoreItem)))
 
 

@@ -1,20 +1,24 @@
 """Our side: a pool of one engine, fed as the pipeline feeds it: shards of requests on disk, shards of answers back."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 
-from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.protocol import Engine, EngineSpec
+from augment_service.jobs import RowAnswer, RowRange
 from augment_service.worker import EngineWorker
 from benchmarks.settings import KV_CACHE_GIB
 from benchmarks.side import serve
 from cluster.pool import ActorPool, Unit
 from cluster.session import connect
-from data.records import CheckpointRef
+from data import records
+from data.records import CheckpointRef, Generation, Prompt, Refusal, ScoreItem
 
 PACKAGES = ("ray", "torch", "transformers")
 
@@ -31,7 +35,7 @@ class PoolSide:
         started = time.perf_counter()
         self._stack.enter_context(connect(address=None, log_dir=Path(folder)))
         connected = time.perf_counter()
-        spec = EngineSpec(kind=kind, model=model, kv_cache_gib=KV_CACHE_GIB)  # type: ignore[arg-type]
+        spec = EngineSpec(kind=kind, model=model, kv_cache_gib=KV_CACHE_GIB if kind == "vllm" else None)  # type: ignore[arg-type]
         self._pool = self._stack.enter_context(
             ActorPool(EngineWorker, (spec,), num_actors=1, num_cpus=1, num_gpus=num_gpus)
         )
@@ -43,7 +47,7 @@ class PoolSide:
         }
 
     def run(self, units: list[dict[str, Any]]) -> None:
-        """Do units of work: `method`, `source`, `target`, `num_rows`, and for scores a `checkpoint` or null."""
+        """Do units of work: `task`, `source`, `target`, `num_rows`, and for scores a `checkpoint` or null."""
         assert self._pool is not None, "open first"
         self._pool.run([_unit(number, order) for number, order in enumerate(units)], lambda receipt: None)
 
@@ -58,14 +62,41 @@ class PoolSide:
         self._stack.close()
 
 
+@dataclass(frozen=True)
+class Generate:
+    """Prompts as they are, to generations."""
+
+    asked: ClassVar[type] = Prompt
+    answered: ClassVar[type] = Generation
+
+    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+        """One generation per prompt."""
+        return [_answer(found) for found in engine.generate(rows)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score items as they are, to scores."""
+
+    asked: ClassVar[type] = ScoreItem
+    answered: ClassVar[type] = records.Score
+
+    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+        """One score per item."""
+        return [_answer(found) for found in engine.score(rows)]
+
+
+def _answer(found: Any) -> RowAnswer:
+    return RowAnswer((), (found,)) if isinstance(found, Refusal) else RowAnswer((found,))
+
+
 def _unit(number: int, order: dict[str, Any]) -> Unit:
     name = f"unit {number}"
-    args: tuple[object, ...] = (order["source"], order["target"], name)
-    affinity = ""
-    if order["method"] == "score_shard":
-        ref = CheckpointRef(**order["checkpoint"]) if order.get("checkpoint") else None
-        args, affinity = (*args, ref), ref.fingerprint if ref else ""
-    return Unit(name, order["method"], args, affinity, num_rows=order["num_rows"])
+    ref = CheckpointRef(**order["checkpoint"]) if order.get("checkpoint") else None
+    task = Score() if order["task"] == "score" else Generate()
+    rows = RowRange(order["source"], 0, order["num_rows"])
+    args = (task, rows, order["target"], name, ref)
+    return Unit(name, "run_unit", args, ref.fingerprint if ref else "", num_rows=order["num_rows"])
 
 
 if __name__ == "__main__":

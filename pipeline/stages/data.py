@@ -10,24 +10,18 @@ from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
 from data.seeds import fingerprint
-from data.sets.registry import GENERATOR_VERSION, make_set
+from data.sets.registry import make_set, set_key
 from data.store import MANIFEST, list_shards, read_manifest, read_table
 from evaluate.fanout import Suite, open_suite, suite_corpora
 from pipeline.data_section import DataSection, OwnCorpus, SetSection
 from pipeline.stages.train import inner
 
 
-def data_key(sections: dict[str, DataSection], seed: int) -> str:
-    """Names what the data stage makes: sizes, seed, generator, and the content of files that are read."""
-    parts: list[object] = [GENERATOR_VERSION]
-    for name, section in sections.items():
-        parts += [name, section.model_dump_json()]
-        if isinstance(section, OwnCorpus):
-            parts += [content_key(Path(section.documents)), content_key(Path(section.questions))]
-        else:
-            published = getattr(section, "published", "")
-            parts += [seed, content_key(Path(published)) if published else ""]
-    return fingerprint(*parts)
+def data_key(name: str, section: DataSection, seed: int) -> str:
+    """Names what decides an entry of [data]: sizes, seed and generator, or the content of your files."""
+    if isinstance(section, OwnCorpus):
+        return fingerprint(name, content_key(Path(section.documents)), content_key(Path(section.questions)))
+    return set_key(name, section.lexicon, section.worlds, section.sizes(), seed)
 
 
 def content_key(path: Path) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 from rich.console import Console
 
 from augment_service.contexts import ContextSpec, parse_context
+from cluster.memory import gpu_bytes
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
 from data.weights import model_fingerprint, weights_fingerprint
-from evaluate.conditions import BASE, make_conditions, name_weights
+from evaluate.conditions import BASE, Condition, condition_name, make_conditions, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, open_suite, plan_scores
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
@@ -39,21 +40,23 @@ def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
 
 def fitting(
     setting: Setting, model: Model, suite: Suite, contexts: Sequence[ContextSpec], section: Scoring
-) -> tuple[list[ContextSpec], dict[str, str]]:
+) -> tuple[list[ContextSpec], dict[ContextSpec, str]]:
     """The contexts of a suite that fit the model's window, and the reasons for leaving out the others; reported."""
     window = setting.window(model) if model.folder else None
     reasons = contexts_that_fit(
         suite, contexts, model.path, window, model.book, seed=setting.seed, draws=section.repeats
     )
-    left_out = {str(spec): reason for spec, reason in reasons.items() if reason}
+    left_out = {spec: reason for spec, reason in reasons.items() if reason}
     for spec, reason in left_out.items():
         setting.say("left out", f"{suite.name} in the context {spec}: {reason}")
-    return [spec for spec in contexts if str(spec) not in left_out], left_out
+    return [spec for spec in contexts if spec not in left_out], left_out
 
 
 def scoring_key(setting: Setting, fingerprint_of_weights: str) -> str:
     """Names what decides scores: weights, config and tokenizer, the kind of engine and its precision."""
-    return fingerprint(fingerprint_of_weights, setting.engine.kind, setting.engine.dtype)
+    engine = setting.engine
+    where = "gpu" if engine.dtype == "auto" and gpu_bytes() is not None else "cpu"  # "auto" has another precision there
+    return fingerprint(fingerprint_of_weights, engine.kind, engine.dtype, where)
 
 
 def draws(section: Scoring, context: ContextSpec) -> list[tuple[int, str]]:
@@ -78,6 +81,8 @@ def find_checkpoints(patterns: Sequence[str]) -> list[CheckpointRef]:
                 hint="pass folders that `train` made, or a pattern in quotes",
             )
         for path in (Path(path).resolve() for path in paths):
+            if exact and path in refs:
+                raise InputError("the folder is given twice", where=f"--checkpoints {pattern}", hint="name it once")
             ref = read_checkpoint(path, optional=not exact)
             if ref is not None:
                 refs[path] = ref
@@ -122,14 +127,20 @@ def plan_suite(
 
 
 def describe_conditions(jobs: Sequence[ScoreJob], base: str) -> dict[str, dict[str, str]]:
-    """What `report.json` says of each condition: weights, their fingerprint, context."""
+    """What `report.json` says of each condition: weights, their fingerprint, context.
+
+    Where several checkpoints answer (one for each corpus and seed), the fingerprint is one of all of theirs.
+    """
+    answered: dict[Condition, list[str]] = {}
+    for job in jobs:
+        answered.setdefault(job.condition, []).append(job.ref.fingerprint if job.ref else base)
     return {
-        job.condition.name: {
-            "weights": job.condition.weights,
-            "fingerprint": job.ref.fingerprint if job.ref else base,
-            "context": str(job.condition.context),
+        condition.name: {
+            "weights": condition.weights,
+            "fingerprint": found[0] if len(set(found)) == 1 else fingerprint(*sorted(set(found))),
+            "context": str(condition.context),
         }
-        for job in jobs
+        for condition, found in answered.items()
     }
 
 
@@ -164,6 +175,7 @@ def evaluate_suite(
     suite = open_suite(flags.suite, flags.out, documents)
     contexts, left_out = fitting(setting, model, suite, contexts, section)
     jobs = plan_suite(setting, section, suite, contexts, refs, model)
+    skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
     out = setting.space.root
     with setting.space.locked(), LazyCluster(setting) as lazy:
         units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
@@ -185,7 +197,7 @@ def evaluate_suite(
             losses={},
             command=flags.command,
             conditions=describe_conditions(jobs, model.fingerprint),
-            left_out=merge_left_out({suite.name: left_out}, scored.left_out),
+            left_out=merge_left_out({suite.name: skipped}, scored.left_out),
             refusals=scored.refusals,
         )
         report = write_report(content, out / "report")

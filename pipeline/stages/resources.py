@@ -95,7 +95,12 @@ class LazyCluster:
             session = self._stack.enter_context(connect(address=address, log_dir=setting.space.logs))
         setting.say("logs", str(setting.space.logs))
         spec = engine_spec(setting.engine, "", setting.seed)
-        return place(session, spec, engines=setting.engine.engines, ranks=self._train.ranks if self._train else None)
+        engines, ranks = setting.engine.engines, self._train.ranks if self._train else None
+        placed = place(session, spec, engines=engines, ranks=ranks)
+        for wanted, found, name in ((engines, placed.engines, "engines"), (ranks, placed.ranks, "ranks")):
+            if wanted and wanted > found:
+                setting.say("placement", f"{wanted} {name} are wanted, {found} fit")
+        return placed
 
 
 @contextmanager

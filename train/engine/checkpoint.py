@@ -5,13 +5,17 @@ from pathlib import Path
 
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.weights import weights_fingerprint
 
 REFERENCE = "checkpoint.json"
 METRICS = "metrics.jsonl"  # a line for each step
 
 
 def read_ref(folder: Path) -> CheckpointRef:
-    """The reference of a finished checkpoint; its path is the folder as given. Raises InputError."""
+    """The reference of a finished checkpoint; its path is the folder as given. Raises InputError.
+
+    The fingerprint is that of the weights in the folder, whatever the reference says.
+    """
     try:
         content = json.loads((folder / REFERENCE).read_text())
     except FileNotFoundError:
@@ -23,7 +27,7 @@ def read_ref(folder: Path) -> CheckpointRef:
     return CheckpointRef(
         name=content["name"],
         path=str(folder),
-        fingerprint=content["fingerprint"],
+        fingerprint=weights_fingerprint(folder),
         base=content["base"],
         num_steps=content["num_steps"],
     )
