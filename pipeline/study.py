@@ -15,6 +15,7 @@ from augment_service.contexts import ContextSpec
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.store import write_text
 from data.weights import model_fingerprint
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
@@ -34,9 +35,10 @@ from train.texts.sources import TextSource
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with everything that its stages share; the recipe's [train] is resolved."""
+    """A recipe with everything that its stages share. In `recipe` [train] is resolved, `given` is as it was read."""
 
     recipe: Recipe
+    given: Recipe
     setting: Setting
     model: Model
 
@@ -90,32 +92,8 @@ def run_study(
                 trained, refs = train_all(study, suites, cluster)
             tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
             after_training(study, tuned_jobs, cluster)
-        jobs = [*base_jobs, *tuned_jobs]
-        scored = collect_outcomes(jobs, space.root, study.model.book, seed=recipe.seed)
-        report_refusals(scored.refusals, space.root / "scores", console)
-        runs = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
-        content = ReportInput(
-            study=recipe.study,
-            model=recipe.model,
-            fingerprint=study.model.fingerprint,
-            outcomes=scored.outcomes,
-            stage_seconds=space.seconds(),
-            wall_seconds=sum(space.seconds().values()),
-            audit={
-                suite.name: audit_suite(suite, study.augmented(suite.name) / AUGMENTATIONS, scored.chosen)
-                for suite in suites
-            },
-            recipe=recipe_content(recipe),
-            versions=evaluate.installed_versions(),
-            losses={name: train.read_losses(path) for name, path in runs.items()},
-            command=command,
-            courses={name: read_plan(path) for name, path in runs.items()},
-            conditions=evaluate.describe_conditions(jobs, study.model.fingerprint),
-            left_out=evaluate.merge_left_out(left_out, scored.left_out),
-            refusals=scored.refusals,
-        )
-        report = write_report(content, space.root / "report")
-        (space.root / "report" / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+        checkpoints = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
+        report = report_study(study, suites, [*base_jobs, *tuned_jobs], checkpoints, left_out, command)
     print_report(report, console)
     console.print(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
     return report
@@ -143,8 +121,8 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
                 hint=f"add it to augment.methods, which has {', '.join(recipe.augment.methods)}",
             )
     evaluate.parse_contexts(recipe.evaluate.icl, where="evaluate.icl")
-    recipe = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
-    study = Study(recipe, setting, model)
+    resolved = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
+    study = Study(resolved, recipe, setting, model)
     for name in recipe.data:
         study.data(name)  # missing files are reported here
     return study
@@ -275,6 +253,43 @@ def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> 
         with open_engines(setting, study.model, cluster.placement) as pool, setting.space.timed("score"):
             do_units(setting, pool, units, "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")
+
+
+def report_study(
+    study: Study,
+    suites: list[Suite],
+    jobs: list[ScoreJob],
+    checkpoints: dict[str, Path],
+    left_out: dict[str, dict[str, str]],
+    command: str,
+) -> dict[str, Any]:
+    """Write the report and, beside it, the recipe with its overrides; `checkpoints` are by the runs' names."""
+    recipe, space = study.recipe, study.setting.space
+    scored = collect_outcomes(jobs, space.root, study.model.book, seed=recipe.seed)
+    report_refusals(scored.refusals, space.root / "scores", study.setting.console)
+    content = ReportInput(
+        study=recipe.study,
+        model=recipe.model,
+        fingerprint=study.model.fingerprint,
+        outcomes=scored.outcomes,
+        stage_seconds=space.seconds(),
+        wall_seconds=sum(space.seconds().values()),
+        audit={
+            suite.name: audit_suite(suite, study.augmented(suite.name) / AUGMENTATIONS, scored.chosen)
+            for suite in suites
+        },
+        recipe=recipe_content(recipe),
+        versions=evaluate.installed_versions(),
+        losses={name: train.read_losses(path) for name, path in checkpoints.items()},
+        command=command,
+        courses={name: read_plan(path) for name, path in checkpoints.items()},
+        conditions=evaluate.describe_conditions(jobs, study.model.fingerprint),
+        left_out=evaluate.merge_left_out(left_out, scored.left_out),
+        refusals=scored.refusals,
+    )
+    report = write_report(content, space.root / "report")
+    write_text(space.root / "report" / "recipe.toml", to_toml(study.given))
+    return report
 
 
 def _plan_scores(study: Study, jobs: list[ScoreJob]) -> list[Unit]:

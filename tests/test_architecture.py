@@ -18,7 +18,6 @@ OURS = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 FILES = [*OURS, *sorted((ROOT / "benchmarks").rglob("*.py"))]
 SOLE_IMPORTERS = {"vllm": "augment_service/engines/vllm/", "deepspeed": "train/engine/zero_engine.py"}
 MOST_LINES_OF_FUNCTION = 59
-MOST_LINES_OF_FILE = 300
 # Folders of one machine. Written in two halves, so that this file passes its own test.
 MACHINE_PATHS = re.compile(r"/(?:root|home)" + r"/[\w.]+|/wo" + r"rk/\w+")
 
@@ -62,10 +61,8 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
 
 
 @each_file
-def test_file_is_short_and_says_what_it_is(path: Path) -> None:
-    source = path.read_text()
-    assert ast.get_docstring(ast.parse(source)), "a module docstring is missing"
-    assert len(source.splitlines()) <= MOST_LINES_OF_FILE
+def test_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), "a module docstring is missing"
 
 
 @each_file
