@@ -42,17 +42,17 @@ class Study:
     setting: Setting
     model: Model
 
-    def data(self, name: str) -> Path:
+    def data_folder(self, name: str) -> Path:
         """The folder of one entry of [data], named by what decides its content."""
         key = data.data_key(name, self.recipe.data[name], self.recipe.seed)
         return self.setting.space.stage(f"data/{name}", key)
 
-    def augmented(self, name: str) -> Path:
+    def augment_folder(self, name: str) -> Path:
         """The folder of what the model writes about it."""
         recipe = self.recipe
         settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
-        inputs = (self.data(name).name, self.model.fingerprint, self.model.book, settings, recipe.seed)
-        return self.setting.space.stage(f"augment/{name}", *inputs, recipe.engine.kind)
+        inputs = (self.data_folder(name).name, self.model.fingerprint, self.model.book, settings, recipe.seed)
+        return self.setting.space.stage(f"augment/{name}", *inputs, recipe.engine.kind, recipe.engine.dtype)
 
     @property
     def trained(self) -> Path:
@@ -124,7 +124,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
     resolved = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
     study = Study(resolved, recipe, setting, model)
     for name in recipe.data:
-        study.data(name)  # missing files are reported here
+        study.data_folder(name)  # missing files are reported here
     return study
 
 
@@ -132,7 +132,7 @@ def make_data(study: Study) -> list[Suite]:
     """The sets and corpora of the recipe, made or found."""
     suites = []
     for name, section in study.recipe.data.items():
-        suite = data.make_corpus(name, section, study.recipe.seed, study.data(name))
+        suite = data.make_corpus(name, section, study.recipe.seed, study.data_folder(name))
         data.check_corpora(suite)
         suites.append(suite)
     documents = sum(data.count_rows(suite.documents) for suite in suites)
@@ -169,7 +169,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
     """What needs engines with the base model: augmentation and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
-        augment.plan(setting, study.model, suite.documents, study.augmented(suite.name), section)
+        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite.name), section)
         for suite in suites
         if suite.documents is not None
     ]
@@ -202,7 +202,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     planned = []
     for suite in suites:
         assert suite.documents is not None
-        written = str(study.augmented(suite.name) / AUGMENTATIONS)
+        written = str(study.augment_folder(suite.name) / AUGMENTATIONS)
         for corpus in suite_corpora(suite):
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)
@@ -275,7 +275,7 @@ def report_study(
         stage_seconds=space.seconds(),
         wall_seconds=sum(space.seconds().values()),
         audit={
-            suite.name: audit_suite(suite, study.augmented(suite.name) / AUGMENTATIONS, scored.chosen)
+            suite.name: audit_suite(suite, study.augment_folder(suite.name) / AUGMENTATIONS, scored.chosen)
             for suite in suites
         },
         recipe=recipe_content(recipe),

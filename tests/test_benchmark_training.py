@@ -129,7 +129,8 @@ def test_the_parts_of_a_start_are_told(tmp_path: Path) -> None:
     parts = json.loads(out.read_text())["models"]["tiny"]["medians"]
     told = {launch.PYTHON, launch.SESSION, launch.GROUP, launch.IMPORTS, launch.STEP, launch.END, launch.FURTHER}
     assert parts.keys() - told == {
-        "joining the group", "looking for earlier work", "loading the model", "reading the texts", "starting the engine",
+        "joining the group", "looking for earlier work", "loading the model", "reading the texts",
+        "starting the engine",
     }  # fmt: skip
     assert min(parts.values()) >= 0
     assert 0 < parts[launch.FURTHER] < parts[launch.GROUP]

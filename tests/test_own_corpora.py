@@ -1,6 +1,7 @@
 """Your own documents and questions in a study, several seeds, sampled contexts, and what must be refused first."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from rich.console import Console
 from cluster.placement import Placement
 from data.errors import InputError
 from pipeline import study as studies
+from pipeline.data_section import SETS
+from pipeline.models import find_model
 from pipeline.recipe import RECIPES, Recipe, load_recipe
+from pipeline.sections import Engine
 from pipeline.stages import resources
+from pipeline.stages.data import data_key
 from pipeline.study import open_study, run_study
 
 TEXTS = """jeex are more curious than hoosk.
@@ -102,18 +107,32 @@ def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
         run_study(recipe(folder), folder / "out", Console(quiet=True))
 
 
-def test_changed_generator_template_tokenizer_or_config_is_noticed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = open_study(recipe(folder), folder / "out", Console(quiet=True))
+def folders(folder: Path, **changes: tuple[str, str]) -> tuple[Path, Path]:
+    """Where the data and the inferences of a study would be."""
+    study = open_study(recipe(folder, **changes), folder / "out", Console(quiet=True))
+    return study.data_folder("mine"), study.augment_folder("mine")
+
+
+def test_changed_documents_generator_or_template_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = folders(folder)
     (folder / "my texts" / "0.txt").write_text("gled are more curious than hoosk\n")
-    changed = open_study(recipe(folder), folder / "out", Console(quiet=True))
-    assert changed.data != first.data and changed.augmented != first.augmented
+    changed = folders(folder)
+    assert changed[0] != first[0] and changed[1] != first[1]
     book = folder / "book.toml"
     book.write_text(Path("models/tiny/prompts.toml").read_text().replace("reverse : ", "turn : "))
-    other = open_study(
-        recipe(folder, **{"augment.prompts": ("--prompts", str(book))}), folder / "out", Console(quiet=True)
-    )
-    assert other.data == changed.data and other.augmented != changed.augmented
-    monkeypatch.setattr("pipeline.stages.data.GENERATOR_VERSION", "another")
-    assert open_study(recipe(folder), folder / "out", Console(quiet=True)).data != changed.data
+    other = folders(folder, **{"augment.prompts": ("--prompts", str(book))})
+    assert other[0] == changed[0] and other[1] != changed[1]
+    section = SETS["reversals"]()
+    before = data_key("reversals", section, 0)
+    monkeypatch.setattr("data.sets.registry.GENERATOR_VERSION", "another")
+    assert data_key("reversals", section, 0) != before
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_changed_config_or_tokenizer_is_another_model(folder: Path, name: str) -> None:
+    model = shutil.copytree("models/tiny", folder / "model")
+    first = find_model(str(model), Engine()).fingerprint
+    before = folders(folder, model=("--model", str(model)))
+    (model / name).write_text((model / name).read_text() + " ")
+    assert folders(folder, model=("--model", str(model)))[1] != before[1]
+    assert find_model(str(model), Engine()).fingerprint != first
