@@ -40,7 +40,7 @@ class Setting:
 
     def say(self, label: str, text: str) -> None:
         """One line for the user."""
-        self.console.print(f"{label:<10}{text}", highlight=False, markup=False, soft_wrap=True)
+        self.console.print(f"{label:<9} {text}", highlight=False, markup=False, soft_wrap=True)
 
     def spec(self, model: Model) -> EngineSpec:
         """How an engine with that model is started."""
