@@ -46,25 +46,27 @@ def augment(flags: Namespace) -> None:
     from augment_service.distillation import TEACHER
     from data.store import claim
     from pipeline.stages import augment as stage
-    from pipeline.stages.data import find_documents
-    from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
+    from pipeline.stages.data import content_key, find_documents
+    from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
     from pipeline.workspace import Workspace
 
     setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
     check_service(engine, [model.path])
-    documents = find_documents(flags.documents, flags.out / "import")
-    planned = stage.plan(setting, model, documents, setting.space.root, section)
+    root = setting.space.root
     with setting.space.locked(), LazyCluster(setting) as lazy:
+        stage.check(model, section)
+        documents = find_documents(flags.documents, root / "import")
         settings = section.model_dump(exclude={"teacher_top_k", "retry_refused", "prompts"})
-        claim(setting.space.root, fingerprint(_content(documents), model.fingerprint, model.book, settings, flags.seed))
-        if planned.units:
-            with open_engines(setting, model, lazy.placement) as pool, setting.space.timed("augment"):
-                do_units(setting, pool, planned.units, "augment")
-        stage.finish(setting, planned)
-        setting.say("augment", str(setting.space.root / AUGMENTATIONS))
-        if section.teacher_top_k:
-            stage.distill(setting, model, planned, section, lazy)
-            setting.say("teacher", str(setting.space.root / TEACHER))
+        key = fingerprint(content_key(documents), model.fingerprint, model.book, settings, flags.seed)
+        claim(root, key)
+        planned = stage.plan(setting, model, documents, root, section)
+        with LazyEngines(setting, model, lazy) as engines:
+            do_units(setting, engines, planned.units, "augment")
+            stage.finish(setting, planned)
+            setting.say("augment", str(root / AUGMENTATIONS))
+            if section.teacher_top_k:
+                stage.distill(setting, model, planned, section, engines)
+                setting.say("teacher", str(root / TEACHER))
 
 
 def train(flags: Namespace) -> None:
@@ -185,9 +187,3 @@ def _engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster
         parse_section(Engine, "engine", flags.overrides, command=command),
         parse_section(Cluster, "cluster", flags.overrides, command=command),
     )
-
-
-def _content(folder: Path) -> str:
-    from pipeline.stages.data import content_key
-
-    return content_key(folder)

@@ -156,7 +156,9 @@ def _show(found: "Preview", console: "Console") -> None:
     from rich.table import Table
 
     state = "complete" if found.is_complete else "unfinished: no manifest"
-    console.print(f"\n[bold]{escape(str(found.folder))}[/bold]  {found.record}, {state}", highlight=False)
+    console.print(
+        f"\n[bold]{escape(str(found.folder))}[/bold]  {found.record}, {state}", highlight=False, soft_wrap=True
+    )
     size = f"{found.num_rows:,} rows in {found.num_shards} shards, {found.num_bytes / 1e6:,.1f} MB"
     console.print(f"  {size}{'  content ' + found.content if found.content else ''}", highlight=False)
     table = Table("column", "type", "least", "median", "mean", "most characters", box=None, padding=(0, 2))

@@ -50,7 +50,9 @@ class Engine(Section):
         None, gt=0, description="a unit of work that takes longer costs its engine a restart (default: derived)"
     )
     start_seconds: float = Field(1800, gt=0, description="an engine that is not ready after this time ends the run")
-    url: str = Field("", description="URL of an endpoint, e.g. https://host/v1; implies --engine endpoint")
+    url: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="of an endpoint, e.g. https://host/v1; implies --engine endpoint"
+    )
     key_variable: str = Field("", description="environment variable that holds the endpoint's key")
     connections: int = Field(8, ge=1, description="requests in flight at an endpoint, for each engine")
     service: str = Field("", description="use the engines of `entail serve up --name NAME`")

@@ -26,7 +26,7 @@ from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
 from pipeline.recipe import Recipe, recipe_content, to_toml
 from pipeline.stages import augment, data, evaluate, train
-from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
+from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
 from pipeline.workspace import Workspace
 from train.run.finetune_run import FinetuneRun
 from train.run.training_plan import read_plan
@@ -177,11 +177,9 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
     scoring = _plan_scores(study, jobs)
     if writing or scoring:
         check_memory(study, suites, cluster)
-        with open_engines(setting, study.model, cluster.placement) as pool:
-            with setting.space.timed("augment"):
-                do_units(setting, pool, writing, "augment")
-            with setting.space.timed("score base model"):
-                do_units(setting, pool, scoring, "score base model")
+    with LazyEngines(setting, study.model, cluster) as engines:
+        do_units(setting, engines, writing, "augment")
+        do_units(setting, engines, scoring, "score base model")
     for plan in plans:
         augment.finish(setting, plan)
     # A condition without any answer is reported before the training.
@@ -248,10 +246,8 @@ def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJo
 def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
     setting = study.setting
-    units = _plan_scores(study, jobs)
-    if units:
-        with open_engines(setting, study.model, cluster.placement) as pool, setting.space.timed("score"):
-            do_units(setting, pool, units, "score checkpoints")
+    with LazyEngines(setting, study.model, cluster) as engines:
+        do_units(setting, engines, _plan_scores(study, jobs), "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")
 
 

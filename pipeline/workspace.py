@@ -14,7 +14,9 @@ from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_json
 
-STAGES = ("imports", "data", "start ray", "start engines", "augment", "distill", "score base model", "train", "score")
+STAGES = tuple(
+    "imports,data,start ray,start engines,augment,distill,score base model,train,score checkpoints,score".split(",")
+)
 
 
 class Workspace:
@@ -35,7 +37,13 @@ class Workspace:
         with hold_lock(
             self.root / ".lock", "another command is running in this folder", where=str(self.root), hint=hint
         ):
-            yield
+            try:
+                yield
+            except InputError:  # a folder that holds nothing yet is not left behind
+                if {path.name for path in self.root.iterdir()} == {".lock"}:
+                    (self.root / ".lock").unlink()
+                    self.root.rmdir()
+                raise
 
     def stage(self, name: str, *inputs: object) -> Path:
         """The folder of a stage for exactly these inputs."""

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from cluster.placement import Placement
 from data.errors import InputError
-from pipeline import study as studies
 from pipeline.data_section import SETS
 from pipeline.models import find_model
 from pipeline.recipe import RECIPES, Recipe, load_recipe
@@ -100,7 +99,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
     def no_engines(*_: object) -> None:
         raise AssertionError("engines were started")
 
-    monkeypatch.setattr(studies, "open_engines", no_engines)
+    monkeypatch.setattr(resources, "start_pool", no_engines)
     monkeypatch.setattr(resources.LazyCluster, "placement", Placement(2, 1, 0, 2, 1, 0))
     monkeypatch.setattr("train.plan.fit.rank_bytes", lambda *_: 2**20)
     with pytest.raises(InputError, match=r"GiB|MiB"):

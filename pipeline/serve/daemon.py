@@ -84,9 +84,9 @@ def _run(request: ServiceRequest) -> None:
             start_pool(
                 spec,
                 place(session, spec, engines=request.engines),
-                deadline_seconds=request.deadline_seconds,
-                start_seconds=request.start_seconds,
-                name=name,
+                request.deadline_seconds,
+                request.start_seconds,
+                name,
             )
         )
         window = ray.get(pool.ask("window", ()))

@@ -12,7 +12,7 @@ from cluster.pool import Unit
 from pipeline.models import Model
 from pipeline.progress import report_refused
 from pipeline.sections import Augment
-from pipeline.stages.resources import LazyCluster, Setting, do_units, open_engines
+from pipeline.stages.resources import LazyEngines, Setting, do_units
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,15 @@ class Augmentation:
         return [unit for job in self.jobs for unit in job.units()]
 
 
-def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Augment) -> Augmentation:
-    """Check the methods and their contexts, and plan what is left. Raises InputError before anything starts."""
+def check(model: Model, section: Augment) -> None:
+    """Raise InputError for unknown methods and contexts."""
     model.book.select(section.methods)
+    parse_context(section.context, where="augment.context")
+
+
+def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Augment) -> Augmentation:
+    """What is left to be done. Raises InputError before anything starts."""
+    check(model, section)
     if is_augmented(out) and not section.retry_refused:
         return Augmentation(documents, out, ())
     wanted = AugmentPlan(section.methods, section.samples, section.temperature, setting.seed)
@@ -53,7 +59,7 @@ def finish(setting: Setting, planned: Augmentation) -> None:
         report_refused(refusals, "prompts", planned.out, setting.console)
 
 
-def distill(setting: Setting, model: Model, planned: Augmentation, section: Augment, cluster: LazyCluster) -> None:
+def distill(setting: Setting, model: Model, planned: Augmentation, section: Augment, engines: LazyEngines) -> None:
     """Store the likeliest tokens in each place of the kept inferences, for `train --teacher`."""
     out, num_top = planned.out, section.teacher_top_k
     context = parse_context(section.context, where="augment.context")
@@ -68,8 +74,5 @@ def distill(setting: Setting, model: Model, planned: Augmentation, section: Augm
     )
     if is_distilled(out):
         return
-    units = [unit for job in jobs for unit in job.units()]
-    if units:
-        with open_engines(setting, model, cluster.placement) as pool, setting.space.timed("distill"):
-            do_units(setting, pool, units, "distill")
+    do_units(setting, engines, [unit for job in jobs for unit in job.units()], "distill")
     report_refused(seal_distillation(out, jobs), "examples", out / TEACHER, setting.console)

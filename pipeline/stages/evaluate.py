@@ -26,7 +26,7 @@ from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
 from pipeline.sections import Cluster, Engine, EvaluateSuite, Scoring
 from pipeline.stages.data import find_documents
-from pipeline.stages.resources import LazyCluster, Setting, check_service, do_units, open_engines
+from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import read_ref
 
@@ -161,27 +161,24 @@ def installed_versions() -> dict[str, str]:
 
 
 def evaluate_suite(
-    flags: Namespace, section: EvaluateSuite, engine: Engine, cluster: Cluster, console: Console
+    flags: Namespace, section: EvaluateSuite, engine: Engine, wanted: Cluster, console: Console
 ) -> dict[str, Any]:
     """Score a suite with the base model and checkpoints in every context, and write the report into `OUT/report/`."""
-    setting = Setting(Workspace(flags.out), console, engine, cluster, flags.seed)
+    setting = Setting(Workspace(flags.out), console, engine, wanted, flags.seed)
     refs = find_checkpoints(flags.checkpoints)
     model = find_model(flags.model or refs[0].path, engine, flags.prompts)
     if flags.model:
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
     check_service(engine, [model.path])
-    contexts = parse_contexts(section.contexts, where="--contexts")
-    documents = find_documents(flags.documents, flags.out / "import") if flags.documents else None
-    suite = open_suite(flags.suite, flags.out, documents)
-    contexts, left_out = fitting(setting, model, suite, contexts, section)
-    jobs = plan_suite(setting, section, suite, contexts, refs, model)
-    skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
-    out = setting.space.root
-    with setting.space.locked(), LazyCluster(setting) as lazy:
+    asked, out = parse_contexts(section.contexts, where="--contexts"), setting.space.root
+    with setting.space.locked(), LazyCluster(setting) as cluster, LazyEngines(setting, model, cluster) as engines:
+        documents = find_documents(flags.documents, out / "import") if flags.documents else None
+        suite = open_suite(flags.suite, out, documents)
+        contexts, left_out = fitting(setting, model, suite, asked, section)
+        jobs = plan_suite(setting, section, suite, contexts, refs, model)
+        skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
         units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
-        if units:
-            with open_engines(setting, model, lazy.placement) as pool, setting.space.timed("score"):
-                do_units(setting, pool, units, "score")
+        do_units(setting, engines, units, "score")
         scored = collect_outcomes(jobs, out, model.book, seed=flags.seed)
         report_refusals(scored.refusals, out / "scores", console)
         content = ReportInput(

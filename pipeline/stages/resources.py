@@ -3,8 +3,8 @@
 The engines may be those of a service, which stay up: then starting them costs nothing, and nothing ends.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -103,33 +103,35 @@ class LazyCluster:
         return placed
 
 
-@contextmanager
-def open_engines(setting: Setting, model: Model, placement: Placement) -> Iterator[ActorPool]:
-    """A pool of engines with that model, or that of a service."""
-    engine = setting.engine
-    if engine.service:
-        yield ActorPool.attach(engine.service)
-        return
-    spec = setting.spec(model)
-    if spec.kind == "vllm":
-        setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
-    with ExitStack() as stack:
+class LazyEngines:
+    """A pool of engines with a model, or that of a service; it starts with the first unit, and ends with the block."""
+
+    def __init__(self, setting: Setting, model: Model, cluster: LazyCluster) -> None:
+        self._setting, self._model, self._cluster, self._stack = setting, model, cluster, ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @cached_property
+    def pool(self) -> ActorPool:
+        """The pool; its start is timed apart from its work."""
+        setting, engine, placement = self._setting, self._setting.engine, self._cluster.placement
+        if engine.service:
+            return ActorPool.attach(engine.service)
+        spec = setting.spec(self._model)
+        if spec.kind == "vllm":
+            setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
-            pool = stack.enter_context(
-                start_pool(
-                    spec,
-                    placement,
-                    deadline_seconds=engine.deadline_seconds,
-                    start_seconds=engine.start_seconds,
-                )
-            )
-        yield pool
+            seconds = engine.deadline_seconds, engine.start_seconds
+            return self._stack.enter_context(start_pool(spec, placement, *seconds))
 
 
 def start_pool(
     spec: EngineSpec,
     placement: Placement,
-    *,
     deadline_seconds: float | None,
     start_seconds: float,
     name: str | None = None,
@@ -147,9 +149,12 @@ def start_pool(
     )
 
 
-def do_units(setting: Setting, pool: ActorPool, units: Sequence[Unit], label: str) -> None:
-    """Let the engines do the units, with a progress bar."""
-    run_units(pool, units, setting.console, label, metrics_port=setting.cluster.metrics_port)
+def do_units(setting: Setting, engines: LazyEngines, units: Sequence[Unit], stage: str) -> None:
+    """Let the engines do the units of a stage, with a progress bar; without units none is started."""
+    if units:
+        pool = engines.pool  # its start is a stage of its own
+        with setting.space.timed(stage):
+            run_units(pool, units, setting.console, stage, metrics_port=setting.cluster.metrics_port)
 
 
 def find_running(name: str) -> ServiceState:

@@ -4,10 +4,13 @@ Reads a folder of HF safetensors with its tokenizer, and adapters' folders.
 """
 
 import gc
+import glob
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -82,7 +85,7 @@ class EngineHost:
         gc.freeze()  # vLLM collects garbage five times as it starts; imported modules are no garbage
         try:
             settings = engine_settings(self.spec, self.shape.num_ids, self.dtype) | self.options
-            self._llm = LLM(model=folder, tokenizer=self.spec.model, **settings)
+            self._llm = LLM(model=plain_path(folder), tokenizer=plain_path(self.spec.model), **settings)
         except ValueError as error:
             raise InputError(
                 f"vLLM does not start: {str(error).strip()}",
@@ -125,7 +128,7 @@ class EngineHost:
         """Replace the resident weights by those in `folder`. They must fit: nothing is checked here."""
         started = time.perf_counter()
         self.folder = ""
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": plain_path(folder)})
         if ON_CPU:
             self._llm.apply_model(rebuild_tied_head)
         if not self._llm.reset_prefix_cache():
@@ -187,6 +190,15 @@ def engine_settings(spec: EngineSpec, num_ids: int, dtype: torch.dtype) -> dict[
     if spec.max_lora_rank:
         settings |= {"enable_lora": True, "max_lora_rank": spec.max_lora_rank}
     return settings
+
+
+def plain_path(folder: str) -> str:
+    """The folder, or a link to it whose name has no characters of a pattern: vLLM takes every path for one."""
+    if glob.escape(folder) == folder:
+        return folder
+    link = Path(tempfile.mkdtemp(prefix="entail-")) / "model"
+    link.symlink_to(Path(folder).resolve(), target_is_directory=True)
+    return str(link)
 
 
 def rebuild_tied_head(model: torch.nn.Module) -> None:
