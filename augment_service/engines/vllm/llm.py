@@ -139,7 +139,7 @@ class EngineHost:
     def read_adapter(self, name: str, folder: str) -> LoRARequest:
         """Load an adapter; `self.adapter = ...` applies it. Raises InputError if vLLM does not support it."""
         self._num_adapters += 1  # a new id each time: the folder's content may have changed
-        adapter = LoRARequest(f"{name} {self._num_adapters}", self._num_adapters, folder)
+        adapter = LoRARequest(f"{name} {self._num_adapters}", self._num_adapters, plain_path(folder))
         try:
             self._llm.llm_engine.add_lora(adapter)
         except ValueError as error:
