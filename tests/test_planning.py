@@ -54,6 +54,7 @@ def test_a_plan_is_printed_and_nothing_is_written(
     model = large_model(tmp_path / "model")
     before = sorted(tmp_path.rglob("*"))
     words = ("train", "--model", model, "--documents", documents, "--out", tmp_path / "out", "--plan")
+    words += ("--batch-size", "32")
     planned = ("--ranks", "8", "--gpu-gib", "80", "--row-tokens", "4096", "--activation-checkpointing")
     assert entail(*words, "--stage", "auto", *planned) == 0
     shown = capsys.readouterr().out
@@ -66,9 +67,8 @@ def test_a_plan_is_printed_and_nothing_is_written(
 
 
 def test_a_stage_that_there_is_not_is_refused(capsys: pytest.CaptureFixture[str], documents: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        entail("train", "--model", TINY, "--documents", documents, "--out", "x", "--stage", "4")
-    assert end.value.code == 2 and "4 is none of" in capsys.readouterr().err
+    assert entail("train", "--model", TINY, "--documents", documents, "--out", "x", "--stage", "4") == 2
+    assert "--stage" in capsys.readouterr().err
 
 
 def test_memory_is_the_containers_and_shared_by_the_ranks_of_a_node(tmp_path: Path) -> None:
