@@ -136,7 +136,10 @@ def choices_of(response: httpx.Response) -> list[dict[str, Any]]:
 def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, router: LocalRouter) -> None:
     response = complete(http, max_tokens=5, temperature=0.5, seed=7, stop=["mat"])
     ((method, rows),) = router.calls
-    assert (method, rows) == ("answer", [Prompt("0", "http", "", "", "the cat sat", 5, 0.5, 7, "mat")])
+    assert (method, rows) == (
+        "answer",
+        [Prompt("0", "http", "", "", "the cat sat", 5, 0.5, 7, "mat", special_tokens=True)],
+    )
     (wanted,) = router.engine.generate(rows)
     (choice,) = choices_of(response)
     assert (choice["text"], choice["finish_reason"]) == (wanted.text, wanted.finish_reason)

@@ -33,7 +33,7 @@ def test_an_engine_lies_on_one_node() -> None:
     assert plan(cpus=8, gpus=0, nodes=[(5, 0), (3, 0)], engines=2).cpus_per_engine == 3
     uneven = plan(cpus=24, gpus=6, nodes=[(16, 4), (8, 2)], tensor_parallel=2)
     assert (uneven.engines, uneven.cpus_per_engine) == (3, 8)
-    with pytest.raises(InputError, match="no node has more than 1"):
+    with pytest.raises(InputError, match="none has more than 1"):
         plan(cpus=8, gpus=2, nodes=[(4, 1), (4, 1)], tensor_parallel=2)
 
 

@@ -83,7 +83,7 @@ def test_a_cluster_gets_our_packages_and_nothing_else(tmp_path: Path, monkeypatc
     assert isinstance(shipped, dict) and "working_dir" not in shipped
     assert {Path(path).name for path in shipped["py_modules"]} == {
         path.parent.name for path in ROOT.glob("*/__init__.py")
-    } - {"benchmarks"}
+    } - {"benchmarks", "models"}
     assert shipped["env_vars"]["GLOO_SOCKET_IFNAME"] == "eth7"
 
 
