@@ -290,7 +290,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_documented_question_has_the_documented_answer(real: ServiceState) -> None:
-    page = (ROOT / "docs" / "serve.md").read_text()
+    page = (ROOT / "docs" / "service.md").read_text()
     curl = next(block for block in page.split("```")[1::2] if "curl" in block).removeprefix("bash\n")
     curl = curl.replace(".venv/bin/python", sys.executable).replace("/default.", "/real.")
     done = subprocess.run(["bash", "-c", curl], capture_output=True, text=True, cwd=ROOT, check=True)
@@ -359,7 +359,7 @@ def rows(out: Path) -> list[str]:
 def test_an_engine_that_is_killed_between_jobs_comes_back_with_the_same_scores(
     real: ServiceState, suite: Path, tmp_path: Path
 ) -> None:
-    words = ("evaluate", "--suite", suite, "--model", MODEL, "--conditions", "pretrained,icl", "--service", "real")
+    words = ("evaluate", "--suite", suite, "--model", MODEL, "--contexts", "none,all", "--service", "real")
     entail(*words, "--out", tmp_path / "before")
     victim = engines_of(real)[0]["pid"]
     os.kill(victim, signal.SIGKILL)
@@ -367,7 +367,7 @@ def test_an_engine_that_is_killed_between_jobs_comes_back_with_the_same_scores(
     assert engines_of(real)[0]["pid"] != victim
     reports = [json.loads((tmp_path / out / "report" / "report.json").read_text()) for out in ("before", "after")]
     assert reports[0]["suites"] == reports[1]["suites"]
-    assert reports[0]["suites"]["reversals"]["trained"]["icl"]["accuracy"] > 0.9
+    assert reports[0]["suites"]["reversals"]["trained"]["base+all"]["accuracy"] > 0.9
     assert ask(real, prompt=SENTENCE).status_code == 200
 
 
@@ -389,13 +389,13 @@ def test_checkpoints_are_swapped_in_and_the_base_model_comes_back(
     before = ask(real, prompt=SENTENCE, echo=True, logprobs=1, max_tokens=0).json()["choices"]
     words = ("evaluate", "--suite", suite, "--checkpoints", tuned, "--service", "real")
     entail(*words, "--out", tmp_path / "scored")
-    assert list((tmp_path / "scored" / "scores").iterdir()) == [tmp_path / "scored" / "scores" / content["fingerprint"]]
+    assert len(list((tmp_path / "scored" / "scores").iterdir())) == 1
     wait_until(lambda: engines_of(real)[0]["stats"].get("swaps", 0) >= 1)
     assert ask(real, prompt=SENTENCE, echo=True, logprobs=1, max_tokens=0).json()["choices"] == before
     wait_until(lambda: engines_of(real)[0]["stats"].get("swaps", 0) >= 2)
     (tuned / "checkpoint.json").write_text(json.dumps({**content, "base": str(tuned)}))
     refused = entail(*words, "--out", tmp_path / "refused", check=False)
-    assert refused.returncode == 2 and "it serves" in refused.stderr
+    assert refused.returncode == 2 and "serves" in refused.stderr
 
 
 def test_a_real_service_ends_without_a_trace(real: ServiceState) -> None:

@@ -26,7 +26,7 @@ from pipeline.models import Model, find_model
 from pipeline.progress import report_refusals
 from pipeline.sections import Cluster, Engine, EvaluateSuite, Scoring
 from pipeline.stages.data import find_documents
-from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
+from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units, find_running
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import read_ref
 
@@ -166,10 +166,11 @@ def evaluate_suite(
     """Score a suite with the base model and checkpoints in every context, and write the report into `OUT/report/`."""
     setting = Setting(Workspace(flags.out), console, engine, wanted, flags.seed)
     refs = find_checkpoints(flags.checkpoints)
-    model = find_model(flags.model or refs[0].path, engine, flags.prompts)
+    resident = find_running(engine.service).model if engine.service else refs[0].path if refs else ""
+    model = find_model(flags.model or resident, engine, flags.prompts)
     if flags.model:
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
-    check_service(engine, [model.path])
+    check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
     asked, out = parse_contexts(section.contexts, where="--contexts"), setting.space.root
     with setting.space.locked(), LazyCluster(setting) as cluster, LazyEngines(setting, model, cluster) as engines:
         documents = find_documents(flags.documents, out / "import") if flags.documents else None

@@ -20,7 +20,7 @@ from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError
-from data.weights import weights_fingerprint
+from data.weights import model_fingerprint
 from pipeline.models import Model
 from pipeline.progress import run_units
 from pipeline.sections import Cluster, Engine, TrainRun
@@ -173,7 +173,7 @@ def check_service(engine: Engine, folders: Sequence[str]) -> None:
         return
     state = find_running(engine.service)
     for folder in folders:
-        if not (Path(folder) / "config.json").exists() or weights_fingerprint(Path(folder)) != state.weights:
+        if not (Path(folder) / "config.json").exists() or model_fingerprint(Path(folder)) != state.weights:
             raise InputError(
                 f"the service serves {state.model_name}, not {folder}",
                 where=f"--service {engine.service}",
