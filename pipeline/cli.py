@@ -17,7 +17,17 @@ from data.errors import InputError, ResumableError
 from pipeline.data_section import SETS, OwnCorpus
 from pipeline.flags import Parser, add_field, add_section, ambiguous
 from pipeline.recipe import RECIPES, Recipe
-from pipeline.sections import Augment, Cluster, Engine, EvaluateStudy, EvaluateSuite, Section, Train, TrainRun
+from pipeline.sections import (
+    Augment,
+    AugmentCommand,
+    Cluster,
+    Engine,
+    EvaluateStudy,
+    EvaluateSuite,
+    Section,
+    Train,
+    TrainRun,
+)
 
 DESCRIPTION = """\
 Give it documents: a language model writes down, in context, what follows from them, is finetuned on documents +
@@ -216,7 +226,7 @@ def _add_augment(commands: Commands) -> None:
     parser.add_argument("--model", required=True, help="a folder, a hub model, or an endpoint's name for its model")
     parser.add_argument("--out", type=Path, required=True, help="gets augmentations/")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
-    _add_sections(parser, {"augment": Augment, "engine": Engine, "cluster": Cluster})
+    _add_sections(parser, {"augment": AugmentCommand, "engine": Engine, "cluster": Cluster})
 
 
 def _add_train(commands: Commands) -> None:

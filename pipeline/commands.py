@@ -11,7 +11,7 @@ from data.errors import InputError
 from data.seeds import fingerprint
 from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
-from pipeline.sections import Augment, Cluster, Engine, EvaluateSuite, TrainRun
+from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, TrainRun
 
 CONSOLE = Console()
 
@@ -39,7 +39,7 @@ def augment(flags: Namespace) -> None:
 
     With `--teacher-top-k`, its distributions over these inferences go into `OUT/teacher/`.
     """
-    section = parse_section(Augment, "augment", flags.overrides, command="augment")
+    section = parse_section(AugmentCommand, "augment", flags.overrides, command="augment")
     engine, cluster = _engine_and_cluster(flags, "augment")
     model = find_model(flags.model, engine, section.prompts)
     from augment_service.augment import AUGMENTATIONS
@@ -183,7 +183,9 @@ def serve_down(flags: Namespace) -> None:
 
 
 def _engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:
-    return (
-        parse_section(Engine, "engine", flags.overrides, command=command),
-        parse_section(Cluster, "cluster", flags.overrides, command=command),
-    )
+    engine = parse_section(Engine, "engine", flags.overrides, command=command)
+    cluster = parse_section(Cluster, "cluster", flags.overrides, command=command)
+    if engine.service and cluster.address:
+        hint = "leave one of the two out: a service has a cluster of its own"
+        raise InputError("--address has no effect with --service", where="--address", hint=hint)
+    return engine, cluster

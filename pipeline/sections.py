@@ -72,7 +72,7 @@ class Engine(Section):
         unused = {"vllm": remote, "endpoint": local, "fake": (*remote, *(set(local) - {"window"}))}[self.kind]
         if self.service:
             unused, reason = (
-                (*local, *remote, "kind", "engines", "start_seconds"),
+                (*local, *remote, "kind", "engines", "deadline_seconds", "start_seconds"),
                 f"the service {self.service} has its own",
             )
         else:
@@ -95,10 +95,15 @@ class Augment(Section):
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")
     context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
     prompts: str = Field("", description="a prompt book (TOML) in place of the model's own")
+    retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
+
+
+class AugmentCommand(Augment):
+    """Which inferences the model writes down, and how they are sampled; with distributions for a student, if wanted."""
+
     teacher_top_k: int = Field(
         0, ge=0, le=20, description="store the K likeliest tokens in each place, for train --teacher"
     )
-    retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
 
 
 class Lora(Section):
@@ -196,6 +201,8 @@ class Train(TrainRun):
                 raise ValueError(f'"{name}" cannot be the name of an arm: {rule}')
         if self.mix and "documents" not in self.mix:
             raise ValueError('a mix needs a weight for "documents"')
+        if self.replay and not self.mix:
+            raise ValueError("replay has no effect in a study without a mix: give every source a weight")
         return self
 
 

@@ -82,6 +82,8 @@ def test_a_budget_on_the_command_line_replaces_that_of_the_recipe() -> None:
         (("--data.reversals.nonsense-names", "true"), "--data.reversals.nonsense-names"),
         (("--data.reversal-curse.published", "x"), "--data.reversal-curse.published"),
         (("--train.seeds", "1,1"), "--train.seeds"),
+        (("--replay", "folder"), "--replay"),
+        (("--service", "x", "--deadline-seconds", "9"), "--deadline-seconds"),
     ],
 )
 def test_an_error_in_an_override_names_the_flag(words: tuple[str, ...], where: str) -> None:

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from augment_service.augment import is_augmented, plan_augmentation, seal_augmentations
-from augment_service.contexts import parse_context
+from augment_service.contexts import ALL, parse_context
 from augment_service.distillation import TEACHER, is_distilled, plan_distillation, seal_distillation
 from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan
 from cluster.pool import Unit
+from data.errors import InputError
 from pipeline.models import Model
 from pipeline.progress import report_refused
-from pipeline.sections import Augment
+from pipeline.sections import Augment, AugmentCommand
 from pipeline.stages.resources import LazyEngines, Setting, do_units
 
 
@@ -31,8 +32,14 @@ class Augmentation:
 
 def check(model: Model, section: Augment) -> None:
     """Raise InputError for unknown methods and contexts."""
-    model.book.select(section.methods)
-    parse_context(section.context, where="augment.context")
+    templates = model.book.select(section.methods)
+    context = parse_context(section.context, where="augment.context")
+    if context != ALL and not any(template.is_global for template in templates):
+        raise InputError(
+            f'the context "{context}" has no effect: local methods have no documents in context',
+            where="augment.context",
+            hint="leave it out, or add a global method",
+        )
 
 
 def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Augment) -> Augmentation:
@@ -59,7 +66,9 @@ def finish(setting: Setting, planned: Augmentation) -> None:
         report_refused(refusals, "prompts", planned.out, setting.console)
 
 
-def distill(setting: Setting, model: Model, planned: Augmentation, section: Augment, engines: LazyEngines) -> None:
+def distill(
+    setting: Setting, model: Model, planned: Augmentation, section: AugmentCommand, engines: LazyEngines
+) -> None:
     """Store the likeliest tokens in each place of the kept inferences, for `train --teacher`."""
     out, num_top = planned.out, section.teacher_top_k
     context = parse_context(section.context, where="augment.context")

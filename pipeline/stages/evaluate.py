@@ -172,6 +172,8 @@ def evaluate_suite(
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
     check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
     asked, out = parse_contexts(section.contexts, where="--contexts"), setting.space.root
+    if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
+        raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
     with setting.space.locked(), LazyCluster(setting) as cluster, LazyEngines(setting, model, cluster) as engines:
         documents = find_documents(flags.documents, out / "import") if flags.documents else None
         suite = open_suite(flags.suite, out, documents)

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -192,6 +193,7 @@ def engine_settings(spec: EngineSpec, num_ids: int, dtype: torch.dtype) -> dict[
     return settings
 
 
+@cache  # one link for each folder
 def plain_path(folder: str) -> str:
     """The folder, or a link to it whose name has no characters of a pattern: vLLM takes every path for one."""
     if glob.escape(folder) == folder:
