@@ -112,7 +112,7 @@ BAD = {
     "broken prompt book": "augment --documents {set} --model models/tiny --prompts {bad} --out {out}",
     "no prompt book": "augment --documents {set} --model models/tiny --prompts {out}/none.toml --out {out}",
     "unknown context": "augment --documents {set} --model models/tiny --context some --out {out}",
-    "context of local methods": "augment --documents {set} --model m --engine fake --methods local --context sample:2 --out {out}",
+    "unused context": "augment --documents {set} --model models/tiny --methods local --context sample:2 --out {out}",
     "address of a service": "augment --documents {set} --model models/tiny --service x --address h:1 --out {out}",
     "repeats of nothing": "evaluate --suite {set} --model models/tiny --contexts all --repeats 3 --out {out}",
     "no checkpoint": "evaluate --suite {set} --checkpoints nowhere/* --out {out}",
