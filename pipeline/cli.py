@@ -222,7 +222,9 @@ def _add_augment(commands: Commands) -> None:
         "pipeline.commands:augment",
         "let a model write down, in context, what follows from documents",
     )
-    parser.add_argument("--documents", type=Path, required=True, help="a made set, an import, or a folder of documents")
+    parser.add_argument(
+        "--documents", type=Path, required=True, help="a made set, an import, an Arrow folder, or text files"
+    )
     parser.add_argument("--model", required=True, help="a folder, a hub model, or an endpoint's name for its model")
     parser.add_argument("--out", type=Path, required=True, help="gets augmentations/")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
@@ -234,7 +236,9 @@ def _add_train(commands: Commands) -> None:
         commands, "train", "pipeline.commands:train", "finetune a model on documents, and on augmentations where given"
     )
     parser.add_argument("--model", required=True, help="a folder or a hub model")
-    parser.add_argument("--documents", type=Path, required=True, help="a made set, an import, or a folder of documents")
+    parser.add_argument(
+        "--documents", type=Path, required=True, help="a made set, an import, an Arrow folder, or text files"
+    )
     parser.add_argument("--augmentations", type=Path, help="what `augment` wrote")
     parser.add_argument(
         "--teacher", type=Path, help="what `augment --teacher-top-k` wrote: distil it instead of learning tokens"

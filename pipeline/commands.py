@@ -80,6 +80,7 @@ def train(flags: Namespace) -> None:
     # A plan needs the config alone: a hub model's weights are not downloaded for it.
     model = plan_model(flags.model) if flags.plan else find_model(flags.model, Engine())
     from pipeline.stages import train as stage
+    from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace
     from train.texts.sources import TextSource
@@ -88,7 +89,9 @@ def train(flags: Namespace) -> None:
     setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
     section = stage.resolve(section, model, setting.say)
     columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
-    sources = {stage.DOCUMENTS: stage.documents_source(flags.documents, section, **columns)}
+    # A plan writes nothing, so it takes finished documents alone.
+    documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
+    sources = {stage.DOCUMENTS: stage.documents_source(documents, section, **columns)}
     if flags.augmentations:
         folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)
         sources[stage.AUGMENTATIONS] = TextSource(str(folder), verdict_kept_only=True)

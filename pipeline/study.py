@@ -4,6 +4,7 @@ Each stage writes a folder named by the hash of its inputs, each training run on
 is not repeated, unfinished work resumes. Order by residency: the engines start once before the training and once after.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from augment_service.contexts import ContextSpec
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
-from data.store import write_text
+from data.store import content_of, write_text
 from data.weights import model_fingerprint
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
@@ -35,24 +36,24 @@ from train.texts.sources import TextSource
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with everything that its stages share. In `recipe` [train] is resolved, `given` is as it was read."""
+    """A recipe with everything that its stages share. In `recipe` [train] is resolved, `given` is as it was read.
+
+    `data` are the folders of the entries of [data], each named by what decides its content.
+    """
 
     recipe: Recipe
     given: Recipe
     setting: Setting
     model: Model
+    data: Mapping[str, Path]
 
-    def data_folder(self, name: str) -> Path:
-        """The folder of one entry of [data], named by what decides its content."""
-        key = data.data_key(name, self.recipe.data[name], self.recipe.seed)
-        return self.setting.space.stage(f"data/{name}", key)
-
-    def augment_folder(self, name: str) -> Path:
-        """The folder of what the model writes about it."""
-        recipe = self.recipe
+    def augment_folder(self, suite: Suite) -> Path:
+        """The folder of what the model writes about a suite's documents, named by their content."""
+        assert suite.documents is not None
+        recipe, documents = self.recipe, content_of(suite.documents)
         settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
-        inputs = (self.data_folder(name).name, self.model.fingerprint, self.model.book, settings, recipe.seed)
-        return self.setting.space.stage(f"augment/{name}", *inputs, recipe.engine.kind, recipe.engine.dtype)
+        inputs = (documents, self.model.fingerprint, self.model.book, settings, recipe.seed)
+        return self.setting.space.stage(f"augment/{suite.name}", *inputs, recipe.engine.kind, recipe.engine.dtype)
 
     @property
     def trained(self) -> Path:
@@ -122,17 +123,18 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
             )
     evaluate.parse_contexts(recipe.evaluate.icl, where="evaluate.icl")
     resolved = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
-    study = Study(resolved, recipe, setting, model)
-    for name in recipe.data:
-        study.data_folder(name)  # missing files are reported here
-    return study
+    folders = {
+        name: space.stage(f"data/{name}", data.data_key(name, section, recipe.seed))
+        for name, section in recipe.data.items()
+    }
+    return Study(resolved, recipe, setting, model, folders)
 
 
 def make_data(study: Study) -> list[Suite]:
     """The sets and corpora of the recipe, made or found."""
     suites = []
     for name, section in study.recipe.data.items():
-        suite = data.make_corpus(name, section, study.recipe.seed, study.data_folder(name))
+        suite = data.make_corpus(name, section, study.recipe.seed, study.data[name])
         data.check_corpora(suite)
         suites.append(suite)
     documents = sum(data.count_rows(suite.documents) for suite in suites)
@@ -169,7 +171,7 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
     """What needs engines with the base model: augmentation and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
-        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite.name), section)
+        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite), section)
         for suite in suites
         if suite.documents is not None
     ]
@@ -200,7 +202,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     planned = []
     for suite in suites:
         assert suite.documents is not None
-        written = str(study.augment_folder(suite.name) / AUGMENTATIONS)
+        written = str(study.augment_folder(suite) / AUGMENTATIONS)
         for corpus in suite_corpora(suite):
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)
@@ -271,7 +273,7 @@ def report_study(
         stage_seconds=space.seconds(),
         wall_seconds=sum(space.seconds().values()),
         audit={
-            suite.name: audit_suite(suite, study.augment_folder(suite.name) / AUGMENTATIONS, scored.chosen)
+            suite.name: audit_suite(suite, study.augment_folder(suite) / AUGMENTATIONS, scored.chosen)
             for suite in suites
         },
         recipe=recipe_content(recipe),

@@ -161,8 +161,10 @@ def test_a_half_written_folder_is_not_read_as_a_whole_one(
 ) -> None:
     broken = tmp_path / "set"
     shutil.copytree(made / "set", broken)
-    (broken / "documents" / "manifest.json").unlink()
+    for name in ("manifest.json", "state.json"):  # both are written last
+        (broken / "documents" / name).unlink()
     for words in (
+        ("augment", "--documents", str(broken / "documents"), *TINY, "--out", str(tmp_path / "out")),
         ("augment", "--documents", str(broken), *TINY, "--out", str(tmp_path / "out")),
         ("evaluate", "--suite", str(broken), *TINY, "--contexts", "all", "--out", str(tmp_path / "out")),
         ("train", "--documents", str(broken), *TINY, "--steps", "1", "--out", str(tmp_path / "out")),

@@ -1,6 +1,7 @@
 """Your own documents and questions in a study, several seeds, sampled contexts, and what must be refused first."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.recipe import RECIPES, Recipe, load_recipe
 from pipeline.sections import Engine
 from pipeline.stages import resources
 from pipeline.stages.data import data_key
-from pipeline.study import open_study, run_study
+from pipeline.study import make_data, open_study, run_study
 
 TEXTS = """jeex are more curious than hoosk.
 vaff are more famous than gled.
@@ -109,7 +110,8 @@ def test_what_cannot_fit_into_memory_is_refused_before_engines_start(
 def folders(folder: Path, **changes: tuple[str, str]) -> tuple[Path, Path]:
     """Where the data and the inferences of a study would be."""
     study = open_study(recipe(folder, **changes), folder / "out", Console(quiet=True))
-    return study.data_folder("mine"), study.augment_folder("mine")
+    (suite,) = make_data(study)
+    return study.data["mine"], study.augment_folder(suite)
 
 
 def test_changed_documents_generator_or_template_are_noticed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,10 +119,12 @@ def test_changed_documents_generator_or_template_are_noticed(folder: Path, monke
     (folder / "my texts" / "0.txt").write_text("gled are more curious than hoosk\n")
     changed = folders(folder)
     assert changed[0] != first[0] and changed[1] != first[1]
+    os.utime(folder / "my texts" / "0.txt", (1, 1))  # imported again, but nothing else is repeated
+    assert folders(folder)[1] == changed[1]
     book = folder / "book.toml"
     book.write_text(Path("models/tiny/prompts.toml").read_text().replace("reverse : ", "turn : "))
     other = folders(folder, **{"augment.prompts": ("--prompts", str(book))})
-    assert other[0] == changed[0] and other[1] != changed[1]
+    assert other[1] != changed[1]
     section = SETS["reversals"]()
     before = data_key("reversals", section, 0)
     monkeypatch.setattr("data.sets.registry.GENERATOR_VERSION", "another")

@@ -49,7 +49,10 @@ def find_documents(path: Path, out: Path) -> Path:
     """The sealed documents of an import, a set or an Arrow folder; other files are imported into `out` first."""
     if not path.exists():
         raise InputError("no such file or folder", where=str(path), hint="name documents: files, or a folder")
-    if any((path / part).exists() for part in (MANIFEST, f"documents/{MANIFEST}", "inputs.json")):
+    is_ours = any((path / part).exists() for part in (MANIFEST, f"documents/{MANIFEST}", "inputs.json"))
+    # Shards of ours without a manifest are unfinished; a saved folder of `datasets` has a state.json.
+    is_unfinished = any(path.glob("part-*.arrow")) and not (path / "state.json").exists()
+    if is_ours or is_unfinished:
         return inner(path, "documents")
     import_corpus(find_sources([str(path)], out=out), out, ImportSettings())
     return out / "documents"

@@ -30,7 +30,8 @@ Section = Train | TrainRun
 def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> Any:
     """The section with the rate, budget and batch that were not given: by the model's size, and reported."""
     assert model.folder is not None
-    defaults = default_training(parameters_of(model.folder))
+    parameters = parameters_of(model.folder)
+    defaults = default_training(parameters)
     changes: dict[str, Any] = {}
     if section.learning_rate is None:
         changes["learning_rate"] = defaults.learning_rate
@@ -40,7 +41,7 @@ def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> 
         changes["batch_size"] = defaults.batch_size
     if changes:
         given = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in changes.items())
-        say("defaults", f"{given}: by the size of the model, {parameters_of(model.folder):,} parameters")
+        say("defaults", f"{given}: by the size of the model, {parameters:,} parameters")
     if section.warmup_steps is None:
         steps = section.steps or changes.get("steps", 0)
         changes["warmup_steps"] = min(defaults.warmup_steps, steps) if steps else defaults.warmup_steps

@@ -16,7 +16,7 @@ _POINTS = ((135e6, 1e-4), (8e9, 1e-5))
 class Defaults:
     """Settings that the user did not give. Producer: `default_training`. Consumer: `pipeline`.
 
-    One of `steps` and `epochs` is above 0. `note` is a sentence that names them.
+    One of `steps` and `epochs` is above 0.
     """
 
     learning_rate: float
@@ -24,21 +24,19 @@ class Defaults:
     steps: int
     epochs: float
     warmup_steps: int
-    note: str
 
 
 def default_training(parameters: int) -> Defaults:
     """The defaults for full finetuning of a model with that many parameters."""
     if parameters < SMALL:
-        rate, batch, steps, epochs, budget = 3e-3, 32, 240, 0.0, "240 steps"
+        rate, batch, steps, epochs = 3e-3, 32, 240, 0.0
     else:
         (small, high), (large, low) = _POINTS
         # The larger the model, the smaller the rate that keeps what it has learned; one significant digit.
         exponent = log(low / high) / log(large / small)
         rate = float(f"{high * (parameters / small) ** exponent:.0e}")
-        batch, steps, epochs, budget = 16, 0, 3.0, "3 epochs"
-    note = f"defaults for {parameters:,} parameters: learning rate {rate:g}, {budget}, {batch} texts a step"
-    return Defaults(rate, batch, steps, epochs, warmup_steps=10, note=note)
+        batch, steps, epochs = 16, 0, 3.0
+    return Defaults(rate, batch, steps, epochs, warmup_steps=10)
 
 
 def parameters_of(folder: Path) -> int:
