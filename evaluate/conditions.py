@@ -47,11 +47,6 @@ def condition_name(weights: str, context: ContextSpec) -> str:
     return weights if context.kind == "none" else f"{weights}+{context}"
 
 
-def make_conditions(weights: Sequence[str], contexts: Sequence[ContextSpec]) -> list[Condition]:
-    """All weights in all contexts, under the names of `condition_name`."""
-    return [Condition(condition_name(name, context), name, context) for name in weights for context in contexts]
-
-
 def study_condition(weights: str, context: ContextSpec = NO_CONTEXT) -> Condition:
     """A condition under the names of a study: `pretrained`, `icl`, `icl+sample:8`, or the name of an arm."""
     if weights != BASE:

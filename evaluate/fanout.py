@@ -36,8 +36,7 @@ from data.store import (
 )
 from data.suites import read_suite_file
 from evaluate.conditions import Condition
-from evaluate.outcomes import judge
-from evaluate.statistics import Outcome
+from evaluate.statistics import Outcome, judge
 
 ROWS_PER_UNIT = 512
 _NUM_TRIED = 8  # questions per corpus that decide whether a context fits
@@ -254,14 +253,6 @@ def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, s
                 raise InputError(refusal.what, where=where, hint=refusal.hint)
             scored.left_out.setdefault(suite, {})[condition.name] = refusal.what
     return scored
-
-
-def count_refusals(refusals: Sequence[Refused]) -> dict[str, dict[str, dict[str, int]]]:
-    """The number of refused questions by suite, condition and kind of refusal."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (suite, condition, kind), count in sorted(Counter((r[0], r[1], r[2].kind) for r in refusals).items()):
-        counts.setdefault(suite, {}).setdefault(condition, {})[kind] = count
-    return counts
 
 
 def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[ShardedJob]:

@@ -1,4 +1,4 @@
-"""Accuracies with 95% intervals, and paired differences between conditions. Pure: outcomes in, estimates out.
+"""Scores to outcomes, outcomes to accuracies with 95% intervals and paired differences between conditions. Pure.
 
 Outcomes vary at two levels: training runs or corpora, and facts. Questions about one fact are not independent, and
 neither are the answers of one checkpoint, so questions are never counted as independent trials:
@@ -14,7 +14,7 @@ that is narrower than the facts alone allow only shows that luck.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -22,8 +22,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data.records import Question, Score
 from data.seeds import derive_seed
 
+TIE = 1e-5  # nats; engines agree to about this, so closer values are the same value
 NUM_RESAMPLES = 4000
 MAX_BOOTSTRAP = 1000  # clusters; above, the linearised standard error agrees with the bootstrap and costs nothing
 Z95 = 1.959963984540054
@@ -34,7 +36,7 @@ Level = Literal["corpora", "runs", "facts"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether one question was answered correctly under one condition. Producer: `evaluate.outcomes`. Consumer: report.
+    """Whether one question was answered correctly under one condition. Producer: `judge`. Consumer: report.
 
     `correct` is 1.0 or 0.0; if k options tie for the best score, it is the share of them that are right. `chance` is
     the expected accuracy of a random choice. The lenient pair also counts options that follow but say less than the
@@ -102,6 +104,34 @@ class Answers(NamedTuple):
     runs: list[str]
     correct: Floats
     chance: float
+
+
+def judge(suite: str, condition: str, run: str, question: Question, score: Score) -> tuple[Outcome, int]:
+    """The outcome of one question, and the option that was chosen (the first of the likeliest).
+
+    Options that tie at the top share the point.
+    """
+    values = score.log_likelihoods
+    top, second = sorted(values, reverse=True)[:2]
+    best = [index for index, value in enumerate(values) if value > top - TIE]
+    right = {question.answer, *question.also_right}
+    true = right.union(question.also_true)
+    outcome = Outcome(
+        suite=suite,
+        corpus=question.corpus,
+        split=question.split,
+        condition=condition,
+        question_id=question.question_id,
+        fact_id=question.fact_id,
+        inference=question.inference,
+        correct=_share(right, best),
+        chance=len(right) / len(question.options),
+        lenient=_share(true, best),
+        lenient_chance=len(true) / len(question.options),
+        run=run,
+        margin=top - second,
+    )
+    return outcome, best[0]
 
 
 def group_answers(outcomes: Iterable[Outcome]) -> dict[Cell, Answers]:
@@ -181,6 +211,11 @@ def t95(df: int) -> float:
     z = Z95
     second, third = 5 * z**5 + 16 * z**3 + 3 * z, 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
     return z + (z**3 + z) / (4 * df) + second / (96 * df**2) + third / (384 * df**3)
+
+
+def _share(accepted: Collection[int], best: Sequence[int]) -> float:
+    """The share of the chosen options that are accepted."""
+    return sum(index in accepted for index in best) / len(best)
 
 
 def _answers(cell: Cell, rows: Sequence[Outcome]) -> Answers:

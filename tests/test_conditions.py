@@ -6,7 +6,7 @@ import pytest
 
 from augment_service.contexts import ContextSpec
 from data.errors import InputError
-from evaluate.conditions import BASE, Condition, condition_name, make_conditions, name_weights, study_condition
+from evaluate.conditions import BASE, Condition, condition_name, name_weights, study_condition
 
 ALL, SAMPLE, REQUIRED = ContextSpec("all"), ContextSpec("sample", 8), ContextSpec("required")
 
@@ -39,7 +39,8 @@ def test_a_folder_given_twice_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_names_say_which_weights_answered_with_which_context() -> None:
-    assert [condition.name for condition in make_conditions([BASE, "tuned"], [ContextSpec("none"), ALL, SAMPLE])] == [
+    contexts = (ContextSpec("none"), ALL, SAMPLE)
+    assert [condition_name(weights, context) for weights in (BASE, "tuned") for context in contexts] == [
         "base", "base+all", "base+sample:8", "tuned", "tuned+all", "tuned+sample:8",
     ]  # fmt: skip
     assert condition_name("a/tuned", REQUIRED) == "a/tuned+required"

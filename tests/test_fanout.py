@@ -24,7 +24,6 @@ from evaluate.fanout import (
     Suite,
     collect_outcomes,
     contexts_that_fit,
-    count_refusals,
     open_suite,
     plan_scores,
     suite_corpora,
@@ -157,8 +156,8 @@ def test_refused_questions_are_in_no_accuracy_and_are_counted(tmp_path: Path) ->
         ("w0 q0", 1.0), ("w0 q2", 1.0), ("w0 q3", 0.0),
     ]  # fmt: skip
     assert {(row.run, row.margin) for row in scored.outcomes} == {("draw 0", 1.5)}
-    assert [(name, refusal.item_id) for _, name, refusal in scored.refusals] == [("icl", "w0 q1")]
-    assert count_refusals(scored.refusals) == {"small": {"icl": {"window": 1}}}
+    refused = [(suite, name, refusal.kind, refusal.item_id) for suite, name, refusal in scored.refusals]
+    assert refused == [("small", "icl", "window", "w0 q1")]
     assert scored.chosen == {("small", "icl", "w0 q0"): 0, ("small", "icl", "w0 q2"): 0}
 
 

@@ -19,7 +19,7 @@ from data.errors import InputError
 from data.records import Refusal
 from evaluate.fanout import Refused
 from evaluate.report.claims import percent, points, state_claim
-from evaluate.report.content import ReportInput, build_report, print_report, write_report
+from evaluate.report.content import ReportInput, build_report, write_report
 from evaluate.report.legend import (
     CONDITIONS,
     MAX_BARS,
@@ -31,6 +31,7 @@ from evaluate.report.legend import (
     style_conditions,
 )
 from evaluate.report.page import flatten, format_duration
+from evaluate.report.table import print_report
 from evaluate.statistics import Outcome
 
 HOSTILE = '<script>document.body.dataset.stolen = 1</script> the glon & the "femp"'

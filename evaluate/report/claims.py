@@ -3,25 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluate.report.legend import (
-    TRAINED,
-    is_base,
-    label_condition,
-    label_split,
-    order_conditions,
-    order_splits,
-    plain,
-    rank_conditions,
-)
+from evaluate.report import legend
 
 LEARNED = 0.95  # below this on the trained direction, finetuning is a weak baseline
 _MAX_NAMED = 5
-_RECALL = {TRAINED, "rephrased"}  # splits that ask for a trained fact itself, not for what follows from it
-_SPOKEN = {
-    "icl": "in context",
-    "finetuned": "finetuned",
-    "augmented": "finetuned on documents + own inferences",
-}
+_RECALL = {legend.TRAINED, "rephrased"}  # splits that ask for a trained fact itself, not for what follows from it
+_SPOKEN = {"icl": "in context", "finetuned": "finetuned", "augmented": "finetuned on documents + own inferences"}
 
 
 def state_claim(report: Mapping[str, Any], suite: str) -> str:
@@ -29,19 +16,20 @@ def state_claim(report: Mapping[str, Any], suite: str) -> str:
 
     Conditions or splits that were not run are left out; an effect is claimed only where its interval excludes zero.
     """
-    splits = report["suites"][suite]
-    tested = [name for name in order_splits(splits) if name not in _RECALL]
+    splits, title = report["suites"][suite], legend.plain(suite).capitalize()
+    tested = [name for name in legend.order_splits(splits) if name not in _RECALL]
     if not tested:
-        return f"{plain(suite).capitalize()}: no inference was asked for."
+        return f"{title}: no inference was asked for."
     cells = splits[tested[0]]
-    numbers = [f"{_SPOKEN[name]} {percent(cells[name]['accuracy'])}" for name in _SPOKEN if name in cells]
-    numbers = numbers or [f"{label_condition(name)} {percent(cells[name]['accuracy'])}" for name in _named(cells)]
+    spoken = {name: text for name, text in _SPOKEN.items() if name in cells}
+    spoken = spoken or {name: legend.label_condition(name) for name in _named(cells)}
+    numbers = ", ".join(f"{text} {percent(cells[name]['accuracy'])}" for name, text in spoken.items())
     chance = max(cell["chance"] for cell in cells.values())
-    claim = [f"{plain(suite).capitalize()}, {label_split(tested[0])}: {', '.join(numbers)} (chance {percent(chance)})."]
+    claim = [f"{title}, {legend.label_split(tested[0])}: {numbers} (chance {percent(chance)})."]
     gain = _gain(report["differences"].get(suite, {}).get(tested[0], {}), cells)
     if gain:
         claim.append(_state_gain(gain))
-    learned = splits.get(TRAINED, {}).get("finetuned")
+    learned = splits.get(legend.TRAINED, {}).get("finetuned")
     if learned:
         claim.append(_state_learning(learned["accuracy"]))
     return " ".join(claim)
@@ -61,17 +49,17 @@ def points(value: float) -> str:
 
 def _named(cells: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The conditions whose accuracies a sentence gives: all, or of many the base model's and the best ones."""
-    base = [name for name in order_conditions(cells) if is_base(name)][:2]
-    best = [name for name in rank_conditions({"": cells}) if name not in base]
-    return order_conditions(base + best[: _MAX_NAMED - len(base)])
+    base = [name for name in legend.order_conditions(cells) if legend.is_base(name)][:2]
+    best = [name for name in legend.rank_conditions({"": cells}) if name not in base]
+    return legend.order_conditions(base + best[: _MAX_NAMED - len(base)])
 
 
 def _gain(pairs: Mapping[str, Mapping[str, Any]], cells: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """The difference that the suite is about: own inferences against documents alone, else the best against base."""
     if "augmented-finetuned" in pairs:
         return pairs["augmented-finetuned"]
-    trained = [name for name in rank_conditions({"": cells}) if not is_base(name)]
-    base = next((name for name in order_conditions(cells) if is_base(name)), "")
+    trained = [name for name in legend.rank_conditions({"": cells}) if not legend.is_base(name)]
+    base = next((name for name in legend.order_conditions(cells) if legend.is_base(name)), "")
     return pairs.get(f"{trained[0]}-{base}") if trained else None
 
 
@@ -82,7 +70,7 @@ def _state_gain(gain: Mapping[str, Any]) -> str:
         effect = f"Its own inferences {sign} {abs(gain['difference']):.0f} points compared with finetuning {interval}"
         none = f"Its own inferences make no measurable difference to finetuning {interval}"
     else:
-        first, second = (f'"{label_condition(gain[name])}"' for name in ("first", "second"))
+        first, second = (f'"{legend.label_condition(gain[name])}"' for name in ("first", "second"))
         sign = "above" if gain["difference"] > 0 else "below"
         effect = f"{first} is {abs(gain['difference']):.0f} points {sign} {second} {interval}"
         none = f"{first} and {second} do not differ measurably {interval}"

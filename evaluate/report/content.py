@@ -5,7 +5,7 @@ report.html, report.json. All of the JSON but `wall_seconds`, `stages` and `vers
 audit and the runs, so a study that was interrupted and resumed gives the same report.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -15,24 +15,12 @@ from typing import Any
 from data.errors import InputError
 from data.seeds import derive_seed
 from data.store import write_json
-from evaluate.fanout import Refused, count_refusals
+from evaluate import statistics
+from evaluate.fanout import Refused
 from evaluate.report.figures import save_accuracies, save_losses
 from evaluate.report.legend import is_base, order_conditions
 from evaluate.report.page import render_page
-from evaluate.report.table import print_report
-from evaluate.statistics import (
-    Answers,
-    Cell,
-    Estimate,
-    Outcome,
-    as_lenient,
-    estimate,
-    estimate_accuracies,
-    group_answers,
-    paired_difference,
-)
-
-__all__ = ["ReportInput", "build_report", "print_report", "write_report"]
+from evaluate.statistics import Answers, Cell, Estimate, Outcome
 
 # Pairs that keep this direction; of any other pair, the condition that comes first in a report is subtracted.
 PAIRS = {("icl", "finetuned"), ("augmented", "finetuned"), ("augmented", "icl"), ("augmented", "rephrased")}
@@ -94,12 +82,11 @@ def build_report(content: ReportInput) -> dict[str, Any]:
             where=f"study {content.study}",
             hint="evaluate at least one suite under one condition",
         )
-    answers = group_answers(content.outcomes)
-    estimates = {cell: estimate(cell, found) for cell, found in answers.items()}
+    answers = statistics.group_answers(content.outcomes)
+    estimates = {cell: statistics.estimate(cell, found) for cell, found in answers.items()}
+    refused = Counter((one.suite, one.condition, one.refusal.kind) for one in content.refusals)
     return {
-        "study": content.study,
-        "model": content.model,
-        "fingerprint": content.fingerprint,
+        **{name: getattr(content, name) for name in ("study", "model", "fingerprint", "command")},
         "conditions": {name: dict(content.conditions[name]) for name in order_conditions(content.conditions)},
         "wall_seconds": round(content.wall_seconds, 3),
         "stages": {stage: round(seconds, 3) for stage, seconds in content.stage_seconds.items()},
@@ -107,39 +94,45 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "by_corpus": _nest({cell: _round_groups(found) for cell, found in estimates.items()}),
         "differences": _tabulate_differences(answers, estimates),
         "inferences": _tabulate_inferences(content.outcomes),
-        "lenient": _tabulate_accuracies(as_lenient(content.outcomes)),
+        "lenient": _nest(_round_accuracies(statistics.as_lenient(content.outcomes))),
         "left_out": {suite: dict(reasons) for suite, reasons in sorted(content.left_out.items())},
-        "refused": count_refusals(content.refusals),
+        "refused": _nest(dict(sorted(refused.items()))),
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
         "training": {run: dict(course) for run, course in sorted(content.courses.items())},
         "recipe": dict(content.recipe),
         "versions": dict(content.versions),
-        "command": content.command,
     }
 
 
-def _nest(cells: Mapping[Cell, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    suites: dict[str, dict[str, dict[str, Any]]] = {}
-    for (suite, split, condition), found in cells.items():
-        suites.setdefault(suite, {}).setdefault(split, {})[condition] = found
-    return suites
+def _nest(cells: Mapping[Any, Any]) -> dict[str, Any]:
+    """Values that are named by tuples, as tables within tables."""
+    root: dict[str, Any] = {}
+    for (*outer, last), value in cells.items():
+        table = root
+        for name in outer:
+            table = table.setdefault(name, {})
+        table[last] = value
+    return root
 
 
-def _tabulate_accuracies(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, Any]]]:
-    return _nest({cell: _round_estimate(found) for cell, found in estimate_accuracies(outcomes).items()})
+def _round_accuracies(outcomes: Sequence[Outcome]) -> dict[Cell, dict[str, Any]]:
+    return {cell: _round_estimate(found) for cell, found in statistics.estimate_accuracies(outcomes).items()}
 
 
-def _tabulate_inferences(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
+def _tabulate_inferences(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Accuracies by suite, split, inference type and condition; splits with one type only are left out."""
     kinds: dict[tuple[str, str], dict[str, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     for row in outcomes:
         kinds[row.suite, row.split][row.inference].append(row)
-    suites: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
-    for (suite, split), inferences in sorted(kinds.items()):
-        for inference, rows in sorted(inferences.items()) if len(inferences) > 1 else ():
-            cells = _tabulate_accuracies(rows)[suite][split]
-            suites.setdefault(suite, {}).setdefault(split, {})[inference] = cells
-    return suites
+    return _nest(
+        {
+            (*place, inference, cell.condition): found
+            for place, inferences in sorted(kinds.items())
+            for inference, rows in sorted(inferences.items())
+            if len(inferences) > 1
+            for cell, found in _round_accuracies(rows).items()
+        }
+    )
 
 
 def _round_estimate(found: Estimate) -> dict[str, Any]:
@@ -151,31 +144,21 @@ def _round_groups(found: Estimate) -> dict[str, dict[str, float]]:
     return {corpus: {run: round(value, 6) for run, value in runs.items()} for corpus, runs in found.groups.items()}
 
 
-def _tabulate_differences(
-    answers: Mapping[Cell, Answers], estimates: Mapping[Cell, Estimate]
-) -> dict[str, dict[str, dict[str, Any]]]:
+def _tabulate_differences(answers: Mapping[Cell, Answers], estimates: Mapping[Cell, Estimate]) -> dict[str, Any]:
     """Paired differences by suite, split and pair of conditions; pairs that share no question are left out."""
-    suites: dict[str, dict[str, dict[str, Any]]] = {}
-    for (suite, split), accuracies in _by_split(estimates).items():
-        pairs = suites.setdefault(suite, {}).setdefault(split, {})
-        for first, second in _pairs(accuracies):
-            found = paired_difference(
-                answers[Cell(suite, split, first)],
-                answers[Cell(suite, split, second)],
-                seed=derive_seed(0, suite, split),
-            )
+    accuracies: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for cell, estimate in estimates.items():
+        accuracies[cell.suite, cell.split][cell.condition] = estimate.accuracy
+    tables: dict[tuple[str, str], dict[str, Any]] = {place: {} for place in accuracies}
+    for place, pairs in tables.items():
+        for first, second in _pairs(accuracies[place]):
+            both = answers[Cell(*place, first)], answers[Cell(*place, second)]
+            found = statistics.paired_difference(*both, seed=derive_seed(0, *place))
             if found:
                 rounded = {name: round(100 * getattr(found, name), 4) for name in ("difference", "low", "high")}
                 names = {"first": first, "second": second}
                 pairs[f"{first}-{second}"] = {**rounded, "n": found.n, "level": found.level, **names}
-    return suites
-
-
-def _by_split(estimates: Mapping[Cell, Estimate]) -> dict[tuple[str, str], dict[str, float]]:
-    splits: dict[tuple[str, str], dict[str, float]] = {}
-    for (suite, split, condition), found in estimates.items():
-        splits.setdefault((suite, split), {})[condition] = found.accuracy
-    return splits
+    return _nest(tables)
 
 
 def _pairs(accuracies: Mapping[str, float]) -> Iterator[tuple[str, str]]:

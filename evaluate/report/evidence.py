@@ -1,15 +1,14 @@
 """What a report shows beside the accuracies: audits of leaks and of what the model wrote, and examples."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar
 
 from data.audit import RECALL, audit_leaks, read_oracles
 from data.records import Augmentation, Document, Question
 from data.sets.logics import is_generated
 from data.sets.oracle import TRUE, UNREAD, Oracle
-from data.store import read_folder, read_manifest
+from data.store import read_folder
 from evaluate.fanout import Suite, suite_corpora
 
 NUM_EXAMPLES = 4
@@ -23,13 +22,18 @@ def audit_suite(suite: Suite, augmentations: Path | None, chosen: Mapping[tuple[
     Statements are judged only where the corpora are generated sets: only these have an oracle. Documents and
     `augmentations` (a sealed folder; None: nothing was written) are read shard by shard.
     """
-    documents = _Rows(suite.documents, Document)
-    questions = _Rows(suite.questions, Question)
-    rows = _Rows(augmentations, Augmentation)
+
+    def rows(folder: Path | None, record: type[Row]) -> Iterator[Row]:
+        return read_folder(folder, record) if folder else iter(())
+
     can_judge = all(is_generated(corpus) for corpus in suite_corpora(suite))
-    methods, examples = audit_statements(rows, read_oracles(documents) if can_judge else None)
+    oracles = read_oracles(rows(suite.documents, Document)) if can_judge else None
+    methods, examples = audit_statements(rows(augmentations, Augmentation), oracles)
+    leaks = audit_leaks(
+        rows(suite.questions, Question), rows(suite.documents, Document), rows(augmentations, Augmentation)
+    )
     return {
-        **audit_leaks(cast(Sequence[Question], questions), cast(Sequence[Document], documents), rows),
+        **leaks,
         "methods": methods,
         "examples": examples,
         "question_examples": [
@@ -43,7 +47,7 @@ def audit_suite(suite: Suite, augmentations: Path | None, chosen: Mapping[tuple[
                     if (name, asked) == (suite.name, question.question_id)
                 },
             }
-            for question in _first_of_each_split(questions)
+            for question in _first_of_each_split(rows(suite.questions, Question))
         ],
     }
 
@@ -71,34 +75,14 @@ def audit_statements(
             counts[name] = counts.get(name, 0) + (judgement == name)
         shown = examples.setdefault((row.method, judgement), [])
         if len(shown) < (NUM_EXAMPLES if judgement in ("true", "") else NUM_EXAMPLES // 2):
-            shown.append(
-                {
-                    "document": row.sentence or ", ".join(row.sources),
-                    "method": row.method,
-                    "text": row.text,
-                    "reasoning": row.reasoning,
-                    "judgement": judgement,
-                }
-            )
+            document = row.sentence or ", ".join(row.sources)
+            own = {name: getattr(row, name) for name in ("method", "text", "reasoning")}
+            shown.append({"document": document, **own, "judgement": judgement})
     for method, counts in methods.items():
         counts["distinct"] = len(texts[method])
     order = ("true", "false", "unread", "")
     keys = sorted(examples, key=lambda key: (key[0], order.index(key[1])))
     return methods, [example for key in keys for example in examples[key]]
-
-
-@dataclass(frozen=True)
-class _Rows(Generic[Row]):
-    """The rows of a sealed folder, read anew by each iteration; None has none."""
-
-    folder: Path | None
-    record: type[Row]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(read_folder(self.folder, self.record)) if self.folder else iter(())
-
-    def __len__(self) -> int:
-        return int(read_manifest(self.folder).get("num_rows", 0)) if self.folder else 0
 
 
 def _judge(oracle: Oracle | None, text: str) -> str:
@@ -109,7 +93,7 @@ def _judge(oracle: Oracle | None, text: str) -> str:
     return "true" if verdicts and UNREAD not in verdicts else "unread"
 
 
-def _first_of_each_split(questions: _Rows[Question]) -> list[Question]:
+def _first_of_each_split(questions: Iterable[Question]) -> list[Question]:
     """The first questions of each split that asks for an inference."""
     found: dict[str, list[Question]] = {}
     for question in questions:

@@ -19,22 +19,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from evaluate.report.legend import (
-    MAX_BARS,
-    TRAINED,
-    Style,
-    label_split,
-    order_splits,
-    plain,
-    shown_conditions,
-    style_conditions,
-    style_suites,
-)
+from evaluate.report import legend
 
 Cells = Mapping[str, Mapping[str, Any]]
 Splits = Mapping[str, Cells]
 Groups = Mapping[str, Mapping[str, Mapping[str, float]]]  # accuracies by condition, corpus and run
-Styles = Mapping[str, Style]
+Styles = Mapping[str, legend.Style]
 Losses = Mapping[str, Sequence[tuple[int, float]]]
 
 _INK, _MUTED, _RULE, _PAPER = "#1d2329", "#68717b", "#dfe3e8", "#fefefe"
@@ -101,7 +91,7 @@ def embed_losses(losses: Losses) -> str:
 
 def _widening(suites: Sequence[Splits]) -> float:
     """How much wider panels are because of their many bars."""
-    return max(1.0, max(len(shown_conditions(splits)) for splits in suites) / _USUAL_BARS)
+    return max(1.0, max(len(legend.shown_conditions(splits)) for splits in suites) / _USUAL_BARS)
 
 
 def _draw_accuracies(suites: Mapping[str, Splits], by_corpus: Mapping[str, Mapping[str, Groups]]) -> Figure:
@@ -110,7 +100,7 @@ def _draw_accuracies(suites: Mapping[str, Splits], by_corpus: Mapping[str, Mappi
     # Panels are as many columns wide as they have splits, so that a bar is equally wide everywhere; a gap is half one.
     num_columns = max(sum(2 * len(suites[name]) + 1 for name in row) - 1 for row in rows)
     width = max(6.4, 0.9 + _INCHES_PER_SPLIT * widening * num_columns / 2)
-    styles, shown = style_suites(suites)
+    styles, shown = legend.style_suites(suites)
     shown_styles = (style for name, style in styles.items() if name in shown)
     handles: list[Patch | Line2D] = [Patch(color=style.colour, label=style.label) for style in shown_styles]
     handles.append(Line2D([], [], color=_INK, linewidth=1, linestyle=_DASHES, label="chance"))
@@ -153,20 +143,20 @@ def _fill_rows(suites: Mapping[str, Splits], splits_per_row: int) -> list[list[s
 def _draw_panel(
     axes: Axes, suite: str, splits: Splits, groups: Mapping[str, Groups], styles: Styles, *, labelled: bool = True
 ) -> None:
-    styles = {name: styles[name] for name in shown_conditions(splits)}
-    ordered = order_splits(splits)
+    styles = {name: styles[name] for name in legend.shown_conditions(splits)}
+    ordered = legend.order_splits(splits)
     for centre, split in enumerate(ordered):
-        _draw_bars(axes, centre, splits[split], groups.get(split, {}), styles, pale=split == TRAINED)
+        _draw_bars(axes, centre, splits[split], groups.get(split, {}), styles, pale=split == legend.TRAINED)
         chance = max(cell["chance"] for cell in splits[split].values())
         span = (chance, centre - 0.46, centre + 0.46)
         axes.hlines(*span, color=_PAPER, linewidth=1, zorder=5)
         axes.hlines(*span, color=_INK, linewidth=1, linestyle=_DASHES, zorder=5)
-    axes.set_title(plain(suite).capitalize())
+    axes.set_title(legend.plain(suite).capitalize())
     axes.set_xlim(-0.5, len(ordered) - 0.5)
-    axes.set_xticks(range(len(ordered)), ["\n".join(textwrap.wrap(label_split(name), 13)) for name in ordered])
+    axes.set_xticks(range(len(ordered)), ["\n".join(textwrap.wrap(legend.label_split(name), 13)) for name in ordered])
     axes.tick_params(axis="x", length=0, pad=5)
     for tick, split in zip(axes.get_xticklabels(), ordered, strict=True):
-        tick.set_color(_MUTED if split == TRAINED else _INK)
+        tick.set_color(_MUTED if split == legend.TRAINED else _INK)
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -209,7 +199,7 @@ def _list_dots(groups: Mapping[str, Mapping[str, float]]) -> list[float]:
 
 def _draw_losses(losses: Losses) -> Figure:
     suites = sorted({name.split("/")[0] for name in losses})
-    styles = style_conditions(name.split("/")[-1] for name in losses)
+    styles = legend.style_conditions(name.split("/")[-1] for name in losses)
     figure = Figure(figsize=(max(5.8, 0.6 + 3.0 * len(suites)), 2.5), layout="constrained")
     panels = figure.subplots(1, len(suites), sharey=True, squeeze=False)[0]
     for axes, suite in zip(panels, suites, strict=True):
@@ -217,7 +207,7 @@ def _draw_losses(losses: Losses) -> Figure:
             if name.split("/")[0] == suite:
                 steps, values = zip(*curve, strict=True)
                 axes.plot(steps, values, color=styles[name.split("/")[-1]].colour, linewidth=1, alpha=0.75)
-        axes.set_title(plain(suite).capitalize())
+        axes.set_title(legend.plain(suite).capitalize())
         axes.set_xlabel("step")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -227,7 +217,7 @@ def _draw_losses(losses: Losses) -> Figure:
         axes.spines["left"].set_visible(False)
     panels[0].set_ylabel("loss (nats per token)")
     handles = [Line2D([], [], color=style.colour, linewidth=2, label=style.label) for style in styles.values()]
-    if len(handles) <= MAX_BARS:
+    if len(handles) <= legend.MAX_BARS:
         ncols = min(len(handles), 5)
         figure.legend(handles=handles, loc="outside upper left", frameon=False, ncols=ncols, handlelength=1.2)
     return figure

@@ -10,29 +10,21 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from evaluate.report import legend
 from evaluate.report.claims import percent, points, state_claim
 from evaluate.report.figures import Losses, embed_losses, embed_panel, embedded_inches
-from evaluate.report.legend import (
-    TRAINED,
-    label_condition,
-    label_split,
-    order_conditions,
-    order_splits,
-    plain,
-    rank_conditions,
-    style_suites,
-)
 
 TEMPLATE = "page.html.j2"
+FILTERS = ("plain", "label_split", "label_condition", "order_splits", "order_conditions")  # of the legend
 MAX_COLUMNS = 8  # conditions; more are rows, best first
 
 
 def render_page(report: Mapping[str, Any], losses: Losses) -> str:
     """The page's HTML. Raises jinja2.UndefinedError where the report lacks a field that the page shows."""
     suites, by_corpus = report["suites"], report["by_corpus"]
-    styles, shown = style_suites(suites)
+    styles, shown = legend.style_suites(suites)
     names = {
-        suite: order_conditions(name for cells in splits.values() for name in cells) for suite, splits in suites.items()
+        suite: legend.order_conditions({name for cells in suites[suite].values() for name in cells}) for suite in suites
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -41,23 +33,15 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "plain": plain,
-        "label_split": label_split,
-        "label_condition": label_condition,
-        "order_splits": order_splits,
-        "order_conditions": order_conditions,
-        "duration": format_duration,
-    }
+    environment.filters |= {"percent": percent, "points": points, "duration": format_duration}
+    environment.filters |= {name: getattr(legend, name) for name in FILTERS}
     return environment.get_template(TEMPLATE).render(
         report=report,
-        trained=TRAINED,
+        trained=legend.TRAINED,
         claims={suite: state_claim(report, suite) for suite in suites},
         styles=styles,
         shown=shown,
-        rankings={suite: rank_conditions(suites[suite]) for suite in suites if len(names[suite]) > MAX_COLUMNS},
+        rankings={suite: legend.rank_conditions(suites[suite]) for suite in suites if len(names[suite]) > MAX_COLUMNS},
         names_of=names,
         pairs={suite: name_pairs(splits) for suite, splits in report["differences"].items()},
         panels={
@@ -74,7 +58,7 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
 def name_pairs(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A label for each pair of conditions that some split compares."""
     pairs = {key: (found["first"], found["second"]) for cells in splits.values() for key, found in cells.items()}
-    return {key: " − ".join(map(label_condition, names)) for key, names in pairs.items()}
+    return {key: " − ".join(map(legend.label_condition, names)) for key, names in pairs.items()}
 
 
 def average_runs(by_corpus: Mapping[str, Any]) -> dict[str, dict[str, dict[str, dict[str, float]]]]:

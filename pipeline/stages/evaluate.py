@@ -17,7 +17,7 @@ from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
 from data.weights import model_fingerprint, weights_fingerprint
-from evaluate.conditions import BASE, Condition, condition_name, make_conditions, name_weights
+from evaluate.conditions import BASE, Condition, condition_name, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, open_suite, plan_scores
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
@@ -120,8 +120,9 @@ def plan_suite(
         answers = scoring_key(setting, model.fingerprint if base else _fingerprint(ref, model))
         jobs += [
             ScoreJob(suite, "", condition, None if base else ref, answers, run=run, draw=draw)
-            for condition in make_conditions([ref.name], contexts)
-            for draw, run in draws(section, condition.context)
+            for context in contexts
+            for condition in (Condition(condition_name(ref.name, context), ref.name, context),)
+            for draw, run in draws(section, context)
         ]
     return jobs
 
