@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.texts.mix import Budget, Lengths, Schedule, make_schedule, match_budget, schedule_rows, source_shares
+from data.seeds import derive_seed
+from train.texts.mix import Budget, Lengths, Schedule, make_schedule, match_budget, source_shares
 
 TEXTS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=30)
 SEEDS = st.integers(0, 99)
@@ -96,11 +97,12 @@ def test_an_epoch_is_every_text_once(texts: list[tuple[int, int]], epochs: float
 def test_without_weights_steps_of_texts_are_shuffled_epochs_as_ever(texts: list[tuple[int, int]], seed: int) -> None:
     lengths = lengths_of(texts)
     schedule = plan(lengths, [], Budget(steps=7), seed=seed)
-    wanted = schedule_rows(len(texts), 4, 7, seed)
+    rngs = [np.random.default_rng(derive_seed(seed, "epoch", epoch)) for epoch in range(28)]
+    wanted = np.concatenate([rng.permutation(len(texts)) for rng in rngs])[:28].reshape(7, 4)
     assert np.array_equal(np.stack([schedule.step(step) for step in range(7)]), wanted)
     assert schedule.tokens.tolist() == lengths.num_labels[wanted].sum(1).cumsum().tolist()
-    slowly = plan(lengths, [], Budget(epochs=7 * 4 / len(texts)), seed=seed)  # the other way through the code
-    assert np.array_equal(slowly.rows, wanted.ravel())
+    in_epochs = plan(lengths, [], Budget(epochs=7 * 4 / len(texts)), seed=seed)
+    assert np.array_equal(in_epochs.rows, wanted.ravel())
 
 
 def test_controls_are_matched_in_steps_or_in_tokens() -> None:

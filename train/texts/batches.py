@@ -65,12 +65,13 @@ def batches_of(
 
     A rank without texts takes part with one token that has no label. `with_teacher` adds teachers' distributions.
     """
+    num_top = max(rows.num_top) if with_teacher else 0
     for step in range(start, schedule.num_steps):
         indices = schedule.step(step)
         sizes = rows.lengths.num_inputs[indices].tolist()
         assigned = assign_texts(sizes, layout, world_size)[rank]
         groups = [[int(indices[assigned[i]]) for i in group] for group in rows_of([sizes[i] for i in assigned], layout)]
-        input_ids, labels, position_ids = _lay_out(rows, groups)
+        input_ids, labels, position_ids, teacher = _lay_out(rows, groups, num_top)
         yield Batch(
             input_ids,
             labels,
@@ -78,7 +79,7 @@ def batches_of(
             indices,
             position_ids=None if layout.name == "padded" else position_ids,
             tokens=int(schedule.tokens[step]),
-            teacher=_lay_out_teacher(rows, groups, labels) if with_teacher else None,
+            teacher=teacher,
         )
 
 
@@ -113,12 +114,20 @@ def _cut(record: Any, rows: np.ndarray, width: int) -> Any:
     return dataclasses.replace(record, **changes)
 
 
-def _lay_out(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _lay_out(
+    rows: TokenRows, groups: Sequence[Sequence[int]], num_top: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Teacher | None]:
     """Inputs, labels and positions [rows, tokens] of texts that share rows; the rest of a row is a text of zeros.
 
-    A text's last token is not an input, so no label reaches from one text into the next.
+    A text's last token is not an input, so no label reaches from one text into the next. With `num_top` above 0 the
+    teachers' distributions, of that many tokens, are laid out like the texts.
     """
-    shape = _shape(rows, groups)
+    widths = (int(rows.lengths.num_inputs[list(group)].sum()) for group in groups)
+    shape = max(1, len(groups)), max(widths, default=1)
+    teacher = None
+    if num_top:
+        tops = (*shape, num_top)
+        teacher = Teacher(np.zeros(tops, np.int64), np.zeros(tops, np.float32), np.zeros(shape, bool))
     input_ids, position_ids = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     labels = np.full(shape, IGNORED, np.int64)
     for row, group in enumerate(groups):
@@ -129,29 +138,10 @@ def _lay_out(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[np.ndarr
             input_ids[row, start:end] = tokens[:-1]
             labels[row, start + first - 1 : end] = tokens[first:]
             position_ids[row, start:end] = np.arange(end - start)
+            found = rows.teacher(index) if teacher else None
+            if teacher and found:
+                teacher.ids[row, start:end], teacher.log_probs[row, start:end] = found
+                teacher.mask[row, start + first - 1 : end] = True
             start = end
         position_ids[row, start:] = np.arange(shape[1] - start)
-    return input_ids, labels, position_ids
-
-
-def _lay_out_teacher(rows: TokenRows, groups: Sequence[Sequence[int]], labels: np.ndarray) -> Teacher:
-    """The teachers' distributions, laid out like the texts."""
-    shape, num_top = _shape(rows, groups), max(rows.num_top)
-    ids = np.zeros((*shape, num_top), np.int64)
-    log_probs = np.zeros((*shape, num_top), np.float32)
-    mask = np.zeros(shape, bool)
-    for row, group in enumerate(groups):
-        start = 0
-        for index in group:
-            end = start + int(rows.lengths.num_inputs[index])
-            found = rows.teacher(index)
-            if found is not None:
-                ids[row, start:end], log_probs[row, start:end] = found
-                mask[row, start:end] = labels[row, start:end] != IGNORED
-            start = end
-    return Teacher(ids, log_probs, mask)
-
-
-def _shape(rows: TokenRows, groups: Sequence[Sequence[int]]) -> tuple[int, int]:
-    widths = (int(rows.lengths.num_inputs[list(group)].sum()) for group in groups)
-    return max(1, len(groups)), max(widths, default=1)
+    return input_ids, labels, position_ids, teacher

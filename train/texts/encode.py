@@ -102,13 +102,6 @@ def encode_rows(
     return rows, firsts
 
 
-def unknown_words(texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> list[str]:
-    """The distinct words that the tokenizer encodes as its unknown token, in order of appearance."""
-    unknown = _unknown_token(tokenizer)
-    words = dict.fromkeys(word for text in texts for word in re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text))
-    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
-
-
 def _first_label(spans: Sequence[tuple[int, int]], prompt_characters: int) -> int:
     """The index of the first token that ends beyond the prompt, or of what is appended to all tokens."""
     beyond = (index for index, (_, end) in enumerate(spans) if end > prompt_characters)
@@ -118,20 +111,16 @@ def _first_label(spans: Sequence[tuple[int, int]], prompt_characters: int) -> in
 def _refuse_unknown(
     texts: Sequence[str], rows: Sequence[Sequence[int]], tokenizer: "PreTrainedTokenizerBase", where: str
 ) -> None:
-    unknown = _unknown_token(tokenizer)
-    if unknown is None or not any(unknown in row for row in rows):
+    """Refuse texts with unknown tokens, unless these are also the tokenizer's eos or bos tokens."""
+    unknown = tokenizer.unk_token_id
+    broken = [text for text, row in zip(texts, rows, strict=True) if unknown in row]
+    if not broken or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         return
-    words = unknown_words([text for text, row in zip(texts, rows, strict=True) if unknown in row], tokenizer)
+    found = dict.fromkeys(word for text in broken for word in re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text))
+    words = [word for word in found if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
     listed = ", ".join(words[:_WORDS_LISTED]) + (" ..." if len(words) > _WORDS_LISTED else "")
     raise InputError(
         f"{len(words)} words are outside the model's closed vocabulary: {listed}",
         where=where,
         hint="use texts made for this model, or a model with an open vocabulary",
     )
-
-
-def _unknown_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The id of the unknown token, unless it is also the eos or bos token."""
-    if tokenizer.unk_token_id in (tokenizer.eos_token_id, tokenizer.bos_token_id):
-        return None
-    return tokenizer.unk_token_id

@@ -62,13 +62,6 @@ class Schedule:
         return self.rows[self.bounds[index] : self.bounds[index + 1]]
 
 
-def schedule_rows(num_rows: int, batch_size: int, num_steps: int, seed: int) -> np.ndarray:
-    """Row indices [num_steps, batch_size]: epochs end to end, each a fresh shuffle of all rows."""
-    num_epochs = -(-num_steps * batch_size // num_rows)
-    epochs = [np.random.default_rng(derive_seed(seed, "epoch", e)).permutation(num_rows) for e in range(num_epochs)]
-    return np.concatenate(epochs)[: num_steps * batch_size].reshape(num_steps, batch_size)
-
-
 def make_schedule(
     lengths: Lengths,
     weights: Sequence[float],
@@ -85,12 +78,8 @@ def make_schedule(
     weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more inputs than that
     (at least one); the last may be smaller. A budget of tokens is met to within half a text.
     """
-    if budget.steps and not weights and not batch_tokens:
-        rows = schedule_rows(len(lengths.num_labels), batch_size, budget.steps, seed).ravel()
-        bounds = np.arange(0, len(rows) + 1, batch_size)
-    else:
-        draws = _weighted(lengths, weights, seed) if weights else _shuffled(len(lengths.num_labels), seed)
-        rows, bounds = _cut(draws, lengths, _in_tokens(budget, lengths, weights), batch_size, batch_tokens)
+    draws = _weighted(lengths, weights, seed) if weights else _shuffled(np.arange(len(lengths.num_labels)), seed)
+    rows, bounds = _cut(draws, lengths, _in_tokens(budget, lengths, weights), batch_size, batch_tokens)
     tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
     return Schedule(rows, bounds, tokens)
 
@@ -106,16 +95,19 @@ def source_shares(schedule: Schedule, lengths: Lengths, num_sources: int) -> lis
     return (drawn / drawn.sum()).tolist()
 
 
-def _shuffled(num_rows: int, seed: int) -> Iterator[int]:
+def _shuffled(texts: np.ndarray, seed: int, *stream: str | int) -> Iterator[int]:
+    """Epochs end to end, each a fresh shuffle of these texts."""
+    assert len(texts), "a mix and each of its sources with a weight have texts"  # or this would loop for ever
     for epoch in count():
-        yield from np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(num_rows).tolist()
+        rng = np.random.default_rng(derive_seed(seed, *stream, "epoch", epoch))
+        yield from texts[rng.permutation(len(texts))].tolist()
 
 
 def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator[int]:
     """Each draw is from the source that is furthest behind its share; within a source, shuffled epochs."""
     drawn_from = [index for index, weight in enumerate(weights) if weight > 0]
     shares = np.array([weights[index] for index in drawn_from]) / sum(weights)
-    streams = [_shuffled_source(lengths, index, seed) for index in drawn_from]
+    streams = [_shuffled(np.flatnonzero(lengths.sources == index), seed, "source", index) for index in drawn_from]
     behind = np.zeros(len(drawn_from))
     while True:
         at = int(behind.argmax())
@@ -124,14 +116,6 @@ def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator
         behind += shares * num_labels
         behind[at] -= num_labels
         yield row
-
-
-def _shuffled_source(lengths: Lengths, source: int, seed: int) -> Iterator[int]:
-    members = np.flatnonzero(lengths.sources == source)
-    assert len(members), "a source with a weight has texts"  # or this would loop for ever
-    for epoch in count():
-        rng = np.random.default_rng(derive_seed(seed, "source", source, "epoch", epoch))
-        yield from members[rng.permutation(len(members))].tolist()
 
 
 def _in_tokens(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Budget:

@@ -75,9 +75,9 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
 
     Texts are split into sentences here, so whatever counts, hashes or tokenizes texts sees what is trained.
     """
-    for shard in shards_of(source):
-        table = _select(read_table(shard), source)
-        for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+    columns = {source.text_column, source.prompt_column} - {""}
+    for table in _tables(source, columns):
+        for batch in table.select(sorted(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
             texts = batch.column(source.text_column).to_pylist()
             prompts = batch.column(source.prompt_column).to_pylist() if source.prompt_column else [""] * len(texts)
             for name, column in ((source.text_column, texts), (source.prompt_column, prompts)):
@@ -107,8 +107,7 @@ def name_texts(source: TextSource, positions: Sequence[int]) -> list[str]:
     """Names of training texts, given by their positions in the source: the ids of their rows, or the rows' numbers."""
     names: list[str] = []
     num_rows = 0
-    for shard in shards_of(source):
-        table = _keep(read_table(shard), source)
+    for table in _tables(source):
         column = next((name for name in ID_COLUMNS if name in table.column_names), None)
         rows = table[column].to_pylist() if column else [f"row {num_rows + row}" for row in range(table.num_rows)]
         num_rows += table.num_rows
@@ -169,29 +168,19 @@ def _manifest(source: TextSource) -> dict[str, str]:
     return content
 
 
-def _keep(table: pa.Table, source: TextSource) -> pa.Table:
-    """The rows that the source selects."""
+def _tables(source: TextSource, columns: Iterable[str] = ()) -> Iterator[pa.Table]:
+    """The rows that the source selects, shard by shard. Raises InputError if they lack one of `columns`."""
     selected = {"corpus": [source.corpus] * bool(source.corpus), "method": list(source.methods)}
     selected["verdict"] = ["kept"] * source.verdict_kept_only
-    _require(table, source, {column for column, values in selected.items() if values})
-    for column, values in selected.items():
-        if values:
+    selected = {column: values for column, values in selected.items() if values}
+    for shard in shards_of(source):
+        table = read_table(shard)
+        if missing := {*columns, *selected}.difference(table.column_names):
+            raise InputError(
+                f"no column {', '.join(sorted(missing))}; the columns are {', '.join(table.column_names)}",
+                where=source.folder,
+                hint="name a folder of documents or augmentations",
+            )
+        for column, values in selected.items():
             table = table.filter(pc.is_in(table[column], value_set=pa.array(values)))
-    return table
-
-
-def _select(table: pa.Table, source: TextSource) -> pa.Table:
-    """The text and prompt columns of the rows that the source selects."""
-    columns = [source.text_column, *([source.prompt_column] if source.prompt_column else [])]
-    _require(table, source, set(columns))
-    return _keep(table, source).select(columns)
-
-
-def _require(table: pa.Table, source: TextSource, columns: set[str]) -> None:
-    missing = columns - set(table.column_names)
-    if missing:
-        raise InputError(
-            f"no column {', '.join(sorted(missing))}; the columns are {', '.join(table.column_names)}",
-            where=source.folder,
-            hint="name a folder of documents or augmentations",
-        )
+        yield table

@@ -10,8 +10,8 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -149,32 +149,21 @@ def _open(folder: Path) -> TokenSource:
 
 def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -> None:
     """Append chunks to the files of a folder, the manifest last."""
-    files: dict[str, BinaryIO] = {}
-    counts = dict.fromkeys(("ids", "offsets", "first_labels"), 0)
-    try:
-        for name in counts:
-            files[name] = (folder / name).open("wb")
-        np.zeros(1, _FILES["offsets"]).tofile(files["offsets"])
-        counts["offsets"] = 1
-        for chunk in chunks:
-            largest = max(
-                (int(chunk[name].max(initial=-1)) for name in chunk if name in ("ids", "top_ids")), default=-1
+    counts: dict[str, int] = {}
+    nothing: Chunk = {"ids": np.empty(0), "offsets": np.zeros(1), "first_labels": np.empty(0)}
+    for chunk in chain([nothing], chunks):
+        largest = max(int(chunk[name].max(initial=-1)) for name in ("ids", "top_ids") if name in chunk)
+        if largest >= vocab_size:
+            raise InputError(
+                f"token id {largest} is outside the model's vocabulary of {vocab_size}",
+                where=where,
+                hint="use the tokenizer and the distributions that belong to the base model",
             )
-            if largest >= vocab_size:
-                raise InputError(
-                    f"token id {largest} is outside the model's vocabulary of {vocab_size}",
-                    where=where,
-                    hint="use the tokenizer and the distributions that belong to the base model",
-                )
-            chunk["offsets"] = counts["ids"] + chunk["offsets"]
-            for name, values in chunk.items():
-                if name not in files:
-                    files[name] = (folder / name).open("wb")
-                values.astype(_FILES[name]).tofile(files[name])
-                counts[name] = counts.get(name, 0) + len(values)
-    finally:
-        for file in files.values():
-            file.close()
+        chunk["offsets"] = counts.get("ids", 0) + chunk["offsets"]
+        for name, values in chunk.items():
+            with (folder / name).open("ab") as file:
+                values.astype(_FILES[name]).tofile(file)
+            counts[name] = counts.get(name, 0) + len(values)
     write_json(folder / MANIFEST, {"counts": counts})
 
 
