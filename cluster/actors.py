@@ -25,7 +25,7 @@ STANDARD_ERROR = 2  # a file descriptor: the actor's log
 class ActorHost:
     """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call."""
 
-    def __init__(self, worker_class: type, init_args: tuple[object, ...], start_seconds: float | None) -> None:
+    def __init__(self, worker_class: type, init_args: tuple[object, ...], start_seconds: float) -> None:
         self._make = (worker_class, init_args)
         self._start_seconds = start_seconds
         self._worker: object | None = None
@@ -37,20 +37,18 @@ class ActorHost:
             with _deadline(self._start_seconds):
                 self._worker = worker_class(*init_args)
 
-    def call(
-        self, method: str, args: tuple[object, ...], extras: dict[str, object], deadline_seconds: float | None
-    ) -> object:
-        """One call of a worker's method."""
+    def call(self, method: str, args: tuple[object, ...], extras: dict[str, object], seconds: float) -> object:
+        """One call of a worker's method, which may take so many seconds."""
         self.open()
-        with _deadline(deadline_seconds):
+        with _deadline(seconds):
             return getattr(self._worker, method)(*args, **extras)
 
 
 @contextmanager
-def _deadline(seconds: float | None) -> Iterator[None]:
+def _deadline(seconds: float) -> Iterator[None]:
     """Past the deadline the process writes its stack traces into its log and ends itself."""
-    if seconds is not None:  # a C thread: it needs neither the interpreter nor the driver
-        faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
+    # a C thread: it needs neither the interpreter nor the driver
+    faulthandler.dump_traceback_later(seconds, exit=True, file=STANDARD_ERROR)
     try:
         yield
     finally:
@@ -75,7 +73,7 @@ class ActorState:
 class PoolSpec:
     """What a pool's actors are made of. Producer: whoever starts the pool. Consumer: whoever attaches to it.
 
-    `deadline_seconds` None derives the deadlines of calls, see `cluster.run`.
+    `deadline_seconds` None derives the deadlines of calls, see `cluster.pool`.
     """
 
     worker_class: type
@@ -83,9 +81,8 @@ class PoolSpec:
     num_actors: int
     num_cpus: float
     num_gpus: float
-    start_seconds: float | None
+    start_seconds: float
     deadline_seconds: float | None
-    strategy: str
     place_seconds: float
 
 
@@ -110,7 +107,7 @@ class ActorGroup:
         """New actors, one per bundle of a new placement group. Raises ResumableError if the cluster has no room."""
         bundle = {"CPU": spec.num_cpus, "GPU": spec.num_gpus}
         wanted = {resource: count for resource, count in bundle.items() if count}
-        placement = placement_group([wanted] * spec.num_actors, strategy=spec.strategy)
+        placement = placement_group([wanted] * spec.num_actors, strategy="SPREAD")
         group = cls(spec, name, [], placement)
         with ExitStack() as undo:
             undo.callback(group.close)
@@ -200,20 +197,15 @@ class ActorGroup:
 
     def _make(self, number: int) -> ActorHandle:
         spec = self.spec
-        options = {
-            "num_cpus": spec.num_cpus,
-            "num_gpus": spec.num_gpus,
-            "max_restarts": -1,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self.placement, placement_group_bundle_index=number
-            ),
-        }
-        if self.name is not None:
-            options["name"] = _actor_name(self.name, number)
+        actor = ray.remote(ActorHost).options(
+            name=None if self.name is None else _actor_name(self.name, number),
+            num_cpus=spec.num_cpus,
+            num_gpus=spec.num_gpus,
+            max_restarts=-1,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self.placement, placement_group_bundle_index=number),
+        )
         try:
-            return (
-                ray.remote(ActorHost).options(**options).remote(spec.worker_class, spec.init_args, spec.start_seconds)
-            )
+            return actor.remote(spec.worker_class, spec.init_args, spec.start_seconds)
         except ValueError as error:
             raise InputError(
                 str(error), where=f"pool {self.name}", hint="attach to it, end it, or choose another name"

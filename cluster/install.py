@@ -52,10 +52,16 @@ def main() -> int:
 
 def has_gpu() -> bool:
     """Whether `nvidia-smi` answers with at least one GPU."""
+    return any("GPU" in line for line in ask_driver("--list-gpus"))
+
+
+def ask_driver(*options: str) -> list[str]:
+    """The lines that `nvidia-smi` answers, one for each GPU; none without it or if it fails."""
     if shutil.which("nvidia-smi") is None:
-        return False
-    answer = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return answer.returncode == 0 and "GPU" in answer.stdout
+        return []
+    answer = subprocess.run(["nvidia-smi", *options], capture_output=True, text=True, check=False)
+    lines = answer.stdout.splitlines() if answer.returncode == 0 else []
+    return [line.strip() for line in lines if line.strip()]
 
 
 def stamp_path(extra: str) -> Path:

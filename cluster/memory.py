@@ -4,11 +4,10 @@ Reads /proc, the control group's limit, `nvidia-smi`; of an attached cluster, wh
 """
 
 import os
-import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.install import ask_driver
 from cluster.placement import Placement
 
 MIB = 2**20
@@ -24,12 +23,8 @@ def host_bytes(limit: Path = CGROUP_LIMIT) -> int:
 
 def gpu_bytes() -> int | None:
     """The memory of this machine's smallest GPU; None without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    sizes = [int(line) for line in answer.stdout.split() if line.isdigit()]
-    return min(sizes) * MIB if answer.returncode == 0 and sizes else None
+    lines = ask_driver("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    return min((int(line) * MIB for line in lines if line.isdigit()), default=None)
 
 
 def rank_bytes(placement: Placement, address: str | None) -> int | None:

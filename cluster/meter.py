@@ -1,10 +1,9 @@
 """Progress of running work: counts, rates, time left; as a line of text, and as Prometheus metrics on loopback."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -20,20 +19,29 @@ LOOPBACK = "127.0.0.1"
 class Snapshot:
     """The state of the work. Producer: `Meter`. Consumers: the progress line, the run summary, `export`.
 
-    `items` are rows that were answered or refused, of `total`. `tokens` were computed: read (without the
-    `cached_tokens` of `prompt_tokens`) or written. `eta_seconds` is None before the first receipt.
+    `items` are rows that were answered or refused, of `total`. Of the `prompt_tokens`, `cached_tokens` were not
+    computed; `answer_tokens` were written or scored. `seconds` is the time since the meter began.
     """
 
     total: int
-    items: int
-    refused: int
-    tokens: int
-    prompt_tokens: int
-    cached_tokens: int
-    restarts: int
-    in_flight: int
-    seconds: float
-    eta_seconds: float | None
+    items: int = 0
+    refused: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    answer_tokens: int = 0
+    restarts: int = 0
+    in_flight: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were computed: read or written."""
+        return self.prompt_tokens - self.cached_tokens + self.answer_tokens
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """The time left at the mean rate; None before the first receipt."""
+        return max(self.total - self.items, 0) * self.seconds / self.items if self.items else None
 
     @property
     def items_per_second(self) -> float:
@@ -50,10 +58,6 @@ class Snapshot:
         """The share of prompt tokens that came from the prefix cache; 0 if none were read."""
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
-    def line(self) -> str:
-        """All of it in one short line."""
-        return f"{self.items}/{self.total}  {self.rates()}"
-
     def rates(self) -> str:
         """Rates and failures, without those that are zero."""
         parts = [f"{self.items_per_second:.1f} items/s"]
@@ -69,62 +73,41 @@ class Snapshot:
 
 
 class Meter:
-    """Adds up receipts. Fed by one thread, read by any."""
+    """Adds up receipts. Fed by one thread, read by any: the snapshot is replaced as a whole."""
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`total` is the number of items (rows); the time runs from now."""
-        self._total, self._clock, self._began = total, clock, clock()
-        self._lock = threading.Lock()
-        self._items = self._refused = self._restarts = self._in_flight = 0
-        self._prompt_tokens = self._cached_tokens = self._answer_tokens = 0
+        self._now, self._clock, self._began = Snapshot(total), clock, clock()
 
     def receipt(self, receipt: ShardReceipt) -> None:
         """A whole unit is done."""
-        with self._lock:
-            self._items += receipt.num_rows + receipt.num_refused
-            self._refused += receipt.num_refused
-            self._add_tokens(receipt)
+        self._add(receipt, receipt.num_rows + receipt.num_refused, receipt.num_refused)
 
     def piece(self, receipt: ShardReceipt) -> None:
         """Some rows of a divided unit are done: its tokens count now, its items with the whole unit's receipt."""
-        with self._lock:
-            self._add_tokens(receipt)
+        self._add(receipt, 0, 0)
 
     def restart(self) -> None:
         """An actor was lost."""
-        with self._lock:
-            self._restarts += 1
+        self._now = replace(self._now, restarts=self._now.restarts + 1)
 
     def set_in_flight(self, in_flight: int) -> None:
         """The number of units in flight."""
-        self._in_flight = in_flight
+        self._now = replace(self._now, in_flight=in_flight)
 
     def snapshot(self) -> Snapshot:
         """The present state."""
-        with self._lock:
-            seconds = self._clock() - self._began
-            left = max(self._total - self._items, 0)
-            return Snapshot(
-                total=self._total,
-                items=self._items,
-                refused=self._refused,
-                tokens=self._prompt_tokens - self._cached_tokens + self._answer_tokens,
-                prompt_tokens=self._prompt_tokens,
-                cached_tokens=self._cached_tokens,
-                restarts=self._restarts,
-                in_flight=self._in_flight,
-                seconds=seconds,
-                eta_seconds=left * seconds / self._items if self._items else None,
-            )
+        return replace(self._now, seconds=self._clock() - self._began)
 
-    def line(self) -> str:
-        """The snapshot in one short line."""
-        return self.snapshot().line()
-
-    def _add_tokens(self, receipt: ShardReceipt) -> None:
-        self._prompt_tokens += receipt.prompt_tokens
-        self._cached_tokens += receipt.cached_tokens
-        self._answer_tokens += receipt.answer_tokens
+    def _add(self, receipt: ShardReceipt, items: int, refused: int) -> None:
+        self._now = replace(
+            self._now,
+            items=self._now.items + items,
+            refused=self._now.refused + refused,
+            prompt_tokens=self._now.prompt_tokens + receipt.prompt_tokens,
+            cached_tokens=self._now.cached_tokens + receipt.cached_tokens,
+            answer_tokens=self._now.answer_tokens + receipt.answer_tokens,
+        )
 
 
 def format_seconds(seconds: float) -> str:
@@ -143,26 +126,27 @@ class _Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         now = self._read()
-        counters: dict[str, tuple[int, str]] = {
-            "items": (now.items, "rows answered or refused"),
-            "refused": (now.refused, "rows refused"),
-            "prompt_tokens": (now.prompt_tokens, "tokens of prompts"),
-            "cached_tokens": (now.cached_tokens, "tokens of prompts found in the prefix cache"),
-            "computed_tokens": (now.tokens, "tokens computed, read or written"),
-            "restarts": (now.restarts, "actors lost and started again"),
-        }
-        gauges: dict[str, tuple[float, str]] = {
-            "wanted_items": (now.total, "rows to answer in all"),
-            "units_in_flight": (now.in_flight, "units running or queued at an actor"),
-            "items_per_second": (now.items_per_second, "mean rate"),
-            "tokens_per_second": (now.tokens_per_second, "mean rate of computed tokens"),
-            "prefix_cache_hit_rate": (now.hit_rate, "share of prompt tokens found in the prefix cache"),
-            "eta_seconds": (float("nan") if now.eta_seconds is None else now.eta_seconds, "time left at the mean rate"),
-        }
-        for name, (count, words) in counters.items():
-            yield CounterMetricFamily(f"entail_{name}", words, value=count)
-        for name, (value, words) in gauges.items():
-            yield GaugeMetricFamily(f"entail_{name}", words, value=value)
+        left = float("nan") if now.eta_seconds is None else now.eta_seconds
+        for kind, name, value, words in (
+            (CounterMetricFamily, "items", now.items, "rows answered or refused"),
+            (CounterMetricFamily, "refused", now.refused, "rows refused"),
+            (CounterMetricFamily, "prompt_tokens", now.prompt_tokens, "tokens of prompts"),
+            (CounterMetricFamily, "cached_tokens", now.cached_tokens, "tokens of prompts found in the prefix cache"),
+            (CounterMetricFamily, "computed_tokens", now.tokens, "tokens computed, read or written"),
+            (CounterMetricFamily, "restarts", now.restarts, "actors lost and started again"),
+            (GaugeMetricFamily, "wanted_items", now.total, "rows to answer in all"),
+            (GaugeMetricFamily, "units_in_flight", now.in_flight, "units running or queued at an actor"),
+            (GaugeMetricFamily, "items_per_second", now.items_per_second, "mean rate"),
+            (GaugeMetricFamily, "tokens_per_second", now.tokens_per_second, "mean rate of computed tokens"),
+            (
+                GaugeMetricFamily,
+                "prefix_cache_hit_rate",
+                now.hit_rate,
+                "share of prompt tokens found in the prefix cache",
+            ),
+            (GaugeMetricFamily, "eta_seconds", left, "time left at the mean rate"),
+        ):
+            yield kind(f"entail_{name}", words, value=value)
 
 
 @contextmanager

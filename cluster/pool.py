@@ -2,26 +2,28 @@
 
 Any plain class can be a worker. `cluster.schedule` decides which actor gets what and what a failure costs,
 `cluster.actors` starts and ends actors. Touches no file.
+
+Deadlines: a call that exceeds its deadline costs its actor a restart. Without an explicit deadline, a unit may take
+`DEADLINE_FACTOR` times the time per row of the slowest unit so far, at least `MIN_DEADLINE_SECONDS`; before the first
+receipt, `FIRST_DEADLINE_SECONDS`. For single calls (`ActorPool.ask`) it is `ASK_DEADLINE_SECONDS`.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from types import TracebackType
+from dataclasses import dataclass, field
 from typing import Self
 
 import ray
 
 from cluster.actors import ActorGroup, ActorState, PoolSpec
 from cluster.meter import Meter
-from cluster.run import Run, describe_failure, fails_group, fatal_error, raise_failures
-from cluster.schedule import Schedule, Unit
-from data.errors import ResumableError
+from cluster.schedule import Schedule, Task, Unit
+from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 
-__all__ = ["ActorPool", "Description", "Unit"]
+__all__ = ["ActorPool", "Unit"]
 
 PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its own
 POLL_SECONDS = 0.5  # between two checks of actors that are not ready
@@ -32,14 +34,33 @@ ASK_DEADLINE_SECONDS = 3600.0
 # An actor ends itself at the deadline. The driver ends it if that fails: the process is stopped, or unreachable. Not
 # sooner, because in a shared pool one and a half units of another driver may run before ours.
 DEADLINES_BEFORE_KILL = 3
+DEADLINE_FACTOR = 20.0
+MIN_DEADLINE_SECONDS = 3600.0  # rows differ: one with a long context may cost a hundred short ones
+FIRST_DEADLINE_SECONDS = 4 * 3600.0
+Calls = deque[tuple[ray.ObjectRef, float]]  # with their deadlines, the oldest first
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """A pool as it is now. Producer: `ActorPool.describe`. Consumers: `serve status`, checks before attaching."""
+@dataclass
+class Run:
+    """One `run` in progress: the schedule, pending calls of each actor, since when each actor's oldest runs."""
 
-    init_args: tuple[object, ...]
-    actors: tuple[ActorState, ...]
+    schedule: Schedule
+    calls: list[Calls]
+    meter: Meter
+    since: dict[int, float] = field(default_factory=dict)
+    receipts: list[ShardReceipt] = field(default_factory=list)
+    group_errors: dict[str, InputError | ResumableError] = field(default_factory=dict)
+    seconds_per_row: float = 0.0  # of the slowest unit so far
+    checked: float = 0.0
+
+    def deadline(self, task: Task, explicit: float | None) -> float:
+        """Seconds that a task may take."""
+        if explicit is not None:
+            return explicit
+        if not self.seconds_per_row:
+            return FIRST_DEADLINE_SECONDS
+        start, stop = task.rows or (0, self.schedule.units[task.unit].num_rows)
+        return max(MIN_DEADLINE_SECONDS, DEADLINE_FACTOR * self.seconds_per_row * (stop - start))
 
 
 class ActorPool:
@@ -57,29 +78,20 @@ class ActorPool:
         num_cpus: float,
         num_gpus: float = 0,
         deadline_seconds: float | None = None,
-        start_seconds: float | None = START_SECONDS,
+        start_seconds: float = START_SECONDS,
         name: str | None = None,
-        strategy: str = "SPREAD",
         place_seconds: float = PLACE_SECONDS,
     ) -> None:
         """Returns when all workers are made. Raises what their constructor raises.
 
         ResumableError if one is not made within `start_seconds`; its log then holds its stack traces.
-        Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group of that `strategy`; ResumableError
-        if the cluster has no room for `place_seconds`, now or after a loss. A call that exceeds `deadline_seconds`
-        (None: derived, see `cluster.run`) costs its actor. With a `name`, other processes of the cluster can `attach`.
+        Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group, spread over the nodes;
+        ResumableError if the cluster has no room for `place_seconds`, now or after a loss. A call that exceeds
+        `deadline_seconds` (None: derived, see the module) costs its actor. With a `name`, other processes of the
+        cluster can `attach`.
         """
-        spec = PoolSpec(
-            worker_class,
-            init_args,
-            num_actors,
-            num_cpus,
-            num_gpus,
-            start_seconds,
-            deadline_seconds,
-            strategy,
-            place_seconds,
-        )
+        resources = num_actors, num_cpus, num_gpus
+        spec = PoolSpec(worker_class, init_args, *resources, start_seconds, deadline_seconds, place_seconds)
         self._set_up(ActorGroup.start(spec, name))
         self._await_all(start_seconds)
 
@@ -102,17 +114,17 @@ class ActorPool:
         self.restarts = 0
         self.meter: Meter | None = None
 
-    def _await_all(self, start_seconds: float | None) -> None:
+    def _await_all(self, start_seconds: float) -> None:
         """Wait until all workers are made. The driver's own limit is for processes that are stopped or unreachable."""
         started = time.monotonic()
-        limit = None if start_seconds is None else PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
+        limit = PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
         try:
             ray.get(list(self._group.starting.values()), timeout=limit)
         except ray.exceptions.RayError as error:
             self.close()
-            is_late = start_seconds is not None and time.monotonic() - started > start_seconds
-            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else describe_failure(error)
-            raise fatal_error(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
+            is_late = time.monotonic() - started > start_seconds
+            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else _describe_failure(error)
+            raise _fatal_error(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
         for actor in list(self._group.starting):
             self._group.started(actor)
 
@@ -129,7 +141,8 @@ class ActorPool:
         or its class sets `fails_group`) at the end, when the other groups are done. ResumableError, too, if all
         actors fail whatever they do, if the cluster has no room for any of them, and at the end if units failed.
         """
-        run = self._run = Run(Schedule(units, len(self._group.handles)), [deque() for _ in self._group.handles])
+        calls: list[Calls] = [deque() for _ in self._group.handles]
+        run = self._run = Run(Schedule(units, len(calls)), calls, self.meter or Meter(0))
         try:
             while not run.schedule.finished:
                 self._assign(run)
@@ -139,7 +152,7 @@ class ActorPool:
             self._run = None
             for ref, _ in (call for calls in run.calls for call in calls):
                 ray.cancel(ref)  # only what has not begun
-        raise_failures(run)
+        _raise_failures(run)
         return run.receipts
 
     def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:
@@ -162,9 +175,9 @@ class ActorPool:
             self._asked[number].append(ref)
         return ref
 
-    def describe(self) -> Description:
-        """What the actors were made of, and the present state of each."""
-        return Description(self._group.spec.init_args, tuple(self._group.states()))
+    def states(self) -> list[ActorState]:
+        """The present state of each actor."""
+        return self._group.states()
 
     def close(self) -> None:
         """End all actors at once and release their resources; an attached pool is left as it is."""
@@ -173,9 +186,7 @@ class ActorPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _recent_states(self) -> list[ActorState]:
@@ -196,8 +207,7 @@ class ActorPool:
             deadline = run.deadline(task, self._group.spec.deadline_seconds)
             ref = self._group.send(actor, unit.method, unit.args, run.schedule.extras(task), deadline)
             run.calls[actor].append((ref, deadline))
-        if self.meter is not None:
-            self.meter.set_in_flight(run.schedule.num_in_flight)
+        run.meter.set_in_flight(run.schedule.num_in_flight)
 
     def _check_health(self, run: Run) -> None:
         """Periodically: end actors that hang, let restarted ones make their workers."""
@@ -240,11 +250,9 @@ class ActorPool:
         num_rows = max(receipt.num_rows + receipt.num_refused, 1)
         run.seconds_per_row = max(run.seconds_per_row, receipt.wall_seconds / num_rows)
         if run.schedule.done(actor).rows:
-            if self.meter is not None:
-                self.meter.piece(receipt)
+            run.meter.piece(receipt)
             return
-        if self.meter is not None:
-            self.meter.receipt(receipt)
+        run.meter.receipt(receipt)
         run.receipts.append(receipt)
         on_receipt(receipt)
 
@@ -252,8 +260,8 @@ class ActorPool:
         """The actor died, or raised an unexpected error: then its state is unknown, so it is ended, too."""
         task = run.schedule.running(actor)
         name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
-        fatal = fatal_error(error, name)
-        if fatal is not None and task is not None and fails_group(fatal) and run.schedule.units[task.unit].affinity:
+        fatal = _fatal_error(error, name)
+        if fatal is not None and task is not None and _fails_group(fatal) and run.schedule.units[task.unit].affinity:
             run.calls[actor].popleft()
             run.since[actor] = time.monotonic()
             run.group_errors.setdefault(run.schedule.fail_group(actor, str(fatal)), fatal)
@@ -265,10 +273,53 @@ class ActorPool:
         if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
             reason = f"it exceeded its deadline of {deadline:g} s"
         else:
-            reason = describe_failure(error)
+            reason = _describe_failure(error)
         run.calls[actor].clear()
         self._group.lose(actor)
         self.restarts += 1
-        if self.meter is not None:
-            self.meter.restart()
+        run.meter.restart()
         run.schedule.failed(actor, reason, by_death=by_death)
+
+
+def _raise_failures(run: Run) -> None:
+    """Raise what failed in a finished run: the error of an affinity group, or the names of failed units."""
+    errors = list(run.group_errors.values())
+    if len(errors) == 1:
+        raise errors[0]
+    if errors and all(isinstance(error, InputError) for error in errors):
+        listed = "; ".join(f"{error.where}: {error.what}" for error in errors if isinstance(error, InputError))
+        raise InputError(listed, where=f"{len(errors)} checkpoints", hint="fix or leave out these; the rest is done")
+    if errors:
+        raise ResumableError("; ".join(str(error) for error in errors))
+    failed = [f"{run.schedule.units[unit].name} ({reason})" for unit, reason in run.schedule.failed_units.items()]
+    if failed:
+        raise ResumableError(f"{len(failed)} units failed, each twice: {'; '.join(failed)}")
+
+
+def _fails_group(error: Exception) -> bool:
+    """Whether an error concerns the weights of an affinity group alone."""
+    return isinstance(error, InputError) or getattr(error, "fails_group", False)
+
+
+def _fatal_error(error: ray.exceptions.RayError, name: str) -> InputError | ResumableError | None:
+    """What ends the run: an error of ours, as the worker raised it, or a fault of a node (a full disk)."""
+    cause = getattr(error, "cause", None)
+    node = getattr(error, "ip", "") or "a node"
+    if isinstance(cause, InputError | ResumableError):
+        return cause
+    if isinstance(cause, ModuleNotFoundError):
+        return InputError(str(cause), where=node, hint="install the same packages on every node")
+    if isinstance(cause, FileNotFoundError):
+        hint = "keep the study, the documents and the model on a disk that all nodes share"
+        return InputError(str(cause), where=f"{name}, on {node}", hint=hint)
+    if isinstance(cause, OSError):
+        return ResumableError(f"{name}, on {node}: {cause}; fix that, then the same command resumes")
+    return None
+
+
+def _describe_failure(error: ray.exceptions.RayError) -> str:
+    """What happened to an actor or its call, in one line."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "its actor died"
+    cause = getattr(error, "cause", None) or error
+    return f"{type(cause).__name__}: {cause}"

@@ -7,8 +7,6 @@ Writes a table to the console.
 import importlib.util
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -19,13 +17,11 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from cluster.install import ROOT, UNWANTED, ask_driver
 from data.errors import InputError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-MODEL = REPOSITORY / "models" / "tiny"
+MODEL = "models/tiny"
 OURS = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")
-UNWANTED = ("torchvision", "torchaudio", "torchcodec")
-GIB = 2**30
 
 
 def check_environment(console: Console) -> None:
@@ -36,9 +32,14 @@ def check_environment(console: Console) -> None:
     found = [(requirement, find_version(requirement.name)) for requirement in wanted_packages()]
     shown = (f"{requirement.name} {installed or '-'}" for requirement, installed in found)
     table.add_row("packages", "  ".join(shown))
-    table.add_row("model", str(MODEL.relative_to(REPOSITORY)) if (MODEL / "config.json").exists() else "-")
+    has_model = (ROOT / MODEL / "config.json").exists()
+    table.add_row("model", MODEL if has_model else "-")
     console.print(table, highlight=False)
-    problems = [*find_misfits(found), *find_shadows(), *find_unwanted(), *find_missing_model()]
+    problems = [*find_misfits(found), *find_shadows(), *find_unwanted()]
+    if not has_model:
+        problems.append(
+            ("the embedded model is missing", "restore models/tiny, or make it: python -m pipeline pretrain")
+        )
     if problems:
         what = "; ".join(problem for problem, _ in problems)
         fixes = dict.fromkeys(hint for _, hint in problems)
@@ -48,23 +49,14 @@ def check_environment(console: Console) -> None:
 def describe_machine() -> str:
     """CPUs that this process may use, memory and GPUs, in one line."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    return f"{platform.system()} {platform.machine()}, {cpus} CPUs, {memory:.0f} GiB, {describe_gpus()}"
-
-
-def describe_gpus() -> str:
-    """The GPUs that `nvidia-smi` names."""
-    if shutil.which("nvidia-smi") is None:
-        return "no GPU"
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=False)
-    names = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    return "; ".join(names) if answer.returncode == 0 and names else "no GPU"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    gpus = "; ".join(ask_driver("--query-gpu=name,memory.total", "--format=csv,noheader")) or "no GPU"
+    return f"{platform.system()} {platform.machine()}, {cpus} CPUs, {memory:.0f} GiB, {gpus}"
 
 
 def wanted_packages() -> list[Requirement]:
     """The requirements of `pyproject.toml`: the core, and the extra of the installed build of vLLM."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extra = "cuda" if find_version("vllm") else "cpu"
     return [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"][extra]]]
 
@@ -82,7 +74,7 @@ def find_misfits(found: Sequence[tuple[Requirement, str | None]]) -> Iterator[tu
     for requirement, installed in found:
         if installed is None or not requirement.specifier.contains(installed, prereleases=True):
             name = requirement.name
-            yield f"{name} {installed or 'is missing'} (wanted {requirement.specifier})", _fix(requirement)
+            yield f"{name} {installed or 'is missing'} (wanted {requirement.specifier})", f"pip install '{requirement}'"
 
 
 def find_shadows() -> Iterator[tuple[str, str]]:
@@ -90,8 +82,8 @@ def find_shadows() -> Iterator[tuple[str, str]]:
     for name in OURS:
         spec = importlib.util.find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is None or origin.parent != REPOSITORY / name:
-            yield f"`import {name}` finds {origin or 'nothing'}", f"run from {REPOSITORY}, and pip uninstall {name}"
+        if origin is None or origin.parent != ROOT / name:
+            yield f"`import {name}` finds {origin or 'nothing'}", f"run from {ROOT}, and pip uninstall {name}"
         elif find_version(name):
             yield f"a distribution named {name} is installed and may shadow ours", f"pip uninstall {name}"
 
@@ -103,13 +95,3 @@ def find_unwanted() -> Iterator[tuple[str, str]]:
     for name in UNWANTED:
         if find_version(name):
             yield f"{name} is installed and breaks transformers", f"pip uninstall {name}"
-
-
-def find_missing_model() -> Iterator[tuple[str, str]]:
-    """The embedded model, if it is missing."""
-    if not (MODEL / "config.json").exists():
-        yield "the embedded model is missing", "restore models/tiny, or make it: python -m pipeline pretrain"
-
-
-def _fix(requirement: Requirement) -> str:
-    return f"pip install '{requirement}'"

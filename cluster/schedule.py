@@ -80,7 +80,7 @@ class Schedule:
     @property
     def finished(self) -> bool:
         """Whether every unit is done or failed."""
-        return not (self.num_in_flight or self._queues_have_work() or self._retries or self._unresolved)
+        return not (self.num_in_flight or any(self._queues) or self._retries or self._unresolved)
 
     @property
     def num_in_flight(self) -> int:
@@ -165,7 +165,9 @@ class Schedule:
         queue = self._queues[actor]
         if self._in_flight[actor]:
             # A retry is alone with its actor: a dying process may lose the answer of the task before it
-            return None if self._is_retry(self._in_flight[actor][0]) or not queue else queue.popleft()
+            running = self._in_flight[actor][0]
+            is_retry = running.is_end or running in self._successes_before
+            return None if is_retry or not queue else queue.popleft()
         just_failed = actor in self._just_failed
         if not queue and (just_failed or not self._retries):
             self._steal(queue)
@@ -176,11 +178,8 @@ class Schedule:
             return self._retries.pop()
         return self._choose_unresolved(actor) or (queue.popleft() if queue else None)
 
-    def _is_retry(self, task: Task) -> bool:
-        return task.is_end or task in self._successes_before
-
     def _choose_unresolved(self, actor: int) -> Task | None:
-        nothing_else = not (self.num_in_flight or self._queues_have_work())
+        nothing_else = not (self.num_in_flight or any(self._queues))
         task = next((task for task in self._unresolved if nothing_else or self._actor_is_sound(task, actor)), None)
         if task is not None:
             self._unresolved.remove(task)
@@ -194,21 +193,17 @@ class Schedule:
         queue.extendleft(victim.pop() for _ in range(min(group, (len(victim) + 1) // 2)))
 
     def _handle_failure(self, actor: int, task: Task, reason: str, *, by_death: bool) -> None:
+        """Divide the task, or let it wait for one more try, or fail what cannot be divided."""
         self._failures[task] += 1
         self._successes_before.setdefault(task, tuple(self._successes))
         failed_often = self._failures[task] >= MAX_FAILURES
         start, stop = task.rows or (0, self.units[task.unit].num_rows)
-        if task.is_end or stop - start == 1:
-            self._retry_or_fail(actor, task, reason)
-        elif task.rows or failed_often or not by_death:
-            self._divide(task, start, stop)
-        else:
-            self._retries.append(task)
-
-    def _retry_or_fail(self, actor: int, task: Task, reason: str) -> None:
-        """Fail what cannot be divided, or let it wait for one more try."""
-        failed_often = self._failures[task] >= MAX_FAILURES
-        if failed_often and task.rows and self._actor_is_sound(task, actor):
+        if not task.is_end and stop - start > 1:
+            if task.rows or failed_often or not by_death:
+                self._divide(task, start, stop)
+            else:
+                self._retries.append(task)
+        elif failed_often and task.rows and self._actor_is_sound(task, actor):
             self._failing[task.unit][task.rows[0]] = reason
             self._piece_resolved(task.unit)
         elif failed_often and not task.rows:
@@ -232,9 +227,6 @@ class Schedule:
         self._pieces[unit] -= 1
         if self._pieces[unit] == 0:
             self._retries.append(Task(unit, is_end=True))
-
-    def _queues_have_work(self) -> bool:
-        return any(self._queues)
 
 
 def _queues(units: Sequence[Unit], num_actors: int) -> list[deque[Task]]:

@@ -45,7 +45,7 @@ def session(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_two_engines_lie_on_two_nodes_and_share_the_work(session: Session, tmp_path: Path) -> None:
     assert session.nodes == ((2, 0), (2, 0))
     with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
-        actors = pool.describe().actors
+        actors = pool.states()
         assert len({actor.node for actor in actors}) == 2
         units = units_of([f"even{i}" for i in range(40)], "doze", affinity="one", args=(0.2,))
         receipts = pool.run(units, lambda receipt: None)
@@ -66,7 +66,7 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
 
     names = [f"unit{i}" for i in range(40)]
     with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=2) as pool:
-        before = {actor.pid for actor in pool.describe().actors}
+        before = {actor.pid for actor in pool.states()}
         pool.run(units_of(names, "doze", args=(0.2,)), on_receipt)
         assert sorted(receipt.unit for receipt in seen) == sorted(names)
         assert {int(receipt.node) for receipt in seen} <= before  # nobody had a place for the lost engine

@@ -256,7 +256,7 @@ def test_a_pool_that_has_no_place_says_so(session: Session, folder: Path) -> Non
 def test_a_closed_pool_leaves_no_process_and_no_group_behind(session: Session, folder: Path) -> None:
     free = ray.available_resources()["CPU"]
     with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1) as pool:
-        processes = [psutil.Process(actor.pid) for actor in pool.describe().actors]
+        processes = [psutil.Process(actor.pid) for actor in pool.states()]
         assert all(process.is_running() for process in processes)
         with pytest.raises(InputError):  # closed in mid-work, one unit running and another queued
             pool.run([*units_of(["row 8"], "refuse"), *units_of(["a", "b", "c"], "doze", args=(1000,))], ignore)

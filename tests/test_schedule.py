@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cluster.run import DEADLINE_FACTOR, FIRST_DEADLINE_SECONDS, MIN_DEADLINE_SECONDS, Run
+from cluster.meter import Meter
+from cluster.pool import DEADLINE_FACTOR, FIRST_DEADLINE_SECONDS, MIN_DEADLINE_SECONDS, Run
 from cluster.schedule import MAX_IN_FLIGHT, Schedule, Task, Unit
 from data.errors import ResumableError
 
@@ -293,7 +294,7 @@ def test_an_error_of_one_group_fails_its_units_alone() -> None:
 
 
 def test_a_deadline_is_derived_from_the_slowest_unit_so_far() -> None:
-    run = Run(Schedule([Unit("u", "m", (), "", num_rows=500)], 1), [deque()])
+    run = Run(Schedule([Unit("u", "m", (), "", num_rows=500)], 1), [deque()], Meter(500))
     whole, piece = Task(0), Task(0, (0, 50))
     assert run.deadline(whole, None) == FIRST_DEADLINE_SECONDS
     run.seconds_per_row = 1.0

@@ -29,8 +29,7 @@ from cluster.session import connect
 folder = Path(sys.argv[2])
 with connect(address=sys.argv[1], log_dir=folder / "logs2"):
     with ActorPool.attach("shared") as pool:
-        seen = pool.describe()
-        print(seen.init_args[0], *(actor.pid for actor in seen.actors), flush=True)
+        print(*(actor.pid for actor in pool.states()), flush=True)
         receipts = pool.run(units_of([f"far{i}" for i in range(10)]), lambda receipt: None)
         print(*sorted({receipt.node for receipt in receipts}))
         print(ray.get(pool.ask("write", ("asked",))).node)
@@ -44,7 +43,7 @@ from cluster.session import connect
 folder = Path(sys.argv[1])
 with connect(address=None, log_dir=folder / "logs", num_cpus=2):
     with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1) as pool:
-        (folder / "pids").write_text(" ".join(str(actor.pid) for actor in pool.describe().actors))
+        (folder / "pids").write_text(" ".join(str(actor.pid) for actor in pool.states()))
         receipts = pool.run(units_of([f"unit{i}" for i in range(40)], "once"), lambda receipt: None)
         print(len(receipts))
 """
@@ -76,7 +75,7 @@ def start(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def pids(pool: ActorPool) -> list[int]:
-    return [actor.pid for actor in pool.describe().actors]
+    return [actor.pid for actor in pool.states()]
 
 
 def test_another_process_works_on_the_same_actors_and_leaves_them_up(
@@ -86,11 +85,11 @@ def test_another_process_works_on_the_same_actors_and_leaves_them_up(
     other = start(ATTACHED, session.address, str(folder))
     described, homes, asked = other.communicate(timeout=120)[0].splitlines()
     assert other.returncode == 0
-    assert described == f"{folder} {before[0]} {before[1]}"
+    assert described == f"{before[0]} {before[1]}"
     assert homes.split() == sorted(map(str, before))
     assert int(asked) in before
     assert pids(pool) == before
-    assert all(actor.alive for actor in pool.describe().actors)
+    assert all(actor.alive for actor in pool.states())
     assert len(pool.run(units_of(["near0", "near1"]), lambda receipt: None)) == 2
 
 
@@ -113,7 +112,7 @@ def test_a_death_under_a_call_is_reported_and_the_actor_comes_back(pool: ActorPo
         ray.get(pool.ask("die", ("bell",)))
 
     def both_are_up() -> bool:
-        actors = pool.describe().actors
+        actors = pool.states()
         return all(actor.alive for actor in actors) and {actor.pid for actor in actors} != before
 
     wait_until(both_are_up, "the dead actor did not come back")
@@ -134,7 +133,7 @@ def test_a_name_is_taken_once_and_a_wrong_one_is_refused(pool: ActorPool, folder
 def test_a_pool_that_was_closed_is_not_found(session: Session, folder: Path) -> None:
     with ActorPool(FileWorker, (str(folder),), num_actors=1, num_cpus=1, name="brief"):
         ActorPool.attach("brief").close()
-        assert ActorPool.attach("brief").describe().actors[0].alive
+        assert ActorPool.attach("brief").states()[0].alive
     with pytest.raises(InputError, match="no pool is up"):
         ActorPool.attach("brief")
 

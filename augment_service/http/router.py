@@ -21,7 +21,7 @@ class PoolRouter:
 
     def __init__(self, pool: ActorPool) -> None:
         self._pool = pool
-        self._actors: tuple[ActorState, ...] = pool.describe().actors
+        self._actors: list[ActorState] = pool.states()
         self._stats: dict[int, tuple[int, dict[str, float]]] = {}  # engine -> restarts when it answered, its counts
         self._pending: dict[int, asyncio.Task[None]] = {}
 
@@ -35,37 +35,32 @@ class PoolRouter:
 
         Raises InputError and ResumableError, other errors that a worker raises, and Ray's errors.
         """
-        try:
-            return await _unwrapped(await self._send(method, rows))
-        except ray.exceptions.RayActorError:
-            pass
-        try:
-            return await _unwrapped(await self._send(method, rows))
-        except ray.exceptions.RayActorError as error:
-            raise ResumableError("two engines died, one after the other; they restart by themselves") from error
+        for _ in range(2):
+            try:
+                return await _unwrapped(await self._send(method, rows))
+            except ray.exceptions.RayActorError as error:
+                death = error
+        raise ResumableError("two engines died, one after the other; they restart by themselves") from death
 
     def describe(self) -> list[dict[str, Any]]:
         """The engines as they were at the last watch. One is `ready` if it has answered since its last restart."""
-        described = []
-        for number, actor in enumerate(self._actors):
-            is_ready = self._is_ready(number)
-            described.append(
-                {
-                    "name": str(number),
-                    "node": actor.node,
-                    "pid": actor.pid,
-                    "alive": actor.alive,
-                    "ready": is_ready,
-                    "restarts": actor.num_restarts,
-                    "stats": self._stats[number][1] if is_ready else {},
-                }
-            )
-        return described
+        return [
+            {
+                "name": str(number),
+                "node": actor.node,
+                "pid": actor.pid,
+                "alive": actor.alive,
+                "ready": (is_ready := self._is_ready(number)),
+                "restarts": actor.num_restarts,
+                "stats": self._stats[number][1] if is_ready else {},
+            }
+            for number, actor in enumerate(self._actors)
+        ]
 
     async def watch(self) -> None:
         """Ask every engine for its counts, periodically; an engine that is busy answers after its batch."""
         while True:
-            self._actors = (await asyncio.to_thread(self._pool.describe)).actors
+            self._actors = await asyncio.to_thread(self._pool.states)
             for number in range(self.width):
                 if number not in self._pending:
                     self._pending[number] = asyncio.create_task(self._check(number))
