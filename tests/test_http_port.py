@@ -23,6 +23,7 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.http import batcher, middleware
 from augment_service.http.app import build_app
+from augment_service.http.requests import RequestError
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
 from augment_service.tokens import ItemTokens, TextReader
@@ -466,7 +467,7 @@ def test_missing_answers_are_an_error() -> None:
     async def call(rows: list[int]) -> list[int]:
         return rows[1:]
 
-    with pytest.raises(batcher.CallError):
+    with pytest.raises(RequestError):
         asyncio.run(batcher.Batcher(call, width=1).submit([1, 2]))
 
 

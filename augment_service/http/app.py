@@ -13,14 +13,15 @@ from starlette.types import ASGIApp
 from augment_service.http import requests
 from augment_service.http.metrics import ServiceMetrics
 from augment_service.http.middleware import AccessMiddleware
-from augment_service.http.requests import RequestError
-from augment_service.http.service import RETRY_SECONDS, Router, Service
+from augment_service.http.requests import RETRY_SECONDS, RequestError
+from augment_service.http.router import PoolRouter
+from augment_service.http.service import Service
 from data.errors import InputError, ResumableError
 
 PATHS = ("/health", "/metrics", "/status", "/v1/models", "/v1/completions", "/v1/chat/completions")
 
 
-def build_app(service: Service, router: Router, *, key: str) -> ASGIApp:
+def build_app(service: Service, router: PoolRouter, *, key: str) -> ASGIApp:
     """The application; all paths but `/health` need the key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServiceMetrics()
@@ -41,9 +42,8 @@ def build_app(service: Service, router: Router, *, key: str) -> ASGIApp:
         metrics.waiting.set(service.num_waiting)
         return Response(metrics.text(router.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return AccessMiddleware(
-        app, key=key, metrics=metrics, known=frozenset(PATHS)
-    )  # around all else, so that it counts 500s too
+    # around all else, so that it counts 500s too
+    return AccessMiddleware(app, key=key, metrics=metrics, known=frozenset(PATHS))
 
 
 def _add_completions(app: FastAPI, service: Service) -> None:
@@ -83,32 +83,26 @@ async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str
 def _add_errors(app: FastAPI) -> None:
     """Every error in OpenAI's form, with a status of the client or the server."""
 
-    def refuse(error: RequestError) -> JSONResponse:
-        return JSONResponse(error.content(), error.status, error.headers())
+    async def refuse(_: Request, error: Exception) -> Response:
+        return _refusal(error).response()
 
-    @app.exception_handler(RequestError)
-    async def refused(_: Request, error: RequestError) -> JSONResponse:
-        return refuse(error)
+    for kind in (RequestError, RequestValidationError, InputError, ResumableError, HTTPException, Exception):
+        app.add_exception_handler(kind, refuse)
 
-    @app.exception_handler(RequestValidationError)
-    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        words = [str(word) for word in first["loc"] if word != "body"]
-        param = words[0] if words else None
-        return refuse(RequestError(400, f"{'.'.join(words) or 'body'}: {first['msg']}", code="invalid", param=param))
 
-    @app.exception_handler(InputError)
-    async def wrong_input(_: Request, error: InputError) -> JSONResponse:
-        return refuse(RequestError(400, f"{error.what}; {error.hint}", code="invalid", param=error.where))
-
-    @app.exception_handler(ResumableError)
-    async def unavailable(_: Request, error: ResumableError) -> JSONResponse:
-        return refuse(RequestError(503, str(error), code="unavailable", wait=RETRY_SECONDS))
-
-    @app.exception_handler(HTTPException)
-    async def not_here(_: Request, error: HTTPException) -> JSONResponse:
-        return refuse(RequestError(error.status_code, error.detail, code="invalid"))
-
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, __: Exception) -> JSONResponse:
-        return refuse(RequestError(500, "the server failed, see its log", code="internal"))
+def _refusal(error: Exception) -> RequestError:
+    match error:
+        case RequestError():
+            return error
+        case RequestValidationError():
+            first = error.errors()[0]
+            words = [str(word) for word in first["loc"] if word != "body"]
+            what = f"{'.'.join(words) or 'body'}: {first['msg']}"
+            return RequestError(400, what, code="invalid", param=words[0] if words else None)
+        case InputError():
+            return RequestError(400, f"{error.what}; {error.hint}", code="invalid", param=error.where)
+        case ResumableError():
+            return RequestError(503, str(error), code="unavailable", wait=RETRY_SECONDS)
+        case HTTPException():
+            return RequestError(error.status_code, error.detail, code="invalid")
+    return RequestError(500, "the server failed, see its log", code="internal")

@@ -8,20 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+from augment_service.http.requests import RETRY_SECONDS, RequestError
 from data.errors import InputError, ResumableError
 
 LOG = logging.getLogger(__name__)
 BATCH_WAIT_SECONDS = 0.004  # that a row waits for others
 MAX_ROWS = 256  # in one call: a late row should not wait for thousands
 MAX_WAITING = 2048  # rows; requests beyond them are refused
-
-
-class BusyError(Exception):
-    """Too many rows are waiting."""
-
-
-class CallError(Exception):
-    """A call failed unexpectedly; the log has the reason."""
 
 
 class Batcher:
@@ -42,9 +35,10 @@ class Batcher:
         return len(self._waiting)
 
     async def submit(self, rows: Sequence[Any]) -> list[Any]:
-        """The answers to these rows, in their order. Raises BusyError, InputError, ResumableError, CallError."""
+        """The answers to these rows, in their order. Raises RequestError, InputError, ResumableError."""
         if len(self._waiting) + len(rows) > MAX_WAITING:
-            raise BusyError(f"{len(self._waiting)} rows are waiting already")
+            what = f"{len(self._waiting)} rows are waiting already"
+            raise RequestError(503, what, code="overloaded", wait=RETRY_SECONDS)
         loop = asyncio.get_running_loop()
         answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in rows]
         self._waiting.extend(zip(rows, answers, strict=True))
@@ -72,7 +66,7 @@ class Batcher:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, InputError | ResumableError):
             LOG.error("a call of the engines failed", exc_info=error)
-            error = CallError("the engines failed, see the server's log")
+            error = RequestError(500, "the engines failed, see the server's log", code="internal")
         for at, answer in enumerate(waiting):
             if answer.done():
                 continue

@@ -8,7 +8,6 @@ import time
 from contextlib import suppress
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from augment_service.http.metrics import ServiceMetrics
@@ -16,10 +15,6 @@ from augment_service.http.requests import RequestError
 
 OPEN_PATHS = {"/health"}
 MAX_BYTES = 64 * 2**20  # of a request; some thousand texts
-
-
-class _TooLargeError(Exception):
-    """The body has more bytes than are accepted."""
 
 
 class AccessMiddleware:
@@ -42,7 +37,7 @@ class AccessMiddleware:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > MAX_BYTES:  # whatever the headers promised
-                raise _TooLargeError
+                raise _too_large()
             return message
 
         async def send_unless_too_large(message: Message) -> None:
@@ -57,13 +52,12 @@ class AccessMiddleware:
 
         refusal = self._refusal(scope["path"], Headers(scope=scope))
         if refusal is None:
-            with suppress(_TooLargeError):
+            with suppress(RequestError):
                 await self._app(scope, receive_counted, send_unless_too_large)
             if num_bytes <= MAX_BYTES:
                 return
             refusal = _too_large()
-        answer = JSONResponse(refusal.content(), refusal.status, refusal.headers())
-        await answer(scope, receive, send_counted)
+        await refusal.response()(scope, receive, send_counted)
 
     def _refusal(self, path: str, headers: Headers) -> RequestError | None:
         given = headers.get("authorization", "").encode("latin-1")

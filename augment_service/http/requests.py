@@ -3,15 +3,17 @@
 Closed: a parameter that the engines do not support is refused by name, unless its value has no effect.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import JSONResponse
 
 Count = Annotated[int, Field(ge=0, strict=True)]
 TokenIds = Annotated[list[Count], Field(min_length=1, max_length=2**20)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 MAX_PROMPTS = 1024  # in one request
+RETRY_SECONDS = 2  # Retry-After when the service is busy or an engine restarts
 DEFAULT_ANSWER = 2048  # tokens of a chat answer without an explicit length
 
 
@@ -22,17 +24,14 @@ class RequestError(Exception):
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.wait = status, message, code, param, wait
 
-    def content(self) -> dict[str, Any]:
-        """The body of the answer."""
+    def response(self) -> JSONResponse:
+        """The answer, with the headers of that status."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
-
-    def headers(self) -> dict[str, str]:
-        """The headers of that status."""
-        return {**({"Retry-After": str(self.wait)} if self.wait else {}), **_CHALLENGE.get(self.status, {})}
-
-
-_CHALLENGE = {401: {"WWW-Authenticate": "Bearer"}}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        headers = {"Retry-After": str(self.wait)} if self.wait else {}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return JSONResponse({"error": error}, self.status, headers)
 
 
 class _Body(BaseModel):

@@ -1,6 +1,6 @@
 """From a checked request to OpenAI's answer: texts to tokens, rows to the engines, answers to choices. No files.
 
-It reaches the engines through a `Router`, so it depends neither on Ray nor on vLLM.
+It reaches the engines through a router, so it depends neither on Ray nor on vLLM.
 """
 
 import asyncio
@@ -10,39 +10,24 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from augment_service.http.batcher import Batcher, BusyError, CallError
+from augment_service.http.batcher import Batcher
 from augment_service.http.requests import DEFAULT_ANSWER, Chat, Completion, Request, RequestError
 from augment_service.http.tokenization import ModelTokenizer, TokenizedText
 from data.records import Echo, Generation, Prompt, Refusal
 from data.seeds import derive_seed
 
-RETRY_SECONDS = 2  # Retry-After when the queue is full
+if TYPE_CHECKING:
+    from augment_service.http.router import PoolRouter
+
 Result = TypeVar("Result")
-
-
-class Router(Protocol):
-    """Access to the engines: a pool of actors, in tests one engine in this process."""
-
-    @property
-    def width(self) -> int:
-        """The number of engines."""
-        ...
-
-    async def ask(self, method: str, rows: list[Any]) -> list[Any]:
-        """One call of an engine's `answer` or `echo`. Raises InputError, ResumableError."""
-        ...
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The engines: `name`, `node`, `pid`, `alive`, `ready`, `restarts`, and the engine's own `stats`. Cheap."""
-        ...
 
 
 class Service:
     """Answers for one model. `model` is the name that clients use, `weights` a fingerprint of what is served."""
 
-    def __init__(self, router: Router, texts: ModelTokenizer, *, model: str, weights: str, window: int) -> None:
+    def __init__(self, router: "PoolRouter", texts: ModelTokenizer, *, model: str, weights: str, window: int) -> None:
         self.model = model
         self._texts, self._weights, self._window = texts, weights, window
         self._answers = Batcher(partial(router.ask, "answer"), width=router.width)
@@ -69,7 +54,7 @@ class Service:
         texts = [text for text, _ in prompts]
         written: list[Generation] = []
         if body.max_tokens:
-            written = await self._write(body, texts, [body.max_tokens] * len(texts))
+            written = await self._write(body, texts, body.max_tokens)
         elif not body.echo:
             raise RequestError(400, "max_tokens 0 needs echo", code="invalid", param="max_tokens")
         heads = texts if body.echo else [""] * len(texts)
@@ -84,20 +69,13 @@ class Service:
         """The answer of `/v1/chat/completions`. Raises as `complete`."""
         self._check_model(body)
         turns = [{"role": message.role, "content": message.text()} for message in body.messages]
-        text = await self._in_thread(lambda: self._texts.chat(turns))
-        ids = await self._in_thread(lambda: self._texts.read(text))
+        text = await self._in_thread(self._texts.chat, turns)
+        ids = await self._in_thread(self._texts.read, text)
         room = max(min(self._window - len(ids), DEFAULT_ANSWER), 1)
-        written = await self._write(body, [text], [body.max_completion_tokens or body.max_tokens or room])
-        choices = [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": row.text},
-                "logprobs": None,
-                "finish_reason": row.finish_reason,
-            }
-            for row in written
-        ]
-        return self._response("chat.completion", choices, [len(ids)], written)
+        written = await self._write(body, [text], body.max_completion_tokens or body.max_tokens or room)
+        message = {"role": "assistant", "content": written[0].text}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": written[0].finish_reason}
+        return self._response("chat.completion", [choice], [len(ids)], written)
 
     async def _score(self, body: Completion) -> dict[str, Any]:
         """An echo with the log-probability of every token of the prompt; and of one greedy token after it."""
@@ -140,37 +118,20 @@ class Service:
         text = row.text + (best[-1] if body.max_tokens else "")
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": "length"}
 
-    async def _write(self, body: Request, texts: Sequence[str], lengths: Sequence[int]) -> list[Generation]:
+    async def _write(self, body: Request, texts: Sequence[str], length: int) -> list[Generation]:
         seed = secrets.randbits(63) if body.seed is None else body.seed
-
-        def seed_of(at: int) -> int:  # else equal prompts of one request would get equal texts
-            return derive_seed(seed, at) if at else seed
-
+        # else equal prompts of one request would get equal texts
+        seeds = [seed, *(derive_seed(seed, at) for at in range(1, len(texts)))]
+        stop = body.stop_text()
         prompts = [
-            Prompt(
-                str(at),
-                "http",
-                "",
-                "",
-                text,
-                length,
-                body.temperature,
-                seed_of(at),
-                body.stop_text(),
-                special_tokens=True,
-            )
-            for at, (text, length) in enumerate(zip(texts, lengths, strict=True))
+            Prompt(str(at), "http", "", "", text, length, body.temperature, own, stop, special_tokens=True)
+            for at, (text, own) in enumerate(zip(texts, seeds, strict=True))
         ]
         return await self._ask(self._answers, prompts)
 
     async def _ask(self, gatherer: Batcher, rows: Sequence[Any]) -> list[Any]:
         """The answers to all rows; the first refusal among them refuses the request."""
-        try:
-            answers = await gatherer.submit(rows)
-        except BusyError as error:
-            raise RequestError(503, str(error), code="overloaded", wait=RETRY_SECONDS) from error
-        except CallError as error:
-            raise RequestError(500, str(error), code="internal") from error
+        answers = await gatherer.submit(rows)
         for at, answer in enumerate(answers):
             if isinstance(answer, Refusal):
                 code = "context_length_exceeded" if answer.kind == "window" else answer.kind
@@ -179,16 +140,14 @@ class Service:
 
     async def _read(self, prompt: str | list[int]) -> tuple[str, list[int]]:
         """The text of a prompt, and its ids."""
-        text = prompt if isinstance(prompt, str) else await self._in_thread(lambda: self._texts.text_of(prompt))
-        return text, await self._in_thread(lambda: self._texts.read(text))
+        text = prompt if isinstance(prompt, str) else await self._in_thread(self._texts.text_of, prompt)
+        return text, await self._in_thread(self._texts.read, text)
 
     async def _tokenize(self, prompt: str | list[int]) -> TokenizedText:
-        if isinstance(prompt, str):
-            return await self._in_thread(lambda: self._texts.tokenize(prompt))
-        return await self._in_thread(lambda: self._texts.from_ids(prompt))
+        return await self._in_thread(self._texts.tokenize if isinstance(prompt, str) else self._texts.from_ids, prompt)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work)
+    async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work, *args)
 
     def _check_model(self, body: Request) -> None:
         if body.model != self.model:

@@ -5,6 +5,7 @@ Reads the tokenizer's files once. For one thread at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from augment_service.tokens import TextReader
@@ -55,10 +56,8 @@ class ModelTokenizer:
         """Token ids as they were sent; `offsets` add up the lengths of the pieces."""
         self._check(ids)
         pieces = [self.piece(token) for token in ids]
-        offsets = [0]
-        for piece in pieces:
-            offsets.append(offsets[-1] + len(piece))
-        return TokenizedText(self._decode(ids), list(ids), pieces, offsets[:-1])
+        offsets = [0, *accumulate(map(len, pieces))][:-1]
+        return TokenizedText(self._decode(ids), list(ids), pieces, offsets)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text that an engine would tokenize to exactly these ids. Raises InputError if there is none."""
@@ -82,11 +81,8 @@ class ModelTokenizer:
         from jinja2 import TemplateError
 
         if not self._tokenizer.chat_template:
-            raise InputError(
-                "this model has no chat template",
-                where="/v1/chat/completions",
-                hint="use /v1/completions",
-            )
+            where = "/v1/chat/completions"
+            raise InputError("this model has no chat template", where=where, hint="use /v1/completions")
         try:
             text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
