@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from data.errors import InputError
 from data.records import DistillationExample, Prompt, Refusal, ScoreItem
@@ -21,6 +21,8 @@ HINTS = {
     "empty": "give the prompt and each option a text",
     "tokens": "use a model whose vocabulary has these tokens, --model",
 }
+Asked = TypeVar("Asked")
+Found = TypeVar("Found")
 Text = tuple[str, str]  # a part that many texts share, and what follows it
 
 
@@ -97,9 +99,6 @@ class _FlawError(Exception):
         super().__init__(kind, what)
         self.kind, self.what = kind, what
 
-    def refusal(self, row_id: str) -> Refusal:
-        return Refusal(row_id, self.kind, self.what, HINTS[self.kind])
-
 
 class TextReader:
     """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit).
@@ -126,29 +125,25 @@ class TextReader:
         control = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         unknown = frozenset({tokenizer.unk_token_id} - control)
         self._unreadable = {True: (unknown | control) - {None}, False: unknown - {None}}
-        self._checked: dict[int, tuple[Sequence[int], bool]] = {}  # shared heads by identity: is every token known?
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[TokenRow | Refusal]:
         """Token ids of `context + text` per prompt; together with `max_tokens` more they fit into the window."""
-        tokens = {
-            special: self._tokens(
+        by_kind = {
+            special: self._tokenized(
                 ((prompt.context, prompt.text) for prompt in prompts if prompt.special_tokens == special),
                 split=self._split and not special,
             )
             for special in {prompt.special_tokens for prompt in prompts}
         }
-        rows: list[TokenRow | Refusal] = []
-        for prompt in prompts:
-            try:
-                split = self._split and not prompt.special_tokens
-                ids = self._sound(prompt.context, prompt.text, tokens[prompt.special_tokens], split=split)
-                if not len(ids) or prompt.max_tokens < 1:
-                    raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
-                self._check_window(len(ids) + prompt.max_tokens)
-                rows.append(ids)
-            except _FlawError as flaw:
-                rows.append(flaw.refusal(prompt.prompt_id))
-        return rows
+
+        def read(prompt: Prompt) -> TokenRow:
+            ids = by_kind[prompt.special_tokens](prompt.context, prompt.text)
+            if not len(ids) or prompt.max_tokens < 1:
+                raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
+            self._check_window(len(ids) + prompt.max_tokens)
+            return ids
+
+        return _each(read, prompts, [prompt.prompt_id for prompt in prompts])
 
     def items(self, items: Sequence[ScoreItem]) -> list[ItemTokens | Refusal]:
         """The token pairs of each item.
@@ -159,18 +154,16 @@ class TextReader:
         continuation, the last characters of the prompt included: the score is of tokens that the model would really
         see. The same holds for `unconditional` in place of `context + prompt`.
         """
-        tokens = self._tokens(text for item in items for text in _texts_of(item))
-        rows: list[ItemTokens | Refusal] = []
-        for item in items:
-            try:
-                if not item.continuations or not all(c.strip() for c in item.continuations):
-                    raise _FlawError("empty", "an empty continuation has no likelihood")
-                pairs = self._pairs(item.context, item.prompt, item.continuations, tokens)
-                alone = self._pairs("", item.unconditional, item.continuations, tokens) if item.unconditional else ()
-                rows.append(ItemTokens(pairs, alone))
-            except _FlawError as flaw:
-                rows.append(flaw.refusal(item.item_id))
-        return rows
+        tokens_of = self._tokenized((text for item in items for text in _texts_of(item)), split=self._split)
+
+        def read(item: ScoreItem) -> ItemTokens:
+            if not item.continuations or not all(c.strip() for c in item.continuations):
+                raise _FlawError("empty", "an empty continuation has no likelihood")
+            pairs = self._pairs(item.context, item.prompt, item.continuations, tokens_of)
+            alone = self._pairs("", item.unconditional, item.continuations, tokens_of) if item.unconditional else ()
+            return ItemTokens(pairs, alone)
+
+        return _each(read, items, [item.item_id for item in items])
 
     def examples(self, examples: Sequence[DistillationExample]) -> list[ExampleTokens | Refusal]:
         """Each text as its student reads it (between its start and end tokens, if there are any), after its context.
@@ -178,52 +171,48 @@ class TextReader:
         The text is tokenized by itself, so that the places of teacher and student are the same: at the seam the teacher
         may read other tokens than it would write.
         """
-        tokens = self._tokens(text for example in examples for text in _texts_of_example(example))
+        texts = (text for example in examples for text in ((example.context, example.prompt), ("", example.text)))
+        tokens_of = self._tokenized(texts, split=self._split)
         end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        rows: list[ExampleTokens | Refusal] = []
-        for example in examples:
-            try:
-                before, row = (self._sound(*part, tokens) for part in _texts_of_example(example))
-                text = row.ids
-                if not (example.context or example.prompt) or len(text) < 2:
-                    raise _FlawError("empty", "an example needs a context, and a text of two tokens or more")
-                first = tuple(text[len(self._start) : 1])  # a text's first token is not distilled
-                prefix = TokenRow(before.head, before.tail + first)
-                self._check_window(len(prefix) + len(text))  # with room for one more, which some strategies write
-                rows.append(ExampleTokens(prefix, text[1:], text + end))
-            except _FlawError as flaw:
-                rows.append(flaw.refusal(example.text_id))
-        return rows
+
+        def read(example: DistillationExample) -> ExampleTokens:
+            before, text = tokens_of(example.context, example.prompt), tokens_of("", example.text).ids
+            if not (example.context or example.prompt) or len(text) < 2:
+                raise _FlawError("empty", "an example needs a context, and a text of two tokens or more")
+            first = tuple(text[len(self._start) : 1])  # a text's first token is not distilled
+            prefix = TokenRow(before.head, before.tail + first)
+            self._check_window(len(prefix) + len(text))  # with room for one more, which some strategies write
+            return ExampleTokens(prefix, text[1:], text + end)
+
+        return _each(read, examples, [example.text_id for example in examples])
 
     def ids(self, rows: Sequence[Sequence[int]], *, num_more: int) -> list[list[int] | Refusal]:
         """Rows of token ids as they are, checked; each with room for `num_more`. A refusal is named by its index."""
-        checked: list[list[int] | Refusal] = []
-        for at, row in enumerate(rows):
-            try:
-                if not row:
-                    raise _FlawError("empty", "there are no tokens")
-                self._check_range(row)
-                self._check_window(len(row) + num_more)
-                checked.append(list(row))
-            except _FlawError as flaw:
-                checked.append(flaw.refusal(str(at)))
-        return checked
+
+        def read(row: Sequence[int]) -> list[int]:
+            if not row:
+                raise _FlawError("empty", "there are no tokens")
+            self._check_range(row)
+            self._check_window(len(row) + num_more)
+            return list(row)
+
+        return _each(read, rows, map(str, range(len(rows))))
 
     def texts(self, texts: Sequence[str], *, where: str) -> list[list[int]]:
         """Token ids of whole texts. Raises InputError for what would be a row's refusal."""
-        tokens = self._tokens(("", text) for text in texts)
+        tokens_of = self._tokenized((("", text) for text in texts), split=self._split)
         try:
-            return [self._sound("", text, tokens).ids for text in texts]
+            return [tokens_of("", text).ids for text in texts]
         except _FlawError as flaw:
             raise InputError(flaw.what, where=where, hint=HINTS[flaw.kind]) from flaw
 
     def _pairs(
-        self, context: str, prompt: str, continuations: Sequence[str], tokens: dict[Text, TokenRow]
+        self, context: str, prompt: str, continuations: Sequence[str], tokens_of: Callable[[str, str], TokenRow]
     ) -> tuple[TokenPair, ...]:
-        before = self._sound(context, prompt, tokens)
+        before = tokens_of(context, prompt)
         pairs = []
         for continuation in continuations:
-            joined = self._sound(context, f"{prompt} {continuation}", tokens)
+            joined = tokens_of(context, f"{prompt} {continuation}")
             cut = seam(before.tail, joined.tail)  # both have the head of their context
             prefix = TokenRow(joined.head, joined.tail[:cut])
             if not len(prefix) or cut == len(joined.tail):
@@ -233,30 +222,28 @@ class TextReader:
             pairs.append(TokenPair(prefix, joined.tail[cut:]))
         return tuple(pairs)
 
-    def _tokens(self, texts: Iterable[Text], *, split: bool | None = None) -> dict[Text, TokenRow]:
-        """Each distinct text's token ids, with the tokenizer's beginning-of-text token and never an end token."""
-        self._checked.clear()
-        split = self._split if split is None else split
-        return encode(self._tokenizer, texts, start=self._start, split_special_tokens=split)
+    def _tokenized(self, texts: Iterable[Text], *, split: bool) -> Callable[[str, str], TokenRow]:
+        """Tokenizes the texts; returns the function from each to its tokens, all of which the model knows.
 
-    def _sound(self, shared: str, own: str, tokens: dict[Text, TokenRow], *, split: bool | None = None) -> TokenRow:
-        """The tokens of a text, all of which the model knows."""
-        row, split = tokens[shared, own], self._split if split is None else split
-        if not (self._knows_head(row.head, split) and self._unreadable[split].isdisjoint(row.tail)):
-            parts = (self._unknown_words(part, split) for part in (shared, own))
-            words = list(dict.fromkeys(chain.from_iterable(parts)))
-            more = f" and {len(words) - NUM_UNKNOWN_SHOWN} more" if len(words) > NUM_UNKNOWN_SHOWN else ""
-            shown = ", ".join(words[:NUM_UNKNOWN_SHOWN]) or "some of these words"
-            raise _FlawError("tokens", f"the model does not know: {shown}{more}")
-        self._check_range(row.tail)
-        return row
+        They have the tokenizer's beginning-of-text token and never an end token.
+        """
+        tokens = encode(self._tokenizer, texts, start=self._start, split_special_tokens=split)
+        unreadable, is_known = self._unreadable[split], dict[int, bool]()  # by shared head, each looked at once
 
-    def _knows_head(self, head: Sequence[int], split: bool) -> bool:
-        """Whether no token of a shared head is unknown; each head is looked at once."""
-        if id(head) not in self._checked:
-            self._check_range(head)
-            self._checked[id(head)] = head, self._unreadable[split].isdisjoint(head[len(self._start) :])
-        return self._checked[id(head)][1]
+        def tokens_of(shared: str, own: str) -> TokenRow:
+            row = tokens[shared, own]
+            if id(row.head) not in is_known:
+                self._check_range(row.head)
+                is_known[id(row.head)] = unreadable.isdisjoint(row.head[len(self._start) :])
+            if not (is_known[id(row.head)] and unreadable.isdisjoint(row.tail)):
+                words = dict.fromkeys(word for part in (shared, own) for word in self._unknown_words(part, split))
+                more = f" and {len(words) - NUM_UNKNOWN_SHOWN} more" if len(words) > NUM_UNKNOWN_SHOWN else ""
+                shown = ", ".join([*words][:NUM_UNKNOWN_SHOWN]) or "some of these words"
+                raise _FlawError("tokens", f"the model does not know: {shown}{more}")
+            self._check_range(row.tail)
+            return row
+
+        return tokens_of
 
     def _unknown_words(self, text: str, split: bool) -> list[str]:
         if not text or not self._tokenizer.is_fast:
@@ -274,6 +261,17 @@ class TextReader:
     def _check_window(self, needed: int) -> None:
         if self._window is not None and needed > self._window:
             raise _FlawError("window", f"{needed} tokens are needed, the model's window has {self._window}")
+
+
+def _each(read: Callable[[Asked], Found], rows: Sequence[Asked], ids: Iterable[str]) -> list[Found | Refusal]:
+    """What `read` makes of each row; what is wrong with a row is its refusal, named by its id."""
+    found: list[Found | Refusal] = []
+    for row, row_id in zip(rows, ids, strict=True):
+        try:
+            found.append(read(row))
+        except _FlawError as flaw:
+            found.append(Refusal(row_id, flaw.kind, flaw.what, HINTS[flaw.kind]))
+    return found
 
 
 def encode(
@@ -305,13 +303,11 @@ def reading_order(texts: Sequence[Text]) -> list[int]:
     return sorted(range(len(texts)), key=lambda at: (places[texts[at][0]], texts[at][1]))
 
 
-def check_context(context: str, window: int | None, tokenizer: str, *, room: int, where: str) -> None:
+def check_context(context: str, window: int, tokenizer: str, *, room: int, where: str) -> None:
     """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer.
 
     A context of more characters than any tokenizer packs into the window is not tokenized.
     """
-    if window is None or not tokenizer:
-        return
     needed = len(context) // CHARACTERS_PER_TOKEN + room
     if needed <= window:
         needed = len(_load_tokenizer(tokenizer)(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
@@ -355,7 +351,3 @@ def _texts_of(item: ScoreItem) -> Iterable[Text]:
     for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
         yield context, prompt
         yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)
-
-
-def _texts_of_example(example: DistillationExample) -> tuple[Text, Text]:
-    return (example.context, example.prompt), ("", example.text)
