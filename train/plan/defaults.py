@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from math import log, prod
 from pathlib import Path
 
+from safetensors import safe_open
+
 from data.errors import InputError
 from train.plan.shapes import read_shape
 
@@ -47,8 +49,6 @@ def parameters_of(folder: Path) -> int:
     try:
         return read_shape(folder).parameters
     except (InputError, KeyError):
-        from safetensors import safe_open
-
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise

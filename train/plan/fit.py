@@ -1,32 +1,27 @@
 """Whether runs fit into memory, and the smallest ZeRO stage that does: checked before anything starts, and printed.
 
-Reads a model's `config.json` and tokenizer, and the longest of the texts. Writes nothing. Imports nothing heavy.
+Reads a model's `config.json` and tokenizer, and the longest of the texts. Writes nothing.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
 
 from cluster.memory import gpu_bytes, host_bytes, rank_bytes
 from cluster.placement import Placement
 from data.errors import InputError
 from train.engine.zero_config import STAGES
+from train.plan import sizing
 from train.plan.largest_part import Part, largest_part, part_of_rows
 from train.plan.shapes import Shape, read_shape
-from train.plan.sizing import GIB, Setup, check_fit, gib, lowest_stage, plan, sent_bytes, smallest_stage
-from train.plan.sizing import trained_parameters as count_trained
+from train.run.finetune_run import FinetuneRun
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-    from train.run.finetune_run import FinetuneRun
-
-AUTO: Literal["auto"] = "auto"
 Stage = int | Literal["auto"]
-PARTS = ("weights", "gradients", "optimizer", "buffers", "activations", "logits", "step", "base", "process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ def machine_of(placement: Placement, address: str | None, ranks: int = 0) -> Mac
 
 def planned_machine(ranks: int | None = None, gpu_gib: float | None = None) -> Machine:
     """A machine to plan for; by default one rank for this machine's GPU or one for each of its CPUs."""
-    memory = int(gpu_gib * GIB) if gpu_gib else gpu_bytes()
+    memory = int(gpu_gib * sizing.GIB) if gpu_gib else gpu_bytes()
     if memory is not None:
         return Machine(ranks or 1, on_gpu=True, limit=memory)
     ranks = ranks or len(os.sched_getaffinity(0))
@@ -54,17 +49,17 @@ def planned_machine(ranks: int | None = None, gpu_gib: float | None = None) -> M
 
 def first_stage(stage: Stage, offload: str) -> int:
     """The stage of a run before `fit_runs` chooses it."""
-    return max(1, lowest_stage(offload)) if stage == "auto" else stage
+    return max(1, sizing.lowest_stage(offload)) if stage == "auto" else stage
 
 
 def fit_runs(
-    runs: "Sequence[FinetuneRun]",
+    runs: Sequence[FinetuneRun],
     machine: Machine,
     *,
     auto: bool,
     say: Callable[[str], None],
     skip_missing: bool = False,
-) -> "list[FinetuneRun]":
+) -> list[FinetuneRun]:
     """The runs with their stage: chosen if `auto`, else checked. Nothing is started.
 
     `skip_missing` leaves out texts that are not written yet. `say` gets lines for the user. Raises InputError if a run
@@ -79,7 +74,7 @@ def fit_runs(
     return fitted
 
 
-def print_plan(run: "FinetuneRun", machine: Machine, console: "Console", *, stage: Stage, row_tokens: int = 0) -> None:
+def print_plan(run: FinetuneRun, machine: Machine, console: Console, *, stage: Stage, row_tokens: int = 0) -> None:
     """Print memory a rank by part and stage, bytes sent, and the smallest stage that fits.
 
     `row_tokens` is the length of the texts (0: that of the run's longest one). Raises InputError if `stage` is a number
@@ -87,15 +82,15 @@ def print_plan(run: "FinetuneRun", machine: Machine, console: "Console", *, stag
     """
     shape = read_shape(Path(run.base))
     part = part_of_rows(run, machine.ranks, row_tokens) if row_tokens else largest_part(run, machine.ranks, shape)
-    setup = replace(setup_of(run, machine, part), stage=lowest_stage(run.offload))
-    adapters = f", adapters of {count_trained(shape, setup):,}" if setup.adapter_rank else ""
+    setup = replace(setup_of(run, machine, part), stage=sizing.lowest_stage(run.offload))
+    adapters = f", adapters of {sizing.trained_parameters(shape, setup):,}" if setup.adapter_rank else ""
     batch = f"{setup.rows} padded rows of {setup.row_tokens} tokens"
     if setup.packed:
         batch = f"{setup.rows * setup.row_tokens:,} tokens of packed texts"
     console.print(
         f"model     {shape.family}, {shape.parameters:,} parameters{adapters}",
         f"ranks     {machine.ranks} ({'GPU, bfloat16' if machine.on_gpu else 'CPU, float32'}), "
-        f"{gib(machine.limit) if machine.limit else 'unknown memory'} each",
+        f"{sizing.gib(machine.limit) if machine.limit else 'unknown memory'} each",
         f"batch     {batch} a rank" + f" in each of {run.accumulation} micro-batches" * (run.accumulation > 1),
         sep="\n",
         highlight=False,
@@ -104,16 +99,16 @@ def print_plan(run: "FinetuneRun", machine: Machine, console: "Console", *, stag
     if machine.limit is None:
         return
     if stage != "auto":
-        check_fit(shape, replace(setup, stage=stage), machine.limit, f"run {run.name}")
-    smallest = smallest_stage(shape, setup, machine.limit)
+        sizing.check_fit(shape, replace(setup, stage=stage), machine.limit, f"run {run.name}")
+    smallest = sizing.smallest_stage(shape, setup, machine.limit)
     if smallest is None:
-        check_fit(shape, replace(setup, stage=STAGES[-1]), machine.limit, f"run {run.name}")
+        sizing.check_fit(shape, replace(setup, stage=STAGES[-1]), machine.limit, f"run {run.name}")
     console.print(f"stage {smallest} is the smallest that fits", highlight=False)
 
 
-def setup_of(run: "FinetuneRun", machine: Machine, part: Part) -> Setup:
+def setup_of(run: FinetuneRun, machine: Machine, part: Part) -> sizing.Setup:
     """The settings of a run that decide its memory, for its largest micro-batch."""
-    return Setup(
+    return sizing.Setup(
         stage=run.stage,
         ranks=machine.ranks,
         rows=part.rows,
@@ -127,14 +122,14 @@ def setup_of(run: "FinetuneRun", machine: Machine, part: Part) -> Setup:
     )
 
 
-def _fit(run: "FinetuneRun", shape: Shape | None, machine: Machine, *, auto: bool, skip_missing: bool) -> "FinetuneRun":
+def _fit(run: FinetuneRun, shape: Shape | None, machine: Machine, *, auto: bool, skip_missing: bool) -> FinetuneRun:
     if shape is None or machine.limit is None:
         return run
     setup = setup_of(run, machine, largest_part(run, machine.ranks, shape, skip_missing=skip_missing))
-    stage = smallest_stage(shape, setup, machine.limit) if auto else run.stage
+    stage = sizing.smallest_stage(shape, setup, machine.limit) if auto else run.stage
     # If no stage fits, the check of the last one says by how much it fails.
     fitted = replace(run, stage=STAGES[-1] if stage is None else stage)
-    check_fit(shape, replace(setup, stage=fitted.stage), machine.limit, f"run {run.name}")
+    sizing.check_fit(shape, replace(setup, stage=fitted.stage), machine.limit, f"run {run.name}")
     return fitted
 
 
@@ -146,22 +141,20 @@ def _known_shape(base: str, say: Callable[[str], None]) -> Shape | None:
         return None
 
 
-def _table(shape: Shape, setup: Setup, machine: Machine) -> "Table":
+def _table(shape: Shape, setup: sizing.Setup, machine: Machine) -> Table:
     """A row for each part, a column for each stage."""
-    from rich.table import Table
-
-    setups = [replace(setup, stage=stage) for stage in STAGES if stage >= setup.stage]
-    plans = [plan(shape, changed) for changed in setups]
+    setups = [replace(setup, stage=stage) for stage in STAGES[setup.stage :]]
+    plans = [sizing.plan(shape, changed) for changed in setups]
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("a rank")
     for changed in setups:
         table.add_column(f"stage {changed.stage}", justify="right")
-    for part in PARTS:
-        table.add_row(part, *(gib(found.parts()[part]) for found in plans))
-    table.add_row("peak", *(gib(found.total) for found in plans), style="bold")
+    for part in plans[0].parts:
+        table.add_row(part, *(sizing.gib(found.parts[part]) for found in plans))
+    table.add_row("peak", *(sizing.gib(found.total) for found in plans), style="bold")
     if machine.limit is not None:
         table.add_row("fits", *("yes" if found.fits(machine.limit) else "no" for found in plans))
     if machine.on_gpu:
-        table.add_row("host", *(gib(found.host) for found in plans))
-    table.add_row("sent a step", *(gib(sent_bytes(shape, changed)) for changed in setups))
+        table.add_row("host", *(sizing.gib(found.host) for found in plans))
+    table.add_row("sent a step", *(sizing.gib(sizing.sent_bytes(shape, changed)) for changed in setups))
     return table

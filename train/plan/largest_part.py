@@ -1,7 +1,6 @@
 """The largest micro-batch of a run, estimated from its texts before anything starts.
 
-Reads a model's tokenizer and a run's texts, of which it tokenizes some thousands. Writes nothing. Imports nothing
-heavy.
+Reads a model's tokenizer and a run's texts, of which it tokenizes some thousands. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -9,16 +8,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heappushpop
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+from tokenizers import Tokenizer
+
+from data.records import Distribution
+from data.store import is_sealed, read_shard
 from train.plan.flops import multiplied_weights
 from train.plan.shapes import Shape
-
-if TYPE_CHECKING:
-    import numpy as np
-    from tokenizers import Tokenizer
-
-    from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.finetune_run import FinetuneRun
+from train.texts.mix import Budget, Lengths, make_schedule
+from train.texts.packing import Arithmetic, choose_layout, most_rows
+from train.texts.sources import TextSource, is_distribution, no_texts, read_rows, shards_of
 
 SAMPLED_STEPS = 8
 LONGEST_READ = 16  # the longest text by tokens is nearly always among the longest by characters
@@ -34,22 +35,18 @@ class Part:
     packed: bool
 
 
-def part_of_rows(run: "FinetuneRun", ranks: int, row_tokens: int) -> Part:
+def part_of_rows(run: FinetuneRun, ranks: int, row_tokens: int) -> Part:
     """The micro-batch of a run whose texts all have `row_tokens`, one a row."""
     texts = max(1, run.batch_tokens // row_tokens) if run.batch_tokens else run.batch_size
     return Part(-(-texts // (ranks * run.accumulation)), row_tokens, packed=run.layout != "padded")
 
 
-def largest_part(run: "FinetuneRun", ranks: int, shape: Shape, *, skip_missing: bool = False) -> Part:
+def largest_part(run: FinetuneRun, ranks: int, shape: Shape, *, skip_missing: bool = False) -> Part:
     """The most rows of a sample of batches, all as long as the longest text; packed rows count by their tokens.
 
     Whether the model keeps packed texts separate is unknown before it is loaded; here it is assumed. `skip_missing`
     leaves out sources that are not written yet. Raises InputError if no source has texts.
     """
-    from data.store import is_sealed
-    from train.texts.mix import Budget, Lengths, make_schedule
-    from train.texts.packing import Arithmetic, choose_layout, most_rows
-
     chosen = tuple(source for source in run.sources if not skip_missing or is_sealed(Path(source.folder)))
     inputs, sources = _sample(run.base, chosen)
     longest = min(int(inputs.max()), shape.window)
@@ -78,24 +75,16 @@ def largest_part(run: "FinetuneRun", ranks: int, shape: Shape, *, skip_missing: 
 
 
 @lru_cache(maxsize=64)
-def _sample(base: str, sources: "tuple[TextSource, ...]") -> "tuple[np.ndarray, np.ndarray]":
+def _sample(base: str, sources: tuple[TextSource, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and source of a sample of texts [n] each: the longest of every source, and some of the others."""
-    import numpy as np
-
-    from train.texts.sources import no_texts
-
     found = [np.array(list(_inputs(base, source)), np.int64) for source in sources]
     if not sum(map(len, found)):
         raise no_texts(sources)
     return np.concatenate(found), np.repeat(np.arange(len(found)), [len(inputs) for inputs in found])
 
 
-def _inputs(base: str, source: "TextSource") -> Iterator[int]:
+def _inputs(base: str, source: TextSource) -> Iterator[int]:
     """The number of tokens that the model reads of a text: all but the last, which is only predicted."""
-    from data.records import Distribution
-    from data.store import read_shard
-    from train.texts.sources import is_distribution, read_rows, shards_of
-
     shards = shards_of(source)  # refuses a folder that is not finished
     if is_distribution(source):
         yield from (len(row.token_ids) - 1 for shard in shards for row in read_shard(shard, Distribution))
@@ -128,9 +117,7 @@ def longest_and_some(texts: Iterator[str]) -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def _tokenizer(base: str) -> "Tokenizer | None":
-    from tokenizers import Tokenizer
-
+def _tokenizer(base: str) -> Tokenizer | None:
     path = Path(base) / "tokenizer.json"
     if not path.exists():
         return None

@@ -13,6 +13,14 @@ from data.errors import InputError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2")
 BF16, FP32 = 2, 4  # bytes
+_GPT2_NAMES = {
+    "hidden_size": "n_embd",
+    "intermediate_size": "n_inner",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+    "attention_dropout": "attn_pdrop",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +70,9 @@ class Shape:
         return self.key_value_heads * self.head_size
 
     @property
-    def norms(self) -> int:
-        """Parameters of one layer's norms."""
-        if self.family == "gpt2":
-            return 4 * self.width  # two norms, each with weights and biases
-        per_layer = 4 if self.family == "gemma3_text" else 2
-        return per_layer * self.width + 2 * self.head_size * self.normed_heads
-
-    @property
     def normed_heads(self) -> bool:
         """Whether queries and keys have norms of their own."""
         return self.family in ("qwen3", "gemma3_text")
-
-    @property
-    def layer_parameters(self) -> int:
-        """Parameters of one layer."""
-        return sum(linear.parameters for linear in self.linears) + self.norms
 
     @property
     def embedding(self) -> int:
@@ -88,9 +83,12 @@ class Shape:
     def parameters(self) -> int:
         """All parameters; a tied output layer counts once."""
         outside = self.embedding * (1 if self.tied else 2)
-        if self.family == "gpt2":
-            return outside + self.window * self.width + self.layers * self.layer_parameters + 2 * self.width
-        return outside + self.layers * self.layer_parameters + self.width
+        layer = sum(linear.parameters for linear in self.linears)
+        if self.family == "gpt2":  # positions are learned, and norms have weights and biases
+            return outside + self.window * self.width + self.layers * (layer + 4 * self.width) + 2 * self.width
+        norms = 4 if self.family == "gemma3_text" else 2
+        layer += norms * self.width + 2 * self.head_size * self.normed_heads
+        return outside + self.layers * layer + self.width
 
     def adapter_parameters(self, rank: int) -> int:
         """Parameters of low-rank adapters of that rank on every linear layer but the output layer."""
@@ -148,46 +146,18 @@ def shape_of(config: Mapping[str, Any], where: str = "config.json") -> Shape:
         raise InputError(
             f'no memory plan for the architecture "{family}"', where=where, hint=f"supported: {', '.join(FAMILIES)}"
         )
-    return _gpt2(config) if family == "gpt2" else _gated(config, family)
-
-
-def _gpt2(config: Mapping[str, Any]) -> Shape:
-    width = config["n_embd"]
-    inner = config.get("n_inner") or 4 * width
-    return Shape(
-        family="gpt2",
-        vocabulary=config["vocab_size"],
-        width=width,
-        inner=inner,
-        layers=config["n_layer"],
-        heads=config["n_head"],
-        key_value_heads=config["n_head"],
-        head_size=width // config["n_head"],
-        window=config["n_positions"],
-        tied=config.get("tie_word_embeddings", True),
-        dropout=config.get("attn_pdrop", 0.1) > 0,
-        linears=(
-            Linear("c_attn", width, 3 * width, biased=True),
-            Linear("c_proj", width, width, biased=True),
-            Linear("c_fc", width, inner, biased=True),
-            Linear("c_proj", inner, width, biased=True),
-        ),
-    )
-
-
-def _gated(config: Mapping[str, Any], family: str) -> Shape:
-    """Llama-like models: queries, keys, values, and a gated feed-forward part."""
-    width, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
+    if family == "gpt2":
+        config = {"attn_pdrop": 0.1, "tie_word_embeddings": True, **config}
+        config["n_inner"] = config.get("n_inner") or 4 * config["n_embd"]
+        config |= {name: config[own] for name, own in _GPT2_NAMES.items()}
+    width, heads = config["hidden_size"], config["num_attention_heads"]
     head_size = config.get("head_dim") or width // heads
     key_value_heads = config.get("num_key_value_heads") or heads
-    queries, keys = heads * head_size, key_value_heads * head_size
-    biased, inner_biased = config.get("attention_bias", False), config.get("mlp_bias", False)
-    input_biased = biased or family == "qwen2"
     return Shape(
         family=family,
         vocabulary=config["vocab_size"],
         width=width,
-        inner=inner,
+        inner=config["intermediate_size"],
         layers=config["num_hidden_layers"],
         heads=heads,
         key_value_heads=key_value_heads,
@@ -195,13 +165,25 @@ def _gated(config: Mapping[str, Any], family: str) -> Shape:
         window=config.get("max_position_embeddings", 1 << 30),
         tied=config.get("tie_word_embeddings", family == "gemma3_text"),
         dropout=config.get("attention_dropout", 0.0) > 0,
-        linears=(
-            Linear("q_proj", width, queries, input_biased),
-            Linear("k_proj", width, keys, input_biased),
-            Linear("v_proj", width, keys, input_biased),
-            Linear("o_proj", queries, width, biased),
-            Linear("gate_proj", width, inner, inner_biased),
-            Linear("up_proj", width, inner, inner_biased),
-            Linear("down_proj", inner, width, inner_biased),
-        ),
+        linears=_linears(config, family, width, heads * head_size, key_value_heads * head_size),
+    )
+
+
+def _linears(config: Mapping[str, Any], family: str, width: int, queries: int, keys: int) -> tuple[Linear, ...]:
+    """The matrices of a layer."""
+    inner = config["intermediate_size"]
+    if family == "gpt2":
+        sizes = {"c_attn": (width, 3 * width), "attn.c_proj": (width, width)}
+        sizes |= {"c_fc": (width, inner), "mlp.c_proj": (inner, width)}
+        return tuple(Linear(name, *size, biased=True) for name, size in sizes.items())
+    biased, inner_biased = config.get("attention_bias", False), config.get("mlp_bias", False)
+    input_biased = biased or family == "qwen2"
+    return (
+        Linear("q_proj", width, queries, input_biased),
+        Linear("k_proj", width, keys, input_biased),
+        Linear("v_proj", width, keys, input_biased),
+        Linear("o_proj", queries, width, biased),
+        Linear("gate_proj", width, inner, inner_biased),
+        Linear("up_proj", width, inner, inner_biased),
+        Linear("down_proj", inner, width, inner_biased),
     )

@@ -6,7 +6,7 @@ sends as many numbers as there are trained parameters, times 2 at stages 0 to 2 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from data.errors import InputError
 from train.engine.zero_config import STAGES
@@ -46,6 +46,10 @@ class Setup:
         """Bytes of a number of the model."""
         return BF16 if self.on_gpu else FP32
 
+    def share(self, numbers: int, *, divided_from: int) -> int:
+        """One rank's part of these numbers; all of them below the stage that divides them."""
+        return -(-numbers // self.ranks) if self.stage >= divided_from else numbers
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -73,13 +77,14 @@ class Memory:
         resident = self.weights + self.gradients + self.optimizer + self.buffers + self.base + self.process
         return resident + max(self.activations + self.logits, self.step)
 
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts of `total` by name."""
+        return {name: value for name, value in asdict(self).items() if name != "host"}
+
     def fits(self, limit: int) -> bool:
         """Whether this fits into `limit` bytes, less a margin."""
         return self.total <= USABLE * limit
-
-    def parts(self) -> dict[str, int]:
-        """All parts by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 def plan(shape: Shape, setup: Setup) -> Memory:
@@ -93,14 +98,16 @@ def plan(shape: Shape, setup: Setup) -> Memory:
     size, away = setup.size, setup.offload == "nvme" or (setup.on_gpu and setup.offload == "cpu")
     model, trained = shape.parameters, trained_parameters(shape, setup)
     frozen = model if setup.adapter_rank else 0
-    weights = _weights(setup, frozen, trained)
-    optimizer = _optimizer(setup, trained)
+    weights = size * setup.share(frozen + trained, divided_from=3)
+    # AdamW's moments, and master weights, which plain data parallelism in float32 does not need
+    masters = FP32 if setup.on_gpu or setup.stage else 0
+    optimizer = (MOMENTS + masters) * setup.share(trained, divided_from=1)
     tokens = setup.rows * setup.row_tokens
     weights_away = away and setup.stage == 3
     offloaded = (optimizer + weights * weights_away) * (away and setup.offload == "cpu")
     return Memory(
         weights=0 if weights_away else weights,
-        gradients=size * _share(trained, setup if setup.stage >= 2 else None),
+        gradients=size * setup.share(trained, divided_from=2),
         optimizer=0 if away else optimizer,
         buffers=_buffers(setup, model, trained),
         activations=_activations(shape, setup) * tokens,
@@ -133,8 +140,7 @@ def sent_bytes(shape: Shape, setup: Setup) -> int:
 
 def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
     """The lowest stage at which the setup fits into `limit` bytes a rank; None if none does."""
-    lowest = lowest_stage(setup.offload)
-    stages = [stage for stage in STAGES if stage >= lowest]
+    stages = STAGES[lowest_stage(setup.offload) :]
     return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limit)), None)
 
 
@@ -148,7 +154,7 @@ def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
     found = plan(shape, setup)
     if found.fits(limit):
         return found
-    largest = sorted(((value, name) for name, value in found.parts().items() if name != "host"), reverse=True)[:3]
+    largest = sorted(((value, name) for name, value in found.parts.items()), reverse=True)[:3]
     parts = ", ".join(f"{name} {gib(value)}" for value, name in largest)
     raise InputError(
         f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.total)} a rank ({parts}); "
@@ -180,21 +186,6 @@ def _what_fits(shape: Shape, setup: Setup, limit: int) -> str:
     return "use more ranks, shorter rows, offload, or a smaller model"
 
 
-def _share(numbers: int, setup: Setup | None) -> int:
-    """One rank's part of these numbers; all of them without a setup that divides them."""
-    return -(-numbers // setup.ranks) if setup else numbers
-
-
-def _weights(setup: Setup, frozen: int, trained: int) -> int:
-    return setup.size * _share(frozen + trained, setup if setup.stage == 3 else None)
-
-
-def _optimizer(setup: Setup, trained: int) -> int:
-    """AdamW's moments, and master weights, which plain data parallelism in float32 does not need."""
-    masters = FP32 if setup.on_gpu or setup.stage else 0
-    return (MOMENTS + masters) * _share(trained, setup if setup.stage else None)
-
-
 def _buffers(setup: Setup, model: int, trained: int) -> int:
     """Buckets are allocated as a whole; on a CPU, only memory that is written to counts."""
     bucket = BUCKET if setup.on_gpu else min(BUCKET, trained)
@@ -207,7 +198,7 @@ def _buffers(setup: Setup, model: int, trained: int) -> int:
 
 def _step(setup: Setup, trained: int) -> int:
     """Gradients in the layout and precision of the master weights, and AdamW's temporaries on a GPU."""
-    mine = _share(trained, setup if setup.stage else None)
+    mine = setup.share(trained, divided_from=1)
     if setup.stage == 3:
         mine = min(mine, GATHERED)  # one group of parameters after another
     if not setup.on_gpu:
