@@ -17,9 +17,9 @@ from data.sets.oracle import CONTRADICTION, DERIVED, REVERSAL, STATED, UNREAD, U
 from data.sets.process import logic as process
 from data.sets.process import rules as transform
 from data.sets.process.terms import X, call, number, power, read, show
+from data.sets.reversal_curse import logic as curse_logic
 from data.sets.reversal_curse.full import fill as fill_person
 from data.sets.reversal_curse.logic import load_people
-from data.sets.reversal_curse.logic import logic as curse_logic
 from data.sets.semantic import logic as semantic
 from data.sets.words import WordMaker, shapes
 
@@ -165,7 +165,7 @@ def test_every_wording_of_the_simple_sets_reads_back(form: str, one: str, two: s
     statement = Statement(form, relation, one, two)
     text = print_statement(data.draw(st.sampled_from(wordings["forms"][form])), statement)
     told = data.draw(st.sampled_from(wordings["preambles"])).format(s=text[0].lower() + text[1:], S=text)
-    assert simple.logic().read(told) == [(told, (statement,))]
+    assert simple.LOGIC.read(told) == [(told, (statement,))]
 
 
 @pytest.mark.parametrize("direction", ["p2d", "d2p"])
@@ -174,7 +174,7 @@ def test_every_template_about_people_reads_back(direction: str) -> None:
     made = fact if direction == "p2d" else fact.reversed()
     for group in (load_people().train, load_people().test):
         for template in group[direction]:
-            found = [statements for _, statements in curse_logic().read(fill_person(template, fact)) if statements]
+            found = [statements for _, statements in curse_logic.LOGIC.read(fill_person(template, fact)) if statements]
             assert found == [(made,)], template
 
 
@@ -254,7 +254,7 @@ def test_every_wording_of_the_process_reads_back(template: str) -> None:
         text = template.format(o="drelf", t=fact.first, r=fact.second)
         if fact.first == "f(u)" and not template.endswith(("{r}.", "{r}")):
             continue  # the rule ends in a clause of its own, which only the end of a sentence can hold
-        assert process.logic().read(text) == [(text, (fact,))]
+        assert process.LOGIC.read(text) == [(text, (fact,))]
 
 
 DOCUMENTS = [
@@ -265,7 +265,7 @@ DOCUMENTS = [
 
 @pytest.fixture
 def oracle() -> Oracle:
-    return Oracle(DOCUMENTS, semantic.logic())
+    return Oracle(DOCUMENTS, semantic.LOGIC)
 
 
 def test_what_follows_and_is_not_stated(oracle: Oracle) -> None:

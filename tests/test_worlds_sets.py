@@ -24,8 +24,8 @@ from data.sets.registry import save_set
 from data.sets.reversal_curse import full as curse
 from data.sets.reversals import full as reversals
 from data.sets.semantic import full as semantic
+from data.sets.semantic import logic as semantic_logic
 from data.sets.semantic.hierarchy import load_categories, make_hierarchy
-from data.sets.semantic.logic import logic as semantic_logic
 from data.sets.syllogisms import full as syllogisms
 from data.sets.words import WordMaker
 from data.sets.world import World
@@ -114,7 +114,7 @@ def test_the_semantic_set_at_full_size(world: World) -> None:
 
 
 def test_documents_tell_the_facts_and_nothing_else(world: World) -> None:
-    oracle = Oracle(world.documents, semantic_logic())
+    oracle = Oracle(world.documents, semantic_logic.LOGIC)
     assert not oracle.unread
     assert {statement.canonical() for statement in oracle.stated} == set(world.facts)
     told = Counter(len(doc_ids) for doc_ids in oracle.stated.values())
@@ -136,7 +136,7 @@ def test_held_out_categories_stand_nowhere_but_under_their_parent(world: World) 
 
 
 def test_everything_that_is_inherited_is_asked_about_held_out_categories(world: World) -> None:
-    derived = Oracle(world.documents, semantic_logic()).derived
+    derived = Oracle(world.documents, semantic_logic.LOGIC).derived
     held_out = set(world.notes["held_out"])
     inherited = [d for s, d in derived.items() if s.first in held_out and d.inference != "stated"]
     asked = sum(question.split == "category-holdout" for question in world.questions)
@@ -147,8 +147,8 @@ def test_no_document_holds_both_premises_about_its_subject(world: World) -> None
     """A deduction about a document's own category links it with other documents."""
     parents = {fact.first: fact.second for fact in world.facts if fact.form == "kind"}
     for document in world.documents:
-        stated = {s.canonical() for _, found in semantic_logic().read(document.text) for s in found or ()}
-        subject = semantic_logic().read(document.text)[0][0].rstrip(".").split()
+        stated = {s.canonical() for _, found in semantic_logic.LOGIC.read(document.text) for s in found or ()}
+        subject = semantic_logic.LOGIC.read(document.text)[0][0].rstrip(".").split()
         own = next(
             name
             for name in (*parents, *parents.values())

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from data.sentences import split_sentences
 from data.sets.language import Statement
 
 _SLOT = re.compile(r"\{([abcr])\}(s|ed|ing)?")
@@ -97,10 +96,6 @@ class Grammar:
             if not length:
                 return None
             words = words[length:]
-
-    def read(self, text: str) -> list[tuple[str, tuple[Statement, ...] | None]]:
-        """Every sentence of a text with what it states."""
-        return [(sentence, self.read_sentence(sentence)) for sentence in split_sentences(text)]
 
     def _words(self, text: str) -> list[str]:
         words = ("a" if word == "an" else word for word in _WORD.findall(text))

@@ -74,17 +74,18 @@ def parse(text: str) -> Statement | None:
     return None
 
 
+def read_plain(sentence: str) -> tuple[Statement] | None:
+    """What a sentence of the closed language states."""
+    statement = parse(sentence)
+    return (statement,) if statement else None
+
+
 @cache
 def _patterns() -> tuple[tuple[str, re.Pattern[str]], ...]:
-    word = r"(?P<{}>[a-z]+)"
-    relations = {"is": _ROLE, "of": _ROLE}
+    words = {name: f"(?P<{name}>[a-z]+)" for name in "abr"}
+    roles = words | {"r": _ROLE}
     return tuple(
-        (
-            form,
-            re.compile(
-                phrasing.format(a=word.format("a"), b=word.format("b"), r=relations.get(form, word.format("r")))
-            ),
-        )
+        (form, re.compile(phrasing.format(**(roles if form in ("is", "of") else words))))
         for form, phrasings in PHRASINGS.items()
         for phrasing in phrasings
     )

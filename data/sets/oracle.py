@@ -5,12 +5,15 @@ It uses the documents only: they are read sentence by sentence and closed under 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from data.records import Document
-from data.sets.derivation import Derivation
+from data.sentences import split_sentences
+from data.sets.derivation import Derivation, Theory, contradicts, derive
 from data.sets.language import Statement
 
-Reading = list[tuple[str, tuple[Statement, ...] | None]]
+Statements = tuple[Statement, ...] | None  # those of one sentence: () for a filler, None if it cannot be read
+Reading = list[tuple[str, Statements]]
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,16 @@ class Logic:
     read: Callable[[str], Reading]
     derive: Callable[[Iterable[Statement]], dict[Statement, Derivation]]
     contradicts: Callable[[Statement, Mapping[Statement, Derivation]], bool]
+
+
+def by_theory(read: Callable[[str], Reading], theory: Theory) -> Logic:
+    """The logic of a set whose rules are a theory."""
+    return Logic(read, partial(derive, theory=theory), partial(contradicts, theory=theory))
+
+
+def by_sentence(read_sentence: Callable[[str], Statements], text: str) -> Reading:
+    """Every sentence of a text with what it states."""
+    return [(sentence, read_sentence(sentence)) for sentence in split_sentences(text)]
 
 
 # The relation of a statement to the documents; only the first three are true.

@@ -2,15 +2,14 @@
 
 import re
 import tomllib
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from data.sentences import split_sentences
-from data.sets.derivation import PLAIN, contradicts, derive
+from data.sets.derivation import PLAIN
 from data.sets.grammar import Grammar
-from data.sets.language import parse
-from data.sets.oracle import Logic, Reading
+from data.sets.language import Statement, read_plain
+from data.sets.oracle import by_sentence, by_theory
 
 NOISE = ("the", "also", "ever", "always", "much", "far", "really", "indeed", "even")
 # "The relationships between glon, troff and yomp are:" names entities and states nothing.
@@ -32,15 +31,9 @@ def grammar() -> Grammar:
     return Grammar(wordings["forms"], noise=NOISE, kept=("no", "if"), openings=openings)
 
 
-@cache
-def logic() -> Logic:
-    """Reading and deduction for both sets, whether in English or in the embedded model's lexicon."""
-    return Logic(_read, partial(derive, theory=PLAIN), partial(contradicts, theory=PLAIN))
+def _read_sentence(sentence: str) -> tuple[Statement, ...] | None:
+    return read_plain(sentence) or grammar().read_sentence(sentence)
 
 
-def _read(text: str) -> Reading:
-    found: Reading = []
-    for sentence in split_sentences(_HEADER.sub("", text)):
-        statement = parse(sentence)
-        found.append((sentence, (statement,) if statement else grammar().read_sentence(sentence)))
-    return found
+# For both sets, whether in English or in the embedded model's lexicon.
+LOGIC = by_theory(lambda text: by_sentence(_read_sentence, _HEADER.sub("", text)), PLAIN)

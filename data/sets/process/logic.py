@@ -5,13 +5,12 @@ Statements: `Statement("value", TRANSFORM, term, result)` and `Statement("rule",
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import product
 
-from data.sentences import split_sentences
 from data.sets.derivation import Derivation, key
 from data.sets.language import Statement
-from data.sets.oracle import Logic, Reading
+from data.sets.oracle import Logic, by_sentence
 from data.sets.process.rules import PLUS, POWERS, TIMES, Rules, apply, outer_kind, parts
 from data.sets.process.terms import Term, X, call, power, read, show
 
@@ -59,19 +58,13 @@ def rule_statements(transform: str, rules: Rules) -> dict[str, Statement]:
         value = getattr(rules, name)
         texts = [text for text, meaning in _PATTERNS[pattern].items() if value in (text, meaning)]
         if texts:
-            found[name] = Statement("rule", transform, pattern, _name_transform(texts[0], transform))
+            found[name] = Statement("rule", transform, pattern, texts[0].replace("D(", f"{transform}("))
     return found
 
 
 def value_statement(transform: str, term: Term, result: Term) -> Statement:
     """The result of a term, as a statement."""
     return Statement("value", transform, show(term), show(result))
-
-
-@cache
-def logic() -> Logic:
-    """Reading and deduction for process worlds."""
-    return Logic(_read, derive_values, _contradicts)
 
 
 def derive_values(facts: Iterable[Statement]) -> dict[Statement, Derivation]:
@@ -128,11 +121,10 @@ class _Known:
                 continue
             self.values[fact.first] = fact
             term, result = read(fact.first), read(fact.second)
-            if term and result and term[0] == "call" and term[2] == X and result[0] == "*":
-                entry, made = result[1], result[2]
-                if isinstance(entry, tuple) and isinstance(made, tuple) and made[0] == "call" and made[2] == X:
-                    table[str(term[1])] = (int(entry[1]), str(made[1]))
-                    self.facts[str(term[1])] = fact
+            match term, result:
+                case ("call", function, ("x",)), ("*", ("number", factor), ("call", becomes, ("x",))):
+                    table[function] = (factor, becomes)
+                    self.facts[function] = fact
         self.rules = Rules(**rules, table=table)  # type: ignore[arg-type]
 
     def proofs(self, term: Term) -> list[frozenset[Statement]]:
@@ -142,43 +134,25 @@ class _Known:
         kind = outer_kind(term)
         needed = {self.facts[kind]} if kind in self.facts else set()
         if kind == "inside":
-            needed |= {self.facts[str(term[1])]} if str(term[1]) in self.facts else set()
+            needed |= {self.facts[term[1]]} if term[1] in self.facts else set()
         if needed:
             found += [frozenset(needed).union(*choice) for choice in product(*map(self.proofs, parts(term)))]
         return found
 
 
-def _name_transform(text: str, transform: str) -> str:
-    return text.replace("D(", f"{transform}(")
-
-
 @cache
-def _expressions() -> tuple[re.Pattern[str], ...]:
-    patterns = []
-    for template in (*TEMPLATES, *TESTS, *PARAPHRASES):
-        text = re.escape(template.rstrip(".")).replace(r"\ ", " ")
-        text = text.replace(r"\{o\}", f"(?P<o>{_NAME})").replace(r"\{t\}", f"(?P<t>{_TERM})")
-        result = f"(?P<r>{_TERM}(?:, where .*)?)"
-        patterns.append(re.compile(text.replace(r"\{r\}", result), re.IGNORECASE))
-    return tuple(patterns)
-
-
-@cache
-def _filler_expressions() -> tuple[re.Pattern[str], ...]:
-    escaped = (re.escape(text).replace(r"\ ", " ") for text in FILLERS)
-    return tuple(re.compile(text.replace(r"\{o\}", _NAME).replace(r"\{t\}", _TERM)) for text in escaped)
-
-
-def _read(text: str) -> Reading:
-    return [(sentence, _read_sentence(sentence)) for sentence in split_sentences(text)]
+def _expression(template: str, flags: int = 0) -> re.Pattern[str]:
+    text = re.escape(template).replace(r"\ ", " ")
+    text = text.replace(r"\{o\}", f"(?P<o>{_NAME})").replace(r"\{t\}", f"(?P<t>{_TERM})")
+    return re.compile(text.replace(r"\{r\}", f"(?P<r>{_TERM}(?:, where .*)?)"), flags)
 
 
 def _read_sentence(sentence: str) -> tuple[Statement, ...] | None:
-    if any(filler.fullmatch(sentence) for filler in _filler_expressions()):
+    if any(_expression(filler).fullmatch(sentence) for filler in FILLERS):
         return ()
     plain = _OPENING.sub("", sentence.strip()).rstrip(".")
-    for expression in _expressions():
-        if found := expression.fullmatch(plain):
+    for template in (*TEMPLATES, *TESTS, *PARAPHRASES):
+        if found := _expression(template.rstrip("."), re.IGNORECASE).fullmatch(plain):
             statement = _make(found["o"].lower(), found["t"].strip(), found["r"].strip())
             if statement:
                 return (statement,)
@@ -197,3 +171,6 @@ def _contradicts(statement: Statement, derived: Mapping[Statement, Derivation]) 
     """Another result for the same term, or another rule for the same pattern."""
     wanted = (statement.form, statement.relation, statement.first)
     return any((s.form, s.relation, s.first) == wanted and s.second != statement.second for s in derived)
+
+
+LOGIC = Logic(partial(by_sentence, _read_sentence), derive_values, _contradicts)

@@ -6,6 +6,7 @@ other: `apply` uses only those that it is given.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from data.sets.process.terms import Term, X, call, number, power, show
 
@@ -44,6 +45,10 @@ class Rules:
     power: tuple[int, int] | None = None
     table: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
+    def binary(self, kind: str) -> Binary | None:
+        """The rule for sums ("plus") or products ("times")."""
+        return PLUS.get(self.plus or "") if kind == "plus" else TIMES.get(self.times or "")
+
 
 def outer_kind(term: Term) -> str:
     """Which rule a term needs first: one of OUTER, or "power" or the function's name for an atom."""
@@ -54,7 +59,7 @@ def outer_kind(term: Term) -> str:
     if term[0] == "power":
         return "power" if term[1] == X else "raised"
     if term[0] == "call":
-        return str(term[1]) if term[2] == X else "inside"
+        return term[1] if term[2] == X else "inside"
     raise ValueError(f"no rule is about {show(term)}")
 
 
@@ -62,30 +67,28 @@ def parts(term: Term) -> tuple[Term, ...]:
     """The terms that a rule is applied to; none for an atom."""
     kind = outer_kind(term)
     if kind in ("plus", "times"):
-        return _terms(term[1], term[2])
+        return term[1:]
     if kind == "raised":
-        return _terms(term[1])
-    return _terms(term[2]) if kind == "inside" else ()
+        return term[1:2]
+    return term[2:] if kind == "inside" else ()
 
 
 def apply(rules: Rules, term: Term) -> Term | None:
     """The result of a term; None if a rule for it is not known."""
-    kind = outer_kind(term)
-    results = [apply(rules, part) for part in parts(term)]
-    if None in results:
+    kind, inner = outer_kind(term), parts(term)
+    done: list[Any] = [apply(rules, part) for part in inner]
+    if None in done:
         return None
-    done = _terms(*results)
     if kind in ("plus", "times"):
-        name = rules.plus if kind == "plus" else rules.times
-        u, v = parts(term)
-        return (PLUS if kind == "plus" else TIMES)[name](u, v, *done) if name else None
-    if kind in ("power", "raised"):
-        offsets = rules.power if kind == "power" else rules.raised
-        return _raise(X if kind == "power" else done[0], term[2], offsets) if offsets else None
-    entry = rules.table.get(str(term[1]))
-    if entry is None or (kind == "inside" and not rules.inside):
+        rule = rules.binary(kind)
+        return rule(*inner, *done) if rule else None
+    if kind == "power":
+        return _raise(X, term[2], rules.power)
+    if kind == "raised":
+        return _raise(done[0], term[2], rules.raised)
+    if kind == "inside" and not rules.inside:
         return None
-    return ("*", number(entry[0]), call(entry[1], done[0] if done else X))
+    return _look_up(rules, term[1], done[0] if done else X)
 
 
 def wrong_answers(rules: Rules, term: Term) -> list[Term]:
@@ -102,26 +105,21 @@ def _misapplied(rules: Rules, term: Term) -> list[Term | None]:
     """The parts in the wrong order, or untransformed."""
     kind, inner = outer_kind(term), parts(term)
     if kind == "raised":
-        return [_raise(inner[0], term[2], rules.raised) if rules.raised else None]
+        return [_raise(inner[0], term[2], rules.raised)]
     if kind == "inside":
-        entry = rules.table.get(str(term[1]))
-        return [("*", number(entry[0]), call(entry[1], inner[0])) if entry else None]
-    if not inner:
+        return [_look_up(rules, term[1], inner[0])]
+    rule = rules.binary(kind)
+    made: list[Any] = [apply(rules, part) for part in inner]
+    if not inner or rule is None or None in made:
         return []
-    u, v = inner
-    name = rules.plus if kind == "plus" else rules.times
-    made = [apply(rules, part) for part in inner]
-    if name is None or None in made:
-        return []
-    rule = PLUS[name] if kind == "plus" else TIMES[name]
-    du, dv = _terms(*made)
+    (u, v), (du, dv) = inner, made
     return [apply(rules, (term[0], v, u)), rule(u, v, u, dv), rule(u, v, du, v), rule(du, dv, u, v)]
 
 
 def _functions(term: Term) -> set[str]:
     """The named functions that a term mentions."""
     inner = set().union(*(_functions(part) for part in parts(term)))
-    return inner | ({str(term[1])} if term[0] == "call" else set())
+    return inner | ({term[1]} if term[0] == "call" else set())
 
 
 def _mistaken(rules: Rules, functions: Collection[str]) -> list[Rules]:
@@ -138,11 +136,10 @@ def _mistaken(rules: Rules, functions: Collection[str]) -> list[Rules]:
     return wrong
 
 
-def _raise(base: Term, exponent: object, offsets: tuple[int, int]) -> Term:
-    assert isinstance(exponent, int)
-    return ("*", number(exponent + offsets[0]), power(base, exponent + offsets[1]))
+def _raise(base: Term, exponent: int, offsets: tuple[int, int] | None) -> Term | None:
+    return ("*", number(exponent + offsets[0]), power(base, exponent + offsets[1])) if offsets else None
 
 
-def _terms(*candidates: object) -> tuple[Term, ...]:
-    assert all(isinstance(candidate, tuple) for candidate in candidates)
-    return candidates  # type: ignore[return-value]
+def _look_up(rules: Rules, function: str, inside: Term) -> Term | None:
+    entry = rules.table.get(function)
+    return ("*", number(entry[0]), call(entry[1], inside)) if entry else None

@@ -62,13 +62,6 @@ def make_world(seed: int, index: int, *, functions: int, documents_per_fact: int
     return world
 
 
-def contradicts(statement: Statement, derived: Mapping[Statement, Derivation]) -> bool:
-    """Whether something else follows for the same noun and steps."""
-    canonical = statement.canonical()
-    wanted = (canonical.relation, canonical.second)
-    return any((s.relation, s.second) == wanted and s.first != canonical.first for s in derived)
-
-
 def _ask(
     world: World, split: str, statements: Sequence[Statement], derived: Mapping[Statement, Derivation], count: int
 ) -> None:

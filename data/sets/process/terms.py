@@ -6,8 +6,9 @@ A term is a tuple: ("x",), ("number", n), ("name", word), ("call", name, term), 
 
 import ast
 import re
+from typing import Any
 
-Term = tuple[object, ...]
+Term = tuple[Any, ...]
 X: Term = ("x",)
 _CHARACTERS = re.compile(r"[-+*^()a-zA-Z0-9 ]+")
 _FOREIGN = re.compile(r"\*\s*\*|\d[a-zA-Z]")  # what only Python reads: x**2, 0x1f
@@ -38,14 +39,12 @@ def show(term: Term) -> str:
     if kind in ("number", "name"):
         return str(term[1])
     if kind == "call":
-        return f"{term[1]}({show(_inner(term[2]))})"
+        return f"{term[1]}({show(term[2])})"
     if kind == "power":
-        base = _inner(term[1])
-        text = show(base)
-        return f"{text if base[0] in ('x', 'call') else f'({text})'}^{term[2]}"
-    left, right = _inner(term[1]), _inner(term[2])
-    glue = "*" if kind == "*" and left[0] == "number" else f" {kind} "
-    return f"{_enclose(left, str(kind), is_right=False)}{glue}{_enclose(right, str(kind), is_right=True)}"
+        text = show(term[1])
+        return f"{text if term[1][0] in ('x', 'call') else f'({text})'}^{term[2]}"
+    glue = "*" if kind == "*" and term[1][0] == "number" else f" {kind} "
+    return f"{_enclose(term[1], kind, is_right=False)}{glue}{_enclose(term[2], kind, is_right=True)}"
 
 
 def read(text: str) -> Term | None:
@@ -58,13 +57,8 @@ def read(text: str) -> Term | None:
         return None
 
 
-def _inner(part: object) -> Term:
-    assert isinstance(part, tuple)
-    return part
-
-
 def _enclose(term: Term, kind: str, *, is_right: bool) -> str:
-    tightness = _TIGHT.get(str(term[0]), 3)
+    tightness = _TIGHT.get(term[0], 3)
     # Operators are left-associative, so an equal one on the right needs brackets.
     loose = tightness < _TIGHT[kind] or (is_right and tightness == _TIGHT[kind])
     return f"({show(term)})" if loose else show(term)

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from data.sentences import split_sentences
 from data.sets.derivation import PLAIN, Derivation, derive
 from data.sets.language import Statement
-from data.sets.oracle import Logic, Reading
+from data.sets.oracle import Logic, Reading, by_sentence
 
 _CAPITALS = re.compile(r"[A-Z][\w'’-]+(?: [A-Z][\w'’-]+)+")
 _DENIAL = re.compile(r"\b(?:not|never|no longer)\b|n't\b", re.IGNORECASE)
-
-
-WORD_LISTS = ("first_names", "surname_heads", "surname_tails", "qualities")
 
 
 @dataclass(frozen=True)
@@ -40,17 +36,10 @@ class People:
 def load_people() -> People:
     """The content of `people.toml`."""
     content = tomllib.loads(Path(__file__).with_name("people.toml").read_text())
-    words = {key: tuple(content[key].split()) for key in WORD_LISTS}
-    phrases = {
-        key: tuple(" ".join(phrase.split()) for phrase in content[key].split(";")) for key in ("professions", "deeds")
-    }
-    return People(**words, **phrases, train=content["train"], test=content["test"])
-
-
-@cache
-def logic() -> Logic:
-    """Reading and deduction: a description names one person, a person has one description."""
-    return Logic(_read, partial(derive, theory=PLAIN), _contradicts)
+    for key, text in content.items():
+        if isinstance(text, str):  # phrases are divided by semicolons, words by spaces
+            content[key] = tuple(" ".join(part.split()) for part in (text.split(";") if ";" in text else text.split()))
+    return People(**content)
 
 
 @cache
@@ -64,8 +53,7 @@ def _description() -> re.Pattern[str]:
 
 def _read(text: str) -> Reading:
     # Some templates use two sentences, so the text is read as a whole if none of its sentences states anything.
-    parts = split_sentences(text)
-    found = [(part, _read_part(part)) for part in parts]
+    found = by_sentence(_read_part, text)
     if any(statements for _, statements in found):
         return [(part, statements or ()) for part, statements in found]
     return [(text, _read_part(text))]
@@ -95,3 +83,7 @@ def _contradicts(statement: Statement, derived: Mapping[Statement, Derivation]) 
         known.form == "is" and (known.first == canonical.first) != (known.second == canonical.second)
         for known in derived
     )
+
+
+# A description names one person, a person has one description.
+LOGIC = Logic(_read, partial(derive, theory=PLAIN), _contradicts)

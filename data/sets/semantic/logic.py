@@ -1,14 +1,13 @@
 """How the semantic worlds are read: every wording of documents and tests, and likely paraphrases of both."""
 
 import tomllib
-from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from data.sets.derivation import SEMANTIC, contradicts, derive
+from data.sets.derivation import SEMANTIC
 from data.sets.grammar import Grammar
-from data.sets.oracle import Logic
+from data.sets.oracle import by_sentence, by_theory
 
 HERE = Path(__file__).parent
 NOISE = ("the", "also", "too", "all", "each", "indeed", "certainly")
@@ -25,9 +24,11 @@ def load_styles() -> dict[str, Any]:
 def grammar() -> Grammar:
     """The reader of all texts of the semantic worlds."""
     styles, paraphrases = load_styles(), tomllib.loads((HERE / "paraphrases.toml").read_text())
+    groups = (*styles["style"].values(), styles["answers"], styles["test"], paraphrases)
+    listed = [(form, text) for group in groups for form, texts in group.items() for text in texts]
     templates: dict[str, list[str]] = {}
     fillers: list[str] = []
-    for form, text in _listed(styles, paraphrases):
+    for form, text in listed:
         question, _, answer = text.rpartition(ANSWER)
         fillers += [question.removeprefix("Q: ")] if question else []
         if form == "openings":
@@ -37,14 +38,5 @@ def grammar() -> Grammar:
     return Grammar(templates, noise=NOISE, inflected=True, fillers=fillers)
 
 
-@cache
-def logic() -> Logic:
-    """Reading and deduction for the semantic worlds."""
-    return Logic(grammar().read, partial(derive, theory=SEMANTIC), partial(contradicts, theory=SEMANTIC))
-
-
-def _listed(styles: dict[str, Any], paraphrases: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for group in (*styles["style"].values(), styles["answers"], styles["test"], paraphrases):
-        for form, texts in group.items():
-            for text in texts:
-                yield form, text
+# The templates are read when they are first needed.
+LOGIC = by_theory(lambda text: by_sentence(grammar().read_sentence, text), SEMANTIC)
