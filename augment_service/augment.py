@@ -89,9 +89,8 @@ def plan_augmentation(
     """
     ranges = row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT)
     if not ranges:
-        raise InputError(
-            "there are no documents", where=str(documents), hint="name a folder with at least one document"
-        )
+        hint = "name a folder with at least one document"
+        raise InputError("there are no documents", where=str(documents), hint=hint)
     if context.kind not in ("all", "sample"):
         hint = "use all or sample:K; local methods have no documents in context"
         raise InputError(f'global methods cannot use the context "{context}"', where="--context", hint=hint)
@@ -130,8 +129,10 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     keys = [_keys(batch) for shard in list_shards(documents) for batch in _batches(read_table(shard))]
     place = sum(map(len, keys))
     keys += [_keys(batch) for job in jobs for table in job.tables() for batch in _batches(table)]
-    is_first = _first_places(np.concatenate(keys)) if keys else np.zeros(0, bool)
+    joined = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
     del keys
+    is_first = np.zeros(len(joined), bool)
+    is_first[np.unique(joined, return_index=True)[1]] = True
     with rewrite_folder(out / AUGMENTATIONS, Augmentation) as writer:
         for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
             again = pa.array(~is_first[place : place + table.num_rows])
@@ -159,10 +160,3 @@ def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 def _hash(text: str) -> int:
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
-def _first_places(keys: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of the keys are the first of their value."""
-    is_first = np.zeros(len(keys), bool)
-    is_first[np.unique(keys, return_index=True)[1]] = True
-    return is_first

@@ -22,7 +22,6 @@ from data.records import Context
 from data.seeds import fingerprint, stream
 from data.store import content_of, read_shard, read_table, schema_of, temporary_path
 
-KINDS = ("none", "all", "sample", "required")
 _SAMPLE = re.compile(r"sample:([1-9][0-9]{0,8})")
 _PROBE = "\x00"
 Render = Callable[[Sequence[str]], str]

@@ -5,10 +5,11 @@ The driver names ranges of rows and folders; rendering, the engine's work and pa
 Writes a shard of answers for each range, and in `refused/` beside it the requests that have none.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -17,22 +18,12 @@ import pyarrow.compute as pc
 
 from augment_service.engines.protocol import Engine
 from cluster.pool import Unit
+from data import store
 from data.errors import InputError
 from data.records import CheckpointRef, Refusal
 from data.seeds import fingerprint
-from data.store import (
-    MANIFEST,
-    SHARD_BYTES,
-    ShardWriter,
-    content_of,
-    list_shards,
-    read_refusals,
-    read_table,
-    refusals_path,
-    seal,
-)
 
-RETRYABLE = frozenset({"endpoint", "crash"})  # kinds of refusals that may pass another time
+RETRYABLE = ("endpoint", "crash")  # kinds of refusals that may pass another time
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,31 +64,17 @@ def row_ranges(folder: Path, *, rows_per_unit: int, corpora: Sequence[str] | Non
     Reads the column `corpus` alone.
     """
     ranges = []
-    for shard in list_shards(folder):
-        for start, stop, corpus in _runs(read_table(shard)["corpus"]):
+    for shard in store.list_shards(folder):
+        runs = pc.run_end_encode(store.read_table(shard)["corpus"].combine_chunks())
+        start = 0
+        for stop, corpus in zip(runs.run_ends.to_pylist(), runs.values.to_pylist(), strict=True):
             if corpora is None or corpus in corpora:
                 ranges += [
                     RowRange(str(shard), first, min(first + rows_per_unit, stop), corpus)
                     for first in range(start, stop, rows_per_unit)
                 ]
+            start = stop
     return ranges
-
-
-def _runs(column: pa.ChunkedArray) -> Iterator[tuple[int, int, str]]:
-    """Neighbouring rows with the same value: start, stop, value."""
-    start, value, place = 0, None, 0
-    for chunk in column.chunks:
-        encoded = pc.run_end_encode(chunk)
-        begin = 0
-        for end, found in zip(encoded.run_ends.to_pylist(), encoded.values.to_pylist(), strict=True):
-            if found != value and place > start:
-                yield start, place, str(value)
-                start = place
-            value = found
-            place += end - begin
-            begin = end
-    if place > start:
-        yield start, place, str(value)
 
 
 @dataclass(frozen=True)
@@ -114,70 +91,65 @@ class ShardedJob:
     key: str
     ref: CheckpointRef | None = None
     affinity: str = ""
-    _contents: dict[Path, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def units(self) -> list[Unit]:
         """The units of work whose target does not exist."""
-        return [
-            self._unit(number, rows, target)
-            for number, (rows, target) in enumerate(zip(self.ranges, self.targets, strict=True), 1)
-            if not target.exists()
-        ]
+        units = []
+        for number, (rows, target) in enumerate(zip(self.ranges, self.targets, strict=True), 1):
+            name = self.name if len(self.ranges) == 1 else f"{self.name} {number}/{len(self.ranges)}"
+            args = (self.task, rows, str(target), name, self.ref)
+            if not target.exists():
+                units.append(Unit(name, "run_unit", args, affinity=self.affinity, num_rows=rows.stop - rows.start))
+        return units
 
     @cached_property
     def targets(self) -> list[Path]:
         """The shard of answers of each range: named by the key and the content of the source."""
-        return [self.out / f"{self._target_name(rows)}.arrow" for rows in self.ranges]
+        shards = [Path(rows.shard) for rows in self.ranges]
+        contents = {folder: store.content_of(folder) for folder in {shard.parent for shard in shards}}
+        names = (
+            fingerprint(self.key, contents[shard.parent], shard.name, rows.start, rows.stop)
+            for shard, rows in zip(shards, self.ranges, strict=True)
+        )
+        return [self.out / f"{name}.arrow" for name in names]
 
     def tables(self) -> Iterator[pa.Table]:
         """The answers, range by range."""
-        return map(read_table, self.targets)
+        return map(store.read_table, self.targets)
 
     def refusals(self) -> Iterator[Refusal]:
         """The requests without an answer, range by range."""
-        return (refusal for target in self.targets for refusal in read_refusals(target))
+        return (refusal for target in self.targets for refusal in store.read_refusals(target))
 
-    def retry(self, kinds: Collection[str] = RETRYABLE) -> None:
-        """Remove the shards with refusals of these kinds, so that their units are computed again."""
+    def retry(self) -> None:
+        """Remove the shards with refusals that may pass another time, so that their units are computed again."""
         for target in self.targets:
-            if target.exists() and any(refusal.kind in kinds for refusal in read_refusals(target)):
+            if target.exists() and any(refusal.kind in RETRYABLE for refusal in store.read_refusals(target)):
                 target.unlink()
-                refusals_path(target).unlink(missing_ok=True)
-
-    def _unit(self, number: int, rows: RowRange, target: Path) -> Unit:
-        name = self.name if len(self.ranges) == 1 else f"{self.name} {number}/{len(self.ranges)}"
-        args = (self.task, rows, str(target), name, self.ref)
-        return Unit(name, "run_unit", args, affinity=self.affinity, num_rows=rows.stop - rows.start)
-
-    def _target_name(self, rows: RowRange) -> str:
-        shard = Path(rows.shard)
-        if shard.parent not in self._contents:
-            self._contents[shard.parent] = content_of(shard.parent)
-        return fingerprint(self.key, self._contents[shard.parent], shard.name, rows.start, rows.stop)
+                store.refusals_path(target).unlink(missing_ok=True)
 
 
 def refuse_if_all(jobs: Sequence[ShardedJob], what: str) -> int:
     """The number of refused requests. Raises InputError with the first reason if nothing was answered at all."""
-    first: Refusal | None = None
-    count = 0
-    for job in jobs:
-        for refusal in job.refusals():
-            first = first or refusal
-            count += 1
-    if first is not None and not any(table.num_rows for job in jobs for table in job.tables()):
+    refusals = chain.from_iterable(job.refusals() for job in jobs)
+    first = next(refusals, None)
+    if first is None:
+        return 0
+    count = 1 + sum(1 for _ in refusals)
+    if not any(table.num_rows for job in jobs for table in job.tables()):
         raise InputError(first.what, where=f"{what} {first.item_id}; all {count} were refused", hint=first.hint)
     return count
 
 
 @contextmanager
-def rewrite_folder(folder: Path, record: type) -> Iterator[ShardWriter]:
+def rewrite_folder(folder: Path, record: type) -> Iterator[store.ShardWriter]:
     """A writer of a new version of a folder, which is sealed at the end of the block; the old version is removed first.
 
     Until then the folder has no manifest, so that nothing reads a mixture.
     """
-    (folder / MANIFEST).unlink(missing_ok=True)
+    (folder / store.MANIFEST).unlink(missing_ok=True)
     for leftover in folder.glob("*.arrow"):
         leftover.unlink()
-    with ShardWriter(folder, record, shard_bytes=SHARD_BYTES // 2) as writer:
+    with store.ShardWriter(folder, record, shard_bytes=store.SHARD_BYTES // 2) as writer:
         yield writer
-    seal(folder, record)
+    store.seal(folder, record)

@@ -197,7 +197,7 @@ def test_wrong_contexts_are_refused_before_anything_is_written(folder: Path, tmp
 
 
 def test_a_shard_of_the_result_stays_small(folder: Path, tmp_path: Path, book: PromptBook, monkeypatch) -> None:
-    monkeypatch.setattr("augment_service.jobs.SHARD_BYTES", 1 << 18)
+    monkeypatch.setattr("data.store.SHARD_BYTES", 1 << 18)
     monkeypatch.setattr("augment_service.augment.ROWS_PER_BATCH", 64)
     rows = augment(tmp_path / "out", folder, book)
     shards = list((tmp_path / "out" / AUGMENTATIONS).glob("*.arrow"))
