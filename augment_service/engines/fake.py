@@ -12,17 +12,7 @@ from typing import NamedTuple
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.tokens import HINTS
-from data.records import (
-    CheckpointRef,
-    DistillationExample,
-    Distribution,
-    Echo,
-    Generation,
-    Prompt,
-    Refusal,
-    Score,
-    ScoreItem,
-)
+from data import records
 from data.seeds import derive_seed, stream
 
 COUNTS = (
@@ -52,34 +42,34 @@ class FakeEngine:
         self._seconds = 0.0
         self._last = ""
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
         """As `Engine.generate`: words of the prompt in an order that the prompt and its seed decide."""
         started = time.perf_counter()
         answers = [self._write(prompt) for prompt in prompts]
         self._seconds += time.perf_counter() - started
         return answers
 
-    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
         """As `Engine.score`: between -0.1 and -10 nats per word, decided by the weights and the text."""
         started = time.perf_counter()
         answers = [self._judge(item) for item in items]
         self._seconds += time.perf_counter() - started
         return answers
 
-    def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
+    def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """As `EchoEngine.echo`: every other token is the likeliest, as its neighbours decide."""
-        answers: list[Echo | Refusal] = []
+        answers: list[records.Echo | records.Refusal] = []
         for place, row in enumerate(rows):
             refusal = self._refuse(str(place), len(row), len(row) + 1)
             answers.append(refusal or self._listen(row))
             self._counts["prompt_tokens"] += 0 if refusal else len(row)
         return answers
 
-    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
         """As `DistillationEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
         return [self._expect(example) for example in examples]
 
-    def load_weights(self, ref: CheckpointRef) -> None:
+    def load_weights(self, ref: records.CheckpointRef) -> None:
         """Other weights are another hash."""
         self._weights = ref.fingerprint or ref.path
         self._counts["swaps"] += 1
@@ -88,7 +78,7 @@ class FakeEngine:
         """As `Engine.stats`."""
         return {**self._counts, "seconds": self._seconds, "parity_difference": 0.0}
 
-    def _write(self, prompt: Prompt) -> Generation | Refusal:
+    def _write(self, prompt: records.Prompt) -> records.Generation | records.Refusal:
         context, words = _read(prompt.context), prompt.text.split()
         size = len(context.words) + len(words)
         refusal = self._refuse(prompt.prompt_id, size if prompt.max_tokens > 0 else 0, size + prompt.max_tokens)
@@ -103,9 +93,9 @@ class FakeEngine:
         text, found, _ = " ".join(chosen).partition(prompt.stop) if prompt.stop else (" ".join(chosen), "", "")
         self._count(prompt.context, len(context.words), len(words), "generated_tokens", len(chosen))
         reason = "stop" if found or wanted <= prompt.max_tokens else "length"
-        return Generation(prompt.prompt_id, text, reason, len(chosen))
+        return records.Generation(prompt.prompt_id, text, reason, len(chosen))
 
-    def _judge(self, item: ScoreItem) -> Score | Refusal:
+    def _judge(self, item: records.ScoreItem) -> records.Score | records.Refusal:
         context, words = _read(item.context), item.prompt.split()
         sizes = tuple(len(continuation.split()) for continuation in item.continuations)
         size = len(context.words) + len(words)
@@ -117,7 +107,7 @@ class FakeEngine:
         pairs = list(zip(values, sizes, strict=True))
         alone = item.continuations if item.unconditional else ()
         self._count(item.context, len(context.words), len(words), "scored_tokens", sum(sizes))
-        return Score(
+        return records.Score(
             item.item_id,
             log_likelihoods=tuple(value * size for value, size in pairs),
             num_tokens=sizes,
@@ -126,7 +116,7 @@ class FakeEngine:
             unconditional=tuple(self._value(0, item.unconditional, text) * len(text.split()) for text in alone),
         )
 
-    def _expect(self, example: DistillationExample) -> Distribution | Refusal:
+    def _expect(self, example: records.DistillationExample) -> records.Distribution | records.Refusal:
         row = [zlib.crc32(word.encode()) for word in example.text.split()]
         before = len(_read(example.context).words) + len(example.prompt.split())
         refusal = self._refuse(example.text_id, before if len(row) > 1 else 0, before + len(row))
@@ -136,23 +126,23 @@ class FakeEngine:
         top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
         halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...
         self._count(example.context, len(_read(example.context).words), before, "scored_tokens", len(row) - 1)
-        return Distribution(example.text_id, example.text, tuple(row), top_ids, halves, example.num_top, "fake")
+        return records.Distribution(example.text_id, example.text, tuple(row), top_ids, halves, example.num_top, "fake")
 
-    def _listen(self, row: Sequence[int]) -> Echo:
+    def _listen(self, row: Sequence[int]) -> records.Echo:
         draws = [derive_seed(self._seed, "fake", self._weights, *row[:end]) for end in range(1, len(row) + 1)]
         likeliest = [-(draw % 1000) / 1000 for draw in draws]
         hits = [draw % 2 == 0 for draw in draws[:-1]]
         values = tuple(top if hit else top - 1.0 for top, hit in zip(likeliest, hits, strict=False))
         best = tuple(token if hit else token ^ 1 for token, hit in zip(row[1:], hits, strict=True))
-        return Echo(values, (*best, row[-1]), tuple(likeliest))
+        return records.Echo(values, (*best, row[-1]), tuple(likeliest))
 
-    def _refuse(self, row_id: str, size: int, needed: int) -> Refusal | None:
+    def _refuse(self, row_id: str, size: int, needed: int) -> records.Refusal | None:
         """As a real engine: nothing to read, or more than the window holds."""
         if not size:
-            return Refusal(row_id, "empty", "there is nothing to read or to write", HINTS["empty"])
+            return records.Refusal(row_id, "empty", "there is nothing to read or to write", HINTS["empty"])
         if self.window is not None and needed > self.window:
             what = f"{needed} tokens are needed, the model's window has {self.window}"
-            return Refusal(row_id, "window", what, HINTS["window"])
+            return records.Refusal(row_id, "window", what, HINTS["window"])
         return None
 
     def _value(self, digest: int, prompt: str, continuation: str) -> float:

@@ -4,18 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NoReturn, Protocol, runtime_checkable
 
+from data import records
 from data.errors import InputError, ResumableError
-from data.records import (
-    CheckpointRef,
-    DistillationExample,
-    Distribution,
-    Echo,
-    Generation,
-    Prompt,
-    Refusal,
-    Score,
-    ScoreItem,
-)
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
 CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
@@ -90,18 +80,18 @@ class Engine(Protocol):
         """Tokens that a prompt and its answer may have together; None if no bound is known here."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
         """One text per prompt, in the prompts' order; a row depends on its prompt alone, not on its batch.
 
         What is wrong with a single row (too long, empty) is a `Refusal` in its place; the other rows are answered.
         """
         ...
 
-    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
         """Exact log-likelihoods (nats), one `Score` per item, in the items' order; a `Refusal` as in `generate`."""
         ...
 
-    def load_weights(self, ref: CheckpointRef) -> None:
+    def load_weights(self, ref: records.CheckpointRef) -> None:
         """Replace the weights in place by those of a checkpoint of the same architecture, or lay an adapter over them.
 
         InputError means that the engine was not touched; after any other error its weights are undefined.
@@ -121,7 +111,7 @@ class Engine(Protocol):
 class EchoEngine(Engine, Protocol):
     """An engine that also returns the log-probability of every token of a text."""
 
-    def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
+    def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """One `Echo` per row of token ids, which must leave room for one more; a `Refusal` names the row's index."""
         ...
 
@@ -130,7 +120,7 @@ class EchoEngine(Engine, Protocol):
 class DistillationEngine(Engine, Protocol):
     """An engine that also returns the likeliest tokens at every position of a text."""
 
-    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
         """One `Distribution` per example, in the examples' order; a `Refusal` as in `generate`."""
         ...
 

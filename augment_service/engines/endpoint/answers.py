@@ -8,17 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from augment_service.engines.endpoint.client import MalformedAnswerError, RowError
+from data.records import Generation
 
 MAX_LOG_PROBABILITY = 1e-4  # nats; rounding may lift the log-probability of a certain token slightly above zero
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenText:
-    """A text that a server wrote. Consumer: `EndpointEngine.generate`."""
-
-    text: str
-    finish_reason: str
-    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +39,7 @@ def usage_of(content: dict[str, Any]) -> tuple[int, int, int]:
     return _count(usage.get("prompt_tokens")), _count(cached or 0), _count(usage.get("completion_tokens") or 0)
 
 
-def read_written(content: dict[str, Any]) -> WrittenText:
+def read_written(content: dict[str, Any], prompt_id: str) -> Generation:
     """The generated text. Raises RowError if the server ended it for another reason than a stop or the length."""
     choice = _choice(content)
     text, reason = choice.get("text"), choice.get("finish_reason")
@@ -55,7 +47,7 @@ def read_written(content: dict[str, Any]) -> WrittenText:
         raise MalformedAnswerError("it has no text, or no reason for its end")
     if reason not in ("stop", "length"):
         raise RowError(f'the server ended the text: "{reason}"')
-    return WrittenText(text, reason, usage_of(content)[2])
+    return Generation(prompt_id, text, reason, usage_of(content)[2])
 
 
 def read_scored(content: dict[str, Any], text: str, boundary: int) -> ScoredText:

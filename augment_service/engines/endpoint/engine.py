@@ -117,16 +117,13 @@ class EndpointEngine:
         text = prompt.context + prompt.text
         if not text:
             raise RowError("the prompt is empty", "empty")
-        body = {
-            "prompt": text,
-            "max_tokens": prompt.max_tokens,
-            "temperature": prompt.temperature,
-            "seed": prompt.seed,
-            **({"stop": [prompt.stop]} if prompt.stop else {}),
-        }
-        written = self._complete(body, prompt.prompt_id, read_written)
+        body: dict[str, Any] = {"prompt": text, "max_tokens": prompt.max_tokens}
+        body |= {"temperature": prompt.temperature, "seed": prompt.seed}
+        if prompt.stop:
+            body["stop"] = [prompt.stop]
+        written = self._complete(body, prompt.prompt_id, lambda content: read_written(content, prompt.prompt_id))
         self._add(generated_tokens=written.num_tokens)
-        return Generation(prompt.prompt_id, written.text, written.finish_reason, written.num_tokens)
+        return written
 
     def _score_pair(self, pair: _Pair, item_id: str) -> ScoredText:
         text = f"{pair.before} {pair.continuation}"
