@@ -22,17 +22,7 @@ from augment_service.engines.vllm.strategies import choose_strategy
 from augment_service.engines.vllm.tries import Trie
 from augment_service.engines.window import fit_window
 from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
-from data.records import (
-    CheckpointRef,
-    DistillationExample,
-    Distribution,
-    Echo,
-    Generation,
-    Prompt,
-    Refusal,
-    Score,
-    ScoreItem,
-)
+from data import records
 from data.seeds import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
@@ -67,7 +57,7 @@ class VllmEngine:
             self.close()
             raise
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
         """As `Engine.generate`. Temperature 0 is greedy; else a row depends on its seed and prompt, not its batch.
 
         (Up to ties: batches of another size may round logits otherwise by 1e-6.) `stop` is not part of the text.
@@ -76,44 +66,46 @@ class VllmEngine:
         answers: list[Any] = list(rows)
         order = reading_order([(prompt.context, prompt.text) for prompt in prompts])
         requests = (
-            Request(row, self._sampling(prompts[at]), at) for at in order if not isinstance(row := rows[at], Refusal)
+            Request(row, self._sampling(prompts[at]), at)
+            for at in order
+            if not isinstance(row := rows[at], records.Refusal)
         )
         for request, output in self._host.run(requests):
             written, prompt = output.outputs[0], prompts[request.tag]
             self._counts["generated_tokens"] += len(written.token_ids)
             reason = written.finish_reason or "length"
-            answers[request.tag] = Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
+            answers[request.tag] = records.Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
         return answers
 
-    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
         """As `Engine.score`. Each context is computed once, and so are tokens that continuations share.
 
         No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
         """
         rows = self._reader.items(items)
         order = reading_order([(item.context, item.prompt) for item in items])
-        sound = [row for at in order if not isinstance(row := rows[at], Refusal)]
+        sound = [row for at in order if not isinstance(row := rows[at], records.Refusal)]
         values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
         self._counts["scored_tokens"] += sum(map(len, values.values()))
         return [
-            row if isinstance(row, Refusal) else _assemble(item.item_id, row, values)
+            row if isinstance(row, records.Refusal) else _assemble(item.item_id, row, values)
             for item, row in zip(items, rows, strict=True)
         ]
 
-    def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
+    def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """As `EchoEngine.echo`; each row is computed by itself, without the prefix cache."""
         checked = self._reader.ids(rows, num_more=1)
         answers: list[Any] = list(checked)
         params = SamplingParams(
             max_tokens=1, temperature=0.0, prompt_logprobs=1, logprobs=1, detokenize=False, flat_logprobs=True
         )
-        requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, Refusal))
+        requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, records.Refusal))
         for request, output in self._host.run(requests):
             answers[request.tag] = _echo_of(output)
             self._counts["scored_tokens"] += len(request.prompt) - 1
         return answers
 
-    def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
         """As `DistillationEngine.distill`. Each context is computed once if the strategy can follow a given text."""
         rows = self._reader.examples(examples)
         answers: list[Any] = list(rows)
@@ -122,7 +114,7 @@ class VllmEngine:
         requests = (
             distillation_request(self.strategy, (at, row), examples[at].num_top)
             for at in order
-            if not isinstance(row := rows[at], Refusal)
+            if not isinstance(row := rows[at], records.Refusal)
         )
         for request, output in self._host.run(requests):
             at, tokens = request.tag
@@ -130,7 +122,7 @@ class VllmEngine:
             self._counts["scored_tokens"] += len(tokens.path)
         return answers
 
-    def load_weights(self, ref: CheckpointRef) -> None:
+    def load_weights(self, ref: records.CheckpointRef) -> None:
         """As `Engine.load_weights`; on return the new weights have passed the parity probe, maybe after a cold restart.
 
         An adapter is applied over the engine's own model, without merging.
@@ -168,21 +160,20 @@ class VllmEngine:
         """Release the model's memory, so that another engine can start in this process."""
         self._host.close()
 
-    def _sampling(self, prompt: Prompt) -> SamplingParams:
+    def _sampling(self, prompt: records.Prompt) -> SamplingParams:
         # a stop that is one token ends the row by id: special tokens leave no text to compare with
         stop_id = self._tokenizer.get_vocab().get(prompt.stop) if prompt.stop else None
-        stops = {
-            "stop": [prompt.stop] if prompt.stop else None,
-            "stop_token_ids": None if stop_id is None else [stop_id],
-        }
-        if prompt.temperature <= 0:
-            return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, **stops)
-        if self.strategy.v2_runner:  # this runner takes no logits processors; it has seeds of its own
-            return SamplingParams(
-                max_tokens=prompt.max_tokens, temperature=prompt.temperature, seed=prompt.seed, **stops
-            )
-        noise = {"noise": (prompt.temperature, prompt.seed)}
-        return SamplingParams(max_tokens=prompt.max_tokens, temperature=0.0, extra_args=noise, **stops)
+        options: dict[str, Any] = {"max_tokens": prompt.max_tokens, "temperature": 0.0}
+        if prompt.stop:
+            options["stop"] = [prompt.stop]
+        if stop_id is not None:
+            options["stop_token_ids"] = [stop_id]
+        if prompt.temperature > 0 and self.strategy.v2_runner:
+            # this runner takes no logits processors; it has seeds of its own
+            options |= {"temperature": prompt.temperature, "seed": prompt.seed}
+        elif prompt.temperature > 0:
+            options["extra_args"] = {"noise": (prompt.temperature, prompt.seed)}
+        return SamplingParams(**options)
 
     def _evaluate(self, pairs: Iterable[TokenPair]) -> Values:
         """The values of every distinct pair; pairs with the same prefix share one trie."""
@@ -210,10 +201,10 @@ class VllmEngine:
         self._parity = max(self._parity, difference)
 
 
-def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
+def _assemble(item_id: str, row: ItemTokens, values: Values) -> records.Score:
     scored = [values[pair] for pair in row.pairs]
     alone = [values[pair] for pair in row.unconditional]
-    return Score(
+    return records.Score(
         item_id,
         log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in scored),
         num_tokens=tuple(map(len, scored)),
@@ -223,11 +214,11 @@ def _assemble(item_id: str, row: ItemTokens, values: Values) -> Score:
     )
 
 
-def _echo_of(output: RequestOutput) -> Echo:
+def _echo_of(output: RequestOutput) -> records.Echo:
     """From the log-probabilities of the prompt: at each position the token itself, then the likeliest one."""
     values, last = output.prompt_logprobs, output.outputs[0].logprobs
     starts = values.start_indices[1:]  # nothing precedes the first token
-    return Echo(
+    return records.Echo(
         log_likelihoods=tuple(values.logprobs[at] for at in starts),
         best_tokens=(*(values.token_ids[at + 1] for at in starts), last.token_ids[1]),
         best_log_likelihoods=(*(values.logprobs[at + 1] for at in starts), last.logprobs[1]),

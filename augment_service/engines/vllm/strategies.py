@@ -18,8 +18,6 @@ from augment_service.engines.vllm.tries import Branch, Trie
 from data.errors import InputError, ResumableError
 
 AUTO = "auto"
-
-
 Query = tuple[Trie, Branch]
 
 
@@ -47,9 +45,19 @@ class Strategy(ABC):
     def requests(self, trie: Trie) -> Iterator[Request[Query]]:
         """The requests that find all values of a trie."""
 
-    @abstractmethod
     def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """Store the output's values in `trie.found`."""
+        """Store the output's values in `trie.found`: of the tokens that were written, then of the branch's children."""
+        check_cache(output, len(request.prompt))
+        (trie, branch), written = request.tag, output.outputs[0].logprobs
+        nodes = branch.nodes if request.prompt is trie.prefix else ()  # else they were read as a part of the prompt
+        for step, node in enumerate(nodes):
+            _read_node(trie, node, written, written.start_indices[step])
+        if branch.children:
+            start = written.start_indices[len(nodes)]
+            best = written.token_ids[start]
+            for at, child in enumerate(branch.children, start=start + 1):
+                _check_token(trie, child, written.token_ids[at])
+                trie.found[child] = written.logprobs[at], best == trie.tokens[child]
 
 
 class Forced(Strategy):
@@ -68,16 +76,11 @@ class Forced(Strategy):
 
     def requests(self, trie: Trie) -> Iterator[Request[Query]]:
         """As `Strategy.requests`: one per node that has leaves."""
-        for branch in trie.leaf_branches():
+        for branch in trie.branches(leaves_only=True):
             path = trie.spell(branch.nodes)
             asked = trie.spell(branch.children)
             params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
-
-    def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """As `Strategy.read`."""
-        check_cache(output, len(request.prompt))
-        _read_written(request, output, request.tag[1].nodes)
 
 
 class Replay(Strategy):
@@ -109,11 +112,6 @@ class Replay(Strategy):
             params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
             yield Request(trie.prefix, params, (trie, branch))
 
-    def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """As `Strategy.read`."""
-        check_cache(output, len(request.prompt))
-        _read_written(request, output, request.tag[1].nodes)
-
 
 class Stepwise(Strategy):
     """One request of one step for every node that has children: nothing is forced, so any model runner will do."""
@@ -123,14 +121,9 @@ class Stepwise(Strategy):
 
     def requests(self, trie: Trie) -> Iterator[Request[Query]]:
         """As `Strategy.requests`."""
-        for branch in trie.fork_branches():
+        for branch in trie.branches(leaves_only=False):
             params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
             yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
-
-    def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """As `Strategy.read`."""
-        check_cache(output, len(request.prompt))
-        _read_written(request, output, ())
 
 
 class Whole(Strategy):
@@ -148,13 +141,13 @@ class Whole(Strategy):
             yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
 
     def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """As `Strategy.read`."""
+        """As `Strategy.read`; the other values are the prompt's."""
         trie, branch = request.tag
         check_cache(output, len(trie.prefix))
         values = output.prompt_logprobs
         for at, node in enumerate(branch.nodes, start=len(trie.prefix)):
             _read_node(trie, node, values, values.start_indices[at])
-        _read_written(request, output, ())
+        super().read(request, output)
 
 
 STRATEGIES: tuple[type[Strategy], ...] = (Forced, Replay, Stepwise, Whole)
@@ -195,21 +188,11 @@ def check_cache(output: RequestOutput, num_prefix: int) -> None:
         )
 
 
-def _read_written(request: Request[Query], output: RequestOutput, nodes: tuple[int, ...]) -> None:
-    """The values of tokens that were written, and then of the branch's children, at the position after them."""
-    (trie, branch), written = request.tag, output.outputs[0].logprobs
-    for step, node in enumerate(nodes):
-        _read_node(trie, node, written, written.start_indices[step])
-    if branch.children:
-        start = written.start_indices[len(nodes)]
-        best = written.token_ids[start]
-        for at, child in enumerate(branch.children, start=start + 1):
-            if written.token_ids[at] != trie.tokens[child]:
-                raise ResumableError(f"token {trie.tokens[child]} was requested, vLLM returned {written.token_ids[at]}")
-            trie.found[child] = written.logprobs[at], best == trie.tokens[child]
-
-
 def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
-    if values.token_ids[at] != trie.tokens[node]:
-        raise ResumableError(f"token {trie.tokens[node]} was forced, vLLM returned {values.token_ids[at]}")
+    _check_token(trie, node, values.token_ids[at])
     trie.found[node] = values.logprobs[at], values.ranks[at] == 1
+
+
+def _check_token(trie: Trie, node: int, returned: int) -> None:
+    if returned != trie.tokens[node]:
+        raise ResumableError(f"token {trie.tokens[node]} was requested, vLLM returned {returned}")

@@ -52,21 +52,17 @@ class Trie:
             node = self.parents[node]
         return tuple(reversed(nodes))
 
-    def leaf_branches(self) -> Iterator[Branch]:
-        """Branches that together cover every node: one per node that has leaves, with its leaves."""
-        for node, children in enumerate(self.children):
-            yield from self._chunks(node, [child for child in children.values() if not self.children[child]])
+    def branches(self, *, leaves_only: bool) -> Iterator[Branch]:
+        """One branch to each node that has children, with all of them, or with those that are leaves.
 
-    def fork_branches(self) -> Iterator[Branch]:
-        """One branch to each node that has children, with all of them."""
-        for node, children in enumerate(self.children):
-            yield from self._chunks(node, list(children.values()))
+        Either way they cover every node.
+        """
+        for node, following in enumerate(self.children):
+            children = [child for child in following.values() if not (leaves_only and self.children[child])]
+            nodes = self.path(node) if children else ()
+            for start in range(0, len(children), MAX_CHILDREN):
+                yield Branch(nodes, tuple(children[start : start + MAX_CHILDREN]))
 
     def leaves(self) -> Iterator[int]:
         """The nodes after which there is none."""
         return (node for node, children in enumerate(self.children) if not children)
-
-    def _chunks(self, node: int, children: list[int]) -> Iterator[Branch]:
-        nodes = self.path(node) if children else ()
-        for start in range(0, len(children), MAX_CHILDREN):
-            yield Branch(nodes, tuple(children[start : start + MAX_CHILDREN]))
