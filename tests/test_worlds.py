@@ -6,17 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.sets import reversals, syllogisms
 from data.sets.derivation import PLAIN, derive
 from data.sets.language import PHRASINGS, QUANTIFIERS, Statement, parse
 from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES
 from data.sets.reversal_curse import small as reversal_curse
-from data.sets.reversals import small as reversals
-from data.sets.syllogisms import small as syllogisms
 from data.sets.world import World
 
 SETS = {
-    "reversals": lambda seed: reversals.make_world(seed, 0, facts=40, documents_per_fact=2),
-    "syllogisms": lambda seed: syllogisms.make_world(seed, 0, syllogisms=20),
+    "reversals": lambda seed: reversals.make_small(seed, 0, facts=40, documents_per_fact=2),
+    "syllogisms": lambda seed: syllogisms.make_small(seed, 0, syllogisms=20),
     "reversal-curse": lambda seed: reversal_curse.make_world(seed, 0, people_per_group=10, documents_per_fact=2),
 }
 

@@ -13,7 +13,7 @@ import pytest
 from data.errors import InputError
 from data.records import Document
 from data.sentences import split_sentences
-from data.sets import registry
+from data.sets import registry, reversals, syllogisms
 from data.sets.derivation import PLAIN, derive
 from data.sets.forms import FORMS
 from data.sets.language import Statement, parse
@@ -22,11 +22,9 @@ from data.sets.oracle import Oracle
 from data.sets.process import full as process
 from data.sets.registry import save_set
 from data.sets.reversal_curse import full as curse
-from data.sets.reversals import full as reversals
 from data.sets.semantic import full as semantic
 from data.sets.semantic import logic as semantic_logic
 from data.sets.semantic.hierarchy import load_categories, make_hierarchy
-from data.sets.syllogisms import full as syllogisms
 from data.sets.words import WordMaker
 from data.sets.world import World
 from data.store import list_shards, read_folder, read_table
@@ -41,7 +39,7 @@ def world() -> World:
 
 
 def test_simple_reversals_at_full_size() -> None:
-    made = reversals.make_world(0, 0, facts=100, documents_per_fact=10)
+    made = reversals.make_full(0, 0, facts=100, documents_per_fact=10)
     assert len(made.documents) == len({d.text for d in made.documents}) == 1000
     assert {fact.relation for fact in made.facts} == set(FEATURES) and len(FEATURES) == 28
     assert Counter(fact.form for fact in made.facts) == {"more": 50, "less": 50}
@@ -53,7 +51,7 @@ def test_simple_reversals_at_full_size() -> None:
 
 
 def test_simple_syllogisms_at_full_size() -> None:
-    made = syllogisms.make_world(0, 0, syllogisms=69)
+    made = syllogisms.make_full(0, 0, syllogisms=69)
     assert len(made.documents) == 69
     assert all(d.text.startswith("The relationships between ") for d in made.documents)
     asked = [q for q in made.questions if q.split == "statement"]
@@ -388,7 +386,7 @@ def test_published_files_are_known_by_content(tmp_path: Path) -> None:
 
 
 def test_the_manifest_counts(tmp_path: Path) -> None:
-    made = syllogisms.make_world(0, 0, syllogisms=23)
+    made = syllogisms.make_full(0, 0, syllogisms=23)
     save_set(tmp_path, "syllogisms", [made], seed=0)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["num_documents"] == 23 and manifest["num_sentences"] == 46

@@ -8,7 +8,7 @@ from itertools import combinations
 from random import Random
 
 from data.baselines import NgramModel
-from data.sets.blocks import NUM_OPTIONS
+from data.sets.blocks import NUM_OPTIONS, Item
 
 POOL = 11  # candidates considered for each question: 165 triples
 _TIE = 1e-9
@@ -40,6 +40,10 @@ class Balancer:
                 best, least, taken = chosen, amount, excess
         self._excess = taken
         return tuple(pool[i] for i in best)
+
+    def choose_entities(self, item: Item, words: Sequence[str]) -> Sequence[str]:
+        """Wrong options for an item in the plain form of its statement: a `data.sets.blocks.Chooser`."""
+        return self.choose(item.statement.prompt(), item.statement.second, words)
 
 
 def _sign(margin: float) -> int:

@@ -13,29 +13,26 @@ from typing import Any
 from data.records import Document, Question
 from data.seeds import fingerprint
 from data.sentences import split_sentences
+from data.sets import reversals, syllogisms
 from data.sets.process import full as process
 from data.sets.process import small as small_process
 from data.sets.reversal_curse import full as reversal_curse
 from data.sets.reversal_curse import published
 from data.sets.reversal_curse import small as small_reversal_curse
-from data.sets.reversals import full as reversals
-from data.sets.reversals import small as small_reversals
 from data.sets.semantic import full as semantic
 from data.sets.semantic import small as small_semantic
-from data.sets.syllogisms import full as syllogisms
-from data.sets.syllogisms import small as small_syllogisms
 from data.sets.world import World
 from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name, write_json, write_shard
 
 # (name, lexicon) -> maker of one world: "tiny" is the embedded model's lexicon, "open" is English at the paper's size.
 SETS: dict[tuple[str, str], Callable[..., World]] = {
-    ("reversals", "tiny"): small_reversals.make_world,
-    ("syllogisms", "tiny"): small_syllogisms.make_world,
+    ("reversals", "tiny"): reversals.make_small,
+    ("syllogisms", "tiny"): syllogisms.make_small,
     ("reversal-curse", "tiny"): small_reversal_curse.make_world,
     ("semantic", "tiny"): small_semantic.make_world,
     ("process", "tiny"): small_process.make_world,
-    ("reversals", "open"): reversals.make_world,
-    ("syllogisms", "open"): syllogisms.make_world,
+    ("reversals", "open"): reversals.make_full,
+    ("syllogisms", "open"): syllogisms.make_full,
     ("reversal-curse", "open"): reversal_curse.make_world,
     ("semantic", "open"): semantic.make_world,
     ("process", "open"): process.make_world,

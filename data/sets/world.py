@@ -1,13 +1,13 @@
 """A generated corpus under construction: its facts, the documents that state them, the questions about them."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from data.errors import InputError
 from data.records import Document, Question
 from data.seeds import fingerprint, stream
-from data.sets.blocks import NUM_OPTIONS, Item
+from data.sets.blocks import NUM_OPTIONS, Choice, Item
 from data.sets.language import PHRASINGS, Statement
 from data.sets.lexicon import NOUNS, PREAMBLES
 
@@ -67,10 +67,6 @@ class World:
         for fact in facts:
             self.documents_of.setdefault(fact, []).append(document.doc_id)
 
-    def documents_stating(self, fact: Statement) -> list[str]:
-        """The documents that state a fact, in its own direction or else in the other one."""
-        return self.documents_of[fact] if fact in self.documents_of else self.documents_of[fact.reversed()]
-
     def ask(
         self,
         split: str,
@@ -89,7 +85,9 @@ class World:
         """
         order = self.rng.sample(range(len(options)), len(options))
         texts = tuple(options[index] for index in order)
-        stating = [self.documents_stating(fact) for fact in item.proof]
+        # The documents that state a fact in its own direction, or else in the other one.
+        known = self.documents_of
+        stating = [known[fact if fact in known else fact.reversed()] for fact in item.proof]
         self.questions.append(
             Question(
                 question_id=fingerprint(self.name, split, prompt, *texts),
@@ -105,6 +103,14 @@ class World:
                 also_true=tuple(place for place, text in enumerate(texts) if text in also_true),
             )
         )
+
+    def ask_blocks(
+        self, split: str, blocks: Iterable[Iterable[Choice]], spell: Callable[[Statement], str] = Statement.prompt
+    ) -> None:
+        """Ask for the second entity of each choice; `spell` writes the prompt."""
+        for block in blocks:
+            for choice in block:
+                self.ask(split, spell(choice.item.statement), choice.options, choice.item)
 
     def ask_entity(self, split: str, item: Item, wrong: Sequence[str]) -> None:
         """Ask for the second entity of a statement, among `NUM_OPTIONS` of which the wrong ones come from `wrong`."""

@@ -17,16 +17,7 @@ from data.sets.balancer import Balancer
 from data.sets.blocks import Item
 from data.sets.derivation import Derivation
 from data.sets.language import Statement
-from data.sets.process.logic import (
-    FILLERS,
-    TEMPLATES,
-    TESTS,
-    derive_values,
-    name_inference,
-    rule_statements,
-    universe,
-    value_statement,
-)
+from data.sets.process import logic
 from data.sets.process.rules import OUTER, PLUS, POWERS, TIMES, Rules, apply, outer_kind, parts, wrong_answers
 from data.sets.process.terms import Term, X, call, show
 from data.sets.words import WordMaker
@@ -50,7 +41,7 @@ class Plan:
         """The result of a term, as a statement."""
         result = apply(self.rules, term)
         assert result is not None
-        return value_statement(self.transform, term, result)
+        return logic.value_statement(self.transform, term, result)
 
 
 def make_world(seed: int, index: int, *, functions: int, documents: int, questions_per_split: int) -> World:
@@ -59,10 +50,10 @@ def make_world(seed: int, index: int, *, functions: int, documents: int, questio
     rng = world.rng
     plan = make_plan(functions, questions_per_split, rng, WordMaker(stream(seed, "process", index, "words")))
     world.notes |= {"held_out": plan.held_out, "transform": plan.transform}
-    world.facts = [*rule_statements(plan.transform, plan.rules).values()]
+    world.facts = [*logic.rule_statements(plan.transform, plan.rules).values()]
     world.facts += [plan.value(call(name, X)) for name in plan.rules.table]
     write_documents(world, plan, documents)
-    derived = derive_values(world.documents_of)
+    derived = logic.derive_values(world.documents_of)
     model = NgramModel(document.text for document in world.documents)
     for split, terms in plan.asked.items():
         balancer = Balancer(model, rng)
@@ -87,7 +78,7 @@ def make_plan(functions: int, questions_per_split: int, rng: Random, words: Word
     )
     kinds = rng.sample(["power", *names], functions + 1)
     held_out = {kind: OUTER[number % len(OUTER)] for number, kind in enumerate(kinds)}
-    terms = [term for term in universe(names, powers=True) if parts(term)]
+    terms = [term for term in logic.universe(names, powers=True) if parts(term)]
     held = [term for term in terms if any(held_out[outer_kind(p)] == outer_kind(term) for p in parts(term))]
     free = rng.sample(sorted(set(terms) - set(held), key=show), len(terms) - len(held))
     cut = round(UNSEEN_SHARE * len(free))
@@ -104,7 +95,7 @@ def spread(terms: Sequence[Term], count: int, rng: Random) -> tuple[Term, ...]:
     """At most `count` terms, spread evenly over the kinds of inference."""
     queues: dict[str, list[Term]] = {}
     for term in rng.sample(terms, len(terms)):
-        queues.setdefault(name_inference(term), []).append(term)
+        queues.setdefault(logic.name_inference(term), []).append(term)
     turns = max(map(len, queues.values()), default=0)
     return tuple(q[turn] for turn in range(turns) for _, q in sorted(queues.items()) if turn < len(q))[:count]
 
@@ -118,24 +109,24 @@ def write_documents(world: World, plan: Plan, documents: int) -> None:
             where="key documents of the process set",
             hint="ask for more documents, or for fewer functions",
         )
-    atoms = [term for term in universe(list(plan.rules.table), powers=True) if not parts(term)]
+    atoms = [term for term in logic.universe(list(plan.rules.table), powers=True) if not parts(term)]
     values = [plan.value(atom) for atom in atoms]
     queue: list[Term] = []
     for number in range(documents):
         queue = queue or rng.sample(plan.stated, len(plan.stated))
         draw = number % 10
         if draw == 0:
-            _write_lines(world, FILLERS[1], rng.sample(facts, 3))
+            _write_lines(world, logic.FILLERS[1], rng.sample(facts, 3))
         elif draw == 1:
-            _write_lines(world, FILLERS[2], rng.sample(values, 4))
+            _write_lines(world, logic.FILLERS[2], rng.sample(values, 4))
         elif draw < 5:
             _write_worked(world, plan, queue.pop())
         else:
             fact = plan.value(queue.pop())
-            world.add_document(_print(rng.choice(TEMPLATES), fact), fact)
+            world.add_document(_print(rng.choice(logic.TEMPLATES), fact), fact)
     missing = {*facts, *values, *map(plan.value, plan.stated)} - world.documents_of.keys()
     for fact in sorted(missing, key=lambda fact: fact.first):
-        world.add_document(_print(rng.choice(TEMPLATES), fact), fact)
+        world.add_document(_print(rng.choice(logic.TEMPLATES), fact), fact)
 
 
 def ask(
@@ -143,16 +134,16 @@ def ask(
 ) -> None:
     """Add one question; its wrong options are the results of wrong rules."""
     fact = plan.value(term)
-    template = world.rng.choice(TESTS).removesuffix("{r}.").rstrip()
+    template = world.rng.choice(logic.TESTS).removesuffix("{r}.").rstrip()
     prompt = template.format(o=plan.transform, t=fact.first)
     candidates = [show(answer) for answer in wrong_answers(plan.rules, term)]
     options = [fact.second, *balancer.choose(prompt, fact.second, candidates)]
-    inference = REPHRASED if split == REPHRASED else name_inference(term)
+    inference = REPHRASED if split == REPHRASED else logic.name_inference(term)
     world.ask(split, prompt, options, Item(fact, derived[fact].proof, inference), one_document=True)
 
 
 def _write_lines(world: World, head: str, facts: Sequence[Statement]) -> None:
-    template = world.rng.choice(TEMPLATES)
+    template = world.rng.choice(logic.TEMPLATES)
     lines = [_print(template, fact) for fact in facts]
     world.add_document("\n".join((head.format(o=facts[0].relation), *lines)), *facts)
 
@@ -160,8 +151,8 @@ def _write_lines(world: World, head: str, facts: Sequence[Statement]) -> None:
 def _write_worked(world: World, plan: Plan, term: Term) -> None:
     """An example, preceded by the results of its parts."""
     steps = list(dict.fromkeys(plan.value(part) for part in parts(term)))
-    fact, template = plan.value(term), world.rng.choice(TEMPLATES)
-    lines = [FILLERS[0].format(o=plan.transform, t=fact.first), *(_print(template, step) for step in steps)]
+    fact, template = plan.value(term), world.rng.choice(logic.TEMPLATES)
+    lines = [logic.FILLERS[0].format(o=plan.transform, t=fact.first), *(_print(template, step) for step in steps)]
     world.add_document(" ".join((*lines, _print(template, fact))), *steps, fact)
 
 

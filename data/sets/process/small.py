@@ -75,9 +75,6 @@ def _ask(
         inference = REPHRASED if split == REPHRASED else derivation.inference
         items.append(Item(statement, derivation.proof, inference, statement.relation.split()[0]))
 
-    def choose(item: Item, words: Sequence[str]) -> Sequence[str]:
-        return balancer.choose(item.statement.prompt(), item.statement.second, words)
-
-    blocks = [block for block in make_blocks(items, truths, world.rng, choose=choose) if len(block) == NUM_OPTIONS]
-    for choice in (choice for block in choose_evenly(blocks, count) for choice in block):
-        world.ask(split, choice.item.statement.prompt(phrasing), choice.options, choice.item)
+    blocks = make_blocks(items, truths, world.rng, choose=balancer.choose_entities)
+    chosen = choose_evenly([block for block in blocks if len(block) == NUM_OPTIONS], count)
+    world.ask_blocks(split, chosen, lambda statement: statement.prompt(phrasing))

@@ -10,7 +10,7 @@ from random import Random
 
 from data.errors import InputError
 from data.sets.grammar import fill, print_statement
-from data.sets.language import SEMANTIC_FORMS, Statement
+from data.sets.language import Statement
 from data.sets.semantic.logic import ANSWER, load_styles
 from data.sets.world import World
 
@@ -125,16 +125,11 @@ class Writer:
         return sorted(order, key=lambda one: [near.first for near in order].index(one.first))
 
 
-def allow_directions(facts: Sequence[Statement], held_out: Sequence[str], rng: Random) -> dict[Statement, str]:
-    """For each fact "forward", "backward" or "both"; what is held out is stated forward, about the category itself."""
-    allowed = {}
-    for fact in facts:
-        drawn = rng.choices(("forward", "backward", "both"), (0.4, 0.2, 0.4))[0]
-        allowed[fact] = "forward" if fact.first in held_out else drawn
-    return allowed
+def draw_directions(fact: Statement, held_out: Sequence[str], rng: Random) -> tuple[Statement, ...]:
+    """A canonical fact in the directions in which it may be stated.
 
-
-def turn(fact: Statement, direction: str) -> tuple[Statement, ...]:
-    """A canonical fact in the directions in which it may be stated."""
-    backward = Statement(SEMANTIC_FORMS[fact.form], fact.relation, fact.second, fact.first)
-    return {"forward": (fact,), "backward": (backward,), "both": (fact, backward)}[direction]
+    What is held out is stated forward only, about the category itself.
+    """
+    backward = fact.reversed()
+    drawn = rng.choices(((fact,), (backward,), (fact, backward)), (0.4, 0.2, 0.4))[0]
+    return (fact,) if fact.first in held_out else drawn

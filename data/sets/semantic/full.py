@@ -16,7 +16,7 @@ from data.sets.blocks import Choice, Chooser, Item, choose_evenly, list_truths, 
 from data.sets.derivation import SEMANTIC, Derivation, derive
 from data.sets.grammar import print_statement
 from data.sets.language import Statement
-from data.sets.semantic.documents import Writer, allow_directions, turn
+from data.sets.semantic.documents import Writer, draw_directions
 from data.sets.semantic.hierarchy import Hierarchy, hold_out, make_hierarchy
 from data.sets.semantic.logic import load_styles
 from data.sets.words import WordMaker
@@ -44,8 +44,8 @@ def make_world(seed: int, index: int, *, categories: int, documents: int, questi
     world.facts = [f for f in hierarchy.facts if f.form == "kind" or f.first not in held_out]
     world.notes["held_out"] = list(held_out)
     statements: dict[str, list[Statement]] = defaultdict(list)
-    for fact, direction in allow_directions(world.facts, held_out, rng).items():
-        statements[fact.first] += turn(fact, direction)
+    for fact in world.facts:
+        statements[fact.first] += draw_directions(fact, held_out, rng)
     near = {c: [] if c in held_out else find_neighbours(c, hierarchy, world.facts, rng) for c in hierarchy.categories}
     Writer(world, stream(seed, "semantic", index, "documents"), statements, near).write(documents)
     derived = derive(world.facts, SEMANTIC)
@@ -118,6 +118,7 @@ def balance_options(balancer: Balancer) -> Chooser:
 
 
 def _item(statement: Statement, proof: tuple[Statement, ...], inference: str) -> Item:
+    # Answers of one kind are in about equally many documents: otherwise frequency would distinguish them.
     return Item(statement, proof, inference, (statement.form, statement.relation))
 
 

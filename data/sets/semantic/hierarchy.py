@@ -72,10 +72,10 @@ def make_hierarchy(categories: int, words: WordMaker) -> Hierarchy:
     names: list[str] = []
     parents: dict[str, str] = {}
     facts: list[Statement] = []
-    verbs: dict[str, str] = {}
+    # Verbs of relations are shared by all copies: each needs several facts to make choices among.
+    verb_of = cache(lambda verb: words.verb())
     for copy in copies:
-        # Verbs of relations are shared by all copies: each needs several facts to make choices among.
-        word = _Dictionary({"category": words.noun, "trait": words.adjective, "able": words.verb, "part": words.noun})
+        word = _make_dictionary(words)
         present = {category.name for category in copy}
         for category in copy:
             name = word("category", category.name)
@@ -84,11 +84,11 @@ def make_hierarchy(categories: int, words: WordMaker) -> Hierarchy:
                 parents[name] = word("category", category.parent)
                 facts.append(Statement("kind", "", name, parents[name]))
             facts += [Statement(form, "", name, word(form, what)) for form, what in category.properties]
-            for verb, what in category.relations:
-                if what in present and what != category.name:
-                    if verb not in verbs:
-                        verbs[verb] = words.verb()
-                    facts.append(Statement("link", verbs[verb], name, word("category", what)))
+            facts += [
+                Statement("link", verb_of(verb), name, word("category", what))
+                for verb, what in category.relations
+                if what in present and what != category.name
+            ]
     return Hierarchy(tuple(names), parents, tuple(facts))
 
 
@@ -111,14 +111,7 @@ def hold_out(hierarchy: Hierarchy, share: float, rng: Random) -> tuple[str, ...]
     return tuple(sorted(rng.sample(chosen, min(len(chosen), round(share * len(hierarchy.categories))))))
 
 
-class _Dictionary:
+def _make_dictionary(words: WordMaker) -> Callable[[str, str], str]:
     """English word and its part in a sentence -> nonsense word, created at first use."""
-
-    def __init__(self, makers: dict[str, Callable[[], str]]) -> None:
-        self._makers = makers
-        self._words: dict[tuple[str, str], str] = {}
-
-    def __call__(self, part: str, word: str) -> str:
-        if (part, word) not in self._words:
-            self._words[part, word] = self._makers[part]()
-        return self._words[part, word]
+    makers = {"category": words.noun, "trait": words.adjective, "able": words.verb, "part": words.noun}
+    return cache(lambda part, word: makers[part]())

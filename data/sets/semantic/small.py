@@ -7,6 +7,8 @@ strongest statement that follows the other way round.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from data.baselines import NgramModel
 from data.errors import InputError
@@ -15,7 +17,7 @@ from data.sets.blocks import NUM_OPTIONS, Item, Truths, list_truths, make_blocks
 from data.sets.derivation import PROPERTIES, derive
 from data.sets.language import Statement
 from data.sets.lexicon import FEATURES
-from data.sets.semantic.full import HOLDOUT, REPHRASED, REVERSALS, SYLLOGISMS
+from data.sets.semantic.full import HOLDOUT, REPHRASED, REVERSALS, list_items
 from data.sets.world import World, new_world
 
 MEMBERS = 3  # of each category; the last one is held out: only its category is stated
@@ -44,17 +46,9 @@ def make_world(seed: int, index: int, *, categories: int, documents_per_fact: in
     for fact in rng.sample(facts, len(facts)):
         world.state(fact, times=documents_per_fact)
     derived = derive(facts, PROPERTIES)
-    items: dict[str, list[Item]] = {split: [] for split in (REPHRASED, REVERSALS, SYLLOGISMS, HOLDOUT)}
-    for statement, derivation in derived.items():
-        # Answers of one kind are in equally many documents: otherwise frequency would distinguish them.
-        kind = (statement.form, statement.relation)
-        if derivation.inference != "stated":
-            if statement.form == "more":
-                split = HOLDOUT if statement.first in held_out else SYLLOGISMS
-                items[split].append(Item(statement, derivation.proof, derivation.inference, kind))
-        elif statement.first not in held_out:
-            items[REPHRASED].append(Item(statement, derivation.proof, REPHRASED, kind))
-            items[REVERSALS].append(Item(statement.reversed(), derivation.proof, "reversal", kind))
+    asked = {s: derivation for s, derivation in derived.items() if s.form == "more" or derivation.inference == "stated"}
+    items = list_items(asked, world.documents_of, held_out)
+    items[REVERSALS] = [replace(item, inference="reversal") for item in items[REVERSALS]]
     _ask(world, items, list_truths(turned for s in derived for turned in (s, s.reversed())))
     world.notes["held_out"] = list(held_out)
     return world
@@ -75,14 +69,9 @@ def _draw_properties(world: World, subjects: Sequence[str], count: int, features
 def _ask(world: World, items: dict[str, list[Item]], truths: Truths) -> None:
     model = NgramModel(document.text for document in world.documents)
     for split, members in items.items():
-        balancer = Balancer(model, world.rng)
-
-        def choose(item: Item, words: Sequence[str], balancer: Balancer = balancer) -> Sequence[str]:
-            return balancer.choose(item.statement.prompt(), item.statement.second, words)
-
+        choose = Balancer(model, world.rng).choose_entities
         blocks = make_blocks(members, truths, world.rng, keep_all=split == HOLDOUT, choose=choose)
         # Few nouns leave few wrong options: except for the held-out categories, only whole blocks are asked.
-        for block in blocks if split == HOLDOUT else [block for block in blocks if len(block) == NUM_OPTIONS]:
-            for choice in block:
-                prompt = choice.item.statement.prompt(TEST_PHRASING if split == REPHRASED else 0)
-                world.ask(split, prompt, choice.options, choice.item)
+        blocks = [block for block in blocks if split == HOLDOUT or len(block) == NUM_OPTIONS]
+        phrasing = TEST_PHRASING if split == REPHRASED else 0
+        world.ask_blocks(split, blocks, partial(Statement.prompt, phrasing=phrasing))
