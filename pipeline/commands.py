@@ -16,13 +16,8 @@ from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, Tr
 CONSOLE = Console()
 
 
-def demo(flags: Namespace) -> None:
-    """`demo`: the bundled study on the embedded model."""
-    run_recipe(flags)
-
-
 def run_recipe(flags: Namespace) -> None:
-    """`run`: a study from a recipe."""
+    """`run`: a study from a recipe; `demo`: the bundled one."""
     recipe = load_recipe(flags.recipe, flags.overrides)
     if recipe.engine.kind == "vllm":
         local_model(recipe.model)  # a missing model is reported before the heavy imports
@@ -40,7 +35,7 @@ def augment(flags: Namespace) -> None:
     With `--teacher-top-k`, its distributions over these inferences go into `OUT/teacher/`.
     """
     section = parse_section(AugmentCommand, "augment", flags.overrides, command="augment")
-    engine, cluster = _engine_and_cluster(flags, "augment")
+    engine, cluster = engine_and_cluster(flags, "augment")
     model = find_model(flags.model, engine, section.prompts)
     from augment_service.augment import AUGMENTATIONS
     from augment_service.distillation import TEACHER
@@ -83,6 +78,7 @@ def train(flags: Namespace) -> None:
     from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace
+    from train.plan.fit import planned_machine, print_plan
     from train.texts.sources import TextSource
 
     work = out.with_name(f".{out.name}.work")
@@ -114,7 +110,8 @@ def train(flags: Namespace) -> None:
         for seed in section.seeds
     ]
     if flags.plan:
-        stage.print_plan(setting, section, runs[0], gpu_gib=flags.gpu_gib, row_tokens=flags.row_tokens)
+        machine = planned_machine(section.ranks, flags.gpu_gib)
+        print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
     with setting.space.locked(), LazyCluster(setting, section) as lazy:
         refs = stage.train_all(setting, section, runs, lazy, work)
@@ -125,12 +122,47 @@ def train(flags: Namespace) -> None:
 def evaluate(flags: Namespace) -> None:
     """`evaluate`: score a suite with a model and with checkpoints; the report goes into `OUT/report/`."""
     section = parse_section(EvaluateSuite, "evaluate", flags.overrides, command="evaluate")
-    engine, cluster = _engine_and_cluster(flags, "evaluate")
+    engine, cluster = engine_and_cluster(flags, "evaluate")
     if not flags.model and not flags.checkpoints:
         raise InputError("nothing to evaluate", where="evaluate", hint="give --model, --checkpoints, or both")
-    from pipeline.stages.evaluate import evaluate_suite
+    from data.records import CheckpointRef
+    from evaluate.conditions import BASE, condition_name
+    from evaluate.fanout import open_suite, plan_scores
+    from pipeline.stages import evaluate as stage
+    from pipeline.stages.data import find_documents
+    from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units, find_running
+    from pipeline.workspace import Workspace
 
-    evaluate_suite(flags, section, engine, cluster, CONSOLE)
+    setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
+    refs = stage.find_checkpoints(flags.checkpoints)
+    resident = find_running(engine.service).model if engine.service else refs[0].path if refs else ""
+    model = find_model(flags.model or resident, engine, flags.prompts)
+    if flags.model:
+        refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
+    check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
+    asked, out = stage.parse_contexts(section.contexts, where="--contexts"), setting.space.root
+    if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
+        raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
+    with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
+        documents = find_documents(flags.documents, out / "import") if flags.documents else None
+        suite = open_suite(flags.suite, out, documents)
+        contexts, left_out = stage.fitting(setting, model, suite, asked, section)
+        jobs = stage.plan_suite(setting, section, suite, contexts, refs, model)
+        units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
+        do_units(setting, engines, units, "score")
+        skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
+        stage.report(
+            setting,
+            model,
+            jobs,
+            {suite: None},
+            {suite.name: skipped},
+            study=f"evaluation of {suite.name}",
+            model=flags.model or refs[0].name,
+            recipe={"contexts": list(section.contexts), "weights": {ref.name: ref.path for ref in refs}},
+            losses={},
+            command=flags.command,
+        )
 
 
 def show_reports(flags: Namespace) -> None:
@@ -151,41 +183,8 @@ def check_machine(_: Namespace) -> None:
     check_environment(CONSOLE)
 
 
-def serve_up(flags: Namespace) -> None:
-    """`serve up`: start a service."""
-    engine, cluster = _engine_and_cluster(flags, "serve up")
-    path = flags.model if engine.kind == "endpoint" else local_model(flags.model)
-    from pipeline.serve.commands import up
-    from pipeline.stages.resources import engine_spec
-
-    up(
-        flags.name,
-        flags.model,
-        engine_spec(engine, path, seed=0),
-        address=cluster.address,
-        engines=engine.engines,
-        port=flags.port,
-        foreground=flags.foreground,
-        deadline_seconds=engine.deadline_seconds,
-        start_seconds=engine.start_seconds,
-    )
-
-
-def serve_status(flags: Namespace) -> None:
-    """`serve status`: show what is up."""
-    from pipeline.serve.commands import status
-
-    status(flags.name)
-
-
-def serve_down(flags: Namespace) -> None:
-    """`serve down`: end a service."""
-    from pipeline.serve.commands import down
-
-    down(flags.name)
-
-
-def _engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:
+def engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:
+    """The sections of a command that uses engines. Raises InputError."""
     engine = parse_section(Engine, "engine", flags.overrides, command=command)
     cluster = parse_section(Cluster, "cluster", flags.overrides, command=command)
     if engine.service and cluster.address:

@@ -2,8 +2,6 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
     from data.corpora.importer import Summary
     from data.preview import Preview
 
-SECONDS_BETWEEN_LINES = 15.0
 _SHOWN_CHARACTERS = 240
 
 
@@ -45,6 +42,8 @@ def import_files(flags: argparse.Namespace) -> None:
     from data.corpora.importer import find_summary, import_corpus, import_key
     from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
+    from pipeline.models import local_model
+    from pipeline.progress import bar
     from pipeline.workspace import Workspace
 
     settings = ImportSettings(
@@ -53,7 +52,7 @@ def import_files(flags: argparse.Namespace) -> None:
         corpus=flags.corpus,
         similarity=flags.similarity if flags.dedup else 0.0,
         chunk_tokens=flags.chunk_tokens,
-        tokenizer=_tokenizer(flags.model),
+        tokenizer=local_model(flags.model, weights=False) if flags.model else "",
         split=flags.split_sentences,
         max_bytes=flags.max_mib << 20,
     )
@@ -62,24 +61,20 @@ def import_files(flags: argparse.Namespace) -> None:
     summary = find_summary(flags.out, import_key(found, settings))
     is_new, started = summary is None, time.monotonic()
     if summary is None:
-        with (
-            Workspace(flags.out).locked(),
-            _byte_bar(console, sum(source.size for source in found.sources)) as advance,
-        ):
+        total, done = sum(source.size for source in found.sources), 0
+        with Workspace(flags.out).locked(), bar(console, "import", total, is_bytes=True) as shown:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                shown.update(min(done, total))
+
             summary = import_corpus(found, flags.out, settings, on_bytes=advance)
     else:
         console.print(f"this import is already finished, in {flags.out}", highlight=False)
     _report(summary, flags.out, time.monotonic() - started if is_new else 0.0, console)
     if settings.chunk_tokens and not settings.tokenizer:
         console.print(f"          chunks hold at most {settings.chunk_tokens} words; --model counts tokens instead")
-
-
-def _tokenizer(model: str) -> str:
-    if not model:
-        return ""
-    from pipeline.models import local_model
-
-    return local_model(model, weights=False)
 
 
 def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
@@ -102,27 +97,6 @@ def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -
         ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def _byte_bar(console: "Console", total: int) -> Iterator[Callable[[int], None]]:
-    """A bar over the bytes of all files; in a log file a line now and then."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    done, printed = 0, time.monotonic()
-    columns = (TextColumn("import"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("import", total=total)
-
-        def advance(count: int) -> None:
-            nonlocal done, printed
-            done += count
-            progress.update(task, completed=min(done, total))
-            if not console.is_terminal and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
-                printed = time.monotonic()
-                console.print(f"  import: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", highlight=False)
-
-        yield advance
 
 
 def inspect(flags: argparse.Namespace) -> None:

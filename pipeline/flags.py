@@ -8,8 +8,7 @@ import argparse
 import difflib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -21,8 +20,7 @@ Path_ = tuple[str, ...]
 _BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}"}
 
 
-@dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One setting: the path of its key, its flag without the section, its field."""
 
     path: Path_
@@ -49,16 +47,14 @@ class Parser(argparse.ArgumentParser):
             name = rest[0].partition("=")[0]
             known = list(self._option_string_actions)
             near = difflib.get_close_matches(name, known, n=1) if name.startswith("-") else []
-            self._refuse(f"unknown word {name}", f"did you mean {near[0]}?" if near else f"see {self.prog} --help")
+            hint = f"did you mean {near[0]}?" if near else f"see {self.prog} --help"
+            raise InputError(f"unknown word {name}", where=self.prog, hint=hint)
         found.overrides = {**found.overrides, **free}
         return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Raise InputError instead of exiting."""
-        self._refuse(message, f"see {self.prog} --help")
-
-    def _refuse(self, what: str, hint: str) -> NoReturn:
-        raise InputError(what, where=self.prog, hint=hint)
+        raise InputError(message, where=self.prog, hint=f"see {self.prog} --help")
 
     def _normalise(self, word: str) -> str:
         name, sign, value = word.partition("=")
@@ -78,7 +74,7 @@ class Parser(argparse.ArgumentParser):
                 rest.append(word)
                 continue
             if not sign and (not queue or queue[0].startswith("--")):
-                self._refuse(f"{name} needs a value", f"write {name} VALUE")
+                raise InputError(f"{name} needs a value", where=self.prog, hint=f"write {name} VALUE")
             free[path] = name, value if sign else queue.pop(0)
         return rest, free
 
@@ -107,31 +103,23 @@ class _Help(argparse.HelpFormatter):
         return f"{', '.join(action.option_strings)} {self._format_args(action, action.dest.upper())}"
 
 
-def add_section(
-    parser: argparse.ArgumentParser,
-    name: str,
-    model: type[Section],
-    *,
-    taken: Collection[str] = (),
-    exclude: Collection[str] = (),
-    title: str = "",
-) -> None:
-    """Flags for every field of a section; short flags in `taken` get the long spelling alone."""
-    group = parser.add_argument_group(
-        title or name, (model.__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
-    )
-    for leaf in leaves(model, (name,)):
-        if leaf.path[1] in exclude:
-            continue
-        flags = [f"--{'.'.join(leaf.path).replace('_', '-')}"]
-        if leaf.short not in taken:
-            flags.append(f"--{leaf.short}")
-        _add_flag(group, flags, leaf)
+def add_sections(parser: Parser, sections: Mapping[str, type[Section]], *, exclude: Collection[str] = ()) -> None:
+    """Flags for every field of these sections; of the same short flag of several sections only the long spellings."""
+    counts = Counter(leaf.short for name, model in sections.items() for leaf in leaves(model, (name,)))
+    for name, model in sections.items():
+        group = parser.add_argument_group(name, (model.__doc__ or "").partition("\n\n")[0].replace("\n", " "))
+        for leaf in leaves(model, (name,)):
+            if leaf.path[1] not in exclude:
+                flags = [f"--{'.'.join(leaf.path).replace('_', '-')}"]
+                flags += [f"--{leaf.short}"] * (counts[leaf.short] == 1)
+                add_field(group, flags, leaf.path, leaf.field)
 
 
-def add_field(parser: Any, flag: str, path: Path_, field: FieldInfo) -> None:
-    """One flag for one field."""
-    _add_flag(parser, [flag], Leaf(path, flag.removeprefix("--"), field))
+def add_field(parser: Any, flags: list[str], path: Path_, field: FieldInfo) -> None:
+    """One flag for one field, with all its spellings."""
+    extra = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+    options = {"path": path, "metavar": _metavar(field), "help": _help(field), "default": argparse.SUPPRESS}
+    parser.add_argument(*flags, action=_Override, **options, **extra)
 
 
 def leaves(model: type[BaseModel], path: Path_) -> Iterator[Leaf]:
@@ -143,19 +131,6 @@ def leaves(model: type[BaseModel], path: Path_) -> Iterator[Leaf]:
             continue
         short = getattr(model, "short", {}).get(name, "-".join((*path[1:], name)).replace("_", "-"))
         yield Leaf((*path, name), short, field)
-
-
-def ambiguous(sections: Mapping[str, type[Section]]) -> set[str]:
-    """Short flags that several sections would claim."""
-    counts = Counter(leaf.short for name, model in sections.items() for leaf in leaves(model, (name,)))
-    return {short for short, count in counts.items() if count > 1}
-
-
-def _add_flag(group: Any, flags: list[str], leaf: Leaf) -> None:
-    is_switch = leaf.field.annotation is bool
-    extra = {"nargs": "?", "const": "true"} if is_switch else {}
-    options = {"path": leaf.path, "metavar": _metavar(leaf.field), "help": _help(leaf.field)}
-    group.add_argument(*flags, action=_Override, default=argparse.SUPPRESS, **options, **extra)
 
 
 class _Override(argparse.Action):
@@ -172,29 +147,22 @@ class _Override(argparse.Action):
 
 def _metavar(field: FieldInfo) -> str:
     kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
-    if get_origin(field.annotation) is Literal:
-        return "{" + ",".join(map(str, get_args(field.annotation))) + "}"
-    origin = get_origin(field.annotation)
-    if origin in (tuple, dict):
-        return "A,B" if origin is tuple else "KEY=VALUE,..."
-    nested = [get_args(kind) for kind in kinds if get_origin(kind) is Literal]
-    if nested:
-        return "{" + ",".join(map(str, nested[0])) + "}"
+    for kind in (field.annotation, *kinds):
+        if get_origin(kind) is Literal:
+            return "{" + ",".join(map(str, get_args(kind))) + "}"
+    if get_origin(field.annotation) in (tuple, dict):
+        return "A,B" if get_origin(field.annotation) is tuple else "KEY=VALUE,..."
     return {int: "N", float: "X", bool: "true|false"}.get(kinds[0], "TEXT")
 
 
 def _help(field: FieldInfo) -> str:
-    bounds = [
-        words.format(getattr(item, name)) for item in field.metadata for name, words in _BOUNDS.items()
-        if getattr(item, name, None) is not None
-    ]  # fmt: skip
-    text = field.description or ""
-    notes = [*bounds]
-    if "default" not in text and not field.is_required() and field.default not in (None, "", (), {}):
-        default = field.default
+    text, default = field.description or "", field.default
+    found = ((words, getattr(item, name, None)) for item in field.metadata for name, words in _BOUNDS.items())
+    notes = [words.format(bound) for words, bound in found if bound is not None]
+    if "default" not in text and not field.is_required() and default not in (None, "", (), {}):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
         if isinstance(default, dict):
             shown = " ".join(f"{key}={','.join(value) or '-'}" for key, value in default.items())
         notes.append(f"default: {shown.lower() if isinstance(default, bool) else shown}")
-    shown = f"{text[:-1]}; " if text.endswith(")") and notes else f"{text} (" if notes else text
-    return (shown + "; ".join(notes) + ")" * bool(notes)).replace("%", "%%")
+    start = f"{text[:-1]}; " if text.endswith(")") and notes else f"{text} (" if notes else text
+    return (start + "; ".join(notes) + ")" * bool(notes)).replace("%", "%%")

@@ -81,12 +81,6 @@ def parse_section(model: type[AnySection], name: str, overrides: Overrides, *, c
     return _validate(model, content, (), mine, command)
 
 
-def recipe_content(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain values, defaults included: what `report.json` shows."""
-    content: dict[str, Any] = recipe.model_dump(mode="json")
-    return content
-
-
 def to_toml(recipe: Recipe) -> str:
     """The recipe with its overrides as TOML that `entail run` accepts; keys at their defaults are left out."""
     lines: list[str] = []
@@ -176,8 +170,8 @@ def _explain(
     if not flags and not first["type"].startswith("extra"):  # a check of a whole section
         flags = [flag for keys, (flag, _) in overrides.items() if keys[: len(path)] == path and path]
     where, key = flags[-1] if flags else where, ".".join((*prefix, *inside))
+    parent = _model_at(model, inside[:-1]) or model
     if first["type"] == "extra_forbidden":
-        parent = _model_at(model, inside[:-1]) or model
         known = [field.replace("_", "-") if flags else field for field in parent.model_fields]
         nearest = difflib.get_close_matches(inside[-1].replace("_", "-") if flags else inside[-1], known, n=1)
         hint = f"did you mean {nearest[0]}?" if nearest else f"known here: {', '.join(known)}"
@@ -188,13 +182,9 @@ def _explain(
     if first["type"] == "value_error":
         named = message if not key or key in message else f"{key}: {message}"
         return InputError(named, where=where, hint="change or remove one of these settings")
-    return InputError(f"{key}: {message} (got {first['input']!r})", where=where, hint=_bounds_hint(model, inside))
-
-
-def _bounds_hint(model: type[BaseModel], path: tuple[str, ...]) -> str:
-    parent = _model_at(model, path[:-1]) or model
-    field = parent.model_fields.get(path[-1]) if path else None
-    return f"{path[-1]}: {field.description}" if field is not None and field.description else "give another value"
+    field = parent.model_fields.get(inside[-1]) if inside else None
+    hint = f"{inside[-1]}: {field.description}" if field is not None and field.description else "give another value"
+    return InputError(f"{key}: {message} (got {first['input']!r})", where=where, hint=hint)
 
 
 def _model_at(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:

@@ -4,6 +4,7 @@ Each stage writes a folder named by the hash of its inputs, each training run on
 is not repeated, unfinished work resumes. Order by residency: the engines start once before the training and once after.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,16 +21,13 @@ from data.store import content_of, write_text
 from data.weights import model_fingerprint
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
-from evaluate.report.content import ReportInput, write_report
-from evaluate.report.evidence import audit_suite
-from evaluate.report.table import print_report
 from pipeline.models import Model, find_model
-from pipeline.progress import report_refusals
-from pipeline.recipe import Recipe, recipe_content, to_toml
+from pipeline.recipe import Recipe, to_toml
 from pipeline.stages import augment, data, evaluate, train
 from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
 from pipeline.workspace import Workspace
 from train.run.finetune_run import FinetuneRun
+from train.run.keys import key_of
 from train.run.training_plan import read_plan
 from train.texts.sources import TextSource
 
@@ -95,7 +93,6 @@ def run_study(
             after_training(study, tuned_jobs, cluster)
         checkpoints = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
         report = report_study(study, suites, [*base_jobs, *tuned_jobs], checkpoints, left_out, command)
-    print_report(report, console)
     console.print(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
     return report
 
@@ -199,7 +196,7 @@ def check_memory(study: Study, suites: list[Suite], cluster: LazyCluster) -> Non
 def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     """One training run for each corpus, seed and arm; arms differ in their texts alone."""
     section = study.recipe.train
-    planned = []
+    planned: list[TrainedRun] = []
     for suite in suites:
         assert suite.documents is not None
         written = str(study.augment_folder(suite) / AUGMENTATIONS)
@@ -213,27 +210,19 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
                 for arm, methods in section.arms.items()
             }
             first = next(iter(arms.values()))
-            planned += [
-                TrainedRun(suite, corpus, arm, seed, _build(study, suite, corpus, arm, seed, sources, first))
-                for seed in section.seeds
-                for arm, sources in arms.items()
-            ]
+            for seed, (arm, sources) in itertools.product(section.seeds, arms.items()):
+                name = "/".join([_label(suite, corpus), *[f"s{seed}"] * (len(section.seeds) > 1), arm])
+                run = train.build_run(
+                    section, study.model, sources, name=name, out=study.trained, seed=seed, matched_to=first
+                )
+                planned.append(TrainedRun(suite, corpus, arm, seed, run))
     return planned
 
 
-def _build(
-    study: Study, suite: Suite, corpus: str, arm: str, seed: int, sources: tuple[TextSource, ...], first: Any = ()
-) -> FinetuneRun:
-    name = "/".join([_label(suite, corpus), *([f"s{seed}"] if len(study.recipe.train.seeds) > 1 else []), arm])
-    return train.build_run(
-        study.recipe.train, study.model, sources, name=name, out=study.trained, seed=seed, matched_to=first
-    )
-
-
 def train_all(study: Study, suites: list[Suite], cluster: LazyCluster) -> tuple[list[TrainedRun], list[CheckpointRef]]:
-    """All runs of the study on one worker group, each into the folder that its key names."""
-    section = study.recipe.train
-    planned = [replace(one, run=train.with_key(one.run, study.trained)) for one in plan_runs(study, suites)]
+    """All runs of the study on one worker group, each in the folder that its key names, for other arms and recipes."""
+    section, planned = study.recipe.train, plan_runs(study, suites)
+    planned = [replace(one, run=replace(one.run, out=str(study.trained / key_of(one.run)[:24]))) for one in planned]
     refs = train.train_all(study.setting, section, [one.run for one in planned], cluster, study.trained / ".work")
     return planned, refs
 
@@ -262,31 +251,21 @@ def report_study(
     command: str,
 ) -> dict[str, Any]:
     """Write the report and, beside it, the recipe with its overrides; `checkpoints` are by the runs' names."""
-    recipe, space = study.recipe, study.setting.space
-    scored = collect_outcomes(jobs, space.root, study.model.book, seed=recipe.seed)
-    report_refusals(scored.refusals, space.root / "scores", study.setting.console)
-    content = ReportInput(
-        study=recipe.study,
-        model=recipe.model,
-        fingerprint=study.model.fingerprint,
-        outcomes=scored.outcomes,
-        stage_seconds=space.seconds(),
-        wall_seconds=sum(space.seconds().values()),
-        audit={
-            suite.name: audit_suite(suite, study.augment_folder(suite) / AUGMENTATIONS, scored.chosen)
-            for suite in suites
-        },
-        recipe=recipe_content(recipe),
-        versions=evaluate.installed_versions(),
+    written = {suite: study.augment_folder(suite) / AUGMENTATIONS for suite in suites}
+    report = evaluate.report(
+        study.setting,
+        study.model,
+        jobs,
+        written,
+        left_out,
+        study=study.recipe.study,
+        model=study.recipe.model,
+        recipe=study.recipe.model_dump(mode="json"),
         losses={name: train.read_losses(path) for name, path in checkpoints.items()},
         command=command,
         courses={name: read_plan(path) for name, path in checkpoints.items()},
-        conditions=evaluate.describe_conditions(jobs, study.model.fingerprint),
-        left_out=evaluate.merge_left_out(left_out, scored.left_out),
-        refusals=scored.refusals,
     )
-    report = write_report(content, space.root / "report")
-    write_text(space.root / "report" / "recipe.toml", to_toml(study.given))
+    write_text(study.setting.space.root / "report" / "recipe.toml", to_toml(study.given))
     return report
 
 

@@ -13,7 +13,7 @@ from cluster.placement import Placement
 from data.records import Document
 from data.store import write_folder
 from pipeline.cli import main
-from pipeline.progress import Bar, training_note
+from pipeline.progress import bar, training_note
 from train.run.launch import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,5 +94,6 @@ def test_lines_in_a_log_tell_what_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     said = io.StringIO()
     clock = iter([0.0, 20.0, 20.0, 20.0, 20.0])
     monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: next(clock))
-    Bar(Console(file=said), "train", 100, eta=True).update(25, "loss 1")
+    with bar(Console(file=said), "train", 100, eta=True) as shown:
+        shown.update(25, "loss 1")
     assert said.getvalue() == "  train: 25/100 loss 1  ETA 1 min\n"

@@ -5,59 +5,42 @@ Reads and writes the service's files (see `pipeline.serve.state`); talks to it o
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
+from dataclasses import asdict
 from typing import Any
 
 import httpx
-from rich.console import Console
 from rich.table import Table
 
-from augment_service.engines.protocol import EngineSpec
-from cluster.pool import START_SECONDS
-from cluster.session import REPOSITORY
 from data.errors import InputError, ResumableError
-from pipeline.serve.state import (
-    POLL_SECONDS,
-    ServiceRequest,
-    ServiceState,
-    all_names,
-    check_name,
-    failure_path,
-    forget,
-    log_path,
-    read_state,
-)
+from pipeline.commands import CONSOLE, engine_and_cluster
+from pipeline.models import ROOT, local_model
+from pipeline.serve import state as files
+from pipeline.serve.state import POLL_SECONDS, ServiceRequest, ServiceState, path_of, read_state
 
-CONSOLE = Console()
 ANSWER_SECONDS = 10.0
 DOWN_SECONDS = 60.0  # for a clean end; then the remaining processes are killed
 NODE_DIGITS = 8
 
 
-def up(
-    name: str,
-    model: str,
-    spec: EngineSpec,
-    *,
-    address: str | None = None,
-    engines: int | None = None,
-    port: int = 0,
-    foreground: bool = False,
-    deadline_seconds: float | None = None,
-    start_seconds: float = START_SECONDS,
-) -> None:
-    """Start a service, unless it is up; returns when it answers. Raises the error that prevented the start.
-
-    `model` is the name that clients use, `spec.model` its folder. `engines` is an upper limit, `port` 0 any free one.
-    """
-    request = ServiceRequest(check_name(name), model, spec, address, engines, port, deadline_seconds, start_seconds)
-    if spec.kind == "endpoint":
+def up(flags: Namespace) -> None:
+    """`serve up`: start a service, unless it is up; returns when it answers. Raises the error that prevented it."""
+    engine, cluster = engine_and_cluster(flags, "serve up")
+    name = files.check_name(flags.name)
+    if engine.kind == "endpoint":
         raise InputError(
             "an endpoint is served already", where="engine setting kind", hint="use the endpoint's own URL"
         )
-    if foreground:
+    path = local_model(flags.model)
+    from pipeline.stages.resources import engine_spec
+
+    spec, seconds = engine_spec(engine, path, seed=0), (engine.deadline_seconds, engine.start_seconds)
+    request = ServiceRequest(name, flags.model, spec, cluster.address, engine.engines, flags.port, *seconds)
+    if flags.foreground:
         from pipeline.serve.daemon import run_service
 
         run_service(request)
@@ -75,14 +58,15 @@ def up(
         )
     else:
         state = _wait(name, None)
-    lines = {"model": state.model_name, "URL": state.url, "key": state.key_path, "log": log_path(name)}
+    lines = {"model": state.model_name, "URL": state.url, "key": state.key_path, "log": path_of(name, "log")}
     CONSOLE.print(f"{name} is up{'' if is_new else ' already'}", highlight=False)
     for label, value in {**lines, "end": f"entail serve down --name {name}"}.items():
         CONSOLE.print(f"  {label:6}{value}", highlight=False, soft_wrap=True)
 
 
-def down(name: str) -> None:
-    """End a service and all its processes; none is left when this returns. Raises ResumableError."""
+def down(flags: Namespace) -> None:
+    """`serve down`: end a service and all its processes; none is left when this returns. Raises ResumableError."""
+    name: str = flags.name
     state = read_state(name)
     if state is None:
         CONSOLE.print(f"{name} is not up")
@@ -95,29 +79,31 @@ def down(name: str) -> None:
     CONSOLE.print(f"{name} {'had died' if had_died else 'is down'}; no process of it is left")
 
 
-def status(name: str | None = None) -> None:
-    """Show this user's services, or one of them; remove what a dead one left."""
-    states = [state for state in map(read_state, [name] if name else all_names()) if state is not None]
+def status(flags: Namespace) -> None:
+    """`serve status`: show this user's services, or one of them; remove what a dead one left."""
+    names = [flags.name] if flags.name else files.all_names()
+    states = [state for state in map(read_state, names) if state is not None]
     for state in states:
         if not state.daemon.is_alive:
-            forget(state)
-            CONSOLE.print(f"{state.name} had died and was cleaned up, its log is {log_path(state.name)}")
+            files.forget(state)
+            CONSOLE.print(f"{state.name} had died and was cleaned up, its log is {path_of(state.name, 'log')}")
         elif state.url:
             _show(state)
         else:
-            CONSOLE.print(f"{state.name} is starting, its log is {log_path(state.name)}")
+            CONSOLE.print(f"{state.name} is starting, its log is {path_of(state.name, 'log')}")
     if not states:
-        CONSOLE.print(f"{name} is not up" if name else "no service is up")
+        CONSOLE.print(f"{flags.name} is not up" if flags.name else "no service is up")
 
 
 def _launch(request: ServiceRequest) -> "subprocess.Popen[bytes]":
     """The daemon, in a session of its own, without a terminal."""
-    failure_path(request.name).unlink(missing_ok=True)
-    path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
-    log = os.open(log_path(request.name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(log) as sink:
+    path_of(request.name, "failed").unlink(missing_ok=True)
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    log = path_of(request.name, "log")
+    log.touch(mode=0o600)
+    with log.open("w") as sink:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipeline.serve.daemon", request.to_json()],
+            [sys.executable, "-m", "pipeline.serve.daemon", json.dumps(asdict(request))],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -136,7 +122,7 @@ def _wait(name: str, child: "subprocess.Popen[bytes] | None") -> ServiceState:
             has_ended = child.poll() is not None if child is not None else state is None or not state.daemon.is_alive
             if has_ended:
                 if state is not None and not state.daemon.is_alive:
-                    forget(state)  # it was killed, and could not clean up
+                    files.forget(state)  # it was killed, and could not clean up
                 raise _failure(name)
             time.sleep(POLL_SECONDS)
     except KeyboardInterrupt:
@@ -156,16 +142,16 @@ def _is_healthy(state: ServiceState) -> bool:
 def _failure(name: str) -> Exception:
     """The daemon's own error."""
     try:
-        reason: dict[str, str] = json.loads(failure_path(name).read_text())
+        reason: dict[str, str] = json.loads(path_of(name, "failed").read_text())
     except FileNotFoundError:
-        return InputError("the service ended while starting", where=str(log_path(name)), hint="read its log")
+        return InputError("the service ended while starting", where=str(path_of(name, "log")), hint="read its log")
     return InputError(**reason) if "hint" in reason else ResumableError(reason["what"])
 
 
 def _end(state: ServiceState) -> list[int]:
     """Let the daemon end everything, then kill what is left; returns the processes that remain even so."""
     known = set(state.processes)
-    state.daemon.end_softly()
+    state.daemon.send(signal.SIGTERM)
     end = time.monotonic() + DOWN_SECONDS
     while time.monotonic() < end:
         now = read_state(state.name)  # None after a clean end
@@ -173,7 +159,7 @@ def _end(state: ServiceState) -> list[int]:
         if not state.daemon.is_alive:
             break
         time.sleep(POLL_SECONDS)
-    return [process.pid for process in forget(state.with_processes(known))]
+    return [process.pid for process in files.forget(state.with_processes(known))]
 
 
 def _show(state: ServiceState) -> None:
@@ -181,20 +167,21 @@ def _show(state: ServiceState) -> None:
     CONSOLE.print(f"{state.name}  {state.model_name}  {state.url}  up since {since}", highlight=False, soft_wrap=True)
     engines = _engines(state)
     if engines is None:
-        CONSOLE.print(f"  it does not answer, its log is {log_path(state.name)}", highlight=False)
+        CONSOLE.print(f"  it does not answer, its log is {path_of(state.name, 'log')}", highlight=False)
         return
     table = Table("engine", "node", "pid", "state", "restarts", "tokens read", "cached", "written")
     for engine in engines:
         stats = engine["stats"]
         read, cached = stats.get("prompt_tokens", 0), stats.get("cached_tokens", 0)
-        numbers = (read, cached / read if read else 0, stats.get("generated_tokens", 0))
         table.add_row(
             engine["name"],
             engine["node"][:NODE_DIGITS],
             str(engine["pid"]),
             "ready" if engine["ready"] else "loading" if engine["alive"] else "down",
             str(engine["restarts"]),
-            *(f"{numbers[0]:.0f}", f"{numbers[1]:.0%}", f"{numbers[2]:.0f}"),
+            f"{read:.0f}",
+            f"{cached / read if read else 0:.0%}",
+            f"{stats.get('generated_tokens', 0):.0f}",
         )
     CONSOLE.print(table)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import ray
 import uvicorn
+from pydantic import TypeAdapter
 from starlette.types import ASGIApp
 
 from augment_service.engines.window import fit_window
@@ -25,23 +26,13 @@ from augment_service.http.app import build_app
 from augment_service.http.router import PoolRouter
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
+from cluster.locks import hold_lock
 from cluster.session import connect
 from data.errors import InputError, ResumableError
 from data.store import write_json
 from data.weights import model_fingerprint
-from pipeline.serve.state import (
-    ServiceRequest,
-    ServiceState,
-    descendants,
-    failure_path,
-    forget,
-    hold,
-    make_key,
-    read_state,
-    remove_files,
-    state_folder,
-    this_process,
-)
+from pipeline.serve import state as files
+from pipeline.serve.state import ServiceRequest, ServiceState, path_of
 from pipeline.stages.resources import place, start_pool
 
 HOST = "127.0.0.1"
@@ -52,15 +43,12 @@ MAX_CONNECTIONS = 4096
 
 def run_service(request: ServiceRequest) -> None:
     """Be the service until SIGTERM or Ctrl-C. Raises InputError, ResumableError; also writes them to a file."""
-    reason = failure_path(request.name)
+    reason = path_of(request.name, "failed")
     reason.unlink(missing_ok=True)
     try:
         _run(request)
-    except InputError as error:
-        write_json(reason, {"what": error.what, "where": error.where, "hint": error.hint})
-        raise
-    except ResumableError as error:
-        write_json(reason, {"what": str(error)})
+    except (InputError, ResumableError) as error:
+        write_json(reason, vars(error) if isinstance(error, InputError) else {"what": str(error)})
         raise
 
 
@@ -69,26 +57,22 @@ def _run(request: ServiceRequest) -> None:
     fit_window(spec)
     weights = model_fingerprint(folder)
     with ExitStack() as stack:
-        stack.enter_context(hold(name))
-        if (dead := read_state(name)) is not None:
-            forget(dead)  # we hold the lock, so its daemon is dead
-        stack.callback(remove_files, name)
+        message = "a service of this name is up or starting"
+        hint = f"see `entail serve status`, or end it: entail serve down --name {name}"
+        stack.enter_context(hold_lock(path_of(name, "lock"), message, where=f"--name {name}", hint=hint))
+        if (dead := files.read_state(name)) is not None:
+            files.forget(dead)  # we hold the lock, so its daemon is dead
+        stack.callback(files.remove_files, name)
         _end_on_sigterm()
         listener = stack.enter_context(_listen(request.port))
-        state = ServiceState(name, this_process(), spec.model, request.model, weights, spec.kind, time.time())
-        key = make_key(state.key_path)
+        state = ServiceState(name, files.this_process(), spec.model, request.model, weights, spec.kind, time.time())
+        key = files.make_key(state.key_path)
         save = stack.enter_context(_saved(state))
-        session = stack.enter_context(connect(address=request.address, log_dir=state_folder() / f"{name}.logs"))
+        session = stack.enter_context(connect(address=request.address, log_dir=path_of(name, "logs")))
         _end_on_sigterm()  # Ray installs a handler of its own
-        pool = stack.enter_context(
-            start_pool(
-                spec,
-                place(session, spec, engines=request.engines),
-                request.deadline_seconds,
-                request.start_seconds,
-                name,
-            )
-        )
+        placement = place(session, spec, engines=request.engines)
+        pool = start_pool(spec, placement, request.deadline_seconds, request.start_seconds, name)
+        stack.enter_context(pool)
         window = ray.get(pool.ask("window", ()))
         router = PoolRouter(pool)
         service = Service(router, ModelTokenizer(folder), model=request.model, weights=weights, window=window)
@@ -130,18 +114,17 @@ async def _answer(app: ASGIApp, router: PoolRouter, listener: socket.socket, rea
         watch.cancel()
 
 
-@contextmanager
-def _listen(port: int) -> Iterator[socket.socket]:
+def _listen(port: int) -> socket.socket:
     """A socket on the loopback interface, bound before anything slow begins."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except (OSError, OverflowError) as error:
-            raise InputError(
-                f"this port is not available: {error}", where=f"--port {port}", hint="name a free port, or leave it out"
-            ) from error
-        yield listener
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        hint = "name a free port, or leave it out"
+        raise InputError(f"this port is not available: {error}", where=f"--port {port}", hint=hint) from error
+    return listener
 
 
 @contextmanager
@@ -152,7 +135,7 @@ def _saved(state: ServiceState) -> Iterator[Callable[[ServiceState], None]]:
 
     def save(new: ServiceState | None = None) -> None:
         with lock:
-            ours = {*descendants(os.getpid()), *filter(lambda process: process.is_alive, known[0].processes)}
+            ours = {*files.descendants(os.getpid()), *filter(lambda process: process.is_alive, known[0].processes)}
             found = (new or known[0]).with_processes(ours)  # old ones may have lost their parent
             if found != known[0]:
                 found.save()
@@ -183,15 +166,8 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def main(words: list[str]) -> int:
-    """The process that `serve up` starts; returns the exit code."""
-    try:
-        run_service(ServiceRequest.from_json(words[0]))
-    except (InputError, ResumableError) as error:
-        print(error, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 3
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        run_service(TypeAdapter(ServiceRequest).validate_json(sys.argv[1]))
+    except (InputError, ResumableError) as error:
+        sys.exit(str(error))

@@ -4,24 +4,26 @@ All in `$XDG_STATE_HOME/entail/serve/` (default `~/.local/state/...`), a folder 
 600), NAME.lock (held while the service lives), NAME.log, NAME.failed (why it could not start).
 """
 
-import json
 import os
 import re
 import secrets
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from pydantic import TypeAdapter
 
 from augment_service.engines.protocol import EngineSpec
-from cluster.locks import hold_lock, home_folder, private_folder
+from cluster.locks import home_folder, private_folder
 from data.errors import InputError
 from data.store import write_json
 
 POLL_SECONDS = 0.1
+KILL_SECONDS = 10.0  # for killed processes to disappear
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 
 
@@ -36,17 +38,10 @@ class Process:
     def is_alive(self) -> bool:
         """Whether this very process runs; a zombie does not."""
         found = _stat(self.pid)
-        return found is not None and found.process == self and found.state != "Z"
+        return found is not None and found[0] == self and found[2] != "Z"
 
-    def end_softly(self) -> None:
-        """Ask it to end."""
-        self._send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._send(signal.SIGKILL)
-
-    def _send(self, what: signal.Signals) -> None:
+    def send(self, what: signal.Signals) -> None:
+        """Send it a signal, if it is alive."""
         if self.is_alive:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, what)
@@ -68,27 +63,10 @@ class ServiceRequest:
     deadline_seconds: float | None
     start_seconds: float
 
-    def to_json(self) -> str:
-        """One line of text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What `to_json` wrote."""
-        content: dict[str, Any] = json.loads(text)
-        return cls(**{**content, "spec": EngineSpec(**content["spec"])})
-
-
-@dataclass(frozen=True, slots=True)
-class _Stat:
-    process: Process
-    parent: int
-    state: str
-
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """A service. Producer: `pipeline.serve.daemon`. Consumers: `serve up|status|down`, `pipeline.residency`.
+    """A service. Producer: `pipeline.serve.daemon`. Consumers: `serve up|status|down`, the stages.
 
     `url` is "" until it answers. `address` is that of its Ray session, `weights` the base model's fingerprint.
     `processes` are all that it started on this machine, including engines and Ray's own.
@@ -108,7 +86,7 @@ class ServiceState:
     @property
     def key_path(self) -> Path:
         """The file of its key."""
-        return state_folder() / f"{self.name}.key"
+        return path_of(self.name, "key")
 
     @property
     def root_url(self) -> str:
@@ -121,11 +99,7 @@ class ServiceState:
 
     def save(self) -> None:
         """Write the state file."""
-        write_json(_path(self.name), asdict(self))
-
-    def remaining(self) -> list[Process]:
-        """Those of its processes that are alive, the daemon first."""
-        return [process for process in (self.daemon, *self.processes) if process.is_alive]
+        write_json(path_of(self.name, "json"), asdict(self))
 
 
 def state_folder() -> Path:
@@ -135,14 +109,9 @@ def state_folder() -> Path:
     return private_folder(Path(chosen) if chosen else home and home / ".local" / "state", "entail", "serve")
 
 
-def log_path(name: str) -> Path:
-    """The log of a service of that name."""
-    return state_folder() / f"{name}.log"
-
-
-def failure_path(name: str) -> Path:
-    """Why a service of that name could not start."""
-    return state_folder() / f"{name}.failed"
+def path_of(name: str, suffix: str) -> Path:
+    """A file of the service of that name; the suffixes are those above."""
+    return state_folder() / f"{name}.{suffix}"
 
 
 def check_name(name: str) -> str:
@@ -159,12 +128,9 @@ def check_name(name: str) -> str:
 def read_state(name: str) -> ServiceState | None:
     """The content of the state file, which may be outdated; None without one."""
     try:
-        content: dict[str, Any] = json.loads(_path(check_name(name)).read_text())
+        return TypeAdapter(ServiceState).validate_json(path_of(check_name(name), "json").read_bytes())
     except FileNotFoundError:
         return None
-    daemon = Process(**content.pop("daemon"))
-    processes = tuple(Process(**process) for process in content.pop("processes"))
-    return ServiceState(**content, daemon=daemon, processes=processes)
 
 
 def find_service(name: str) -> ServiceState | None:
@@ -178,12 +144,12 @@ def all_names() -> list[str]:
     return sorted(path.stem for path in state_folder().glob("*.json"))
 
 
-def forget(state: ServiceState, patience_seconds: float = 10.0) -> list[Process]:
+def forget(state: ServiceState) -> list[Process]:
     """Kill the remaining processes of a service whose daemon is gone, and remove its files; returns those left."""
-    end = time.monotonic() + patience_seconds
-    while (left := state.remaining()) and time.monotonic() < end:
+    end, ours = time.monotonic() + KILL_SECONDS, (state.daemon, *state.processes)
+    while (left := [process for process in ours if process.is_alive]) and time.monotonic() < end:
         for process in left:
-            process.kill()
+            process.send(signal.SIGKILL)
         time.sleep(POLL_SECONDS)
     if not left:
         remove_files(state.name)
@@ -193,24 +159,15 @@ def forget(state: ServiceState, patience_seconds: float = 10.0) -> list[Process]
 def remove_files(name: str) -> None:
     """Remove the state and the key; the log stays."""
     for suffix in ("key", "json"):
-        (state_folder() / f"{name}.{suffix}").unlink(missing_ok=True)
-
-
-@contextmanager
-def hold(name: str) -> Iterator[None]:
-    """Be the only service of that name for the length of a block. Raises InputError if there is another."""
-    hint = f"see `entail serve status`, or end it: entail serve down --name {name}"
-    message, where = "a service of this name is up or starting", f"--name {name}"
-    with hold_lock(state_folder() / f"{name}.lock", message, where=where, hint=hint):
-        yield
+        path_of(name, suffix).unlink(missing_ok=True)
 
 
 def make_key(path: Path) -> str:
     """A new random key in a new file of mode 600."""
     path.unlink(missing_ok=True)
     key = secrets.token_urlsafe(32)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(key + "\n")
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(key + "\n")
     return key
 
 
@@ -218,7 +175,7 @@ def this_process() -> Process:
     """The calling process."""
     found = _stat(os.getpid())
     assert found is not None
-    return found.process
+    return found[0]
 
 
 def descendants(root: int) -> tuple[Process, ...]:
@@ -226,17 +183,14 @@ def descendants(root: int) -> tuple[Process, ...]:
     stats = [found for path in Path("/proc").iterdir() if path.name.isdecimal() and (found := _stat(int(path.name)))]
     family, grown = {root}, True
     while grown:
-        members = {found.process.pid for found in stats if found.parent in family}
+        members = {process.pid for process, parent, _ in stats if parent in family}
         grown = not members <= family
         family |= members
-    return tuple(sorted(found.process for found in stats if found.process.pid in family - {root}))
+    return tuple(sorted(process for process, *_ in stats if process.pid in family - {root}))
 
 
-def _path(name: str) -> Path:
-    return state_folder() / f"{name}.json"
-
-
-def _stat(pid: int) -> _Stat | None:
+def _stat(pid: int) -> tuple[Process, int, str] | None:
+    """The process of that number, its parent, its state."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -244,4 +198,4 @@ def _stat(pid: int) -> _Stat | None:
     # the name in brackets may contain anything; after it: state, parent, ..., start time as the 20th
     fields = content.rpartition(")")[2].split()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8]
-    return _Stat(Process(pid, f"{boot}-{fields[19]}"), parent=int(fields[1]), state=fields[0])
+    return Process(pid, f"{boot}-{fields[19]}"), int(fields[1]), fields[0]

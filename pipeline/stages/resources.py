@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 
@@ -16,13 +15,14 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.window import fit_window
 from augment_service.worker import EngineWorker
 from cluster.memory import gpu_bytes
+from cluster.meter import Meter, export, format_seconds
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError
 from data.weights import model_fingerprint
 from pipeline.models import Model
-from pipeline.progress import run_units
+from pipeline.progress import bar
 from pipeline.sections import Cluster, Engine, TrainRun
 from pipeline.serve.state import ServiceState, find_service
 from pipeline.workspace import Workspace
@@ -73,17 +73,12 @@ def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ran
     )
 
 
-class LazyCluster:
+class LazyCluster(ExitStack):
     """A Ray session that starts when its placement is first asked for, and ends with the block."""
 
     def __init__(self, setting: Setting, train: TrainRun | None = None) -> None:
-        self._setting, self._train, self._stack = setting, train, ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        super().__init__()
+        self._setting, self._train = setting, train
 
     @cached_property
     def placement(self) -> Placement:
@@ -92,7 +87,7 @@ class LazyCluster:
         service = find_running(setting.engine.service) if setting.engine.service else None
         address = service.address if service else setting.cluster.address
         with setting.space.timed("start ray"), setting.console.status("starting Ray"):
-            session = self._stack.enter_context(connect(address=address, log_dir=setting.space.logs))
+            session = self.enter_context(connect(address=address, log_dir=setting.space.logs))
         setting.say("logs", str(setting.space.logs))
         spec = engine_spec(setting.engine, "", setting.seed)
         engines, ranks = setting.engine.engines, self._train.ranks if self._train else None
@@ -103,17 +98,12 @@ class LazyCluster:
         return placed
 
 
-class LazyEngines:
+class LazyEngines(ExitStack):
     """A pool of engines with a model, or that of a service; it starts with the first unit, and ends with the block."""
 
     def __init__(self, setting: Setting, model: Model, cluster: LazyCluster) -> None:
-        self._setting, self._model, self._cluster, self._stack = setting, model, cluster, ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        super().__init__()
+        self._setting, self._model, self._cluster = setting, model, cluster
 
     @cached_property
     def pool(self) -> ActorPool:
@@ -126,7 +116,7 @@ class LazyEngines:
             setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
             seconds = engine.deadline_seconds, engine.start_seconds
-            return self._stack.enter_context(start_pool(spec, placement, *seconds))
+            return self.enter_context(start_pool(spec, placement, *seconds))
 
 
 def start_pool(
@@ -150,11 +140,25 @@ def start_pool(
 
 
 def do_units(setting: Setting, engines: LazyEngines, units: Sequence[Unit], stage: str) -> None:
-    """Let the engines do the units of a stage, with a progress bar; without units none is started."""
-    if units:
-        pool = engines.pool  # its start is a stage of its own
-        with setting.space.timed(stage):
-            run_units(pool, units, setting.console, stage, metrics_port=setting.cluster.metrics_port)
+    """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
+
+    With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
+    """
+    if not units:
+        return
+    pool, console, port = engines.pool, setting.console, setting.cluster.metrics_port  # a start has its own time
+    pool.meter = meter = Meter(sum(unit.num_rows for unit in units))
+    try:
+        with setting.space.timed(stage), ExitStack() as stack:
+            if port is not None:
+                port = stack.enter_context(export(meter.snapshot, port))
+                console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
+            shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
+            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()))
+    finally:
+        pool.meter = None
+    done = meter.snapshot()
+    console.print(f"{stage}: {done.items} rows in {format_seconds(done.seconds)}, {done.rates()}", highlight=False)
 
 
 def find_running(name: str) -> ServiceState:

@@ -15,8 +15,7 @@ from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
 from train.engine.checkpoint import find_finished, how_computed, read_ref
 from train.plan.defaults import default_training, parameters_of
-from train.plan.fit import first_stage, fit_runs, machine_of, planned_machine
-from train.plan.fit import print_plan as print_memory
+from train.plan.fit import first_stage, fit_runs, machine_of
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
 from train.run.launch import Progress, finetune_all, ranks_for
@@ -24,10 +23,14 @@ from train.run.training_plan import read_plan
 from train.texts.sources import TextSource
 
 DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
-Section = Train | TrainRun
+# Settings that a run takes over as they are.
+_SAME = (
+    "batch_tokens schedule weight_decay max_grad_norm layout accumulation activation_checkpointing offload "
+    "offload_folder checkpoint_every keep_last keep_every trackers"
+).split()
 
 
-def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> Any:
+def resolve(section: TrainRun, model: Model, say: Callable[[str, str], None]) -> Any:
     """The section with the rate, budget and batch that were not given: by the model's size, and reported."""
     assert model.folder is not None
     parameters = parameters_of(model.folder)
@@ -49,7 +52,7 @@ def resolve(section: Section, model: Model, say: Callable[[str, str], None]) -> 
 
 
 def build_run(
-    section: Section,
+    section: TrainRun,
     model: Model,
     sources: tuple[TextSource, ...],
     *,
@@ -60,7 +63,7 @@ def build_run(
     objective: Literal["text", "distillation"] = "text",
 ) -> FinetuneRun:
     """One finetuning run of a resolved section."""
-    lora = section.lora
+    lora, same = section.lora, {name: getattr(section, name) for name in _SAME}
     alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
     match: Literal["", "steps", "tokens"] = ""
     if matched_to and isinstance(section, Train):
@@ -77,29 +80,17 @@ def build_run(
         match=match,
         matched_to=matched_to if match else (),
         batch_size=max(1, section.batch_size),
-        batch_tokens=section.batch_tokens,
         learning_rate=section.learning_rate or 0.0,
         warmup_steps=section.warmup_steps or 0,
-        schedule=section.schedule,
-        weight_decay=section.weight_decay,
-        max_grad_norm=section.max_grad_norm,
         seed=seed,
         stage=first_stage(section.stage, section.offload),
-        layout=section.layout,
         objective=objective,
-        accumulation=section.accumulation,
-        activation_checkpointing=section.activation_checkpointing,
-        offload=section.offload,
-        offload_folder=section.offload_folder,
         lora=Lora(lora.rank, alpha, lora.dropout, lora.targets) if lora.rank else None,
-        checkpoint_every=section.checkpoint_every,
-        keep_last=section.keep_last,
-        keep_every=section.keep_every,
-        trackers=section.trackers,
+        **same,
     )
 
 
-def documents_source(folder: Path, section: Section, corpus: str = "", **columns: Any) -> TextSource:
+def documents_source(folder: Path, section: TrainRun, corpus: str = "", **columns: Any) -> TextSource:
     """The documents of a corpus, split as the section says; `columns` as in `TextSource`."""
     return TextSource(str(inner(folder, DOCUMENTS)), corpus, split=section.split_sentences, **columns)
 
@@ -141,13 +132,8 @@ def arm_sources(
     return weigh(sources, {key: section.mix[key] for key in sources}, where="train.mix")
 
 
-def with_key(run: FinetuneRun, folder: Path) -> FinetuneRun:
-    """The run with an output folder named by its own key, so that another arm or recipe finds it again."""
-    return dataclasses.replace(run, out=str(folder / key_of(run)[:24]))
-
-
 def train_all(
-    setting: Setting, section: Section, runs: Sequence[FinetuneRun], cluster: LazyCluster, storage: Path
+    setting: Setting, section: TrainRun, runs: Sequence[FinetuneRun], cluster: LazyCluster, storage: Path
 ) -> list[CheckpointRef]:
     """Train runs on one worker group; finished ones are skipped, even without Ray. Their checkpoints, in order."""
     if any(find_finished(Path(run.out), key_of(run)) is None for run in runs):
@@ -160,7 +146,7 @@ def train_all(
 
 
 def _train_all(
-    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, storage: Path
+    setting: Setting, section: TrainRun, runs: Sequence[FinetuneRun], placement: Placement, storage: Path
 ) -> None:
     steps = section.steps or 100  # of a run whose steps are not known yet, hundredths are counted
     with bar(setting.console, "train", len(runs) * steps, eta=True) as shown:
@@ -184,7 +170,7 @@ def _train_all(
 
 
 def fit(
-    setting: Setting, section: Section, runs: Sequence[FinetuneRun], placement: Placement, *, before: bool = False
+    setting: Setting, section: TrainRun, runs: Sequence[FinetuneRun], placement: Placement, *, before: bool = False
 ) -> list[FinetuneRun]:
     """The runs with their ZeRO stage. Raises InputError for what cannot fit into a rank's memory.
 
@@ -201,14 +187,6 @@ def fit(
         (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
     )
     return fit_runs(runs, machine, auto=auto, say=say, skip_missing=before)
-
-
-def print_plan(
-    setting: Setting, section: Section, run: FinetuneRun, *, gpu_gib: float | None, row_tokens: int | None
-) -> None:
-    """Print what each ZeRO stage would need; nothing is trained or written."""
-    machine = planned_machine(section.ranks, gpu_gib)
-    print_memory(run, machine, setting.console, stage=section.stage, row_tokens=row_tokens or 0)
 
 
 def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:
