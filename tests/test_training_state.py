@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from training_runs import losses, make_run, make_world, starts, torchrun, train_alone
 
 import train.engine.zero_engine
-import train.run.base_model
 import train.run.loop
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
@@ -82,9 +81,9 @@ def test_the_fp32_weights_behind_bf16_are_kept(
     world: Path, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: the model is in bf16 there, and what is trained are fp32 copies."""
-    for module in (train.engine.zero_engine, train.run.loop, train.run.base_model):
+    for module in (train.engine.zero_engine, train.run.loop):
         monkeypatch.setattr(module, "precision", lambda: "bf16")
-    train.run.base_model.load_base.cache_clear()
+    train.run.loop.load_base.cache_clear()
     try:
         settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3}
         calm = train_alone(make_run(world, tmp_path / "calm", **settings))
@@ -98,7 +97,7 @@ def test_the_fp32_weights_behind_bf16_are_kept(
         assert not torch.equal(norm, norm.bfloat16().float())
         assert losses(train_alone(run)) == losses(calm)
     finally:
-        train.run.base_model.load_base.cache_clear()
+        train.run.loop.load_base.cache_clear()
 
 
 def test_adapters_resume_bit_for_bit(world: Path, tmp_path: Path) -> None:

@@ -5,12 +5,10 @@ Writes: `model*.safetensors`, `config.json`, copies of those files, a model card
 folder that a rename turns into the checkpoint.
 """
 
-import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from data.rendering import BOOK_NAME
 from data.store import write_json
 from data.weights import weights_fingerprint
 from train.engine.checkpoint import METRICS, REFERENCE, read_ref, work_folder
-from train.engine.state import Start, sync
+from train.engine.state import sync
 from train.engine.zero_engine import WEIGHT, full_tensors, write_together
 from train.model.lora import merge
 from train.run.finetune_run import FinetuneRun, TextSource
@@ -43,28 +41,15 @@ _COPIED = (
 )
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """The origin of a checkpoint; `base` has the base's weights. Producer: `train.run.loop`. Consumer: `export`.
-
-    `computed_with` are the settings that decide rounding only, for information.
-    """
-
-    run: FinetuneRun
-    key: str
-    base: PreTrainedModel
-    starts: tuple[Start, ...]
-    num_texts: int
-    computed_with: dict[str, Any]
-
-
-def export(engine: Any, provenance: Provenance) -> CheckpointRef:
+def export(
+    engine: Any, run: FinetuneRun, base: PreTrainedModel, num_texts: int, record: Mapping[str, Any]
+) -> CheckpointRef:
     """Write the engine's weights as the run's checkpoint, whole or not at all. All ranks call, rank 0 writes.
 
-    Adapters are merged into the base. Raises ResumableError on every rank if rank 0 cannot write, and InputError if the
-    weights are not finite.
+    Adapters are merged into the `base`. `record` is what else `checkpoint.json` says of the run. Raises ResumableError
+    on every rank if rank 0 cannot write, and InputError if the weights are not finite.
     """
-    run, out = provenance.run, Path(provenance.run.out)
+    out = Path(run.out)
     weights = _gather(engine, adapters_only=run.lora is not None)
 
     def write() -> None:
@@ -75,8 +60,8 @@ def export(engine: Any, provenance: Provenance) -> CheckpointRef:
             if run.lora is None:
                 engine.module.save_pretrained(work, state_dict=weights)
             else:
-                merge(provenance.base, run.lora, weights).save_pretrained(work)
-            _complete(work, provenance)
+                merge(base, run.lora, weights).save_pretrained(work)
+            _complete(work, run, num_texts, record)
             os.replace(work, out)
             sync(out.parent)
 
@@ -154,19 +139,15 @@ def _gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
     return engine.module.state_dict()
 
 
-def _complete(work: Path, provenance: Provenance) -> None:
+def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> None:
     """Add the other files to the weights; the reference is last, when the rest has reached the disk."""
-    run = provenance.run
     for pattern in _COPIED:
         for path in Path(run.base).glob(pattern):
             shutil.copyfile(path, work / path.name)
     fingerprint = weights_fingerprint(work)
     metrics = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
-    card = model_card(run, metrics, num_texts=provenance.num_texts, fingerprint=fingerprint)
-    (work / CARD).write_text(card)
+    (work / CARD).write_text(model_card(run, metrics, num_texts=num_texts, fingerprint=fingerprint))
     for path in (*work.iterdir(), work):
         sync(path)
-    content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "key": provenance.key}
-    content |= {"fingerprint": fingerprint, "computed_with": provenance.computed_with}
-    write_json(work / REFERENCE, content | {"starts": [dataclasses.asdict(start) for start in provenance.starts]})
-    sync(work / REFERENCE)
+    content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "fingerprint": fingerprint}
+    write_json(work / REFERENCE, {**content, **record}, durable=True)

@@ -20,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError, ResumableError
 from train.engine.zero_config import zero_config
+from train.model.objective import model_inputs, summed_loss
 from train.run.finetune_run import FinetuneRun
 from train.texts.batches import Batch, micro_batches
 
@@ -142,17 +143,19 @@ def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
     return engine
 
 
-def take_step(engine: Any, batch: Batch, rate: float, loss: Callable[[Any, Batch], torch.Tensor]) -> torch.Tensor:
+def take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
     """One optimizer step over the micro-batches of a batch; returns this rank's share of the loss, on its device.
 
-    `loss` is a micro-batch's share of the global mean. The share is NaN if the gradient was not finite: the engine then
-    skips the step silently.
+    The loss is the mean over the labels of the global batch, in nats. The share is NaN if the gradient was not finite:
+    the engine then skips the step silently.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     shares = []
     for micro_batch in micro_batches(batch, engine.gradient_accumulation_steps()):
-        share = loss(engine, micro_batch)
+        # No name refers to the logits, so that they are freed before the backward pass.
+        loss = summed_loss(engine(**model_inputs(micro_batch, engine.device)).logits, micro_batch)
+        share = loss / micro_batch.global_labels
         # The engine averages gradients over the ranks, but shares are summed over ranks and micro-batches.
         engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
         engine.step()
@@ -218,16 +221,11 @@ def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -
 
 def _set_shard(parameter: Parameter, kind: str, value: torch.Tensor) -> None:
     """Store this rank's part of a full tensor as its stage does."""
-    from deepspeed.utils import (
-        safe_set_full_fp32_param,
-        safe_set_full_optimizer_state,
-        safe_set_local_fp32_param,
-        safe_set_local_optimizer_state,
-    )
+    from deepspeed import utils
 
-    set_weight, set_moment = safe_set_full_fp32_param, safe_set_full_optimizer_state
+    set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
     if hasattr(parameter, "ds_id"):  # stage 3; the last rank's part may extend beyond the tensor's end
-        set_weight, set_moment = safe_set_local_fp32_param, safe_set_local_optimizer_state
+        set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
         size = parameter.ds_tensor.numel()
         padded = torch.zeros(size * dist.get_world_size(), dtype=value.dtype, device=value.device)
         padded[: value.numel()] = value.flatten()

@@ -8,8 +8,6 @@ from transformers import PreTrainedModel
 from data.errors import InputError
 from train.run.finetune_run import Lora
 
-_ALL = "all-linear"
-
 
 def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> PreTrainedModel:
     """The model with fresh adapters; all other weights are frozen. Raises InputError if no layer matches."""
@@ -19,7 +17,7 @@ def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> PreTrainedModel:
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets) or _ALL,
+        target_modules=list(lora.targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
     try:

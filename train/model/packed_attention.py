@@ -61,7 +61,7 @@ def packed_attention(
     """
     rows, _, width, _ = query.shape
     num_slots = sum(texts * tokens for texts, tokens in slots.calls)
-    spread = [_spread(part.transpose(1, 2).flatten(0, 1), slots.slots, num_slots) for part in (query, key, value)]
+    spread = [_Spread.apply(part.transpose(1, 2).flatten(0, 1), slots.slots, num_slots) for part in (query, key, value)]
     outputs, start = [], 0
     for texts, tokens in slots.calls:
         end = start + texts * tokens
@@ -85,11 +85,6 @@ class _Spread(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         (slots,) = ctx.saved_tensors
         return gradients[0].index_select(0, slots), None, None
-
-
-def _spread(tokens: torch.Tensor, slots: torch.Tensor, num_slots: int) -> torch.Tensor:
-    spread: torch.Tensor = _Spread.apply(tokens, slots, num_slots)
-    return spread
 
 
 def _window(tokens: int, sliding_window: int, device: torch.device) -> torch.Tensor:

@@ -29,10 +29,10 @@ from data.records import CheckpointRef
 from data.store import write_json
 from train.engine.checkpoint import find_finished, read_ref
 from train.run.finetune_run import FinetuneRun, absolute
-from train.run.heartbeat import Heartbeat, RankStatus, StallDetector, kill_worker, read_statuses, stacks_written
+from train.run.heartbeat import Heartbeat, StallDetector, kill_worker, read_statuses, stacks_written
 from train.run.keys import key_of
 from train.run.trackers import check_trackers
-from train.run.training_plan import check_ranks, most_ranks, write_texts
+from train.run.training_plan import check_ranks, write_texts
 
 RunError = InputError | ResumableError
 MAX_RESTARTS = 3
@@ -61,7 +61,7 @@ class Progress:
 
 def ranks_for(runs: Sequence[FinetuneRun], most: int) -> int:
     """The number of ranks, at most `most`, that all have work in every step of every run."""
-    return min([most, *map(most_ranks, runs)])
+    return min([most, *(max(1, (run.batch_tokens or run.batch_size) // run.accumulation) for run in runs)])
 
 
 def finetune_all(
@@ -231,7 +231,9 @@ def _watch(
             if is_last:
                 return
             for status in detector.stalled(time.monotonic()):
-                _kill(status)
+                # A task on the worker's node, which is not waited for.
+                on_its_node = NodeAffinitySchedulingStrategy(status.node, soft=False)
+                ray.remote(num_cpus=0)(kill_worker).options(scheduling_strategy=on_its_node).remote(status.pid)
 
     thread = threading.Thread(target=poll, name="progress", daemon=True)
     thread.start()
@@ -240,9 +242,3 @@ def _watch(
     finally:
         ended.set()
         thread.join()
-
-
-def _kill(status: RankStatus) -> None:
-    """Kill a worker that hangs, by a task on its node that is not waited for."""
-    on_its_node = NodeAffinitySchedulingStrategy(status.node, soft=False)
-    ray.remote(num_cpus=0)(kill_worker).options(scheduling_strategy=on_its_node).remote(status.pid)

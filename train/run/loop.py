@@ -6,6 +6,7 @@ loss of a step is the mean over all label tokens of its global batch, whatever t
 """
 
 import copy
+import dataclasses
 import gc
 import json
 import math
@@ -14,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data.errors import InputError
 from data.records import CheckpointRef
@@ -27,27 +29,18 @@ from data.seeds import derive_seed
 from data.store import write_json
 from train.engine import state
 from train.engine.checkpoint import METRICS, find_finished, work_folder
-from train.engine.export import Provenance, export
+from train.engine.export import export
 from train.engine.state import Start, State
-from train.engine.zero_engine import (
-    agree,
-    check_offload,
-    join_group,
-    precision,
-    restore,
-    start_engine,
-    take_step,
-)
+from train.engine.zero_engine import agree, check_offload, join_group, precision, restore, start_engine, take_step
 from train.model import lora, packed_attention
-from train.model.objective import model_inputs, summed_loss
-from train.model.packing_probe import arithmetic_of
-from train.run.base_model import base_packing_refusal, load_base
+from train.model.packing_probe import arithmetic_of, packing_refusal
 from train.run.finetune_run import FinetuneRun
 from train.run.heartbeat import PHASE, Heartbeat, Phases
 from train.run.keys import ROUNDING, key_of
 from train.run.trackers import check_trackers, open_trackers
 from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_tokens, open_plan, write_texts
 from train.texts.batches import Batch
+from train.texts.encode import load_encoder
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
 _NO_HEARTBEAT = Heartbeat(Path(), 0, None)
@@ -88,7 +81,8 @@ def _finetune(
 ) -> CheckpointRef:
     phases.enter("joining the group")
     join_group()
-    agree(lambda: _check(run))
+    agree(lambda: check_trackers(run.trackers))
+    agree(lambda: check_offload(run))
     phases.enter("looking for earlier work")
     key = _on_rank_0(lambda: key_of(run))
     finished = _on_rank_0(lambda: find_finished(Path(run.out), key))
@@ -100,7 +94,8 @@ def _finetune(
     base = agree(lambda: load_base(run.base))
     phases.enter("reading the texts")
     _on_rank_0(lambda: write_texts(run))
-    plan = agree(lambda: _plan(run, base))
+    refusal = agree(lambda: None if run.layout == "padded" else base_packing_refusal(run.base))
+    plan = agree(lambda: open_plan(run, refusal, arithmetic_of(base), world_size=dist.get_world_size()))
     task = _Task(key, base, plan, _on_rank_0(lambda: _find_state(run, key)))
     phases.enter("starting the engine")
     engine = _start(task)
@@ -112,8 +107,9 @@ def _finetune(
             if dist.get_rank() == 0:
                 report({**row, "num_steps": task.plan.run.num_steps})
         phases.enter("writing the checkpoint")
-        computed_with = {name: getattr(run, name) for name in ROUNDING}
-        ref = export(engine, Provenance(task.plan.run, key, task.base, starts, len(task.plan.rows), computed_with))
+        record: dict[str, Any] = {"key": key, "starts": [dataclasses.asdict(start) for start in starts]}
+        record["computed_with"] = {name: getattr(run, name) for name in ROUNDING}
+        ref = export(engine, plan.run, base, len(plan.rows), record)
         _clear(run)
         return ref
     finally:
@@ -131,10 +127,18 @@ def learning_rate(run: FinetuneRun, step: int) -> float:
     return run.learning_rate * factors[run.schedule]
 
 
-def _check(run: FinetuneRun) -> None:
-    """Refuse what cannot run on this machine."""
-    check_trackers(run.trackers)
-    check_offload(run)
+@lru_cache(maxsize=1)  # the runs of a list have one base
+def load_base(folder: str) -> PreTrainedModel:
+    """The model of a folder in the precision of this machine. Raises InputError if the folder has no model."""
+    load_encoder(folder)  # refuses a folder without a model
+    dtype = torch.bfloat16 if precision() == "bf16" else torch.float32
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+
+
+@lru_cache(maxsize=1)
+def base_packing_refusal(folder: str) -> str | None:
+    """`packing_refusal` of the base model in a folder."""
+    return packing_refusal(load_base(folder))
 
 
 def _on_rank_0(act: Callable[[], Result]) -> Result:
@@ -144,18 +148,11 @@ def _on_rank_0(act: Callable[[], Result]) -> Result:
     return cast(Result, found[0])
 
 
-def _plan(run: FinetuneRun, base: PreTrainedModel) -> TrainingPlan:
-    refusal = None if run.layout == "padded" else base_packing_refusal(run.base)
-    return open_plan(run, refusal, arithmetic_of(base), world_size=dist.get_world_size())
-
-
 def _find_state(run: FinetuneRun, key: str) -> State | None:
     """The state to resume from."""
-    out = Path(run.out)
-    if run.resume:
-        return state.find_state(out, key)
-    shutil.rmtree(state.states_folder(out), ignore_errors=True)
-    return None
+    if not run.resume:
+        shutil.rmtree(state.states_folder(Path(run.out)), ignore_errors=True)
+    return state.find_state(Path(run.out), key)
 
 
 def _start(task: _Task) -> Any:
@@ -189,7 +186,7 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
             heartbeat.beat(f"step {step}")
             # Dropout is derived from seed, step and rank, so that there is no random state to save.
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
-            stretch.append((batch, take_step(engine, batch, learning_rate(run, step), _share_of_loss)))
+            stretch.append((batch, take_step(engine, batch, learning_rate(run, step))))
             done = step + 1
             save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
             if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
@@ -203,7 +200,10 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
             yield rows[-1]
             if save:
                 heartbeat.beat(f"writing the state after step {step}", PHASE)
-                _save(engine, task, done, starts, metrics)
+                out = Path(run.out)
+                state.save(engine, out, step=done, key=task.key, starts=starts, metrics=metrics)
+                if rank == 0:
+                    state.prune(out, keep_last=run.keep_last, keep_every=run.keep_every)
             started = time.perf_counter()
 
 
@@ -217,12 +217,6 @@ def _open_work(task: _Task) -> Path:
         if task.found:
             shutil.copyfile(Path(task.found.folder) / METRICS, metrics)
     return metrics
-
-
-def _share_of_loss(engine: Any, batch: Batch) -> torch.Tensor:
-    """The share of these rows in the mean loss of the global batch, in nats per token."""
-    logits = engine(**model_inputs(batch, engine.device)).logits
-    return summed_loss(logits, batch) / batch.global_labels
 
 
 def _lines(
@@ -247,13 +241,6 @@ def _lines(
         row = {"step": step, "loss": loss, "learning_rate": rate, "tokens": batch.global_labels}
         rows.append(row | {"total_tokens": batch.tokens, "tokens_per_second": speed})
     return rows
-
-
-def _save(engine: Any, task: _Task, step: int, starts: tuple[Start, ...], metrics: Path) -> None:
-    run = task.plan.run
-    state.save(engine, Path(run.out), step=step, key=task.key, starts=starts, metrics=metrics)
-    if dist.get_rank() == 0:
-        state.prune(Path(run.out), keep_last=run.keep_last, keep_every=run.keep_every)
 
 
 def _clear(run: FinetuneRun) -> None:

@@ -7,10 +7,10 @@ write where their own settings say. Reads the `metrics.jsonl` of a run that resu
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,98 +25,66 @@ PROJECT = "entail"
 EVENTS = "tensorboard"  # the folder of TensorBoard's events, beside metrics.jsonl
 
 
-class Tracker(Protocol):
-    """A destination of log rows: `step`, and numbers by name. Producer: the loop, on rank 0.
+@dataclass(frozen=True)
+class Tracker:
+    """A destination of log rows. Producer: `open_trackers`, on rank 0. Consumer: `Trackers`.
 
-    `needs_history`: when a run resumes, the tracker starts with an empty log and gets the earlier rows first.
+    `log` adds the numbers of a step, by name, in the order of steps; others can see them after `flush`. `close` ends
+    the log. `needs_history`: when a run resumes, the tracker starts with an empty log and gets the earlier rows first.
     """
 
-    needs_history: bool
+    log: Callable[..., Any]
+    close: Callable[[], Any]
+    flush: Callable[[], Any] = lambda: None
+    needs_history: bool = True
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows in the order of their steps; others can see them when this returns."""
+        """Add rows of `metrics.jsonl`."""
+        for row in rows:
+            numbers = {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
+            self.log(numbers, step=row["step"])
+        self.flush()
 
-    def close(self) -> None:
-        """End the log: the run is finished."""
 
-
-class TensorBoard:
+def _tensorboard(run: FinetuneRun, folder: Path) -> Tracker:
     """Scalars under `train/`, in a folder that is written from the first step in each start."""
+    from torch.utils.tensorboard import SummaryWriter
 
-    needs_history = True
+    writer = SummaryWriter(log_dir=str(folder / EVENTS), purge_step=0)
 
-    def __init__(self, run: FinetuneRun, folder: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+    def log(numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(f"train/{name}", value, step)
 
-        self._open = partial(SummaryWriter, log_dir=str(folder / EVENTS))
-        self._writer: Any = None
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write and flush."""
-        if self._writer is None:
-            self._writer = self._open(purge_step=rows[0]["step"])
-        for row in rows:
-            for name, value in _numbers(row).items():
-                self._writer.add_scalar(f"train/{name}", value, row["step"])
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        if self._writer is not None:
-            self._writer.close()
+    return Tracker(log, writer.close, writer.flush)
 
 
-class WeightsAndBiases:
-    """A run of the project "entail", resumed by its name and output folder."""
+def _wandb(run: FinetuneRun, folder: Path) -> Tracker:
+    """A run of the project "entail", resumed by its name and output folder; it is sent in the background."""
+    import wandb
 
-    needs_history = False
-
-    def __init__(self, run: FinetuneRun, folder: Path) -> None:
-        import wandb
-
-        identity = fingerprint(run.name, run.out, run.base)
-        self._run = wandb.init(
-            project=PROJECT, name=run.name, id=identity, resume="allow", dir=str(folder), config=_settings(run)
-        )
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log; the library sends in the background."""
-        for row in rows:
-            self._run.log(_numbers(row), step=row["step"])
-
-    def close(self) -> None:
-        """Wait until everything is sent."""
-        self._run.finish()
+    identity = fingerprint(run.name, run.out, run.base)
+    opened = wandb.init(
+        project=PROJECT, name=run.name, id=identity, resume="allow", dir=str(folder), config=_settings(run)
+    )
+    return Tracker(opened.log, opened.finish, needs_history=False)
 
 
-class MLflow:
+def _mlflow(run: FinetuneRun, folder: Path) -> Tracker:
     """A run of the experiment "entail"; a resumed run is a new one there, with all its rows."""
+    import mlflow
 
-    needs_history = True
-
-    def __init__(self, run: FinetuneRun, folder: Path) -> None:
-        import mlflow
-
-        self._mlflow = mlflow
-        mlflow.set_experiment(PROJECT)
-        mlflow.start_run(run_name=run.name)
-        mlflow.log_params(_settings(run))
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log row by row."""
-        for row in rows:
-            self._mlflow.log_metrics(_numbers(row), step=row["step"])
-
-    def close(self) -> None:
-        """Mark the run as finished."""
-        self._mlflow.end_run()
+    mlflow.set_experiment(PROJECT)
+    mlflow.start_run(run_name=run.name)
+    mlflow.log_params(_settings(run))
+    return Tracker(mlflow.log_metrics, mlflow.end_run)
 
 
-# By the name in recipes: the library, and the tracker's class.
+# By the name in recipes: the library, and how its tracker is opened.
 TRACKERS: Mapping[str, tuple[str, Callable[[FinetuneRun, Path], Tracker]]] = {
-    "tensorboard": ("tensorboard", TensorBoard),
-    "wandb": ("wandb", WeightsAndBiases),
-    "mlflow": ("mlflow", MLflow),
+    "tensorboard": ("tensorboard", _tensorboard),
+    "wandb": ("wandb", _wandb),
+    "mlflow": ("mlflow", _mlflow),
 }
 
 
@@ -162,16 +130,12 @@ def open_trackers(run: FinetuneRun, config: Mapping[str, Any], folder: Path, *, 
     """
     names = run.trackers if dist.get_rank() == 0 else ()
     trackers = [TRACKERS[name][1](run, folder) for name in names]
-    to_fill = [tracker for tracker in trackers if tracker.needs_history and resumed]
-    if to_fill:
+    if resumed and trackers:
         rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
-        for tracker in to_fill:
-            tracker.write(rows)
+        for tracker in trackers:
+            if tracker.needs_history:
+                tracker.write(rows)
     return Trackers(trackers, config)
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in row.items() if name != "step" and isinstance(value, int | float)}
 
 
 def _settings(run: FinetuneRun) -> dict[str, Any]:

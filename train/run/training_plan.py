@@ -71,11 +71,6 @@ def read_plan(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def most_ranks(run: FinetuneRun) -> int:
-    """The most ranks that all have work in every step."""
-    return max(1, (run.batch_tokens or run.batch_size) // run.accumulation)
-
-
 def check_ranks(run: FinetuneRun, ranks: int, *, flag: str = "--ranks") -> None:
     """Refuse a batch that leaves ranks or micro-batches without work in every step."""
     size, unit = (run.batch_tokens, "tokens") if run.batch_tokens else (run.batch_size, "texts")
