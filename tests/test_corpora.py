@@ -193,7 +193,7 @@ def test_duplicates_are_found_across_files_and_batches(tmp_path: Path) -> None:
 
 
 def test_datasets_opens_an_import_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=1))
+    monkeypatch.setattr("data.store.ShardWriter", partial(ShardWriter, shard_bytes=1))
     members = [f"{number} " + "glon " * 500 for number in range(2_000)]
     write_jsonl(tmp_path / "a.jsonl", members)
     load(tmp_path / "a.jsonl", tmp_path / "out", corpus="mine")
@@ -324,7 +324,7 @@ def test_a_killed_import_resumes_after_its_last_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     """Killed at every shard in turn, it ends as one that never was: documents, rows rejected, counts."""
-    monkeypatch.setattr("data.corpora.importer.ShardWriter", partial(ShardWriter, shard_bytes=300_000))
+    monkeypatch.setattr("data.store.ShardWriter", partial(ShardWriter, shard_bytes=300_000))
     monkeypatch.setattr("data.corpora.ingest.BLOCK_BYTES", 100_000)
     monkeypatch.setattr(lines, "BLOCK_BYTES", 100_000)
     source = resumable(tmp_path / "files")

@@ -19,13 +19,6 @@ def string_array(texts: Sequence[str]) -> pa.StringArray:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
 
-def same_string(text: str, count: int) -> pa.StringArray:
-    """One text, `count` times."""
-    encoded = text.encode()
-    offsets = np.arange(count + 1, dtype=np.int32) * len(encoded)
-    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(encoded * count))
-
-
 def hex_array(digests: bytes, size: int) -> pa.StringArray:
     """Digests of `size` bytes each, one after another, as hex digits."""
     offsets = np.arange(len(digests) // size + 1, dtype=np.int32) * (2 * size)
@@ -36,11 +29,6 @@ def int_array(numbers: Sequence[int] | npt.NDArray[np.int64], kind: pa.DataType)
     """Numbers as int32 or int64."""
     values = np.array(numbers, kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
-
-
-def bool_array(mask: Mask) -> pa.BooleanArray:
-    """A mask as an Arrow array."""
-    return pa.Array.from_buffers(pa.bool_(), len(mask), [None, pa.py_buffer(np.packbits(mask, bitorder="little"))])
 
 
 def buffer_of(texts: pa.StringArray) -> tuple[Offsets, Bytes]:

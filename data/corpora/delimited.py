@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from data.corpora.lines import read_lines
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportContext, Source, is_unicode, make_rows
+from data.corpora.reading import BLOCK_BYTES, ImportContext, Source, in_blocks, is_unicode, make_rows
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -33,7 +33,10 @@ def read_csv(source: Source, context: ImportContext) -> Iterator[pa.Table]:
         context.reject(source, 1, "missing column", f'no column "{missing[0]}"; there are: {has}', first)
         return
     places = [header.index(name) for name in wanted]
-    yield from _tables(source, _valid_rows(rows, header, places, source, context))
+    for block in in_blocks(_valid_rows(rows, header, places, source, context), lambda row: len(row[1][0])):
+        fields = [row for _, row in block]
+        numbers, ids = [line for line, _ in block], [row[1] for row in fields if row[1:]]
+        yield make_rows(source, [row[0] for row in fields], numbers, ids)
 
 
 def _valid_rows(
@@ -59,21 +62,6 @@ def _valid_rows(
             context.reject(source, line, "not UTF-8", "bytes that are not characters", fields[0])
         else:
             yield line, fields
-
-
-def _tables(source: Source, rows: Iterator[tuple[int, list[str]]]) -> Iterator[pa.Table]:
-    lines: list[int] = []
-    fields: list[list[str]] = []
-    size = 0
-    for line, row in rows:
-        lines.append(line)
-        fields.append(row)
-        size += len(row[0])
-        if size >= BLOCK_BYTES or len(lines) >= MOST_ROWS:
-            yield make_rows(source, [row[0] for row in fields], lines, [row[1] for row in fields if row[1:]])
-            lines, fields, size = [], [], 0
-    if lines:
-        yield make_rows(source, [row[0] for row in fields], lines, [row[1] for row in fields if row[1:]])
 
 
 def _decoded(source: Source, context: ImportContext) -> Iterator[str]:

@@ -65,16 +65,11 @@ class KeyTable:
         unique, first = np.unique(keys, return_index=True)
         run = unique, numbers[first].astype(np.uint32)
         while self._runs and len(self._runs[-1][0]) < 2 * len(run[0]):
-            run = _merged(self._runs.pop(), run)
+            older = self._runs.pop()
+            joined = np.concatenate([older[0], run[0]])
+            order = np.argsort(joined, kind="stable")  # merges the two sorted runs
+            run = joined[order], np.concatenate([older[1], run[1]])[order]
         self._runs.append(run)
-
-
-def _merged(
-    one: tuple[Hashes, npt.NDArray[np.uint32]], other: tuple[Hashes, npt.NDArray[np.uint32]]
-) -> tuple[Hashes, npt.NDArray[np.uint32]]:
-    keys = np.concatenate([one[0], other[0]])
-    order = np.argsort(keys, kind="stable")  # merges the two sorted runs
-    return keys[order], np.concatenate([one[1], other[1]])[order]
 
 
 class NearDuplicates:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data import store
 from data.corpora.ingest import BOOKMARK, KEYS, SIGNATURES, STATE_FOLDER, Bookmark, ImportPipeline, read_bookmark
 from data.corpora.parts import hash_tokenizer, load_counter
 from data.corpora.reading import REJECTED, ROWS_FILE, ImportContext, ImportSettings, Rejections
@@ -17,24 +18,12 @@ from data.corpora.sources import SourceFiles
 from data.errors import InputError
 from data.records import Document
 from data.seeds import fingerprint
-from data.store import (
-    MANIFEST,
-    ShardWriter,
-    claim,
-    content_of,
-    is_claimed,
-    read_manifest,
-    release,
-    seal,
-    shard_name,
-    write_json,
-)
 
 DOCUMENTS = "documents"
 _VERSION = 2  # raise it when the same files would become other documents
 # The files that an import writes, by folder: nothing else is ever deleted.
 _OURS = {
-    DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", MANIFEST, ".*.tmp"),
+    DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", store.MANIFEST, ".*.tmp"),
     REJECTED: (ROWS_FILE, f".{ROWS_FILE}.tmp"),
     STATE_FOLDER: (BOOKMARK, KEYS, SIGNATURES, ".*.tmp"),
 }
@@ -63,7 +52,7 @@ def find_summary(out: Path, key: str) -> Summary | None:
 
     Raises InputError if the folder holds anything else.
     """
-    manifest = read_manifest(out) if is_claimed(out, key) else {}
+    manifest = store.read_manifest(out) if store.is_claimed(out, key) else {}
     return Summary(**manifest["summary"]) if manifest else None
 
 
@@ -78,12 +67,12 @@ def import_corpus(
     key, count = import_key(found, settings), load_counter(settings.tokenizer)
     if done := find_summary(out, key):
         return done
-    claim(out, key)
+    store.claim(out, key)
     mark = _resume(out)
     rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
     with (
         Rejections(*rejected) as rejections,
-        ShardWriter(out / DOCUMENTS, Document, num_shards=mark.num_shards) as writer,
+        store.ShardWriter(out / DOCUMENTS, Document, num_shards=mark.num_shards) as writer,
     ):
         if not mark.num_shards:
             for path, reason, detail in found.refused:
@@ -99,18 +88,18 @@ def import_corpus(
         num_rejected=dict(rejections.counts.most_common()),
     )
     if not summary.num_documents:
-        release(out)  # corrected files may go to the same folder
+        store.release(out)  # corrected files may go to the same folder
         _remove_ours(out / DOCUMENTS)
         _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
-    seal(out / DOCUMENTS, Document)
+    store.seal(out / DOCUMENTS, Document)
     manifest = {
         "set": settings.corpus,
-        "content": content_of(out / DOCUMENTS),
+        "content": store.content_of(out / DOCUMENTS),
         "settings": asdict(settings),
         "summary": asdict(summary),
     }
-    write_json(out / MANIFEST, manifest, durable=True)
+    store.write_json(out / store.MANIFEST, manifest, durable=True)
     _remove_ours(out / STATE_FOLDER)
     return summary
 
@@ -118,7 +107,7 @@ def import_corpus(
 def _resume(out: Path) -> Bookmark:
     """Where an import of this folder begins; removes what an interrupted one wrote after its bookmark."""
     mark = read_bookmark(out)
-    _remove_ours(out / DOCUMENTS, keep={shard_name(number) for number in range(mark.num_shards)})
+    _remove_ours(out / DOCUMENTS, keep={store.shard_name(number) for number in range(mark.num_shards)})
     if not mark.num_shards:
         _remove_ours(out / REJECTED)
         _remove_ours(out / STATE_FOLDER)

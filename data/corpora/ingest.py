@@ -9,16 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import blake2b
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from pkgutil import resolve_name
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.corpora.arrays import Mask, bool_array, buffer_of, hex_array, numbers_of, same_string, string_array
+from data.corpora.arrays import Mask, buffer_of, hex_array, int_array, numbers_of, string_array
 from data.corpora.duplicates import NearDuplicates, SeenKeys
 from data.corpora.parts import cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportContext, Reader, Source
@@ -33,13 +32,13 @@ _ID_BYTES, _KEY_BYTES = 16, 8  # rows are deduplicated by a prefix of their id's
 _CONTENT_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}")
 # By kind; a library is loaded when a file needs it.
 _READERS = {
-    "text": ("texts", "read_text"),
-    "html": ("texts", "read_html"),
-    "pdf": ("pdf", "read_pdf"),
-    "jsonl": ("jsonl", "read_jsonl"),
-    "csv": ("delimited", "read_csv"),
-    "parquet": ("tables", "read_parquet"),
-    "arrow": ("tables", "read_arrow"),
+    "text": "texts:read_text",
+    "html": "texts:read_html",
+    "pdf": "pdf:read_pdf",
+    "jsonl": "jsonl:read_jsonl",
+    "csv": "delimited:read_csv",
+    "parquet": "tables:read_parquet",
+    "arrow": "tables:read_arrow",
 }
 
 
@@ -106,32 +105,32 @@ class ImportPipeline:
             self._context.on_bytes(done.size)
         for index in range(mark.source, len(self._sources)):
             source, resumes = self._sources[index], index == mark.source
-            self._context.begin(num_written=mark.num_rejected_rows if resumes else 0)
+            self._context.num_rejected, self._context.num_written = 0, mark.num_rejected_rows if resumes else 0
             self._source, self._rows = index, 0
             if not source.size:
                 self._context.reject(source, 0, "empty", "the file has no bytes")
                 continue
             try:
-                for rows in _reader(source.kind)(source, self._context):
+                read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
+                for rows in read(source, self._context):
                     self._take(rows, num_done=mark.rows if resumes else 0)
             except OSError as error:
                 self._context.reject(source, 0, "unreadable", str(error))
         self._flush()
 
     def _take(self, rows: pa.Table, num_done: int) -> None:
-        """Add the next rows of the current source, of which the first `num_done` are in a shard already."""
+        """Collect rows of the current source, of which the first `num_done` are in a shard already.
+
+        Small tables wait for others, so that a folder of small files costs no more than one large file.
+        """
         left = rows.slice(max(0, num_done - self._rows))
         self._rows += rows.num_rows
         if left.num_rows:
-            self._add(left)
-
-    def _add(self, rows: pa.Table) -> None:
-        """Collect small tables, so that a folder of small files costs no more than one large file."""
-        self._waiting.append(rows)
-        self._waiting_rows += rows.num_rows
-        self._waiting_bytes += rows.nbytes
-        if self._waiting_bytes >= BLOCK_BYTES or self._waiting_rows >= MOST_ROWS:
-            self._flush()
+            self._waiting.append(left)
+            self._waiting_rows += left.num_rows
+            self._waiting_bytes += left.nbytes
+            if self._waiting_bytes >= BLOCK_BYTES or self._waiting_rows >= MOST_ROWS:
+                self._flush()
 
     def _flush(self) -> None:
         if self._waiting:
@@ -197,7 +196,7 @@ class ImportPipeline:
     def _write(self, rows: pa.Table) -> None:
         documents = rows.select(["id", "text"]).rename_columns(["doc_id", "text"])
         for parts in cut_into_parts(documents, self._context.settings, self._count):
-            corpus = same_string(self._context.settings.corpus, parts.num_rows)
+            corpus = string_array([self._context.settings.corpus] * parts.num_rows)
             self._writer.write(parts.append_column("corpus", corpus))
             self.num_documents += parts.num_rows
             self.num_words += sum(map(count_all_words, parts["text"].chunks))
@@ -206,16 +205,11 @@ class ImportPipeline:
         """The rows without those of the mask, which are reported; `explain` gives a row's reason and detail."""
         if not mask.any():
             return rows
-        chosen = np.flatnonzero(mask)
-        columns = rows.select(["source", "line", "text"]).filter(bool_array(mask)).to_pydict().values()
+        chosen, left = np.flatnonzero(mask), np.flatnonzero(~mask)
+        columns = rows.select(["source", "line", "text"]).take(int_array(chosen, pa.int64())).to_pydict().values()
         for row, source, line, text in zip(chosen.tolist(), *columns, strict=True):
             self._context.rejections.add(self._sources[source].path, line, *explain(row), text)
-        return rows.filter(bool_array(~mask))
-
-
-def _reader(kind: str) -> Reader:
-    module, name = _READERS[kind]
-    return cast(Reader, getattr(import_module(f"data.corpora.{module}"), name))
+        return rows.take(int_array(left, pa.int64()))
 
 
 def _keys_and_ids(rows: pa.Table) -> tuple[Hashes, pa.StringArray]:

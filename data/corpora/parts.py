@@ -12,7 +12,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from data.corpora.arrays import string_array
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportSettings
+from data.corpora.reading import ImportSettings, in_blocks
 from data.errors import InputError
 from data.sentences import TokenCounter, chunk_spans, cumulate, split_sentences, word_counter
 
@@ -61,23 +61,15 @@ def cut_into_parts(documents: pa.Table, settings: ImportSettings, count: TokenCo
     if not settings.chunk_tokens and settings.split == "none":
         yield documents
         return
-    ids: list[str] = []
-    texts: list[str] = []
-    size = 0
-    for doc_id, text in zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True):
-        for number, part in enumerate(_parts(text, settings, count)):
-            ids.append(f"{doc_id}/{number}")
-            texts.append(part)
-            size += len(part)
-            if size >= BLOCK_BYTES or len(ids) >= MOST_ROWS:
-                yield _table(ids, texts)
-                ids, texts, size = [], [], 0
-    if ids:
-        yield _table(ids, texts)
-
-
-def _table(ids: Sequence[str], texts: Sequence[str]) -> pa.Table:
-    return pa.Table.from_arrays([string_array(ids), string_array(texts)], names=["doc_id", "text"])
+    rows = zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True)
+    parts = (
+        (f"{doc_id}/{number}", part)
+        for doc_id, text in rows
+        for number, part in enumerate(_parts(text, settings, count))
+    )
+    for block in in_blocks(parts, lambda part: len(part[1])):
+        columns = [string_array(column) for column in zip(*block, strict=True)]
+        yield pa.Table.from_arrays(columns, names=["doc_id", "text"])
 
 
 def _parts(text: str, settings: ImportSettings, count: TokenCounter) -> Iterator[str]:

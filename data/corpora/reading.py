@@ -6,10 +6,10 @@ Writes `rejected/rows.jsonl`: one object for each rejected row, with file, line,
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +109,7 @@ class Rejections:
     `counts` and `length` (bytes) are those of an interrupted import.
     """
 
-    def __init__(self, folder: Path, counts: Mapping[str, int] = MappingProxyType({}), length: int = 0) -> None:
+    def __init__(self, folder: Path, counts: Mapping[str, int], length: int) -> None:
         self.counts = Counter(counts)
         self._path = folder / ROWS_FILE
         self.rows = GrowingFile(folder / f".{ROWS_FILE}.tmp", length)
@@ -151,10 +151,6 @@ class ImportContext:
     num_rejected: int = 0
     num_written: int = 0
 
-    def begin(self, num_written: int = 0) -> None:
-        """Start with another source."""
-        self.num_rejected, self.num_written = 0, num_written
-
     def reject(self, source: Source, line: int, reason: str, detail: str = "", excerpt: str | bytes = "") -> None:
         """Reject a row of the current source."""
         self.num_rejected += 1
@@ -163,6 +159,21 @@ class ImportContext:
 
 
 Reader = Callable[[Source, ImportContext], Iterator[pa.Table]]
+Row = TypeVar("Row")
+
+
+def in_blocks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[Row]]:
+    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes."""
+    block: list[Row] = []
+    num_bytes = 0
+    for row in rows:
+        block.append(row)
+        num_bytes += size(row)
+        if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
+            yield block
+            block, num_bytes = [], 0
+    if block:
+        yield block
 
 
 def make_rows(source: Source, texts: Sequence[str], lines: Sequence[int], ids: Sequence[str] = ()) -> pa.Table:

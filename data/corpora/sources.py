@@ -17,25 +17,16 @@ from pathlib import Path
 from data.corpora.reading import Source
 from data.errors import InputError
 
-KINDS = {
-    ".txt": "text",
-    ".text": "text",
-    ".md": "text",
-    ".markdown": "text",
-    ".html": "html",
-    ".htm": "html",
-    ".xhtml": "html",
-    ".pdf": "pdf",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
+_SUFFIXES = {
+    "text": ".txt .text .md .markdown",
+    "html": ".html .htm .xhtml",
+    "pdf": ".pdf",
+    "jsonl": ".jsonl .ndjson",
+    "csv": ".csv .tsv",
+    "parquet": ".parquet .pq",
+    "arrow": ".arrow .feather .ipc",
 }
+KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 _ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
@@ -131,7 +122,11 @@ def _matches(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _walk(root: Path, out: Path, found: SourceFiles) -> None:
     """All files below a folder in the order of their names, hidden ones and the output folder left out."""
-    for folder, inner, files in os.walk(root, onerror=lambda error: _refuse_folder(found, error)):
+
+    def refuse(error: OSError) -> None:
+        found.refused.append((Path(str(error.filename)), "unreadable", str(error)))
+
+    for folder, inner, files in os.walk(root, onerror=refuse):
         here = Path(folder)
         for name in sorted(inner):
             if (here / name).is_symlink():
@@ -163,7 +158,3 @@ def _dataset_shards(folder: Path, found: SourceFiles) -> Iterator[Path]:
 
 def _is_same(path: Path, other: Path) -> bool:
     return os.path.abspath(path) == os.path.abspath(other)  # noqa: PTH100
-
-
-def _refuse_folder(found: SourceFiles, error: OSError) -> None:
-    found.refused.append((Path(str(error.filename)), "unreadable", str(error)))

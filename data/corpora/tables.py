@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.corpora.arrays import int_array
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ROWS, ImportContext, Source
+from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ROWS, ImportContext, Source, in_blocks
 
 _ARROW_FILE_MAGIC = b"ARROW1"
 _LEAST_ROWS = 64
@@ -101,16 +101,17 @@ def _is_text(kind: pa.DataType) -> bool:
 def _valid_tables(batch: pa.RecordBatch, first: int, source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The rows of a batch in tables of bounded size, without those that are null, too long, or not UTF-8."""
     sizes = _sizes(batch.column(0))
-    for start, end in _cuts(sizes, MOST_ROWS, BLOCK_BYTES):
+    for rows in in_blocks(range(len(sizes)), lambda row: sizes[row] or 0):
         kept = []
-        for row in range(start, end):
+        for row in rows:
             if reason := _complaint(sizes[row], batch, row, context.settings.max_bytes):
                 context.reject(source, first + row, *reason)
             else:
                 kept.append(row)
         if not kept:
             continue
-        part = batch.take(int_array(kept, pa.int64())) if len(kept) < end - start else batch.slice(start, end - start)
+        is_whole = len(kept) == len(rows)
+        part = batch.slice(rows[0], len(rows)) if is_whole else batch.take(int_array(kept, pa.int64()))
         yield from _decodable(part, [first + row for row in kept], source, context)
 
 
@@ -152,18 +153,6 @@ def _sizes(texts: pa.Array) -> list[int | None]:
     if pa.types.is_string_view(texts.type):
         texts = texts.cast(pa.large_string())
     return list(pc.binary_length(texts).to_pylist())
-
-
-def _cuts(sizes: Sequence[int | None], most_rows: int, most_bytes: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows, each of at most `most_rows` rows and about `most_bytes` bytes."""
-    start = total = 0
-    for row, size in enumerate(sizes):
-        total += size or 0
-        if total >= most_bytes or row + 1 - start >= most_rows:
-            yield start, row + 1
-            start, total = row + 1, 0
-    if start < len(sizes):
-        yield start, len(sizes)
 
 
 def _one_line(error: Exception) -> str:
