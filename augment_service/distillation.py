@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from augment_service.augment import AUGMENTATIONS, CONTEXTS
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
-from augment_service.engines.protocol import DistillationEngine, Engine
+from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT
 from data.errors import InputError
@@ -22,7 +22,6 @@ from data.store import claim, is_sealed
 
 TEACHER, PARTS = "teacher", "teacher-parts"
 ROWS_PER_UNIT = 512
-MAX_TOP_K = 20  # tokens at each position; vLLM returns no more by default
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class DistillationTask:
 
     def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
         """A distribution for each kept row, nothing for the others."""
-        if not isinstance(engine, DistillationEngine):
+        if not isinstance(engine, TokenEngine):
             raise InputError("this engine has no distributions", where="--engine", hint="use a vllm engine")
         kept = [row for row in rows if row.verdict == KEPT]
         answers = dict(zip(map(id, kept), engine.distill([self._example(row) for row in kept]), strict=True))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from augment_service.engines.protocol import EchoEngine, Engine, EngineSpec
+from augment_service.engines.protocol import Engine, EngineSpec, TokenEngine
 from augment_service.engines.start import start_engine
 from augment_service.jobs import RowAnswer, RowRange, Task
 from data.errors import InputError, ResumableError
@@ -91,7 +91,7 @@ class EngineWorker:
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
         """The base model's log-probabilities of every token, one `Echo` per row of token ids."""
-        if not isinstance(self._engine, EchoEngine):
+        if not isinstance(self._engine, TokenEngine):
             raise InputError("this engine does not score single tokens", where="echo", hint="use a vllm engine")
         self._make_resident(self._base)
         return self._engine.echo(rows)

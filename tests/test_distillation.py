@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from augment_service.augment import AUGMENTATIONS, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL
 from augment_service.distillation import TEACHER, is_distilled, plan_distillation, seal_distillation
-from augment_service.engines.protocol import DistillationEngine, EngineSpec
+from augment_service.engines.protocol import EngineSpec, TokenEngine
 from augment_service.engines.start import start_engine
 from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan
@@ -128,7 +128,7 @@ def test_where_all_examples_are_refused_nothing_is_sealed(augmented: Path) -> No
 
 def test_an_endpoint_has_no_distributions(augmented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = EngineWorker(SPEC)
-    assert isinstance(start_engine(SPEC), DistillationEngine)
+    assert isinstance(start_engine(SPEC), TokenEngine)
     monkeypatch.delattr(type(worker._engine), "distill")
     with pytest.raises(InputError):
         run(plan(augmented, 3), worker)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from augment_service.engines.protocol import EchoEngine, EngineSpec
+from augment_service.engines.protocol import EngineSpec, TokenEngine
 from augment_service.engines.start import start_engine
 from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem
 
@@ -84,7 +84,7 @@ def test_tokens_are_counted() -> None:
 
 def test_an_echo_has_a_value_for_every_token_but_the_first() -> None:
     engine = start_engine(SPEC)
-    assert isinstance(engine, EchoEngine)
+    assert isinstance(engine, TokenEngine)
     echo, long = engine.echo([[1, 2, 3], [0] * 64])
     assert isinstance(echo, Echo)
     assert (len(echo.log_likelihoods), len(echo.best_tokens), len(echo.best_log_likelihoods)) == (2, 3, 3)

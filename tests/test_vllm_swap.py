@@ -179,7 +179,7 @@ def test_weights_that_fail_the_probe_even_after_a_cold_restart_are_not_used(
         patch.setattr(engine_module, "plain_log_probabilities", lambda *given: torch.full((2, 6), torch.nan))
         with pytest.raises(ParityError, match="nan nats") as raised:
             engine.load_weights(checkpoint(folders["b-tied"]))
-    assert raised.value.path == str(folders["b-tied"])
+    assert str(folders["b-tied"]) in str(raised.value)
     assert engine.stats()["cold_restarts"] == before["cold_restarts"] + 1
     assert engine.stats()["parity_difference"] == before["parity_difference"]
     engine.load_weights(checkpoint(folders["a-tied"]))

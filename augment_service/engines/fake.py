@@ -8,7 +8,6 @@ import time
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.tokens import HINTS
@@ -20,15 +19,10 @@ COUNTS = (
 )  # fmt: skip
 
 
-class _Text(NamedTuple):
-    words: tuple[str, ...]
-    digest: int
-
-
 @lru_cache(maxsize=8)
-def _read(context: str) -> _Text:
+def _read(context: str) -> tuple[list[str], int]:
     """A context's words and hash; a string's own hash is cached, so looking it up costs nothing."""
-    return _Text(tuple(context.split()), zlib.crc32(context.encode("utf-8", "surrogatepass")))
+    return context.split(), zlib.crc32(context.encode("utf-8", "surrogatepass"))
 
 
 class FakeEngine:
@@ -57,7 +51,7 @@ class FakeEngine:
         return answers
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
-        """As `EchoEngine.echo`: every other token is the likeliest, as its neighbours decide."""
+        """As `TokenEngine.echo`: every other token is the likeliest, as its neighbours decide."""
         answers: list[records.Echo | records.Refusal] = []
         for place, row in enumerate(rows):
             refusal = self._refuse(str(place), len(row), len(row) + 1)
@@ -66,7 +60,7 @@ class FakeEngine:
         return answers
 
     def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
-        """As `DistillationEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
+        """As `TokenEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
         return [self._expect(example) for example in examples]
 
     def load_weights(self, ref: records.CheckpointRef) -> None:
@@ -79,34 +73,33 @@ class FakeEngine:
         return {**self._counts, "seconds": self._seconds, "parity_difference": 0.0}
 
     def _write(self, prompt: records.Prompt) -> records.Generation | records.Refusal:
-        context, words = _read(prompt.context), prompt.text.split()
-        size = len(context.words) + len(words)
+        (before, digest), words = _read(prompt.context), prompt.text.split()
+        size = len(before) + len(words)
         refusal = self._refuse(prompt.prompt_id, size if prompt.max_tokens > 0 else 0, size + prompt.max_tokens)
         if refusal:
             return refusal
         noise = prompt.seed if prompt.temperature > 0 else "greedy"
-        draw = stream(self._seed, "fake", self._weights, context.digest, prompt.text, noise)
+        draw = stream(self._seed, "fake", self._weights, digest, prompt.text, noise)
         wanted = draw.randint(1, 2 * prompt.max_tokens)
         places = draw.choices(range(size), k=min(wanted, prompt.max_tokens))
-        first = len(context.words)
-        chosen = [context.words[place] if place < first else words[place - first] for place in places]
+        chosen = [before[place] if place < len(before) else words[place - len(before)] for place in places]
         text, found, _ = " ".join(chosen).partition(prompt.stop) if prompt.stop else (" ".join(chosen), "", "")
-        self._count(prompt.context, len(context.words), len(words), "generated_tokens", len(chosen))
+        self._count(prompt.context, len(before), len(words), "generated_tokens", len(chosen))
         reason = "stop" if found or wanted <= prompt.max_tokens else "length"
         return records.Generation(prompt.prompt_id, text, reason, len(chosen))
 
     def _judge(self, item: records.ScoreItem) -> records.Score | records.Refusal:
-        context, words = _read(item.context), item.prompt.split()
+        (before, digest), words = _read(item.context), item.prompt.split()
         sizes = tuple(len(continuation.split()) for continuation in item.continuations)
-        size = len(context.words) + len(words)
+        size = len(before) + len(words)
         is_empty = not sizes or not all(sizes)
         refusal = self._refuse(item.item_id, 0 if is_empty else size, size + max(sizes, default=0))
         if refusal:
             return refusal
-        values = [self._value(context.digest, item.prompt, continuation) for continuation in item.continuations]
+        values = [self._value(digest, item.prompt, continuation) for continuation in item.continuations]
         pairs = list(zip(values, sizes, strict=True))
         alone = item.continuations if item.unconditional else ()
-        self._count(item.context, len(context.words), len(words), "scored_tokens", sum(sizes))
+        self._count(item.context, len(before), len(words), "scored_tokens", sum(sizes))
         return records.Score(
             item.item_id,
             log_likelihoods=tuple(value * size for value, size in pairs),
@@ -118,14 +111,15 @@ class FakeEngine:
 
     def _expect(self, example: records.DistillationExample) -> records.Distribution | records.Refusal:
         row = [zlib.crc32(word.encode()) for word in example.text.split()]
-        before = len(_read(example.context).words) + len(example.prompt.split())
+        num_shared, num_own = len(_read(example.context)[0]), len(example.prompt.split())
+        before = num_shared + num_own
         refusal = self._refuse(example.text_id, before if len(row) > 1 else 0, before + len(row))
         if refusal:
             return refusal
         ranks = range(example.num_top)
         top_ids = tuple(token ^ rank for token in row[1:] for rank in ranks)
         halves = tuple(-0.7 * (rank + 1) for _ in row[1:] for rank in ranks)  # about 1/2, 1/4, ...
-        self._count(example.context, len(_read(example.context).words), before, "scored_tokens", len(row) - 1)
+        self._count(example.context, num_shared, before, "scored_tokens", len(row) - 1)
         return records.Distribution(example.text_id, example.text, tuple(row), top_ids, halves, example.num_top, "fake")
 
     def _listen(self, row: Sequence[int]) -> records.Echo:

@@ -108,17 +108,12 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class EchoEngine(Engine, Protocol):
-    """An engine that also returns the log-probability of every token of a text."""
+class TokenEngine(Engine, Protocol):
+    """An engine that also tells what its model expects at every position of a text."""
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """One `Echo` per row of token ids, which must leave room for one more; a `Refusal` names the row's index."""
         ...
-
-
-@runtime_checkable
-class DistillationEngine(Engine, Protocol):
-    """An engine that also returns the likeliest tokens at every position of a text."""
 
     def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
         """One `Distribution` per example, in the examples' order; a `Refusal` as in `generate`."""
@@ -129,13 +124,3 @@ class ParityError(ResumableError):
     """The engine's log-probabilities differ from a plain forward pass of the same weights."""
 
     fails_group = True  # of units with these weights; others can go on
-
-    def __init__(self, path: str, difference: float, limit: float) -> None:
-        super().__init__(path, difference, limit)
-        self.path, self.difference, self.limit = path, difference, limit
-
-    def __str__(self) -> str:
-        return (
-            f"the engine's log-probabilities differ by {self.difference:.2g} nats from a plain forward pass of "
-            f"{self.path} (limit {self.limit:g}), so nothing was scored with it"
-        )

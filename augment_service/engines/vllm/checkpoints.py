@@ -4,7 +4,7 @@ Reads `config.json` and the headers of safetensors, and an adapter's `adapter_co
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +59,21 @@ def check_fit(resident: ModelShape, folder: Path) -> None:
     found = read_shape(folder)
     if found.architecture != resident.architecture:
         _refuse(folder, f"it is a {found.architecture}, the engine holds a {resident.architecture}")
-    names = sorted(resident.settings.keys() | found.settings.keys())
-    other = [name for name in names if resident.settings.get(name) != found.settings.get(name)]
-    if other:
-        pairs = [f"{name} is {found.settings.get(name)}, not {resident.settings.get(name)}" for name in other]
-        _refuse(folder, f"it has another shape: {_shown(pairs)}")
+    if other := _differences(found.settings, resident.settings, resident.settings.keys() | found.settings.keys()):
+        _refuse(folder, f"it has another shape: {_shown(other)}")
     needless = {_HEAD} if resident.tied else set()
-    missing = sorted(resident.shapes.keys() - found.shapes.keys() - needless)
-    if missing:
+    if missing := sorted(resident.shapes.keys() - found.shapes.keys() - needless):
         _refuse(folder, f"{len(missing)} of its tensors are missing: {_shown(missing)}")
-    more = sorted(found.shapes.keys() - resident.shapes.keys() - needless)
-    if more:
+    if more := sorted(found.shapes.keys() - resident.shapes.keys() - needless):
         _refuse(folder, f"it has {len(more)} tensors that the model does not have: {_shown(more)}")
-    other = [name for name in sorted(found.shapes.keys() - needless) if found.shapes[name] != resident.shapes[name]]
-    if other:
-        pairs = [f"{name} is {found.shapes[name]}, not {resident.shapes[name]}" for name in other]
-        _refuse(folder, f"{len(other)} of its tensors have another shape: {_shown(pairs)}")
+    if other := _differences(found.shapes, resident.shapes, found.shapes.keys() - needless):
+        _refuse(folder, f"{len(other)} of its tensors have another shape: {_shown(other)}")
+
+
+def _differences(found: Mapping[str, Any], resident: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """What differs between a checkpoint and the resident model, in words."""
+    other = (name for name in sorted(names) if found.get(name) != resident.get(name))
+    return [f"{name} is {found.get(name)}, not {resident.get(name)}" for name in other]
 
 
 def is_adapter(folder: Path) -> bool:

@@ -5,7 +5,6 @@ Weights must pass a parity probe against a plain transformers forward pass befor
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from vllm import RequestOutput, SamplingParams
 
 from augment_service.engines.protocol import EngineSpec, ParityError
 from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_shape
-from augment_service.engines.vllm.distillation import distillation_request, read_distribution
 from augment_service.engines.vllm.llm import ON_CPU, EngineHost, Request
 from augment_service.engines.vllm.probe import PARITY_LIMIT, plain_log_probabilities, probe_pairs
-from augment_service.engines.vllm.strategies import choose_strategy
+from augment_service.engines.vllm.strategies import choose_strategy, distillation_request, read_distribution
 from augment_service.engines.vllm.tries import Trie
 from augment_service.engines.window import fit_window
 from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
@@ -30,7 +28,7 @@ Values = Mapping[TokenPair, list[tuple[float, bool]]]  # per token: log-probabil
 
 
 class VllmEngine:
-    """`EchoEngine` and `DistillationEngine` of `augment_service.engines.protocol` over vLLM; scores by `strategy`.
+    """`TokenEngine` of `augment_service.engines.protocol` over vLLM; scores by `strategy`.
 
     One engine per process. Raises InputError, and ParityError if the probe fails.
     """
@@ -93,7 +91,7 @@ class VllmEngine:
         ]
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
-        """As `EchoEngine.echo`; each row is computed by itself, without the prefix cache."""
+        """As `TokenEngine.echo`; each row is computed by itself, without the prefix cache."""
         checked = self._reader.ids(rows, num_more=1)
         answers: list[Any] = list(checked)
         params = SamplingParams(
@@ -106,7 +104,7 @@ class VllmEngine:
         return answers
 
     def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
-        """As `DistillationEngine.distill`. Each context is computed once if the strategy can follow a given text."""
+        """As `TokenEngine.distill`. Each context is computed once if the strategy can follow a given text."""
         rows = self._reader.examples(examples)
         answers: list[Any] = list(rows)
         vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
@@ -154,7 +152,7 @@ class VllmEngine:
 
     def stats(self) -> dict[str, float]:
         """As `Engine.stats`; `parity_difference` is the largest of all weights that passed."""
-        return {**asdict(self._host.counts), **self._counts, "parity_difference": self._parity}
+        return {**self._host.counts, **self._counts, "parity_difference": self._parity}
 
     def close(self) -> None:
         """Release the model's memory, so that another engine can start in this process."""
@@ -188,7 +186,7 @@ class VllmEngine:
 
     def _difference(self, wanted: torch.Tensor) -> float:
         """The largest difference of a log-probability (nats) between this engine and a plain forward pass."""
-        counted = replace(self._host.counts)
+        counted = dict(self._host.counts)
         # one call each, so that the second one reads its prefix from the cache, which is thereby probed too
         found = [[value for value, _ in self._evaluate([pair])[pair]] for pair in self._probed]
         self._host.counts = counted
@@ -197,7 +195,10 @@ class VllmEngine:
     def _accept(self, path: str, difference: float) -> None:
         limit = PARITY_LIMIT[self._dtype]
         if not difference <= limit:  # a NaN is no parity either
-            raise ParityError(path, difference, limit)
+            raise ParityError(
+                f"the engine's log-probabilities differ by {difference:.2g} nats from a plain forward pass of {path} "
+                f"(limit {limit:g}), so nothing was scored with it"
+            )
         self._parity = max(self._parity, difference)
 
 
@@ -227,8 +228,7 @@ def _echo_of(output: RequestOutput) -> records.Echo:
 
 def _choose_dtype(name: str) -> torch.dtype:
     if name != "auto":
-        dtype: torch.dtype = getattr(torch, name)
-        return dtype
+        return getattr(torch, name)
     if ON_CPU:
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -31,6 +31,7 @@ ON_CPU = not torch.cuda.is_available()
 # logits (rows x vocabulary) of one step, which decide how many requests run concurrently.
 MAX_REQUESTS, MAX_TOKENS = 1024, 2**22
 LOGITS_BYTES, MAX_ROWS, MIN_ROWS = (2**27, 256, 8) if ON_CPU else (2**29, 1024, 8)
+COUNTS = ("prompt_tokens", "cached_tokens", "computed_tokens", "seconds")
 Tag = TypeVar("Tag")
 
 
@@ -44,26 +45,11 @@ class Request(Generic[Tag]):
 
 
 @dataclass
-class TokenCounts:
-    """Totals: tokens read, of them from the prefix cache, positions computed, seconds in vLLM."""
-
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    computed_tokens: int = 0
-    seconds: float = 0.0
-
-    def add(self, outputs: Iterable[RequestOutput]) -> None:
-        """Add finished requests; the last token that a request writes is never read back, so it is not computed."""
-        for output in outputs:
-            num_read, num_cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
-            self.prompt_tokens += num_read
-            self.cached_tokens += num_cached
-            self.computed_tokens += num_read - num_cached + len(output.outputs[0].token_ids) - 1
-
-
-@dataclass
 class EngineHost:
-    """Holds the model. `options` are further arguments of `vllm.LLM`, `folder` holds the resident weights."""
+    """Holds the model. `options` are further arguments of `vllm.LLM`, `folder` holds the resident weights.
+
+    `counts`: tokens read, of them from the prefix cache, positions computed, seconds in vLLM.
+    """
 
     spec: EngineSpec
     shape: ModelShape
@@ -72,7 +58,7 @@ class EngineHost:
     options: dict[str, Any]
     folder: str = ""
     adapter: LoRARequest | None = None
-    counts: TokenCounts = field(default_factory=TokenCounts)
+    counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     _llm: Any = None
     _num_adapters: int = 0
 
@@ -81,8 +67,10 @@ class EngineHost:
         self.close()
         disable_progress_bar()
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(self.v2_runner))
-        if ON_CPU:
-            _register(self.shape.architecture)
+        known = ModelRegistry.models.get(self.shape.architecture) if ON_CPU else None
+        if known is not None:
+            # else vLLM imports itself in a subprocess to inspect the model's class, which takes 10 s the first time
+            ModelRegistry.register_model(self.shape.architecture, known.load_model_cls())
         gc.freeze()  # vLLM collects garbage five times as it starts; imported modules are no garbage
         try:
             settings = engine_settings(self.spec, self.shape.num_ids, self.dtype) | self.options
@@ -121,8 +109,13 @@ class EngineHost:
                 use_tqdm=False,
                 lora_request=self.adapter,
             )
-            self.counts.seconds += time.perf_counter() - started
-            self.counts.add(outputs)
+            self.counts["seconds"] += time.perf_counter() - started
+            for output in outputs:
+                num_read, num_cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
+                self.counts["prompt_tokens"] += num_read
+                self.counts["cached_tokens"] += num_cached
+                # the last token that a request writes is never read back, so it is not computed
+                self.counts["computed_tokens"] += num_read - num_cached + len(output.outputs[0].token_ids) - 1
             yield from zip(batch, outputs, strict=True)
 
     def load(self, folder: str) -> None:
@@ -135,7 +128,7 @@ class EngineHost:
         if not self._llm.reset_prefix_cache():
             raise ResumableError("vLLM did not drop its prefix cache, which belongs to the previous weights")
         self.folder = folder
-        self.counts.seconds += time.perf_counter() - started
+        self.counts["seconds"] += time.perf_counter() - started
 
     def read_adapter(self, name: str, folder: str) -> LoRARequest:
         """Load an adapter; `self.adapter = ...` applies it. Raises InputError if vLLM does not support it."""
@@ -207,13 +200,6 @@ def rebuild_tied_head(model: torch.nn.Module) -> None:
     """Rebuild the packed copy of a tied output layer: a reload does not, and scores would be silently wrong."""
     if getattr(model.config, "tie_word_embeddings", False) and hasattr(model, "lm_head"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
-
-
-def _register(architecture: str) -> None:
-    # else vLLM imports itself in a subprocess only to inspect the model's class, which takes 10 s the first time
-    known = ModelRegistry.models.get(architecture)
-    if known is not None:
-        ModelRegistry.register_model(architecture, known.load_model_cls())
 
 
 def _batches(requests: Iterable[Request[Tag]]) -> Iterator[list[Request[Tag]]]:

@@ -6,6 +6,7 @@ on its batch nor on the engine's state. Forcing leaves only the next token of a 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from vllm import SamplingParams
@@ -14,6 +15,7 @@ from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 from data.seeds import derive_seed
 
 NOISE_CELLS = 2**22  # rows x vocabulary of noise made at once: bounds the memory at large vocabularies
+Progress = tuple[dict[str, Any], int]  # what a request asks for, and how many tokens are written
 
 
 def _int64(value: int) -> int:
@@ -59,27 +61,21 @@ class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
         """No: a forced or noisy row picks another token than the bare logits would."""
         return False
 
-    def new_req_logits_processor(self, params: SamplingParams) -> Callable[[list[int]], tuple[object, ...]] | None:
+    def new_req_logits_processor(self, params: SamplingParams) -> Callable[[list[int]], Progress] | None:
         """Binds what the request asks for; `apply` calls it with the tokens written so far already bound."""
-        extra = params.extra_args or {}
-        if "forced" in extra:
-            forced: list[int] = extra["forced"]
-            return partial(_next_forced, forced)
-        if "noise" in extra:
-            temperature, seed = extra["noise"]
-            return partial(_next_noise, temperature, seed)
-        return None
+        return partial(_progress, params.extra_args) if params.extra_args else None
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Changes `logits` (requests x vocabulary) in place, all noisy rows of a step together."""
         noisy: list[tuple[int, float, int]] = []
         forced: list[tuple[int, int]] = []
         for row, request in self.req_info.items():
-            kind, *values = request()
-            if kind == "forced":
-                forced.append((row, *values))
-            elif kind == "noise":
-                noisy.append((row, *values))
+            extra, num_written = request()
+            if "noise" in extra:
+                temperature, seed = extra["noise"]
+                noisy.append((row, temperature, derive_seed(seed, "token", num_written)))
+            elif num_written < len(extra.get("forced", ())):
+                forced.append((row, extra["forced"][num_written]))
         if forced:
             rows, tokens = torch.tensor(forced, device=logits.device).T
             logits[rows] = float("-inf")
@@ -91,12 +87,8 @@ class RowProcessor(AdapterLogitsProcessor):  # type: ignore[misc]
         return logits
 
 
-def _next_forced(forced: list[int], written: list[int]) -> tuple[object, ...]:
-    return ("forced", forced[len(written)]) if len(written) < len(forced) else ("free",)
-
-
-def _next_noise(temperature: float, seed: int, written: list[int]) -> tuple[object, ...]:
-    return "noise", temperature, derive_seed(seed, "token", len(written))
+def _progress(extra: dict[str, Any], written: list[int]) -> Progress:
+    return extra, len(written)
 
 
 def _add_noise(logits: torch.Tensor, noisy: list[tuple[int, float, int]]) -> None:

@@ -1,7 +1,8 @@
 """Strategies that get exact log-probabilities of continuations from vLLM, chosen by what the installed vLLM offers.
 
 A strategy turns the branches of a trie into requests and reads their outputs. Log-probabilities are raw: taken before
-a token is forced. Touches no files.
+a token is forced. The same strategies find the likeliest tokens at every position of a given text after a context,
+which those that make an engine write given tokens compute once. Touches no files.
 """
 
 from abc import ABC, abstractmethod
@@ -15,10 +16,14 @@ from vllm.triton_utils import HAS_TRITON
 from augment_service.engines.vllm.llm import Request
 from augment_service.engines.vllm.sampling import RowProcessor
 from augment_service.engines.vllm.tries import Branch, Trie
+from augment_service.tokens import ExampleTokens
 from data.errors import InputError, ResumableError
+from data.records import DistillationExample, Distribution
 
 AUTO = "auto"
 Query = tuple[Trie, Branch]
+Example = tuple[int, ExampleTokens]  # with the index of the example
+_ZERO = -1e4  # nats; the probability is 0 in float32, and a product with it is no NaN
 
 
 class Strategy(ABC):
@@ -56,7 +61,7 @@ class Strategy(ABC):
             start = written.start_indices[len(nodes)]
             best = written.token_ids[start]
             for at, child in enumerate(branch.children, start=start + 1):
-                _check_token(trie, child, written.token_ids[at])
+                _check_token(trie.tokens[child], written.token_ids[at])
                 trie.found[child] = written.logprobs[at], best == trie.tokens[child]
 
 
@@ -189,10 +194,44 @@ def check_cache(output: RequestOutput, num_prefix: int) -> None:
 
 
 def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
-    _check_token(trie, node, values.token_ids[at])
+    _check_token(trie.tokens[node], values.token_ids[at])
     trie.found[node] = values.logprobs[at], values.ranks[at] == 1
 
 
-def _check_token(trie: Trie, node: int, returned: int) -> None:
-    if returned != trie.tokens[node]:
-        raise ResumableError(f"token {trie.tokens[node]} was requested, vLLM returned {returned}")
+def _check_token(wanted: int, returned: int) -> None:
+    if returned != wanted:
+        raise ResumableError(f"token {wanted} was requested, vLLM returned {returned}")
+
+
+def distillation_request(strategy: Strategy, query: Example, num_top: int) -> Request[Example]:
+    """The request that finds the `num_top` likeliest tokens at each position of an example's path."""
+    tokens = query[1]
+    options = strategy.follow(tokens.path)
+    if options is None:
+        params = exact_params(max_tokens=1, prompt_logprobs=num_top)
+        return Request([*tokens.prefix, *tokens.path], params, query)
+    return Request(tokens.prefix, exact_params(max_tokens=len(tokens.path), logprobs=num_top, **options), query)
+
+
+def read_distribution(
+    example: DistillationExample, vocabulary: str, request: Request[Example], output: RequestOutput
+) -> Distribution:
+    """The distributions of an example, laid out for a student that reads the text without its context."""
+    tokens, num_top = request.tag[1], example.num_top
+    check_cache(output, len(tokens.prefix))
+    written = len(request.prompt) == len(tokens.prefix)
+    values: Any = output.outputs[0].logprobs if written else output.prompt_logprobs
+    first = 0 if written else len(tokens.prefix)
+    top_ids: list[int] = []
+    top_log_probs: list[float] = []
+    for token, at in zip(tokens.path, values.start_indices[first:], strict=True):
+        _check_token(token, values.token_ids[at])  # the text's own token comes before the likeliest ones
+        top_ids += values.token_ids[at + 1 : at + 1 + num_top]
+        top_log_probs += values.logprobs[at + 1 : at + 1 + num_top]
+    for end in tokens.row[len(tokens.path) + 1 :]:
+        others = (token for token in range(num_top) if token != end)  # the tokens of one position are distinct
+        top_ids += [end, *others][:num_top]
+        top_log_probs += [0.0] + [_ZERO] * (num_top - 1)
+    return Distribution(
+        example.text_id, example.text, tuple(tokens.row), tuple(top_ids), tuple(top_log_probs), num_top, vocabulary
+    )
