@@ -11,8 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from augment_service.http import requests
-from augment_service.http.metrics import ServiceMetrics
-from augment_service.http.middleware import AccessMiddleware
+from augment_service.http.middleware import AccessMiddleware, ServiceMetrics
 from augment_service.http.requests import RETRY_SECONDS, RequestError
 from augment_service.http.router import PoolRouter
 from augment_service.http.service import Service
@@ -25,8 +24,24 @@ def build_app(service: Service, router: PoolRouter, *, key: str) -> ASGIApp:
     """The application; all paths but `/health` need the key."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServiceMetrics()
-    _add_errors(app)
-    _add_completions(app, service)
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return _refusal(error).response()
+
+    for kind in (RequestError, RequestValidationError, InputError, ResumableError, HTTPException, Exception):
+        app.add_exception_handler(kind, refuse)
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return service.models()
+
+    @app.post("/v1/completions")
+    async def completions(body: requests.Completion) -> Response:
+        return _rendered(await service.complete(body), body)
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: requests.Chat) -> Response:
+        return _rendered(await service.chat(body), body)
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -44,20 +59,6 @@ def build_app(service: Service, router: PoolRouter, *, key: str) -> ASGIApp:
 
     # around all else, so that it counts 500s too
     return AccessMiddleware(app, key=key, metrics=metrics, known=frozenset(PATHS))
-
-
-def _add_completions(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return service.models()
-
-    @app.post("/v1/completions")
-    async def completions(body: requests.Completion) -> Response:
-        return _rendered(await service.complete(body), body)
-
-    @app.post("/v1/chat/completions")
-    async def chat(body: requests.Chat) -> Response:
-        return _rendered(await service.chat(body), body)
 
 
 def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:
@@ -80,17 +81,8 @@ async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str
     yield "data: [DONE]\n\n"
 
 
-def _add_errors(app: FastAPI) -> None:
-    """Every error in OpenAI's form, with a status of the client or the server."""
-
-    async def refuse(_: Request, error: Exception) -> Response:
-        return _refusal(error).response()
-
-    for kind in (RequestError, RequestValidationError, InputError, ResumableError, HTTPException, Exception):
-        app.add_exception_handler(kind, refuse)
-
-
 def _refusal(error: Exception) -> RequestError:
+    """Any error in OpenAI's form, with a status of the client or the server."""
     match error:
         case RequestError():
             return error

@@ -95,8 +95,7 @@ class ModelTokenizer:
         return text.removeprefix(start) if start else text  # the engine adds the start token itself
 
     def _decode(self, ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return text
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _check(self, ids: Sequence[int]) -> None:
         size = len(self._tokenizer)

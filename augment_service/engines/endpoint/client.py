@@ -74,7 +74,7 @@ class MalformedAnswerError(Exception):
 
 
 class EndpointClient:
-    """One server, for many threads. `counts`: requests, retries, rate_limited, malformed_answers."""
+    """One server, for many threads. `counts` has requests, retries, rate_limited, malformed_answers, and a caller's own."""
 
     def __init__(self, url: str, *, key_variable: str, connections: int, retry: RetryPolicy) -> None:
         """Raises InputError for a URL that is not plain http(s), and for a key that cannot or must not be sent."""
@@ -93,6 +93,11 @@ class EndpointClient:
         """Drop the connections."""
         self._http.close()
 
+    def count(self, name: str, more: int = 1) -> None:
+        """Add to `counts`, from any thread."""
+        with self._lock:
+            self.counts[name] += more
+
     def ask(
         self, path: str, body: dict[str, Any] | None, item_id: str, read: Callable[[dict[str, Any]], Answer]
     ) -> Answer:
@@ -108,7 +113,7 @@ class EndpointClient:
                     return read(_object(response))
                 except MalformedAnswerError as error:
                     malformed += 1
-                    self._count("malformed_answers")
+                    self.count("malformed_answers")
                     if malformed == MAX_MALFORMED:
                         raise RowError(f"the answer is malformed, {malformed} times: {error}") from error
                     continue
@@ -119,14 +124,14 @@ class EndpointClient:
             if is_last or waited + pause > self._retry.max_wait:
                 what = f"{trouble}; {tries} tries, waited {waited:.1f} s, the next pause would be {pause:.1f} s"
                 raise EndpointError(what, self.url + path, item_id)
-            self._count("rate_limited" if limited else "retries")
+            self.count("rate_limited" if limited else "retries")
             time.sleep(pause)
             waited += pause
         raise AssertionError
 
     def _send(self, url: str, body: dict[str, Any] | None) -> tuple[httpx.Response | None, str]:
         """The response, if one came, and its problem; raises where a retry would not help."""
-        self._count("requests")
+        self.count("requests")
         try:
             response = self._http.request("GET" if body is None else "POST", url, json=body)
         except httpx.RequestError as error:
@@ -169,10 +174,6 @@ class EndpointClient:
         # some servers repeat the key in their messages
         text = text.replace(self._key, "***") if self._key else text
         return " ".join(text.split())[:MAX_SHOWN]
-
-    def _count(self, name: str) -> None:
-        with self._lock:
-            self.counts[name] += 1
 
 
 def _checked(url: str) -> str:

@@ -5,9 +5,7 @@ Every row is a request of its own, so a bad row costs only its own `Refusal`. Sc
 """
 
 import math
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -18,8 +16,10 @@ from augment_service.engines.protocol import EngineSpec
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
-TOKENS = ("prompt_tokens", "cached_tokens", "generated_tokens", "scored_tokens")
-REQUESTS = ("requests", "retries", "rate_limited", "malformed_answers")
+COUNTS = (
+    "prompt_tokens", "cached_tokens", "generated_tokens", "scored_tokens",
+    "requests", "retries", "rate_limited", "malformed_answers",
+)  # fmt: skip
 HINTS = {
     "window": "give it fewer documents in context, or use an endpoint with a longer window",
     "empty": "give the item a prompt and each option a text",
@@ -46,8 +46,6 @@ class EndpointEngine:
         self._client = EndpointClient(
             spec.url, key_variable=spec.key_variable, connections=self._width, retry=retry or RetryPolicy()
         )
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
         self._seconds = 0.0
         served = self._client.ask("/models", None, "its list of models", model_names)
         if self._model not in served:
@@ -86,9 +84,7 @@ class EndpointEngine:
 
     def stats(self) -> dict[str, float]:
         """As `Engine.stats`, and the requests by outcome; no `parity_difference`, for there are no weights here."""
-        with self._lock:
-            tokens = {name: float(self._counts[name]) for name in TOKENS}
-        return {**tokens, **{name: float(self._client.counts[name]) for name in REQUESTS}, "seconds": self._seconds}
+        return {**{name: float(self._client.counts[name]) for name in COUNTS}, "seconds": self._seconds}
 
     def close(self) -> None:
         """Drop the connections."""
@@ -122,14 +118,14 @@ class EndpointEngine:
         if prompt.stop:
             body["stop"] = [prompt.stop]
         written = self._complete(body, prompt.prompt_id, lambda content: read_written(content, prompt.prompt_id))
-        self._add(generated_tokens=written.num_tokens)
+        self._client.count("generated_tokens", written.num_tokens)
         return written
 
     def _score_pair(self, pair: _Pair, item_id: str) -> ScoredText:
         text = f"{pair.before} {pair.continuation}"
         body = {"prompt": text, "echo": True, "max_tokens": 0, "logprobs": 1, "temperature": 0.0}
         scored = self._complete(body, item_id, lambda content: read_scored(content, text, len(pair.before)))
-        self._add(scored_tokens=len(scored.values))
+        self._client.count("scored_tokens", len(scored.values))
         return scored
 
     def _complete(self, body: dict[str, Any], item_id: str, read: Callable[[dict[str, Any]], Answer]) -> Answer:
@@ -139,7 +135,8 @@ class EndpointEngine:
         answer, (num_read, num_cached, _) = self._client.ask(
             "/completions", {"model": self._model, **body}, item_id, read_and_count
         )
-        self._add(prompt_tokens=num_read, cached_tokens=num_cached)
+        self._client.count("prompt_tokens", num_read)
+        self._client.count("cached_tokens", num_cached)
         return answer
 
     def _assemble(self, item: ScoreItem, scored: dict[_Pair, ScoredText | Refusal]) -> Score | Refusal:
@@ -160,10 +157,6 @@ class EndpointEngine:
             token_log_likelihoods=tuple(value for answer in asked for value in answer.values),
             unconditional=tuple(math.fsum(answer.values) for answer in free),
         )
-
-    def _add(self, **counts: int) -> None:
-        with self._lock:
-            self._counts.update(counts)
 
 
 def _has_texts(item: ScoreItem) -> bool:
