@@ -7,6 +7,7 @@ pool's actors) and `augmentations/`, sealed last. A shard that exists is not com
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,20 +48,21 @@ class AugmentTask:
 
     def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
         """The inferences about each document, in the order of its sentences and samples."""
-        prompts, owners = [], []
-        for row, document in enumerate(rows):
-            found = list(build_prompts(document, self.template, self.plan, self.model, self._shared(document.corpus)))
-            prompts += found
-            owners += [row] * len(found)
-        answers: list[list[Augmentation]] = [[] for _ in rows]
-        refusals: list[list[Refusal]] = [[] for _ in rows]
-        for row, prompt, written in zip(owners, prompts, engine.generate(prompts), strict=True):
-            if isinstance(written, Refusal):
-                refusals[row].append(written)
-            else:
-                corpus = rows[row].corpus
-                answers[row].append(parse_generation(prompt, written, corpus, self.template, self.nothing, self.model))
-        return [RowAnswer(tuple(some), tuple(other)) for some, other in zip(answers, refusals, strict=True)]
+        asked = [
+            list(build_prompts(document, self.template, self.plan, self.model, self._shared(document.corpus)))
+            for document in rows
+        ]
+        written = iter(engine.generate(list(chain.from_iterable(asked))))
+        answers = []
+        for document, prompts in zip(rows, asked, strict=True):
+            pairs = list(zip(prompts, islice(written, len(prompts)), strict=True))
+            kept = (
+                parse_generation(prompt, text, document.corpus, self.template, self.nothing, self.model)
+                for prompt, text in pairs
+                if not isinstance(text, Refusal)
+            )
+            answers.append(RowAnswer(tuple(kept), tuple(text for _, text in pairs if isinstance(text, Refusal))))
+        return answers
 
     def _shared(self, corpus: str) -> Any:
         return ContextReader(Path(self.contexts[corpus])).text_for() if self.contexts else None

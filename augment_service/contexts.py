@@ -143,19 +143,18 @@ def _contexts(
     wanted: Sequence[tuple[str, ...]],
 ) -> Iterator[Context]:
     if spec.kind != "required":
-        yield _context(_sample(documents, spec.k, *names) if spec.kind == "sample" else documents, render)
+        if spec.kind == "sample":
+            count = max(1, round(documents.num_rows / spec.k))
+            seed, corpus, draw = names
+            places = stream(seed, "context", corpus, spec.k, draw).sample(range(documents.num_rows), count)
+            documents = documents.take(sorted(places))
+        yield _context(documents, render)
         return
-    places = {doc_id: place for place, doc_id in enumerate(documents["doc_id"].to_pylist())}
+    place_of = {doc_id: place for place, doc_id in enumerate(documents["doc_id"].to_pylist())}
     for doc_ids in wanted:
-        found = sorted(places[doc_id] for doc_id in doc_ids if doc_id in places)
+        found = sorted(place_of[doc_id] for doc_id in doc_ids if doc_id in place_of)
         if len(found) == len(doc_ids):  # else the question is about another corpus
             yield _context(documents.take(found), render)
-
-
-def _sample(documents: pa.Table, k: int, seed: int, corpus: str, draw: int) -> pa.Table:
-    count = max(1, round(documents.num_rows / k))
-    places = stream(seed, "context", corpus, k, draw).sample(range(documents.num_rows), count)
-    return documents.take(sorted(places))
 
 
 def _context(documents: pa.Table, render: Render) -> Context:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from data.errors import InputError
 from data.records import DistillationExample, Prompt, Refusal, ScoreItem
@@ -23,20 +23,8 @@ HINTS = {
 }
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
+Tokenizer = Any  # of transformers
 Text = tuple[str, str]  # a part that many texts share, and what follows it
-
-
-class Tokenizer(Protocol):
-    """What is needed of a tokenizer of `transformers`."""
-
-    is_fast: bool
-    bos_token_id: int | None
-    eos_token_id: int | None
-    unk_token_id: int | None
-
-    def __call__(self, text: str | list[str], **options: Any) -> Any:
-        """Token ids under the key "input_ids", for one text or for each of several."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,13 +292,8 @@ def reading_order(texts: Sequence[Text]) -> list[int]:
 
 
 def check_context(context: str, window: int, tokenizer: str, *, room: int, where: str) -> None:
-    """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer.
-
-    A context of more characters than any tokenizer packs into the window is not tokenized.
-    """
-    needed = len(context) // CHARACTERS_PER_TOKEN + room
-    if needed <= window:
-        needed = len(_load_tokenizer(tokenizer)(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
+    """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer."""
+    needed = len(_load_tokenizer(tokenizer)(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
     if needed > window:
         raise InputError(
             f"at least {needed:,} tokens are needed, the window has {window:,}",
@@ -323,8 +306,7 @@ def check_context(context: str, window: int, tokenizer: str, *, room: int, where
 def _load_tokenizer(folder: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return tokenizer
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _head(call: Callable[[list[str]], Any], text: str) -> tuple[list[int], int]:
