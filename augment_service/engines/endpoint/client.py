@@ -74,7 +74,7 @@ class MalformedAnswerError(Exception):
 
 
 class EndpointClient:
-    """One server, for many threads. `counts` has requests, retries, rate_limited, malformed_answers, and a caller's own."""
+    """One server, for many threads. `counts`: requests, retries, rate_limited, malformed_answers, what `count` adds."""
 
     def __init__(self, url: str, *, key_variable: str, connections: int, retry: RetryPolicy) -> None:
         """Raises InputError for a URL that is not plain http(s), and for a key that cannot or must not be sent."""
