@@ -1,15 +1,13 @@
 """The embedded model's card: its training data and its scores, from a run's own figures."""
 
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import Any
-
-from safetensors import safe_open
 
 from data.sets.lexicon import FEATURES, ROLES
 from models.pretrain.measure import Share
 from models.pretrain.tokenizer import vocabulary
+from train.plan.defaults import parameters_of
 
 TEXT = """\
 ---
@@ -47,12 +45,10 @@ Made and measured by `python -m pipeline pretrain --seed {seed}`; measured again
 
 def write_card(folder: Path, plan: Mapping[str, Any], measured: Mapping[str, Mapping[str, Share]]) -> None:
     """Write `README.md` into the model folder."""
-    with safe_open(folder / "model.safetensors", "pt") as weights:
-        parameters = sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
     rows = [f"| {name} | {key} | {share} |" for name, part in measured.items() for key, share in part.items()]
     steps = plan["num_steps"] + plan["linked_steps"]
     text = TEXT.format(
-        parameters=parameters,
+        parameters=parameters_of(folder),
         tokens=steps * plan["tokens_per_step"],
         seed=plan["seed"],
         steps=steps,

@@ -9,21 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from data.sets import lexicon
 from data.sets.derivation import SYLLOGISMS
 from data.sets.language import PHRASINGS, Statement
-from data.sets.lexicon import (
-    ARROW,
-    CONCLUSION,
-    END_OF_LINE,
-    FEATURES,
-    NOTHING,
-    NOUNS,
-    PREAMBLES,
-    ROLES,
-    SEPARATOR,
-    TASKS,
-    THEREFORE,
-)
 
 # The kinds of fact of a world; single kinds are frequent, since in a mix a model can match on the relation word instead
 # of the entity.
@@ -38,10 +26,10 @@ WORLD_MIXES: tuple[tuple[str, ...], ...] = (
     ("comparison", "role", "quantified"),
 )
 TOKENS_PER_FACT = 7.0
-REVERSE, REPHRASE, DEDUCE = TASKS
+REVERSE, REPHRASE, DEDUCE = lexicon.TASKS
 _DIRECTION = frozenset("more less all some no nothing follows".split())
-_RELATION = frozenset(FEATURES + ROLES)
-_ENTITY = frozenset(NOUNS)
+_RELATION = frozenset(lexicon.FEATURES + lexicon.ROLES)
+_ENTITY = frozenset(lexicon.NOUNS)
 
 Weighted = list[tuple[str, float]]
 
@@ -62,13 +50,14 @@ def sample_world(rng: Random, num_facts: int) -> World:
     """A world of about `num_facts` facts: fresh entities, relations and bindings."""
     kinds = rng.choice(WORLD_MIXES)
     distinct = rng.choice((1, 2, 6, 28))
-    features, roles = rng.sample(FEATURES, distinct), rng.sample(ROLES, min(distinct, len(ROLES)))
+    features = rng.sample(lexicon.FEATURES, distinct)
+    roles = rng.sample(lexicon.ROLES, min(distinct, len(lexicon.ROLES)))
     reuse = rng.random() < 0.3
     quantifiers = (("all", 1.0),) if rng.random() < 0.4 else (("all", 0.5), ("some", 0.25), ("no", 0.25))
     less_share, backward_share = rng.choice((0.0, 0.3, 0.5)), rng.choice((0.0, 0.5, 1.0))
-    pools = {kind: rng.sample(NOUNS, len(NOUNS)) for kind in kinds}
+    pools = {kind: rng.sample(lexicon.NOUNS, len(lexicon.NOUNS)) for kind in kinds}
     if not reuse:
-        shared = rng.sample(NOUNS, len(NOUNS))
+        shared = rng.sample(lexicon.NOUNS, len(lexicon.NOUNS))
         pools = dict.fromkeys(kinds, shared)
     world = World([])
     while len(world.facts) < num_facts:
@@ -176,8 +165,8 @@ def compose(
     preambles, phrasings = rng.choice((0.0, 0.3, 1.0)), rng.choice((0.0, 0.5))
     words: Weighted = []
     for fact in facts:
-        words += [*weigh(_dress(rng, fact, preambles, phrasings), FACT), (END_OF_LINE, 0.02)]
-    words += [(SEPARATOR, 0.02), (END_OF_LINE, 0.02)]
+        words += [*weigh(_dress(rng, fact, preambles, phrasings), FACT), (lexicon.END_OF_LINE, 0.02)]
+    words += [(lexicon.SEPARATOR, 0.02), (lexicon.END_OF_LINE, 0.02)]
     tasks = rng.choices((0.0, 0.5, 1.0), (0.3, 0.4, 0.3))[0]
     while len(words) < length:
         words += task_line(preambles) if rng.random() < tasks else plain_line()
@@ -187,7 +176,7 @@ def compose(
 def _dress(rng: Random, fact: Statement, preambles: float, phrasings: float) -> str:
     """A fact as a document phrases it."""
     phrasing = rng.randrange(len(PHRASINGS[fact.form])) if rng.random() < phrasings else 0
-    preamble = rng.choice(PREAMBLES) + " " if rng.random() < preambles else ""
+    preamble = rng.choice(lexicon.PREAMBLES) + " " if rng.random() < preambles else ""
     return preamble + fact.text(phrasing)
 
 
@@ -206,8 +195,8 @@ def _plain_line(rng: Random, world: World) -> Weighted:
 def write_plain(rng: Random, statement: Statement, weights: LineWeights, *, concludes: bool) -> Weighted:
     """A statement as a line of its own, in some phrasing; half of the conclusions are introduced as such."""
     phrasing = 0 if rng.random() < 0.8 else rng.randrange(3)
-    opening = f"{CONCLUSION} " if concludes and rng.random() < 0.5 else ""
-    return [*weigh(opening + statement.text(phrasing), weights, opening=0.05), (END_OF_LINE, 0.1)]
+    opening = f"{lexicon.CONCLUSION} " if concludes and rng.random() < 0.5 else ""
+    return [*weigh(opening + statement.text(phrasing), weights, opening=0.05), (lexicon.END_OF_LINE, 0.1)]
 
 
 def draw_task(rng: Random) -> str:
@@ -222,18 +211,18 @@ def write_task(rng: Random, task: str, fact: Statement, deduction: Weighted, pre
         answer = weigh(fact.reversed().text(), ANSWER)
     elif task == REPHRASE:
         phrasing = rng.randrange(1, 3)
-        preamble = rng.choice(PREAMBLES) + " " if rng.random() < 0.3 else ""
+        preamble = rng.choice(lexicon.PREAMBLES) + " " if rng.random() < 0.3 else ""
         answer = weigh(preamble + fact.text(phrasing), REPHRASED, opening=0.3)
     else:
         answer = deduction
-    return [(task, 0.02), (":", 0.1), *given, (ARROW, 0.2), *answer, (END_OF_LINE, 0.3)]
+    return [(task, 0.02), (":", 0.1), *given, (lexicon.ARROW, 0.2), *answer, (lexicon.END_OF_LINE, 0.3)]
 
 
 def _deduction(world: World, fact: Statement) -> Weighted:
     """The answer to a deduction: the shared term, the other premise, then the conclusion."""
     if fact not in world.partners:
-        return weigh(NOTHING, ANSWER)
+        return weigh(lexicon.NOTHING, ANSWER)
     partner, conclusion = world.partners[fact], world.conclusions.get(fact)
     shared = fact.second if fact.second == partner.first else fact.first
-    trace = [(shared, 1.0), (":", 0.2), *weigh(partner.text(), ANSWER), *weigh(THEREFORE, ANSWER)]
-    return [*trace, *weigh(conclusion.text() if conclusion else NOTHING, ANSWER)]
+    trace = [(shared, 1.0), (":", 0.2), *weigh(partner.text(), ANSWER), *weigh(lexicon.THEREFORE, ANSWER)]
+    return [*trace, *weigh(conclusion.text() if conclusion else lexicon.NOTHING, ANSWER)]

@@ -7,29 +7,18 @@ or a model in memory; returns counts that the model card prints.
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import sqrt
 from random import Random
 
 from data.records import Question
 from data.seeds import stream
+from data.sets import lexicon
 from data.sets.blocks import NUM_OPTIONS
 from data.sets.derivation import PLAIN, conclude, derive
 from data.sets.language import Statement, parse
-from data.sets.lexicon import (
-    ARROW,
-    END_OF_LINE,
-    FEATURES,
-    NOTHING,
-    NOUNS,
-    PREAMBLES,
-    ROLES,
-    SEPARATOR,
-    TASKS,
-    THEREFORE,
-)
 from data.sets.logics import logic_of
 from data.sets.oracle import Oracle
 from data.sets.world import World
+from evaluate.statistics import wilson_interval
 from models.pretrain.reader import Reader
 
 
@@ -48,9 +37,7 @@ class Share:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval."""
-        z, n, p = 1.96, self.count, self.value
-        middle, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        return wilson_interval(self.value, self.count)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -69,12 +56,11 @@ class TestWorld:
 def sample_test_world(seed: int, index: int, *, num_facts: int, preambles: float = 0.0) -> TestWorld:
     """A third comparisons, a third roles (half of them backward), a third syllogisms."""
     rng = stream(seed, "measure", index, num_facts)
-    nouns = rng.sample(NOUNS, 2 * num_facts)
+    nouns = rng.sample(lexicon.NOUNS, 2 * num_facts)
     third = num_facts // 3
-    facts = [
-        Statement(rng.choice(("more", "less")), rng.choice(FEATURES), nouns.pop(), nouns.pop()) for _ in range(third)
-    ]
-    facts += [Statement(rng.choice(("is", "of")), rng.choice(ROLES), nouns.pop(), nouns.pop()) for _ in range(third)]
+    facts: list[Statement] = []
+    for forms, relations in ((("more", "less"), lexicon.FEATURES), (("is", "of"), lexicon.ROLES)):
+        facts += [Statement(rng.choice(forms), rng.choice(relations), nouns.pop(), nouns.pop()) for _ in range(third)]
     pairs = []
     while len(facts) < num_facts:
         one_form, two_form = rng.choice((("all", "all"), ("all", "all"), ("all", "no"), ("some", "all")))
@@ -83,8 +69,8 @@ def sample_test_world(seed: int, index: int, *, num_facts: int, preambles: float
         pairs.append((one, two, conclude(one, two)[0]))
         facts += [one, two]
     rng.shuffle(facts)
-    lines = [(rng.choice(PREAMBLES) + " " if rng.random() < preambles else "") + fact.text() for fact in facts]
-    return TestWorld(facts, pairs, END_OF_LINE.join([*lines, SEPARATOR, ""]))
+    lines = [(rng.choice(lexicon.PREAMBLES) + " " if rng.random() < preambles else "") + fact.text() for fact in facts]
+    return TestWorld(facts, pairs, lexicon.END_OF_LINE.join([*lines, lexicon.SEPARATOR, ""]))
 
 
 def measure_choices(reader: Reader, worlds: Sequence[TestWorld], seed: int) -> dict[str, Share]:
@@ -140,8 +126,8 @@ def _judge(
     write: Callable[[Sequence[str]], list[str]],
 ) -> None:
     """Add to `hits`, by task, whether the line about each fact is true; `linked` are facts with conclusions."""
-    for task in TASKS:
-        lines = write([f"{task} : {fact.text()} {ARROW}" for fact in facts])
+    for task in lexicon.TASKS:
+        lines = write([f"{task} : {fact.text()} {lexicon.ARROW}" for fact in facts])
         for fact, line in zip(facts, lines, strict=True):
             hits.setdefault(task, []).append(_is_true(task, fact, line, fact in linked, known))
             if task == "deduce":
@@ -150,8 +136,8 @@ def _judge(
 
 
 def _is_true(task: str, fact: Statement, line: str, linked: bool, known: Collection[Statement]) -> bool:
-    line = line.rpartition(f"{THEREFORE} ")[2]
-    if task == "deduce" and line == NOTHING:
+    line = line.rpartition(f"{lexicon.THEREFORE} ")[2]
+    if task == "deduce" and line == lexicon.NOTHING:
         return not linked
     statement = parse(line)
     if statement is None or statement.canonical() not in known:
@@ -201,4 +187,4 @@ def _has_text_options(question: Question) -> bool:
 
 
 def _context_of(world: World) -> str:
-    return END_OF_LINE.join([*(document.text for document in world.documents), SEPARATOR, ""])
+    return lexicon.END_OF_LINE.join([*(document.text for document in world.documents), lexicon.SEPARATOR, ""])
