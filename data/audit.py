@@ -6,7 +6,7 @@ A test statement is a question's prompt with its right option. Only `audit_folde
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.baselines import Rate, measure_baselines
@@ -98,48 +98,38 @@ FAULTS = {
 def audit_set(questions: Sequence[Question], documents: Sequence[Document]) -> SetAudit:
     """Check the promises of the splits, question by question, against everything that the documents state."""
     oracles = read_oracles(documents)
-    audit = _Auditor({corpus: _facts_by_document(oracle) for corpus, oracle in oracles.items()})
+    facts = {corpus: _facts_by_document(oracle) for corpus, oracle in oracles.items()}
+    faults: dict[str, list[str]] = defaultdict(list)
     for oracle in oracles.values():
-        audit.faults["unread sentence"] += [sentence for _, sentence in oracle.unread]
+        faults["unread sentence"] += [sentence for _, sentence in oracle.unread]
     for question in questions:
-        if question.corpus in oracles:
-            audit.check(question, oracles[question.corpus])
-        else:
-            audit.faults["does not follow"].append(question.question_id)
-    return SetAudit({fault: tuple(audit.faults[fault]) for fault in FAULTS})
+        corpus = question.corpus
+        found = _check(question, oracles[corpus], facts[corpus]) if corpus in oracles else ["does not follow"]
+        for fault in found:
+            faults[fault].append(question.question_id)
+    return SetAudit({fault: tuple(faults[fault]) for fault in FAULTS})
 
 
-@dataclass
-class _Auditor:
-    facts_of: Mapping[str, Mapping[str, Sequence[Statement]]]
-    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def check(self, question: Question, oracle: Oracle) -> None:
-        """All checks of one question."""
-        statements = [answer_statement(oracle.logic, question.prompt, option) for option in question.options]
-        right = statements[question.answer]
-        if right is None or None in statements:
-            self.faults["unread question"].append(question.question_id)
-            return
-        true = [oracle.classify(statement)[0] in TRUE for statement in statements if statement is not None]
-        following = {index for index, is_true in enumerate(true) if is_true}
-        declared = {question.answer, *question.also_right, *question.also_true}
-        found = {
-            "does not follow": not true[question.answer],
-            "several right": bool((following ^ declared) - {question.answer}),
-            "not in required": not self._enough(question, right, oracle),
-            "leaked": question.inference not in TRAINED and is_stated(right, question.inference, oracle),
-            "held out seen": question.split == HOLDOUT and len(_statements_about(right.first, oracle)) != 1,
-        }
-        for fault, is_found in found.items():
-            if is_found:
-                self.faults[fault].append(question.question_id)
-
-    def _enough(self, question: Question, right: Statement, oracle: Oracle) -> bool:
-        by_document = self.facts_of[question.corpus]
-        given = {fact for doc_id in question.requires for fact in by_document.get(doc_id, ())}
-        proof = oracle.proof(right)
-        return bool(proof) and (given.issuperset(proof) or right.canonical() in oracle.logic.derive(given))
+def _check(question: Question, oracle: Oracle, facts: Mapping[str, Sequence[Statement]]) -> list[str]:
+    """The faults of one question; `facts` are those of each document."""
+    statements = [answer_statement(oracle.logic, question.prompt, option) for option in question.options]
+    right = statements[question.answer]
+    if right is None or None in statements:
+        return ["unread question"]
+    true = [oracle.classify(statement)[0] in TRUE for statement in statements if statement is not None]
+    following = {index for index, is_true in enumerate(true) if is_true}
+    declared = {question.answer, *question.also_right, *question.also_true}
+    proof = oracle.proof(right)
+    given = {fact for doc_id in question.requires for fact in facts.get(doc_id, ())}
+    is_enough = proof and (given.issuperset(proof) or right.canonical() in oracle.logic.derive(given))
+    found = {
+        "does not follow": not true[question.answer],
+        "several right": (following ^ declared) - {question.answer},
+        "not in required": not is_enough,
+        "leaked": question.inference not in TRAINED and is_stated(right, question.inference, oracle),
+        "held out seen": question.split == HOLDOUT and len(_statements_about(right.first, oracle)) != 1,
+    }
+    return [fault for fault, is_found in found.items() if is_found]
 
 
 def is_stated(statement: Statement, inference: str, oracle: Oracle) -> bool:

@@ -7,12 +7,11 @@ split) and `README.md`, whose header names the files, their splits and their col
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +19,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from data.errors import InputError
-from data.preview import counts_of
+from data.preview import count_values, counts_of
 from data.records import Augmentation, Document, Question
-from data.store import list_shards, read_manifest, read_table, temporary_path, write_text
+from data.store import dtype_of, list_shards, read_manifest, read_table, temporary_path, write_text
 
 PARTS = {"documents": Document, "questions": Question, "augmentations": Augmentation}
 _ABOUT = {
@@ -53,10 +52,6 @@ class Part:
     example: dict[str, Any]
 
 
-class _Sink(Protocol):
-    def write_table(self, table: pa.Table) -> None: ...
-
-
 def export(folder: Path, out: Path, kind: str) -> list[Part]:
     """Write the rows of a generated set, an import or a folder of shards into `out`, with a card.
 
@@ -67,10 +62,9 @@ def export(folder: Path, out: Path, kind: str) -> list[Part]:
     card = out / CARD
     if card.exists() and _MARK not in card.read_text(errors="replace"):
         raise InputError("there is another README.md already", where=str(out), hint="choose an empty --out")
-    if kind == "card":
-        kind, is_rewritten = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet"), False
-    else:
-        is_rewritten = True
+    is_rewritten = kind != "card"
+    if not is_rewritten:
+        kind = next((k for k, end in FORMATS.items() if any(out.glob(f"*/*{end}"))), "parquet")
     parts = [_plan(name, source, out / name, FORMATS[kind]) for name, source in sources.items()]
     for part in parts:
         if is_rewritten or not all(path.exists() for path in part.files.values()):
@@ -97,14 +91,11 @@ def _find_parts(folder: Path) -> dict[str, Path]:
 
 def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
     """The files of a part: one for each split of questions, a single one for everything else."""
-    counts: Counter[str] = Counter()
     shards = list_shards(source, PARTS[name])
     tables = [read_table(path) for path in shards]
-    for table in tables:
-        if name == "questions":
-            counts.update({entry["values"]: entry["counts"] for entry in table["split"].value_counts().to_pylist()})
-        else:
-            counts[_WHOLE] += table.num_rows
+    counts = {_WHOLE: sum(table.num_rows for table in tables)}
+    if name == "questions":
+        counts = count_values(tables, "split")
     example: dict[str, Any] = next((table.slice(0, 1).to_pylist()[0] for table in tables if table.num_rows), {})
     files = {split: target / f"{plain}{suffix}" for split, plain in _plain_names(sorted(counts)).items()}
     return Part(name, shards, tables[0].schema, files, counts, example)
@@ -115,32 +106,28 @@ def _write(part: Part) -> None:
     for split, path in part.files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(path)
-        with _sink(temporary, path.suffix, part.schema) as sink:
+        with _sink(temporary, path.suffix, part.schema) as write:
             for shard in part.shards:
                 table = read_table(shard)
                 if part.name == "questions":
                     table = table.filter(pc.equal(table["split"], split))
-                sink.write_table(table)
+                write(table)
         os.replace(temporary, path)
 
 
 @contextmanager
-def _sink(path: Path, suffix: str, schema: pa.Schema) -> Iterator[_Sink]:
+def _sink(path: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.Table], object]]:
+    """A file of rows, as a function that appends a table."""
     if suffix == FORMATS["parquet"]:
         with pq.ParquetWriter(path, schema) as writer:
-            yield writer
+            yield writer.write_table
     else:
         with path.open("w", encoding="utf-8") as file:
-            yield _JsonLines(file.write)
-
-
-class _JsonLines:
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
-
-    def write_table(self, table: pa.Table) -> None:
-        for batch in table.to_batches(max_chunksize=4096):
-            self._write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist()))
+            yield lambda table: file.writelines(
+                json.dumps(row, ensure_ascii=False) + "\n"
+                for batch in table.to_batches(max_chunksize=4096)
+                for row in batch.to_pylist()
+            )
 
 
 def _card(folder: Path, out: Path, parts: list[Part]) -> str:
@@ -189,10 +176,9 @@ def _info(part: Part) -> dict[str, Any]:
 
 
 def _feature(entry: pa.Field) -> dict[str, str]:
-    names = {"double": "float64"}  # types with different names in Arrow and `datasets`
     if pa.types.is_list(entry.type):
-        return {"name": entry.name, "list": names.get(str(entry.type.value_type), str(entry.type.value_type))}
-    return {"name": entry.name, "dtype": names.get(str(entry.type), str(entry.type))}
+        return {"name": entry.name, "list": dtype_of(entry.type.value_type)}
+    return {"name": entry.name, "dtype": dtype_of(entry.type)}
 
 
 def _plain_names(splits: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Reads Arrow shards (memory-mapped, column by column), manifests, and the rejecte
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ def _preview(folder: Path) -> Preview:
     tables = [read_table(path) for path in shards]
     schema = tables[0].schema
     texts = [entry.name for entry in schema if pa.types.is_string(entry.type) and entry.name not in _KINDS]
-    kinds = {name: _count(tables, name) for name in _KINDS if name in schema.names}
+    kinds = {name: count_values(tables, name) for name in _KINDS if name in schema.names}
+    rows = (row for table in tables for row in table.slice(0, NUM_ROWS).to_pylist())
     return Preview(
         folder=folder,
         is_complete=bool(manifest),
@@ -113,8 +114,8 @@ def _preview(folder: Path) -> Preview:
         num_bytes=sum(path.stat().st_size for path in shards),
         columns={entry.name: str(entry.type) for entry in schema},
         lengths={name: lengths for name in texts if (lengths := _lengths(tables, name))},
-        kinds={name: values for name, values in kinds.items() if values},
-        rows=list(itertools.islice(_rows(tables), NUM_ROWS)),
+        kinds={name: dict(values.most_common(_MAX_KINDS)) for name, values in kinds.items() if values},
+        rows=list(itertools.islice(rows, NUM_ROWS)),
     )
 
 
@@ -126,14 +127,9 @@ def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:
     return Lengths(int(joined.min()), int(np.median(joined)), float(joined.mean()), int(joined.max()))
 
 
-def _count(tables: Sequence[pa.Table], column: str) -> dict[str, int]:
-    """The most frequent values of a column and their counts."""
+def count_values(tables: Sequence[pa.Table], column: str) -> Counter[str]:
+    """The values of a column and their counts."""
     counts: Counter[str] = Counter()
     for table in tables:
         counts.update({entry["values"]: entry["counts"] for entry in table[column].value_counts().to_pylist()})
-    return dict(counts.most_common(_MAX_KINDS))
-
-
-def _rows(tables: Sequence[pa.Table]) -> Iterator[dict[str, Any]]:
-    for table in tables:
-        yield from table.slice(0, NUM_ROWS).to_pylist()
+    return counts

@@ -19,14 +19,6 @@ ENGLISH = Path(__file__).with_name("templates") / "english.toml"
 NONSENSE = Path(__file__).with_name("templates") / "nonsense.toml"
 LOCAL, GLOBAL = "local", "global"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-# What each text of a template must and may contain.
-_NEEDED = {
-    (LOCAL, "context"): (set(), {"sentence"}),
-    (LOCAL, "text"): ({"sentence"}, {"sentence"}),
-    (GLOBAL, "context"): ({"documents"}, {"documents"}),
-    (GLOBAL, "text"): ({"sentence"}, {"sentence"}),
-    ("icl", "context"): ({"documents"}, {"documents"}),
-}
 
 
 class _Closed(BaseModel):
@@ -135,13 +127,12 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
 
 def _check(text: str, family: str, key: str, where: str) -> None:
     """Refuse placeholders that would be sent to the model literally, and texts that lack what they are about."""
-    needed, allowed = _NEEDED[family, key]
+    name = "documents" if key == "context" and family != LOCAL else "sentence"
     found = set(_PLACEHOLDER.findall(text))
-    if found - allowed:
-        hint = f"{key} can name {', '.join(f'{{{name}}}' for name in sorted(allowed))}"
-        raise InputError(f"unknown placeholder {{{min(found - allowed)}}}", where=f"{where}, key {key}", hint=hint)
-    if needed - found:
-        name = min(needed - found)
+    if unknown := found - {name}:
+        what, hint = f"unknown placeholder {{{min(unknown)}}}", f"{key} can name {{{name}}}"
+        raise InputError(what, where=f"{where}, key {key}", hint=hint)
+    if not found and (family, key) != (LOCAL, "context"):
         raise InputError(f"{{{name}}} is missing", where=f"{where}, key {key}", hint=f"put {{{name}}} where it belongs")
 
 

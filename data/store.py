@@ -28,12 +28,7 @@ ROWS_PER_SHARD = 512  # the most work that a killed engine loses; enough rows fo
 SHARD_BYTES = 64 << 20  # of text: what one actor reads at a time
 _WORKSPACE_FILES = frozenset((".lock", "stages.json"))  # a command may create these before it claims its folder
 Record = typing.TypeVar("Record")
-_ARROW_TYPES: dict[type, tuple[pa.DataType, str]] = {
-    str: (pa.string(), "string"),
-    int: (pa.int64(), "int64"),
-    float: (pa.float64(), "float64"),
-    bool: (pa.bool_(), "bool"),
-}
+_ARROW_TYPES: dict[object, pa.DataType] = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def schema_of(record: type) -> pa.Schema:
@@ -67,9 +62,8 @@ def write_json(path: Path, content: object, *, durable: bool = False) -> None:
 def write_shard(path: Path, record: type, rows: Iterable[object]) -> int:
     """Write rows of one record class as one Arrow stream file, atomically; returns the number of rows."""
     schema = schema_of(record)
-    columns = [field.name for field in dataclasses.fields(record)]
     data = list(rows)
-    arrays = [pa.array([getattr(row, name) for row in data], schema.field(name).type) for name in columns]
+    arrays = [pa.array([getattr(row, field.name) for row in data], field.type) for field in schema]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
@@ -150,8 +144,7 @@ def seal(folder: Path, record: type) -> None:
         "_output_all_columns": False,
         "_split": None,
     }
-    hints = typing.get_type_hints(record)
-    features = {field.name: _feature(hints[field.name]) for field in dataclasses.fields(record)}
+    features = {field.name: _feature(field.type) for field in schema_of(record)}
     write_json(folder / "state.json", state)
     write_json(folder / "dataset_info.json", {"features": features})
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
@@ -322,12 +315,15 @@ def _sync(path: Path) -> None:
 
 
 def _arrow_type(hint: object) -> pa.DataType:
-    if typing.get_origin(hint) is tuple:
-        return pa.list_(_ARROW_TYPES[typing.get_args(hint)[0]][0])
-    return _ARROW_TYPES[typing.cast(type, hint)][0]
+    return pa.list_(_arrow_type(typing.get_args(hint)[0])) if typing.get_origin(hint) is tuple else _ARROW_TYPES[hint]
 
 
-def _feature(hint: object) -> dict[str, object]:
-    if typing.get_origin(hint) is tuple:
-        return {"feature": _feature(typing.get_args(hint)[0]), "_type": "List"}
-    return {"dtype": _ARROW_TYPES[typing.cast(type, hint)][1], "_type": "Value"}
+def dtype_of(kind: pa.DataType) -> str:
+    """The name of a scalar type in `datasets`."""
+    return "float64" if pa.types.is_float64(kind) else str(kind)
+
+
+def _feature(kind: pa.DataType) -> dict[str, object]:
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": dtype_of(kind), "_type": "Value"}

@@ -18,8 +18,8 @@ from data.sets.process import logic as process
 from data.sets.process import rules as transform
 from data.sets.process.terms import X, call, number, power, read, show
 from data.sets.reversal_curse import logic as curse_logic
-from data.sets.reversal_curse.full import fill as fill_person
 from data.sets.reversal_curse.logic import load_people
+from data.sets.reversal_curse.worlds import fill as fill_person
 from data.sets.semantic import logic as semantic
 from data.sets.words import WordMaker, shapes
 

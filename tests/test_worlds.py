@@ -10,13 +10,13 @@ from data.sets import reversals, syllogisms
 from data.sets.derivation import PLAIN, derive
 from data.sets.language import PHRASINGS, QUANTIFIERS, Statement, parse
 from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, ROLES
-from data.sets.reversal_curse import small as reversal_curse
+from data.sets.reversal_curse import worlds as reversal_curse
 from data.sets.world import World
 
 SETS = {
     "reversals": lambda seed: reversals.make_small(seed, 0, facts=40, documents_per_fact=2),
     "syllogisms": lambda seed: syllogisms.make_small(seed, 0, syllogisms=20),
-    "reversal-curse": lambda seed: reversal_curse.make_world(seed, 0, people_per_group=10, documents_per_fact=2),
+    "reversal-curse": lambda seed: reversal_curse.make_small(seed, 0, people_per_group=10, documents_per_fact=2),
 }
 
 

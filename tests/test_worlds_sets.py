@@ -21,7 +21,7 @@ from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
 from data.sets.oracle import Oracle
 from data.sets.process import full as process
 from data.sets.registry import save_set
-from data.sets.reversal_curse import full as curse
+from data.sets.reversal_curse import worlds as curse
 from data.sets.semantic import full as semantic
 from data.sets.semantic import logic as semantic_logic
 from data.sets.semantic.hierarchy import load_categories, make_hierarchy
@@ -83,7 +83,7 @@ def test_the_forms_are_all_that_have_a_conclusion() -> None:
 
 
 def test_the_reversal_curse_at_full_size() -> None:
-    made = curse.make_world(0, 0, people_per_group=30, documents_per_fact=30)
+    made = curse.make_full(0, 0, people_per_group=30, documents_per_fact=30)
     assert len(made.documents) == 3600 and len(made.facts) == 90
     assert 70_000 < sum(len(d.text.split()) for d in made.documents) < 80_000
     p2d, rest = made.facts[:30], made.facts[30:]

@@ -43,13 +43,13 @@ class Choice:
 Chooser = Callable[[Item, Sequence[str]], Sequence[str]]
 
 
-def take_first(_: Item, words: Sequence[str]) -> Sequence[str]:
-    """The chooser that keeps the order."""
-    return words[: NUM_OPTIONS - 1]
-
-
 def make_blocks(
-    items: Sequence[Item], truths: Truths, rng: Random, *, keep_all: bool = False, choose: Chooser = take_first
+    items: Sequence[Item],
+    truths: Truths,
+    rng: Random,
+    *,
+    keep_all: bool = False,
+    choose: Chooser = lambda _, words: words[: NUM_OPTIONS - 1],
 ) -> list[list[Choice]]:
     """All items in blocks of four that share their options; those that fit into no block become blocks of one.
 
@@ -67,7 +67,8 @@ def make_blocks(
             block = _fill_block(rest, truths)
             if len(block) == NUM_OPTIONS:
                 rest = [item for item in rest if item not in block]
-                made.append([_right_first(item, [other.statement.second for other in block]) for item in block])
+                answers = [item.statement.second for item in block]
+                made.append([Choice(item, tuple(dict.fromkeys((item.statement.second, *answers)))) for item in block])
             else:
                 single.append(rest.pop(0))
         made += [[choice] for choice in _borrow_all(single, group, truths, rng, choose, keep_all=keep_all)]
@@ -138,11 +139,6 @@ def _borrow_all(
             yield Choice(item, (item.statement.second, *wrong))
         else:
             budget[item.statement.second] -= NUM_OPTIONS - 1
-
-
-def _right_first(item: Item, answers: Sequence[str]) -> Choice:
-    right = item.statement.second
-    return Choice(item, (right, *(answer for answer in answers if answer != right)))
 
 
 def list_truths(statements: Iterable[Statement]) -> Truths:

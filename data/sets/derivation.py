@@ -16,7 +16,6 @@ SYLLOGISMS = {("all", "all"): "all", ("all", "no"): "no", ("some", "all"): "some
 
 Rule = Callable[[Statement], list[Statement]]
 Join = Callable[[Statement, Statement], list[Statement]]
-Key = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,17 +53,17 @@ def derive(facts: Iterable[Statement], theory: Theory) -> dict[Statement, Deriva
     derived: dict[Statement, Derivation] = {}
     starting: dict[str, list[Statement]] = defaultdict(list)
     ending: dict[str, list[Statement]] = defaultdict(list)
-    waiting: list[tuple[int, tuple[Key, ...], Key, Statement, tuple[Statement, ...]]] = []
+    waiting: list[tuple[int, tuple[Statement, ...], Statement]] = []  # size of a proof, proof, what it proves
 
     def offer(statement: Statement, proof: Iterable[Statement]) -> None:
         if statement not in derived:
             ordered = tuple(dict.fromkeys(proof))
-            heapq.heappush(waiting, (len(ordered), tuple(map(key, ordered)), key(statement), statement, ordered))
+            heapq.heappush(waiting, (len(ordered), ordered, statement))
 
     for fact in facts:
         offer(fact.canonical(), (fact.canonical(),))
     while waiting:
-        *_, statement, proof = heapq.heappop(waiting)
+        _, proof, statement = heapq.heappop(waiting)
         if statement in derived:
             continue
         name = "stated" if proof == (statement,) else theory.name(statement, proof)
@@ -80,11 +79,6 @@ def derive(facts: Iterable[Statement], theory: Theory) -> dict[Statement, Deriva
             for new in theory.join(other, statement):
                 offer(new, (*derived[other].proof, *proof))
     return derived
-
-
-def key(statement: Statement) -> Key:
-    """A sort key for statements."""
-    return statement.form, statement.relation, statement.first, statement.second
 
 
 def contradicts(statement: Statement, derived: Mapping[Statement, Derivation], theory: Theory) -> bool:

@@ -7,7 +7,6 @@ slot, and the rest is the template's skeleton. So reading a corpus costs no more
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from data.sets.language import Statement
 
@@ -31,11 +30,8 @@ OPENINGS: list[str] = (
 ).split("; ")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a skeleton states: (form, first, second, relation) as positions of slots; nothing for a filler."""
-
-    says: tuple[tuple[str, int, int, int], ...]
+# What a skeleton states: (form, first, second, relation) as positions of slots; () for a filler.
+_Meaning = tuple[tuple[str, int, int, int], ...]
 
 
 class Grammar:
@@ -65,10 +61,10 @@ class Grammar:
         listed += [(form, text) for form, texts in templates.items() for text in texts]
         plain = (word for _, text in listed for word in _WORD.findall(_SLOT.sub(" ", text).lower()))
         self._known = frozenset(plain)
-        self._readings: dict[tuple[str, ...], Reading] = {}
+        self._meanings: dict[tuple[str, ...], _Meaning] = {}
         for form, text in listed:
-            skeleton, reading = self._compile(form, text)
-            if self._readings.setdefault(skeleton, reading) != reading:
+            skeleton, meaning = self._compile(form, text)
+            if self._meanings.setdefault(skeleton, meaning) != meaning:
                 raise ValueError(f"two meanings for one skeleton: {text!r}")
 
     def read_sentence(self, sentence: str) -> tuple[Statement, ...] | None:
@@ -87,10 +83,9 @@ class Grammar:
         words = self._words(clause)
         while True:
             skeleton, content = self._skeleton(words)
-            if reading := self._readings.get(skeleton):
+            if (meaning := self._meanings.get(skeleton)) is not None:
                 return tuple(
-                    Statement(form, content[r] if r >= 0 else "", content[a], content[b])
-                    for form, a, b, r in reading.says
+                    Statement(form, content[r] if r >= 0 else "", content[a], content[b]) for form, a, b, r in meaning
                 )
             length = next((n for n in range(self._longest_opening, 0, -1) if tuple(words[:n]) in self._openings), 0)
             if not length:
@@ -113,7 +108,7 @@ class Grammar:
             content.append(word.removesuffix(ending))
         return tuple(skeleton), content
 
-    def _compile(self, form: str, text: str) -> tuple[tuple[str, ...], Reading]:
+    def _compile(self, form: str, text: str) -> tuple[tuple[str, ...], _Meaning]:
         names = [name for name, _ in _SLOT.findall(text)]
         if len(set(names)) != len(names):
             raise ValueError(f"a slot occurs twice: {text!r}")
@@ -121,11 +116,10 @@ class Grammar:
         stand_ins = {name: f"zq{name}" for name in "abcr"}
         skeleton, content = self._skeleton(self._words(fill(text, **stand_ins).lower()))
         if not form:
-            return skeleton, Reading(())
+            return skeleton, ()
         at = {name: index for index, stand_in in enumerate(content) for name in "abcr" if stand_in == f"zq{name}"}
         parts = form.split("+")
-        says = [(part, at["a"], at["bc"[index]], at.get("r", -1)) for index, part in enumerate(parts)]
-        return skeleton, Reading(tuple(says))
+        return skeleton, tuple((part, at["a"], at["bc"[index]], at.get("r", -1)) for index, part in enumerate(parts))
 
 
 def fill(template: str, *, a: str = "", b: str = "", c: str = "", r: str = "") -> str:

@@ -32,7 +32,7 @@ _ABOUT = re.compile(ABOUT.format(a="[a-z]+", b="[a-z]+"))
 _ROLE = r"(?P<r>[a-z]+(?: of the [a-z]+)?)"  # a role, or one role after another: "the ruler of the maker of skug"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Statement:
     """`form` is a key of PHRASINGS, or a semantic form; `first` is named first.
 

@@ -16,9 +16,8 @@ from data.sentences import split_sentences
 from data.sets import reversals, syllogisms
 from data.sets.process import full as process
 from data.sets.process import small as small_process
-from data.sets.reversal_curse import full as reversal_curse
 from data.sets.reversal_curse import published
-from data.sets.reversal_curse import small as small_reversal_curse
+from data.sets.reversal_curse import worlds as reversal_curse
 from data.sets.semantic import full as semantic
 from data.sets.semantic import small as small_semantic
 from data.sets.world import World
@@ -28,12 +27,12 @@ from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name
 SETS: dict[tuple[str, str], Callable[..., World]] = {
     ("reversals", "tiny"): reversals.make_small,
     ("syllogisms", "tiny"): syllogisms.make_small,
-    ("reversal-curse", "tiny"): small_reversal_curse.make_world,
+    ("reversal-curse", "tiny"): reversal_curse.make_small,
     ("semantic", "tiny"): small_semantic.make_world,
     ("process", "tiny"): small_process.make_world,
     ("reversals", "open"): reversals.make_full,
     ("syllogisms", "open"): syllogisms.make_full,
-    ("reversal-curse", "open"): reversal_curse.make_world,
+    ("reversal-curse", "open"): reversal_curse.make_full,
     ("semantic", "open"): semantic.make_world,
     ("process", "open"): process.make_world,
 }
@@ -103,7 +102,7 @@ def save_set(folder: Path, name: str, worlds: Iterable[World], *, seed: int) -> 
         counts["num_words"] += sum(len(text.split()) for text in texts)
         for question in world.questions:
             inferences[question.split][question.inference] += 1
-        facts[world.name], notes[world.name] = world.fact_texts(), world.notes
+        facts[world.name], notes[world.name] = list(map(world.describe, world.facts)), world.notes
     seal(folder / "documents", Document)
     seal(folder / "questions", Question)
     manifest = {

@@ -36,10 +36,10 @@ _AVOIDED = ("uck", "uk", "unt", "agg", "igg", "ook", "oon", "fag", "jap", "homo"
 class WordMaker:
     """A supply of words from one random stream; no word comes twice, of whatever kind."""
 
-    def __init__(self, rng: Random, *, taken: frozenset[str] = frozenset()) -> None:
-        self._taken = set(taken)
-        self._shapes = {shape for word in taken for shape in _near(word)}
+    def __init__(self, rng: Random) -> None:
         self._rng = rng
+        self._taken: set[str] = set()
+        self._shapes: set[str] = set()
         self._supplies: dict[str, Iterator[str]] = {}
 
     def noun(self) -> str:

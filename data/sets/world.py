@@ -48,10 +48,6 @@ class World:
             )
         return self._nouns.pop()
 
-    def fact_texts(self) -> list[str]:
-        """The facts in plain words."""
-        return [self.describe(fact) for fact in self.facts]
-
     def state(self, fact: Statement, *, times: int = 1, varied: bool = False) -> None:
         """Add a fact and `times` documents that state it; the first without a preamble, each other with another one."""
         self.facts.append(fact)

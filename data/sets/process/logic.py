@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, partial
 from itertools import product
 
-from data.sets.derivation import Derivation, key
+from data.sets.derivation import Derivation
 from data.sets.language import Statement
 from data.sets.oracle import Logic, by_sentence
 from data.sets.process.rules import PLUS, POWERS, TIMES, Rules, apply, outer_kind, parts
@@ -69,7 +69,7 @@ def value_statement(transform: str, term: Term, result: Term) -> Statement:
 
 def derive_values(facts: Iterable[Statement]) -> dict[Statement, Derivation]:
     """The facts, and the result of each term over their atoms that one rule, or a rule and its parts, determines."""
-    ordered = sorted(set(facts), key=key)
+    ordered = sorted(set(facts))
     derived = {fact: Derivation(fact, "stated", (fact,)) for fact in ordered}
     for transform in sorted({fact.relation for fact in ordered}):
         known = _Known(transform, [fact for fact in ordered if fact.relation == transform])
@@ -78,8 +78,8 @@ def derive_values(facts: Iterable[Statement]) -> dict[Statement, Derivation]:
             if result is None:
                 continue
             statement = value_statement(transform, term, result)
-            proofs = [tuple(sorted(proof, key=key)) for proof in known.proofs(term)]
-            proof = min(proofs, key=lambda found: (len(found), [key(fact) for fact in found]))
+            proofs = [tuple(sorted(proof)) for proof in known.proofs(term)]
+            proof = min(proofs, key=lambda found: (len(found), found))
             derived.setdefault(statement, Derivation(statement, name_inference(term), proof))
     return derived
 

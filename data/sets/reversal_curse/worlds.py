@@ -1,9 +1,10 @@
-"""A reversal-curse world: people with a name and a description, stated in one direction or in both.
+"""Reversal-curse worlds: people with a name and a description, stated in one direction or in both.
 
 Three groups of equal size: name -> description only (p2d), description -> name only (d2p), both. Splits: `reversal`
-(description -> name about p2d people: the paper's test), `reversal-description` (name -> description about d2p people),
-`rephrased` (the trained direction in the tests' own templates). Wrong options of the reversals are the ends of
-training documents, so that finetuning can fall below chance.
+(description -> name about p2d people: the paper's test), `trained` (small: the trained direction),
+`reversal-description` (full: name -> description about d2p people), `rephrased` (full: the trained direction in the
+tests' own templates). Wrong options of the reversals are the ends of training documents, so that finetuning can fall
+below chance. A small description is a role in something ("the composer of glon"), which names one person.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,31 @@ from random import Random
 from data.errors import InputError
 from data.sets.blocks import NUM_OPTIONS, Item, list_truths, make_blocks
 from data.sets.language import Statement
+from data.sets.lexicon import ROLES
 from data.sets.reversal_curse.logic import load_people
 from data.sets.words import WordMaker
 from data.sets.world import World, new_world
 
 
-def make_world(
+def make_small(seed: int, index: int, *, people_per_group: int, documents_per_fact: int) -> World:
+    """One world of three groups of `people_per_group` people in the embedded model's lexicon."""
+    world = new_world("reversal-curse", seed, index)
+    size = people_per_group
+    people = [Statement("is", world.rng.choice(ROLES), world.noun(), world.noun()) for _ in range(3 * size)]
+    p2d, d2p, both = people[:size], [fact.reversed() for fact in people[size : 2 * size]], people[2 * size :]
+    backward = [*d2p, *(fact.reversed() for fact in both)]
+    stated = [*p2d, *both, *backward]
+    for fact in world.rng.sample(stated, len(stated)):
+        world.state(fact, times=documents_per_fact, varied=True)
+    for fact in p2d:
+        item = Item(fact.reversed(), (fact,), "reversal")
+        world.ask_entity("reversal", item, [fact.second for fact in backward])
+    for members in (p2d, d2p):
+        world.ask_entities("trained", [Item(fact, (fact,), "recall") for fact in members])
+    return world
+
+
+def make_full(
     seed: int, index: int, *, people_per_group: int, documents_per_fact: int, nonsense_names: bool = False
 ) -> World:
     """One world of three groups; each fact is stated by `documents_per_fact` of the 30 templates of its direction."""
