@@ -64,12 +64,18 @@ def save(engine: Any, out: Path, *, step: int, key: str, starts: Sequence[Start]
     Raises ResumableError on every rank if one cannot write; earlier states are kept.
     """
     states, rank = states_folder(out), dist.get_rank()
-    unfinished, finished = states / f".step-{step:08d}.unfinished", states / _name(step)
+    unfinished, finished = states / f".step-{step:08d}.unfinished", states / f"step-{step:08d}"
 
     def begin() -> None:
         if rank == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir(parents=True)
+
+    def write_part() -> None:
+        if mine:
+            path = unfinished / f"part-{rank:05d}.safetensors"
+            save_file(mine, path)
+            sync(path)
 
     def end() -> None:
         if rank != 0:
@@ -86,8 +92,12 @@ def save(engine: Any, out: Path, *, step: int, key: str, starts: Sequence[Start]
     owners = _owners(trained_parameters(engine.module))
     write_together(begin)
     try:
-        mine = _gather(engine, owners)
-        write_together(lambda: _write_part(unfinished, mine))
+        mine = {
+            f"{kind}/{name}": tensor.to("cpu", torch.float32, copy=True).contiguous()
+            for name, kind, tensor in full_tensors(engine)  # all ranks take part in gathering every tensor
+            if owners[name] == rank
+        }
+        write_together(write_part)
         write_together(end)
     finally:
         if rank == 0:
@@ -134,7 +144,7 @@ def prune(out: Path, *, keep_last: int, keep_every: int) -> None:
     states = states_folder(out)
     steps = [int(folder.name.partition("-")[2]) for folder in states.glob("step-*")]
     for step in expired(steps, keep_last=keep_last, keep_every=keep_every):
-        shutil.rmtree(states / _name(step), ignore_errors=True)
+        shutil.rmtree(states / f"step-{step:08d}", ignore_errors=True)
     for left in states.glob(".step-*.unfinished"):
         shutil.rmtree(left, ignore_errors=True)
     if states.exists() and not any(states.glob("step-*")):
@@ -147,10 +157,6 @@ def expired(steps: Iterable[int], *, keep_last: int, keep_every: int) -> list[in
     return [step for step in newest_first[keep_last:] if not keep_every or step % keep_every]
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
 def _owners(parameters: dict[str, torch.nn.Parameter]) -> dict[str, int]:
     """The rank that writes each parameter: the largest first, each to the rank with the least so far."""
     loads = [0] * dist.get_world_size()
@@ -161,23 +167,6 @@ def _owners(parameters: dict[str, torch.nn.Parameter]) -> dict[str, int]:
         owners[name] = loads.index(min(loads))
         loads[owners[name]] += sizes[name]
     return owners
-
-
-def _gather(engine: Any, owners: dict[str, int]) -> dict[str, torch.Tensor]:
-    """The part of the state that this rank writes, on the host; all ranks take part in gathering every tensor."""
-    rank = dist.get_rank()
-    return {
-        f"{kind}/{name}": tensor.to("cpu", torch.float32, copy=True).contiguous()
-        for name, kind, tensor in full_tensors(engine)
-        if owners[name] == rank
-    }
-
-
-def _write_part(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    path = folder / f"part-{dist.get_rank():05d}.safetensors"
-    if tensors:
-        save_file(tensors, path)
-        sync(path)
 
 
 def _index(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from train.model.packed_attention import text_slots
-from train.texts.batches import IGNORED, Batch, Teacher
+from train.texts.batches import IGNORED, Batch
 
 
 def model_inputs(batch: Batch, device: torch.device | str) -> dict[str, Any]:
@@ -31,7 +31,10 @@ def summed_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     if batch.teacher is None:
         return _cross_entropy(logits, labels)
     mask = torch.from_numpy(batch.teacher.mask).to(logits.device) & (labels != IGNORED)
-    return _cross_entropy(logits, labels.masked_fill(mask, IGNORED)) + _divergence(logits, batch.teacher, mask)
+    top_ids = torch.from_numpy(batch.teacher.ids).to(logits.device)[mask]
+    top_log_probs = torch.from_numpy(batch.teacher.log_probs).to(logits.device)[mask]
+    divergence = top_k_divergence(logits[mask], top_ids, top_log_probs).sum()
+    return _cross_entropy(logits, labels.masked_fill(mask, IGNORED)) + divergence
 
 
 def top_k_divergence(logits: torch.Tensor, top_ids: torch.Tensor, top_log_probs: torch.Tensor) -> torch.Tensor:
@@ -55,9 +58,3 @@ def top_k_divergence(logits: torch.Tensor, top_ids: torch.Tensor, top_log_probs:
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-
-
-def _divergence(logits: torch.Tensor, teacher: Teacher, mask: torch.Tensor) -> torch.Tensor:
-    top_ids = torch.from_numpy(teacher.ids).to(logits.device)[mask]
-    top_log_probs = torch.from_numpy(teacher.log_probs).to(logits.device)[mask]
-    return top_k_divergence(logits[mask], top_ids, top_log_probs).sum()

@@ -65,10 +65,15 @@ def fit_runs(
     `skip_missing` leaves out texts that are not written yet. `say` gets lines for the user. Raises InputError if a run
     cannot fit. Unknown models and an unknown memory are reported and not checked.
     """
-    shapes: dict[str, Shape | None] = {base: _known_shape(base, say) for base in {run.base for run in runs}}
+    shapes: dict[str, Shape] = {}
+    for base in {run.base for run in runs}:
+        try:
+            shapes[base] = read_shape(Path(base))
+        except InputError as error:
+            say(f"memory    not checked: {error.what}")
     if machine.limit is None:
         say("memory    of the GPUs is unknown: not checked")
-    fitted = [_fit(run, shapes[run.base], machine, auto=auto, skip_missing=skip_missing) for run in runs]
+    fitted = [_fit(run, shapes.get(run.base), machine, auto=auto, skip_missing=skip_missing) for run in runs]
     if auto:
         say(f"stage     {', '.join(map(str, sorted({run.stage for run in fitted})))}: the smallest that fits")
     return fitted
@@ -131,14 +136,6 @@ def _fit(run: FinetuneRun, shape: Shape | None, machine: Machine, *, auto: bool,
     fitted = replace(run, stage=STAGES[-1] if stage is None else stage)
     sizing.check_fit(shape, replace(setup, stage=fitted.stage), machine.limit, f"run {run.name}")
     return fitted
-
-
-def _known_shape(base: str, say: Callable[[str], None]) -> Shape | None:
-    try:
-        return read_shape(Path(base))
-    except InputError as error:
-        say(f"memory    not checked: {error.what}")
-        return None
 
 
 def _table(shape: Shape, setup: sizing.Setup, machine: Machine) -> Table:

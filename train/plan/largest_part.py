@@ -18,10 +18,9 @@ from train.plan.flops import multiplied_weights
 from train.plan.shapes import Shape
 from train.run.finetune_run import FinetuneRun
 from train.texts.mix import Budget, Lengths, make_schedule
-from train.texts.packing import Arithmetic, choose_layout, most_rows
+from train.texts.packing import SAMPLED_STEPS, Arithmetic, choose_layout, most_rows
 from train.texts.sources import TextSource, is_distribution, no_texts, read_rows, shards_of
 
-SAMPLED_STEPS = 8
 LONGEST_READ = 16  # the longest text by tokens is nearly always among the longest by characters
 OTHERS_READ = 4096
 

@@ -79,7 +79,10 @@ def make_schedule(
     (at least one); the last may be smaller. A budget of tokens is met to within half a text.
     """
     draws = _weighted(lengths, weights, seed) if weights else _shuffled(np.arange(len(lengths.num_labels)), seed)
-    rows, bounds = _cut(draws, lengths, _in_tokens(budget, lengths, weights), batch_size, batch_tokens)
+    if budget.epochs and weights:  # counted in tokens, since the sources' texts occur unequally often
+        used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
+        budget = Budget(tokens=max(1, round(budget.epochs * int(lengths.num_labels[used].sum()))))
+    rows, bounds = _cut(draws, lengths, budget, batch_size, batch_tokens)
     tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
     return Schedule(rows, bounds, tokens)
 
@@ -116,14 +119,6 @@ def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator
         behind += shares * num_labels
         behind[at] -= num_labels
         yield row
-
-
-def _in_tokens(budget: Budget, lengths: Lengths, weights: Sequence[float]) -> Budget:
-    """With weights, epochs are counted in tokens, since the sources' texts occur unequally often."""
-    if not budget.epochs or not weights:
-        return budget
-    used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
-    return Budget(tokens=max(1, round(budget.epochs * int(lengths.num_labels[used].sum()))))
 
 
 def _cut(

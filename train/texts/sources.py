@@ -96,9 +96,7 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _split(text: str, source: TextSource) -> Iterable[str]:
-    """The training texts of one text."""
-    if source.split == "none":
-        return [text]
+    """The training texts of a text that is split."""
     sentences = split_sentences(text)
     return sentences if source.split == "independent" else cumulate(sentences)
 
