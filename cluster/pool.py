@@ -128,11 +128,6 @@ class ActorPool:
         for actor in list(self._group.starting):
             self._group.started(actor)
 
-    @property
-    def in_flight(self) -> int:
-        """Units that are running or queued at an actor."""
-        return self._run.schedule.num_in_flight if self._run else 0
-
     def run(self, units: Sequence[Unit], on_receipt: Callable[[ShardReceipt], None]) -> list[ShardReceipt]:
         """Do all units; receipts in the order of completion, each passed to `on_receipt` as it comes.
 

@@ -47,8 +47,7 @@ def loopback_only() -> Iterator[None]:
 
 def find_address() -> str:
     """The address of the cluster on this machine; "auto" if none is found. Raises ConnectionError."""
-    address: str | None = services.get_ray_address_from_environment("auto", None)
-    return address or "auto"
+    return services.get_ray_address_from_environment("auto", None) or "auto"
 
 
 def is_node(address: str) -> bool:

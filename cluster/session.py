@@ -30,7 +30,8 @@ PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 FORWARDED = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # the driver's own choice of a network interface
 CONNECT_SECONDS = 10.0
-NAMESPACE = "entail"  # of pool names
+# of every session; pools are found by their names in the namespace
+COMMON: dict[str, Any] = {"namespace": "entail", "log_to_driver": False, "logging_level": logging.ERROR}
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -80,11 +81,9 @@ def _start(num_cpus: int | None) -> BaseContext:
         with loopback_only():
             return ray.init(
                 address="local",
-                namespace=NAMESPACE,
                 num_cpus=num_cpus,
                 include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+                **COMMON,
                 runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
                 **options,
             )
@@ -132,9 +131,7 @@ def _attach(address: str) -> BaseContext:
         with loopback_only() if host in LOOPBACK else nullcontext():
             return ray.init(
                 address=address,
-                namespace=NAMESPACE,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+                **COMMON,
                 runtime_env={
                     "py_modules": [str(REPOSITORY / name) for name in PACKAGES],
                     "excludes": ["__pycache__"],

@@ -207,18 +207,20 @@ class Ticket:
 def test_a_slow_store_holds_the_driver_back(pool: ActorPool, folder: Path) -> None:
     (folder / "release").unlink(missing_ok=True)
     done: list[int] = []
+    pool.meter = meter = Meter(9)
 
     def look() -> None:
         for name in ("late0", "late1"):
             wait_for(folder / f"{name}.pid")
         wait_until(lambda: Ticket.sent >= 4, "each actor has one unit queued")
         time.sleep(1.0)
-        done.extend([Ticket.sent, pool.in_flight])
+        done.extend([Ticket.sent, meter.snapshot().in_flight])
         (folder / "release").touch()
 
     units = [Unit(f"late{i}", "late", (f"late{i}", Ticket()), "") for i in range(9)]
     with meanwhile(look):
         pool.run(units, ignore)
+    pool.meter = None
     assert done == [4, 4]
     assert Ticket.sent == 9
 
