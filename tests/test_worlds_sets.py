@@ -19,11 +19,11 @@ from data.sets.forms import FORMS
 from data.sets.language import Statement, parse
 from data.sets.lexicon import FEATURES, NOUNS, PREAMBLES, PUNCTUATION, ROLES
 from data.sets.oracle import Oracle
-from data.sets.process import full as process
+from data.sets.process import worlds as process
 from data.sets.registry import save_set
 from data.sets.reversal_curse import worlds as curse
-from data.sets.semantic import full as semantic
 from data.sets.semantic import logic as semantic_logic
+from data.sets.semantic import worlds as semantic
 from data.sets.semantic.hierarchy import load_categories, make_hierarchy
 from data.sets.words import WordMaker
 from data.sets.world import World
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return semantic.make_world(2, 0, categories=110, documents=2200, questions_per_split=400)
+    return semantic.make_full(2, 0, categories=110, documents=2200, questions_per_split=400)
 
 
 def test_simple_reversals_at_full_size() -> None:
@@ -179,13 +179,13 @@ def test_a_hierarchy_of_any_size(categories: int) -> None:
 
 def test_too_few_documents_are_refused() -> None:
     with pytest.raises(InputError, match="unstated"):
-        semantic.make_world(0, 0, categories=110, documents=30, questions_per_split=40)
+        semantic.make_full(0, 0, categories=110, documents=30, questions_per_split=40)
     with pytest.raises(InputError, match="too few"):
-        process.make_world(0, 0, functions=6, documents=30, questions_per_split=40)
+        process.make_full(0, 0, functions=6, documents=30, questions_per_split=40)
 
 
 def test_held_out_pairs_of_rules_are_never_shown() -> None:
-    made = process.make_world(0, 0, functions=6, documents=1000, questions_per_split=200)
+    made = process.make_full(0, 0, functions=6, documents=1000, questions_per_split=200)
     held_out: dict[str, str] = made.notes["held_out"]
     assert set(held_out.values()) == {"plus", "times", "inside", "raised"} and len(held_out) == 7
     marks = {"plus": "+", "times": "*"}

@@ -14,12 +14,10 @@ from data.records import Document, Question
 from data.seeds import fingerprint
 from data.sentences import split_sentences
 from data.sets import reversals, syllogisms
-from data.sets.process import full as process
-from data.sets.process import small as small_process
+from data.sets.process import worlds as process
 from data.sets.reversal_curse import published
 from data.sets.reversal_curse import worlds as reversal_curse
-from data.sets.semantic import full as semantic
-from data.sets.semantic import small as small_semantic
+from data.sets.semantic import worlds as semantic
 from data.sets.world import World
 from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name, write_json, write_shard
 
@@ -28,13 +26,13 @@ SETS: dict[tuple[str, str], Callable[..., World]] = {
     ("reversals", "tiny"): reversals.make_small,
     ("syllogisms", "tiny"): syllogisms.make_small,
     ("reversal-curse", "tiny"): reversal_curse.make_small,
-    ("semantic", "tiny"): small_semantic.make_world,
-    ("process", "tiny"): small_process.make_world,
+    ("semantic", "tiny"): semantic.make_small,
+    ("process", "tiny"): process.make_small,
     ("reversals", "open"): reversals.make_full,
     ("syllogisms", "open"): syllogisms.make_full,
     ("reversal-curse", "open"): reversal_curse.make_full,
-    ("semantic", "open"): semantic.make_world,
-    ("process", "open"): process.make_world,
+    ("semantic", "open"): semantic.make_full,
+    ("process", "open"): process.make_full,
 }
 
 
