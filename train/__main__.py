@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,13 @@ def main(words: Sequence[str]) -> int:
     flags = parser.parse_args(words)
     rank = int(os.environ.get("RANK", "0"))
     try:
-        _train_all(flags, rank)
+        runs = read_runs(flags.runs)
+        from train.run.heartbeat import Heartbeat
+        from train.run.loop import finetune
+
+        heartbeat = Heartbeat(flags.runs.with_suffix(".heartbeats"), rank, flags.stall_seconds)
+        for run in runs:
+            finetune(run, partial(_report, run), heartbeat)
     except (InputError, ResumableError) as error:
         if rank == 0:
             print(error, file=sys.stderr)
@@ -56,19 +63,9 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _train_all(flags: argparse.Namespace, rank: int) -> None:
-    runs = read_runs(flags.runs)
-    from train.run.heartbeat import Heartbeat
-    from train.run.loop import finetune
-
-    heartbeat = Heartbeat(flags.runs.with_suffix(".heartbeats"), rank, flags.stall_seconds)
-    for run in runs:
-
-        def report(row: dict[str, Any], run: FinetuneRun = run) -> None:
-            done = f"{run.name}  {row['step'] + 1}/{row['num_steps']}"
-            print(f"{time.strftime('%H:%M:%S')}  {done}  loss {row['loss']:.4f}  {row['tokens_per_second']} tokens/s")
-
-        finetune(run, report, heartbeat)
+def _report(run: FinetuneRun, row: dict[str, Any]) -> None:
+    done = f"{run.name}  {row['step'] + 1}/{row['num_steps']}"
+    print(f"{time.strftime('%H:%M:%S')}  {done}  loss {row['loss']:.4f}  {row['tokens_per_second']} tokens/s")
 
 
 if __name__ == "__main__":

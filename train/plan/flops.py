@@ -13,12 +13,9 @@ from train.plan.shapes import Shape, shape_of
 # FLOP/s by a pattern in the device's name; the first match counts.
 PEAKS: tuple[tuple[str, float], ...] = (
     (r"\bB200\b", 2250e12),
-    (r"\bGH200\b", 989e12),
-    (r"\bH200 NVL\b", 836e12),
-    (r"\bH200\b", 989e12),
-    (r"\bH100 NVL\b", 836e12),
+    (r"\b(H100|H200) NVL\b", 836e12),
     (r"\bH100 PCIe\b", 756e12),
-    (r"\bH100\b", 989e12),
+    (r"\b(H100|H200|GH200)\b", 989e12),
     (r"\bA100\b", 312e12),
     (r"\bL40S\b", 362e12),
     (r"\bL4\b", 121e12),

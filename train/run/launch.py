@@ -173,7 +173,6 @@ def _train_all(config: dict[str, Any]) -> None:
     heartbeat = Heartbeat(storage / _HEARTBEATS, rank, config["stall_seconds"], node=context.get_node_id())
     lane = split_group(ranks, ray.util.get_node_ip_address())
     lanes = storage / _LANES
-    lanes.mkdir(parents=True, exist_ok=True)
     for position, run in enumerate(config["runs"][lane::num_lanes]):
 
         def report(row: dict[str, Any], position: int = position, run: FinetuneRun = run) -> None:

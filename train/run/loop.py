@@ -212,7 +212,6 @@ def _open_work(task: _Task) -> Path:
     metrics = work_folder(Path(task.plan.run.out)) / METRICS
     if dist.get_rank() == 0:
         shutil.rmtree(metrics.parent, ignore_errors=True)
-        metrics.parent.mkdir(parents=True)
         write_json(metrics.parent / PLAN, task.plan.summary())
         if task.found:
             shutil.copyfile(Path(task.found.folder) / METRICS, metrics)
