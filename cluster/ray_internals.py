@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from ray._private import ray_constants, services
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.node import Node
 from ray._private.worker import BaseContext
 from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.actor import ActorHandle
@@ -37,12 +39,21 @@ def holds_sockets(folder: str) -> bool:
 @contextmanager
 def loopback_only() -> Iterator[None]:
     """Every port of Ray on the loopback interface, as Ray itself does on a Mac."""
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+    with patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False):
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def essential_processes() -> Iterator[None]:
+    """Start neither the dashboard's server nor the monitor of logs: nothing here uses them, and a start waits for both.
+
+    Ray has no option for it: `include_dashboard=False` leaves out the pages only.
+    """
+    with (
+        patch.object(services, "start_api_server", lambda *_, **__: ("", None)),
+        patch.object(Node, "start_log_monitor", lambda _: None),
+    ):
+        yield
 
 
 def find_address() -> str:

@@ -15,6 +15,7 @@ import ray
 from cluster.locks import home_folder, private_folder
 from cluster.ray_internals import (
     BaseContext,
+    essential_processes,
     find_address,
     holds_sockets,
     is_node,
@@ -78,7 +79,7 @@ def _start(num_cpus: int | None) -> BaseContext:
     if not holds_sockets(temporary_folder()):  # a batch system's job folder, for example
         options["_temp_dir"] = str(private_folder(Path("/tmp") / f"entail-{os.getuid()}"))
     try:
-        with loopback_only():
+        with loopback_only(), essential_processes():
             return ray.init(
                 address="local",
                 num_cpus=num_cpus,

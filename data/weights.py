@@ -81,14 +81,20 @@ def _cache_path(files: Sequence[Path]) -> Path | None:
     states = [(os.path.abspath(path), path.stat()) for path in files]  # noqa: PTH100 - Path.resolve would follow links
     if max(state.st_mtime for _, state in states) > time.time() - _SETTLED_SECONDS:
         return None
+    name = fingerprint(*(part for path, state in states for part in (path, state.st_size, state.st_mtime_ns)))
+    folder = cache_folder()
+    return folder / "weights" / name if folder else None
+
+
+def cache_folder() -> Path | None:
+    """`$XDG_CACHE_HOME/entail` or `~/.cache/entail`; None without a home folder."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not Path(base).is_absolute():
         try:
             base = str(Path.home() / ".cache")
         except RuntimeError:  # no home folder
             return None
-    name = fingerprint(*(part for path, state in states for part in (path, state.st_size, state.st_mtime_ns)))
-    return Path(base) / "entail" / "weights" / name
+    return Path(base) / "entail"
 
 
 def _read_cached(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Other weights in a running vLLM engine: swaps, misfits, cold restarts, adapters."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -13,10 +14,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONTEXT, checkpoint, make_model, plain_scores
 from transformers import AutoModelForCausalLM
 
+from augment_service import reference
 from augment_service.engines.protocol import EngineSpec, ParityError
 from augment_service.engines.vllm import VllmEngine
 from augment_service.engines.vllm import engine as engine_module
 from augment_service.engines.vllm import llm as host
+from augment_service.reference import FILE, Reference, compute_reference, write_reference
 from data.errors import InputError
 from data.records import Prompt, Score, ScoreItem
 
@@ -171,19 +174,49 @@ def test_a_failed_swap_costs_a_cold_restart(
 
 
 @pytest.mark.parametrize("kind", ["tied"], indirect=True)
-def test_weights_that_fail_the_probe_even_after_a_cold_restart_are_not_used(
+def test_weights_that_are_not_reproduced_even_after_a_cold_restart_are_not_used(
     engine: VllmEngine, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = engine.stats()
-    with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "plain_log_probabilities", lambda *given: torch.full((2, 6), torch.nan))
-        with pytest.raises(ParityError, match="nan nats") as raised:
-            engine.load_weights(checkpoint(folders["b-tied"]))
-    assert str(folders["b-tied"]) in str(raised.value)
-    assert engine.stats()["cold_restarts"] == before["cold_restarts"] + 1
-    assert engine.stats()["parity_difference"] == before["parity_difference"]
+    for wrong in (torch.nan, 0.01):  # nats
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, "find_reference", lambda *given, wrong=wrong, **_: shifted(given[0], wrong))
+            with pytest.raises(ParityError) as raised:
+                engine.load_weights(checkpoint(folders["b-tied"]))
+        assert raised.value.where == str(folders["b-tied"])
+    assert engine.stats()["cold_restarts"] == before["cold_restarts"] + 2
     engine.load_weights(checkpoint(folders["a-tied"]))
     assert_scores(engine, folders["a-tied"])
+
+
+def shifted(folder: Path, nats: float) -> Reference:
+    """A reference that no engine reproduces."""
+    found = compute_reference(folder, ())
+    return dataclasses.replace(found, values=tuple(tuple(value + nats for value in row) for row in found.values))
+
+
+@pytest.mark.parametrize("kind", ["tied"], indirect=True)
+def test_a_stale_reference_beside_the_weights_is_computed_anew(
+    engine: VllmEngine, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folders["b-tied"], copied)
+    write_reference(copied / FILE, shifted(folders["a-tied"], 0.0))
+    before = engine.stats()["cold_restarts"]
+    engine.load_weights(checkpoint(copied))
+    assert engine.stats()["cold_restarts"] == before
+    assert_scores(engine, copied)
+
+
+def test_weights_with_a_stored_reference_are_not_loaded_a_second_time(
+    engine: VllmEngine, kind: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folders[f"b-{kind}"], copied)
+    write_reference(copied / FILE, compute_reference(copied, ()))
+    monkeypatch.setattr(reference, "AutoModelForCausalLM", None)
+    engine.load_weights(checkpoint(copied))
+    assert 0 < engine.stats()["parity_difference"] < 1e-3
 
 
 def adapter_of(folder: Path, target: Path, *, rank: int = 4, seed: int = 1, **options: object) -> PeftModel:

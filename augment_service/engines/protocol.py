@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Literal, NoReturn, Protocol, runtime_checkable
 
 from data import records
-from data.errors import InputError, ResumableError
+from data.errors import InputError
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
 CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
@@ -99,8 +99,9 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, float]:
-        """Counts since the start: tokens by kind, `seconds` of work, `parity_difference` (nats), `cold_restarts`.
+        """Counts since the start: tokens by kind, `seconds` of work, `cold_restarts`.
 
+        `parity_difference` (nats) is how far the present weights are from fp32 at most, for a token of the reference.
         Of the `prompt_tokens`, `cached_tokens` came from the prefix cache; `computed_tokens` counts the positions on
         which the model ran.
         """
@@ -120,7 +121,5 @@ class TokenEngine(Engine, Protocol):
         ...
 
 
-class ParityError(ResumableError):
-    """The engine's log-probabilities differ from a plain forward pass of the same weights."""
-
-    fails_group = True  # of units with these weights; others can go on
+class ParityError(InputError):
+    """The engine's log-probabilities are not those of a plain forward pass of the same weights."""

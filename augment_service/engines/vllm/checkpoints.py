@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
@@ -45,7 +46,7 @@ def read_shape(folder: Path) -> ModelShape:
     shapes = _read_shapes(folder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         what = str(error).strip().partition("\n")[0]
         raise InputError(
             f"its config.json describes no model: {what}", where=str(folder), hint="save the checkpoint again"

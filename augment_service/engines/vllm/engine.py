@@ -1,10 +1,10 @@
 """The `Engine` protocol over vLLM. Reads a folder of HF safetensors with its tokenizer; writes nothing.
 
-Weights must pass a parity probe against a plain transformers forward pass before they are used.
+Weights are used only if the engine reproduces their reference, see `augment_service.reference`.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,22 @@ from vllm import RequestOutput, SamplingParams
 from augment_service.engines.protocol import EngineSpec, ParityError
 from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_shape
 from augment_service.engines.vllm.llm import ON_CPU, EngineHost, Request
-from augment_service.engines.vllm.probe import PARITY_LIMIT, plain_log_probabilities, probe_pairs
 from augment_service.engines.vllm.strategies import choose_strategy, distillation_request, read_distribution
 from augment_service.engines.vllm.tries import Trie
 from augment_service.engines.window import fit_window
+from augment_service.reference import NUM_PREFIX, Difference, Reference, difference, find_reference, likely_causes
 from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
 from data import records
 from data.seeds import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
-Values = Mapping[TokenPair, list[tuple[float, bool]]]  # per token: log-probability, whether it is the likeliest
+Values = dict[TokenPair, list[tuple[float, bool]]]  # per token: log-probability, whether it is the likeliest
 
 
 class VllmEngine:
     """`TokenEngine` of `augment_service.engines.protocol` over vLLM; scores by `strategy`.
 
-    One engine per process. Raises InputError, and ParityError if the probe fails.
+    One engine per process. Raises InputError; ParityError, which is one, if the reference is not reproduced.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -39,18 +39,18 @@ class VllmEngine:
         self.strategy = choose_strategy(spec.scoring)
         shape, self._dtype = read_shape(folder), _choose_dtype(spec.dtype)
         self._spec, self._shape = spec, shape
+        reference = find_reference(folder, self._dtype)  # before vLLM loads the weights, which takes the same memory
         options = self.strategy.engine_options()
         self._host = EngineHost(spec, shape, self._dtype, bool(self.strategy.v2_runner), options)
         self._host.start(spec.model)
         self.window = self._host.window
         self._tokenizer = self._host.tokenizer
         self._reader = TextReader(self._tokenizer, window=self.window, num_ids=shape.num_ids)
-        self._probed = probe_pairs(min(len(self._tokenizer), shape.num_ids), self.window)
         self._counts = dict.fromkeys(("generated_tokens", "scored_tokens", "swaps", "cold_restarts"), 0)
-        self._parity = 0.0
-        wanted = plain_log_probabilities(folder, self._probed, self._dtype)
+        self._difference = Difference(0.0, 0.0)
         try:
-            self._accept(spec.model, self._difference(wanted))
+            if not self._reproduces(reference):
+                self._require(find_reference(folder, self._dtype, fresh=True), spec.model)
         except ParityError:
             self.close()
             raise
@@ -121,7 +121,7 @@ class VllmEngine:
         return answers
 
     def load_weights(self, ref: records.CheckpointRef) -> None:
-        """As `Engine.load_weights`; on return the new weights have passed the parity probe, maybe after a cold restart.
+        """As `Engine.load_weights`; on return the engine reproduces their reference, maybe after a cold restart.
 
         An adapter is applied over the engine's own model, without merging.
         """
@@ -131,28 +131,25 @@ class VllmEngine:
             weights, adapter = self._spec.model, folder
         else:
             check_fit(self._shape, folder)
-        wanted = plain_log_probabilities(Path(weights), self._probed, self._dtype, adapter)
+        reference = find_reference(Path(weights), self._dtype, adapter)
         loaded = self._host.read_adapter(ref.name, ref.path) if adapter else None
         self._host.adapter = loaded
         if loaded is None or self._host.folder != weights:
             self._host.load(weights)
         self._counts["swaps"] += 1
-        difference = self._difference(wanted)
-        if not difference <= PARITY_LIMIT[self._dtype]:
-            logger.warning(
-                "after the swap to %s the engine differs by %.2g nats from a plain forward pass: restarting it",
-                ref.name,
-                difference,
-            )
+        if self._reproduces(reference):
+            return
+        reference = find_reference(Path(weights), self._dtype, adapter, fresh=True)  # a stored one may be stale
+        if not self._reproduces(reference):
+            logger.warning("after the swap to %s the engine differs by %s: restarting it", ref.name, self._difference)
             self._counts["cold_restarts"] += 1
             self._host.start(weights)
             self._host.adapter = self._host.read_adapter(ref.name, ref.path) if adapter else None
-            difference = self._difference(wanted)
-        self._accept(ref.path, difference)
+            self._require(reference, ref.path)
 
     def stats(self) -> dict[str, float]:
-        """As `Engine.stats`; `parity_difference` is the largest of all weights that passed."""
-        return {**self._host.counts, **self._counts, "parity_difference": self._parity}
+        """As `Engine.stats`."""
+        return {**self._host.counts, **self._counts, "parity_difference": self._difference.max}
 
     def close(self) -> None:
         """Release the model's memory, so that another engine can start in this process."""
@@ -184,22 +181,27 @@ class VllmEngine:
             self.strategy.read(request, output)
         return {pair: [tries[pair.prefix].found[node] for node in path] for pair, path in nodes.items()}
 
-    def _difference(self, wanted: torch.Tensor) -> float:
-        """The largest difference of a log-probability (nats) between this engine and a plain forward pass."""
+    def _reproduces(self, reference: Reference) -> bool:
+        """Whether the engine is as close to the reference as its type allows; sets `_difference`."""
         counted = dict(self._host.counts)
-        # one call each, so that the second one reads its prefix from the cache, which is thereby probed too
-        found = [[value for value, _ in self._evaluate([pair])[pair]] for pair in self._probed]
+        num_prefix = min(NUM_PREFIX, self.window - 2)
+        rows = [row[: self.window - 1] for row in reference.rows]
+        pairs = [TokenPair(TokenRow((), row[:num_prefix]), row[num_prefix:]) for row in rows]
+        # in two calls, so that the second one reads its prefixes from the cache, which is thereby compared, too
+        found = self._evaluate(pairs[::2]) | self._evaluate(pairs[1::2])
         self._host.counts = counted
-        return (torch.tensor(found) - wanted).abs().max().item()
+        values = [[value for value, _ in found[pair]] for pair in pairs]
+        self._difference = difference(reference, values, num_prefix)
+        return self._difference.within(reference.limit(self._dtype))
 
-    def _accept(self, path: str, difference: float) -> None:
-        limit = PARITY_LIMIT[self._dtype]
-        if not difference <= limit:  # a NaN is no parity either
+    def _require(self, reference: Reference, path: str) -> None:
+        if not self._reproduces(reference):
             raise ParityError(
-                f"the engine's log-probabilities differ by {difference:.2g} nats from a plain forward pass of {path} "
-                f"(limit {limit:g}), so nothing was scored with it"
+                f"the engine's log-probabilities differ from transformers in fp32 by {self._difference}; the limit is "
+                f"{reference.limit(self._dtype)}",
+                where=path,
+                hint=likely_causes(Path(path)),
             )
-        self._parity = max(self._parity, difference)
 
 
 def _assemble(item_id: str, row: ItemTokens, values: Values) -> records.Score:
