@@ -19,7 +19,7 @@ from data.records import Generation, Prompt, Score, ScoreItem
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 FACTS = (
     "Marie Curie was born in Warsaw. She moved to Paris in 1891 and studied physics there. In 1903 she shared the "
-    "Nobel Prize in Physics with her husband Pierre. The otter is heavier than the stoat, and the stoat is heavier than the "
+    "Nobel Prize in Physics with her husband Pierre. The otter is heavier than the stoat, and the stoat than the "
     "weasel. Water boils at 100 degrees Celsius at sea level.\n"
 )
 ITEMS = [

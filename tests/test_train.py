@@ -10,6 +10,7 @@ import torch
 from training_runs import encode, losses, make_run, make_world, plain_loss, read_texts, train_all, train_alone
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from augment_service.reference import FILE, find_reference
 from data.errors import InputError
 from data.records import Augmentation, Generation
 from data.store import write_folder
@@ -34,6 +35,8 @@ def test_the_loss_is_the_plain_one_and_the_checkpoint_reloads(world: Path, tmp_p
     ref = train_alone(run)
     assert ref == read_ref(tmp_path / "still")
     assert ref.fingerprint == weights_fingerprint(tmp_path / "still") == weights_fingerprint(world / "base")
+    assert (tmp_path / "still" / FILE).exists()
+    assert find_reference(tmp_path / "still", torch.bfloat16) == find_reference(world / "base", torch.bfloat16)
     before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (world / "base", ref.path))
     tokenizer = AutoTokenizer.from_pretrained(ref.path)
     rows = encode(read_texts(run.sources), tokenizer)

@@ -1,6 +1,7 @@
 """`pretrain`: the embedded model from scratch, then measured, then described in a model card.
 
-Writes the model folder: safetensors, tokenizer, `prompts.toml`, `README.md` (the card), `measures.json`.
+Writes the model folder: safetensors, tokenizer, `prompts.toml`, `reference.json`, `README.md` (the card),
+`measures.json`.
 """
 
 import json
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from augment_service.reference import FILE, compute_reference, write_reference
 from data.errors import InputError
 from data.rendering import BOOK_NAME, NONSENSE
 from data.sets.registry import make_worlds
@@ -66,6 +68,7 @@ def make_model(folder: Path, seed: int, threads: int) -> None:
 
         pretrain(plan, work, show)
     shutil.copyfile(NONSENSE, work / BOOK_NAME)
+    write_reference(work / FILE, compute_reference(work))
     write_json(
         work / "pretraining.json", {**asdict(plan), "seconds": round(time.monotonic() - started), "threads": threads}
     )

@@ -7,7 +7,7 @@ from data.errors import InputError
 from data.records import CheckpointRef
 from data.weights import weights_fingerprint
 
-REFERENCE = "checkpoint.json"
+RECORD = "checkpoint.json"
 METRICS = "metrics.jsonl"  # a line for each step
 
 
@@ -17,10 +17,10 @@ def read_ref(folder: Path) -> CheckpointRef:
     The fingerprint is that of the weights in the folder, whatever the reference says.
     """
     try:
-        content = json.loads((folder / REFERENCE).read_text())
+        content = json.loads((folder / RECORD).read_text())
     except FileNotFoundError:
         raise InputError(
-            f"no finished checkpoint here ({REFERENCE} is missing)",
+            f"no finished checkpoint here ({RECORD} is missing)",
             where=str(folder),
             hint="name a folder that `train` wrote, or run the training command again",
         ) from None
@@ -35,7 +35,7 @@ def read_ref(folder: Path) -> CheckpointRef:
 
 def how_computed(folder: Path) -> str:
     """The precision and number of ranks of a checkpoint's last start, as a phrase."""
-    start = json.loads((folder / REFERENCE).read_text())["starts"][-1]
+    start = json.loads((folder / RECORD).read_text())["starts"][-1]
     return f"{start['precision']} on {start['ranks']} rank{'s' * (start['ranks'] > 1)}"
 
 
@@ -44,8 +44,8 @@ def find_finished(folder: Path, key: str) -> CheckpointRef | None:
 
     Raises InputError if the folder has another run's checkpoint or anything else.
     """
-    if (folder / REFERENCE).exists():
-        found = json.loads((folder / REFERENCE).read_text())["key"]
+    if (folder / RECORD).exists():
+        found = json.loads((folder / RECORD).read_text())["key"]
         if found == key:
             return read_ref(folder)
         problem = f"the checkpoint here has other settings, texts or weights (key {found}, expected {key})"

@@ -1,14 +1,15 @@
 """A trained model as an HF folder that transformers and vLLM load.
 
 Reads: the engine's weights; of the base model, its tokenizer files, chat template, generation settings and prompt book.
-Writes: `model*.safetensors`, `config.json`, copies of those files, a model card and, last, `checkpoint.json`, in a work
-folder that a rename turns into the checkpoint.
+Writes: `model*.safetensors`, `config.json`, copies of those files, `reference.json` (what engines must reproduce), a
+model card and, last, `checkpoint.json`, in a work folder that a rename turns into the checkpoint.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
+from augment_service.reference import FILE as REFERENCE
+from augment_service.reference import compute_reference, find_reference, write_reference
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import write_json
 from data.weights import weights_fingerprint
-from train.engine.checkpoint import METRICS, REFERENCE, read_ref, work_folder
+from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
 from train.engine.state import sync
 from train.engine.zero_engine import WEIGHT, full_tensors, write_together
 from train.model.lora import merge
@@ -140,14 +143,17 @@ def _gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
 
 
 def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> None:
-    """Add the other files to the weights; the reference is last, when the rest has reached the disk."""
+    """Add the other files to the weights; `checkpoint.json` is last, when the rest has reached the disk."""
     for pattern in _COPIED:
         for path in Path(run.base).glob(pattern):
             shutil.copyfile(path, work / path.name)
+    with suppress(InputError, OSError, RuntimeError):  # an engine computes it where it is missing
+        rows = find_reference(Path(run.base), torch.float32).rows
+        write_reference(work / REFERENCE, compute_reference(work, rows=rows))
     fingerprint = weights_fingerprint(work)
     metrics = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
     (work / CARD).write_text(model_card(run, metrics, num_texts=num_texts, fingerprint=fingerprint))
     for path in (*work.iterdir(), work):
         sync(path)
     content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "fingerprint": fingerprint}
-    write_json(work / REFERENCE, {**content, **record}, durable=True)
+    write_json(work / RECORD, {**content, **record}, durable=True)
