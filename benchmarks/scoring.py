@@ -19,18 +19,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from benchmarks.harness import (
-    OURS,
-    Bench,
-    Goal,
-    forget,
-    interleave,
-    largest_difference,
-    print_ratios,
-    print_sides,
-    run,
-    summarise,
-)
+from benchmarks import harness
+from benchmarks.harness import OURS, Bench, Goal
 from benchmarks.peers import lm_eval_requirements, peer_python
 from benchmarks.settings import shared_environment, vllm_settings
 from benchmarks.side import Side
@@ -94,7 +84,7 @@ class Scene:
         source, target = (self.bench.folder / f"{name}.{kind}.arrow" for kind in ("items", "scores"))
         write_shard(source, ScoreItem, items)
         unit = {"task": "score", "source": str(source), "target": str(target), "num_rows": len(items)}
-        forget(target)
+        harness.forget(target)
         before = self.sides[OURS].call("stats").value
         answer = self.sides[OURS].call("run", units=[unit])
         after = self.sides[OURS].call("stats").value
@@ -119,7 +109,9 @@ class Scene:
         if [count for _, count in seen] != counts:
             self.bench.different.append(f"{name}: {peer} splits the options into other tokens than we do")
         theirs = answer.value["log_likelihoods"]
-        self.bench.hold(f"{name}: our scores and {peer}'s", largest_difference(wanted, theirs), MOST_BY_ROUNDING)
+        self.bench.hold(
+            f"{name}: our scores and {peer}'s", harness.largest_difference(wanted, theirs), MOST_BY_ROUNDING
+        )
         differences = [abs(mine - other) for mine, other in zip(wanted, theirs, strict=True)]
         if number >= 0:  # of rounds that count
             self.differences.setdefault(load.name, {}).setdefault(peer, []).extend(differences)
@@ -141,7 +133,7 @@ class Scene:
         ) as exact:
             exact.call("open", model=str(self.bench.flags.model))
             truth: Any = exact.call("score", pairs=str(self.pairs(name, items))).value
-        return {side: largest_difference(sums, truth) for side, sums in self.sums[name].items()}
+        return {side: harness.largest_difference(sums, truth) for side, sums in self.sums[name].items()}
 
 
 def ideal_tokens(tokenizer: Tokenizer, items: Sequence[ScoreItem]) -> int:
@@ -164,16 +156,16 @@ def measure(bench: Bench) -> None:
             rounds: dict[str, Callable[[int], float]] = {OURS: partial(scene.ours, load)}
             rounds |= {name: partial(scene.peer, name, load) for name in scene.sides if name != OURS}
             bench.tell(f"{load.name}: {load.context_words} words of context, {load.num_options} options")
-            seconds = interleave(rounds, bench.flags.rounds, bench.tell)
+            seconds = harness.interleave(rounds, bench.flags.rounds, bench.tell)
             measured[load.name] = {
                 "context_words": load.context_words,
                 "options": load.num_options,
-                "sides": summarise(seconds),
+                "sides": harness.summarise(seconds),
             }
         if not bench.flags.ours_only and is_small_llama(bench.flags.model):
             bench.report["errors"] = scene.errors(loads[0], 0)
     for load in loads:
-        print_sides(bench, load.name, measured[load.name]["sides"], load.num_options, "options")
+        harness.print_sides(bench, load.name, measured[load.name]["sides"], load.num_options, "options")
     report(scene, measured)
 
 
@@ -247,7 +239,7 @@ def report(scene: Scene, measured: dict[str, Any]) -> None:
         load: {name: measured[load]["sides"][name]["median"] / sides[name]["median"] for name in sides}
         for load in others
     }
-    print_ratios(scene.bench, ratios, GOALS)
+    harness.print_ratios(scene.bench, ratios, GOALS)
     for load, factors in growth.items():
         words = ", ".join(f"{name} {factor:.2f}x" for name, factor in factors.items())
         scene.bench.console.print(f"{load}: {words} the seconds of the base", highlight=False, soft_wrap=True)
@@ -287,7 +279,7 @@ def describe_differences(values: Sequence[float]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    return run("scoring", (__doc__ or "").partition("\n")[0], measure, arguments)
+    return harness.run("scoring", (__doc__ or "").partition("\n")[0], measure, arguments)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.harness import (
-    OURS,
-    Bench,
-    Goal,
-    forget,
-    interleave,
-    largest_difference,
-    print_ratios,
-    print_sides,
-    run,
-    summarise,
-)
+from benchmarks import harness
+from benchmarks.harness import OURS, Bench, Goal
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
 from benchmarks.worlds import make_items
@@ -60,7 +50,7 @@ class Scene:
         """All checkpoints, one after the other, on the warm engine."""
         targets = [self.target(OURS, ref) for ref in self.refs]
         for target in targets:
-            forget(target)
+            harness.forget(target)
         rows = len(read_shard(self.source, ScoreItem))
         units = [
             {
@@ -96,9 +86,9 @@ class Scene:
     def compare(self) -> tuple[float, float]:
         """The largest difference between warm and cold, and the largest between any checkpoint and the first."""
         warm, cold = ([_values(self.target(name, ref)) for ref in self.refs] for name in (OURS, COLD))
-        by_checkpoint = [largest_difference(mine, theirs) for mine, theirs in zip(warm, cold, strict=True)]
-        spread = max((largest_difference(warm[0], other) for other in warm[1:]), default=0.0)
-        return largest_difference(by_checkpoint, [0.0] * len(by_checkpoint)), spread
+        by_checkpoint = [harness.largest_difference(mine, theirs) for mine, theirs in zip(warm, cold, strict=True)]
+        spread = max((harness.largest_difference(warm[0], other) for other in warm[1:]), default=0.0)
+        return harness.largest_difference(by_checkpoint, [0.0] * len(by_checkpoint)), spread
 
 
 def make_checkpoints(model: Path, folder: Path, count: int) -> list[CheckpointRef]:
@@ -142,7 +132,7 @@ def measure(bench: Bench) -> None:
         scene = Scene(bench, warm, refs, source, environment)
         scene.swap(-1)
         sides = {OURS: scene.swap} if flags.ours_only else {OURS: scene.swap, COLD: scene.start_cold}
-        summary = summarise(interleave(sides, flags.rounds, bench.tell))
+        summary = harness.summarise(harness.interleave(sides, flags.rounds, bench.tell))
     ratios = {}
     bench.report |= {"sides": summary, "checkpoints": count, "options": sum(len(i.continuations) for i in items)}
     bench.report |= {"warm_start_seconds": opened.seconds, **opened.value}
@@ -153,8 +143,8 @@ def measure(bench: Bench) -> None:
         with_start = summary[COLD]["median"] / (summary[OURS]["median"] + opened.seconds)
         bench.report |= {"cold_over_warm_with_its_start": with_start, "difference_between_checkpoints": spread}
     bench.report["ratios"] = ratios
-    print_sides(bench, f"{count} checkpoints", summary, count, "checkpoints")
-    print_ratios(bench, ratios, GOALS)
+    harness.print_sides(bench, f"{count} checkpoints", summary, count, "checkpoints")
+    harness.print_ratios(bench, ratios, GOALS)
 
 
 def _values(path: Path) -> list[float]:
@@ -167,7 +157,7 @@ def _add_flags(parser: ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    return run("swap", (__doc__ or "").partition("\n")[0], measure, arguments, _add_flags)
+    return harness.run("swap", (__doc__ or "").partition("\n")[0], measure, arguments, _add_flags)
 
 
 if __name__ == "__main__":

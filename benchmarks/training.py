@@ -19,18 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import harness
 from benchmarks.corpora import Load, make_model, make_texts, words_of, write_texts
-from benchmarks.harness import (
-    OURS,
-    Bench,
-    Goal,
-    interleave,
-    largest_difference,
-    print_ratios,
-    print_sides,
-    run,
-    summarise,
-)
+from benchmarks.harness import OURS, Bench, Goal
 from benchmarks.mfu import measure_mfu
 from benchmarks.peers import peer_python, trainer_requirements
 from benchmarks.settings import shared_environment
@@ -125,8 +116,8 @@ class Scene:
 
     def hold_losses(self, what: str, first: Sequence[float], second: Sequence[float]) -> None:
         """Check that two sides learned alike, and keep the largest difference."""
-        early = largest_difference(first[:EARLY_STEPS], second[:EARLY_STEPS])
-        difference = largest_difference(first, second)
+        early = harness.largest_difference(first[:EARLY_STEPS], second[:EARLY_STEPS])
+        difference = harness.largest_difference(first, second)
         for name, value in (("max_early_loss_difference", early), ("max_loss_difference", difference)):
             self.bench.report[name] = max(self.bench.report.get(name, 0.0), value)
         self.bench.hold(f"{what} in the first {EARLY_STEPS} steps", early, EARLY_GOAL)
@@ -172,7 +163,7 @@ def measure(bench: Bench) -> None:
     }
     two = {} if bench.flags.smoke else {TWO: measure_ranks(scene, loads[name][-1], environment)}
     print_start(bench)
-    print_ratios(bench, found | two, GOALS)
+    harness.print_ratios(bench, found | two, GOALS)
     bench.report["ratios"] = found | two
 
 
@@ -189,7 +180,7 @@ def measure_model(scene: Scene, loads: Sequence[Load], environment: dict[str, st
                 bench.report["start"].setdefault(f"{name}, {scene.name}, first job", {})
                 way(-1)
                 keep_start(scene, load, name)
-            summary = summarise(interleave(ways, bench.flags.rounds, bench.tell))
+            summary = harness.summarise(harness.interleave(ways, bench.flags.rounds, bench.tell))
             rows = [scene.tokens(f"{scene.name}-{load.kind}-{number}") for number in range(bench.flags.rounds)]
             entry = {"sides": summary, "tokens": rows, "texts": load.num_texts, "row_tokens_of_trl": scene.row_tokens}
             entry["positions_over_tokens"] = {
@@ -197,7 +188,7 @@ def measure_model(scene: Scene, loads: Sequence[Load], environment: dict[str, st
             }
             bench.report["loads"][f"{scene.name} {load.kind}"] = entry
             tokens = round(statistics.median(rows))
-            print_sides(bench, f"{scene.name}, {load.kind}: {load.num_texts} texts", summary, tokens, "tokens")
+            harness.print_sides(bench, f"{scene.name}, {load.kind}: {load.num_texts} texts", summary, tokens, "tokens")
 
 
 def rounds_of(scene: Scene, load: Load) -> dict[str, Callable[[int], float]]:
@@ -263,7 +254,7 @@ def measure_ranks(scene: Scene, load: Load, environment: dict[str, str]) -> floa
         }
         for way in ways.values():
             way(-1)
-        seconds = interleave(ways, bench.flags.rounds, bench.tell)
+        seconds = harness.interleave(ways, bench.flags.rounds, bench.tell)
     first = f"{scene.name}-{load.kind}-0"
     losses = (scene.seen[first, name]["losses"] for name in (OURS, "rank 0"))
     scene.hold_losses("losses of one rank and of two", *losses)
@@ -289,7 +280,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    return run("training", (__doc__ or "").partition("\n")[0], measure, arguments, add_flags)
+    return harness.run("training", (__doc__ or "").partition("\n")[0], measure, arguments, add_flags)
 
 
 if __name__ == "__main__":

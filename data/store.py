@@ -42,16 +42,25 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{platform.node()}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk, before a rename refers to it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
     """Write a text file so that a reader sees the old file or the whole new one; `durable` survives a power loss."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     temporary.write_text(text, encoding="utf-8")
     if durable:
-        _sync(temporary)
+        sync(temporary)
     os.replace(temporary, path)
     if durable:
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_json(path: Path, content: object, *, durable: bool = False) -> None:
@@ -149,7 +158,7 @@ def seal(folder: Path, record: type) -> None:
     write_json(folder / "dataset_info.json", {"features": features})
     num_rows = sum(read_table(folder / name).num_rows for name in shards)
     for name in shards:
-        _sync(folder / name)
+        sync(folder / name)
     manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content}
     write_json(folder / MANIFEST, manifest, durable=True)
 
@@ -303,15 +312,6 @@ def read_refusals(shard: Path) -> list[Refusal]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _arrow_type(hint: object) -> pa.DataType:

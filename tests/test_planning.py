@@ -2,42 +2,24 @@
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from training_runs import TINY, large_model, write_sentences
 
 from cluster.memory import host_bytes, share_of_nodes
 from cluster.placement import Placement
-from data.records import Document
-from data.store import write_folder
 from pipeline.cli import main
 from pipeline.progress import bar, training_note
 from train.run.launch import Progress
 
-ROOT = Path(__file__).resolve().parent.parent
-TINY = ROOT / "models" / "tiny"
-TEXTS = ["jeex are more curious than hoosk", "all vaff are gled", "jeex are less curious than hoosk"]
 TWO_RANKS = Placement(1, 1, 0, ranks=2, cpus_per_rank=1, gpus_per_rank=0)
 
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
-    write_folder(tmp_path / "documents", Document, [Document(str(i), text, "w") for i, text in enumerate(TEXTS)])
-    return tmp_path / "documents"
-
-
-def large_model(folder: Path) -> Path:
-    """The configuration of an 8B model, without weights; the embedded model's tokenizer."""
-    folder.mkdir()
-    config = {
-        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text((TINY / "tokenizer.json").read_text())
-    return folder
+    return write_sentences(tmp_path)
 
 
 def entail(*words: str | Path) -> int:

@@ -2,12 +2,12 @@
 
 import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from training_runs import SENTENCES, TINY, large_model, tiny_run, write_sentences
 
 from data.errors import InputError
 from data.records import Document
@@ -19,34 +19,10 @@ from train.plan.shapes import read_shape
 from train.plan.sizing import GIB
 from train.run.finetune_run import FinetuneRun, TextSource
 
-ROOT = Path(__file__).resolve().parent.parent
-TINY = ROOT / "models" / "tiny"
-TEXTS = ["jeex are more curious than hoosk", "all vaff are gled", "jeex are less curious than hoosk"]
-
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
-    write_folder(tmp_path / "documents", Document, [Document(str(i), text, "w") for i, text in enumerate(TEXTS)])
-    return tmp_path / "documents"
-
-
-def make_run(documents: Path, **changes: Any) -> FinetuneRun:
-    sources = (TextSource(str(documents)),)
-    out = str(documents.parent / "out")
-    run = FinetuneRun("out", str(TINY), sources, out, num_steps=3, batch_size=3, learning_rate=1e-3)
-    return dataclasses.replace(run, **changes)
-
-
-def large_model(folder: Path) -> Path:
-    """The configuration of an 8B model, without weights; the embedded model's tokenizer."""
-    folder.mkdir()
-    config = {
-        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
-        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.json").write_text((TINY / "tokenizer.json").read_text())
-    return folder
+    return write_sentences(tmp_path)
 
 
 def fit(runs: list[FinetuneRun], limit: int | None, *, auto: bool, **options: Any) -> tuple[list[FinetuneRun], str]:
@@ -56,10 +32,10 @@ def fit(runs: list[FinetuneRun], limit: int | None, *, auto: bool, **options: An
 
 
 def test_the_largest_part_is_counted_in_tokens_and_follows_the_layout(documents: Path) -> None:
-    shape, longest = read_shape(TINY), len(TEXTS[0].split()) + 1  # and its first token
+    shape, longest = read_shape(TINY), len(SENTENCES[0].split()) + 1  # and its first token
 
     def part(ranks: int = 1, **changes: Any) -> Part:
-        return largest_part(make_run(documents, **changes), ranks, shape)
+        return largest_part(tiny_run(documents, **changes), ranks, shape)
 
     assert part(layout="padded") == Part(3, longest, packed=False)
     assert part(2, layout="padded") == part(layout="padded", accumulation=2) == Part(2, longest, packed=False)
@@ -69,7 +45,7 @@ def test_the_largest_part_is_counted_in_tokens_and_follows_the_layout(documents:
 
 
 def test_the_smallest_stage_is_chosen(documents: Path, tmp_path: Path) -> None:
-    small, large = make_run(documents), make_run(documents, base=str(large_model(tmp_path / "model")))
+    small, large = tiny_run(documents), tiny_run(documents, base=str(large_model(tmp_path / "model")))
     runs, said = fit([small], 4 * GIB, auto=True)
     assert [run.stage for run in runs] == [0] and "stage     0" in said
     runs, _ = fit([large], 135 * GIB, auto=True)
@@ -80,7 +56,7 @@ def test_the_smallest_stage_is_chosen(documents: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("auto", [False, True])
 def test_what_does_not_fit_is_refused(documents: Path, tmp_path: Path, auto: bool) -> None:
-    large = make_run(documents, base=str(large_model(tmp_path / "model")))
+    large = tiny_run(documents, base=str(large_model(tmp_path / "model")))
     with pytest.raises(InputError, match=r"needs \d+ GiB a rank \(.*8.00 GiB") as refusal:
         fit([large], 8 * GIB, auto=auto)
     assert refusal.value.where == "run out"
@@ -89,16 +65,16 @@ def test_what_does_not_fit_is_refused(documents: Path, tmp_path: Path, auto: boo
 def test_what_is_unknown_is_reported_and_not_checked(documents: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "bloom"}')
-    strange = make_run(documents, base=str(tmp_path / "model"))
+    strange = tiny_run(documents, base=str(tmp_path / "model"))
     runs, said = fit([strange], 1, auto=False)
     assert runs == [strange] and "not checked" in said and "bloom" in said
-    runs, said = fit([make_run(documents)], None, auto=False)
+    runs, said = fit([tiny_run(documents)], None, auto=False)
     assert len(runs) == 1 and "not checked" in said
 
 
 def test_texts_that_are_not_written_yet_are_left_out(documents: Path) -> None:
     """Before the augmentation, memory is checked on the documents alone."""
-    run = make_run(documents)
+    run = tiny_run(documents)
     later = dataclasses.replace(run, sources=(*run.sources, TextSource(str(documents.parent / "augmentations"))))
     with pytest.raises(InputError, match="no finished Arrow folder"):
         fit([later], 4 * GIB, auto=True)
@@ -106,9 +82,9 @@ def test_texts_that_are_not_written_yet_are_left_out(documents: Path) -> None:
 
 
 def test_sentences_count_as_texts(tmp_path: Path) -> None:
-    text = " ".join(f"{text}." for text in TEXTS)
+    text = " ".join(f"{text}." for text in SENTENCES)
     write_folder(tmp_path / "documents", Document, [Document("d", text, "w")])
-    whole = make_run(tmp_path / "documents", layout="padded")
+    whole = tiny_run(tmp_path / "documents", layout="padded")
     tokens = {}
     for split in ("none", "independent", "cumulative"):
         (source,) = whole.sources
@@ -128,7 +104,7 @@ def test_the_longest_texts_and_some_others_are_read() -> None:
 
 
 def test_a_plan_is_printed_by_stage_and_a_stage_that_does_not_fit_is_refused(documents: Path, tmp_path: Path) -> None:
-    run, text = make_run(documents, base=str(large_model(tmp_path / "model"))), io.StringIO()
+    run, text = tiny_run(documents, base=str(large_model(tmp_path / "model"))), io.StringIO()
     machine, console = Machine(8, on_gpu=True, limit=80 * GIB), Console(file=text, width=200)
     print_plan(run, machine, console, stage="auto", row_tokens=4096)
     assert "8,030,261,248 parameters" in text.getvalue() and "stage 1 is the smallest" in text.getvalue()

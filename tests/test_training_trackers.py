@@ -9,31 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_runs import ROOT, TINY, tiny_run, write_sentences
 
 from data.errors import InputError
-from data.records import Document
-from data.store import write_folder
 from train.run import trackers
-from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import finetune_all
 from train.run.loop import finetune
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = ROOT / "models" / "tiny"
-TEXTS = ["jeex are more curious than hoosk", "all vaff are gled", "jeex are less curious than hoosk"]
 
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Path:
-    write_folder(tmp_path / "documents", Document, [Document(str(i), text, "w") for i, text in enumerate(TEXTS)])
-    return tmp_path / "documents"
-
-
-def make_run(documents: Path, **changes: Any) -> FinetuneRun:
-    sources = (TextSource(str(documents)),)
-    out = str(documents.parent / "out")
-    run = FinetuneRun("out", str(TINY), sources, out, num_steps=3, batch_size=3, learning_rate=1e-3)
-    return dataclasses.replace(run, **changes)
+    return write_sentences(tmp_path)
 
 
 class Recorder:
@@ -69,7 +55,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Recorder]]:
 
 
 def test_every_tracker_gets_every_row(documents: Path, libraries: dict[str, Recorder]) -> None:
-    ref = finetune(make_run(documents, trackers=("tensorboard", "wandb", "mlflow")), lambda row: None)
+    ref = finetune(tiny_run(documents, trackers=("tensorboard", "wandb", "mlflow")), lambda row: None)
     rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     losses = [row["loss"] for row in rows]
@@ -90,7 +76,7 @@ def test_every_tracker_gets_every_row(documents: Path, libraries: dict[str, Reco
 
 
 def test_trackers_do_not_change_what_a_run_is(documents: Path, libraries: dict[str, Recorder]) -> None:
-    run = make_run(documents)
+    run = tiny_run(documents)
     first = finetune(run, lambda row: None)
     assert finetune(dataclasses.replace(run, trackers=("wandb",)), lambda row: None) == first
     assert libraries["wandb"].calls == []  # it was finished
@@ -104,7 +90,7 @@ def test_a_tracker_that_is_not_there_is_told_before_anything_starts(
     documents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracker: str, what: str, hint: str
 ) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
-    run = make_run(documents, trackers=(tracker,))
+    run = tiny_run(documents, trackers=(tracker,))
     options: dict[str, Any] = {"num_workers": 2, "cpus_per_worker": 1, "use_gpu": False, "on_progress": print}
     with pytest.raises(InputError, match=rf"(?s){what}.*{hint}"):
         finetune_all([run], storage=tmp_path / "storage", **options)

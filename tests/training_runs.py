@@ -119,3 +119,33 @@ def plain_loss(run: FinetuneRun, path: str | Path) -> float:
     with torch.inference_mode():
         sums = [model(torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
     return math.fsum(sums) / sum(len(row) - 1 for row in rows)
+
+
+TINY = ROOT / "models" / "tiny"
+SENTENCES = ["jeex are more curious than hoosk", "all vaff are gled", "jeex are less curious than hoosk"]
+
+
+def write_sentences(folder: Path) -> Path:
+    """Documents of the embedded model's words; returns their folder."""
+    write_folder(folder / "documents", Document, [Document(str(i), text, "w") for i, text in enumerate(SENTENCES)])
+    return folder / "documents"
+
+
+def tiny_run(documents: Path, **changes: Any) -> FinetuneRun:
+    """Three steps of the embedded model, into the folder `out` beside the documents."""
+    out = str(documents.parent / "out")
+    sources = (TextSource(str(documents)),)
+    run = FinetuneRun("out", str(TINY), sources, out, num_steps=3, batch_size=3, learning_rate=1e-3)
+    return dataclasses.replace(run, **changes)
+
+
+def large_model(folder: Path) -> Path:
+    """The configuration of an 8B model, without weights; the embedded model's tokenizer."""
+    folder.mkdir()
+    config = {
+        "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").write_text((TINY / "tokenizer.json").read_text())
+    return folder

@@ -22,10 +22,9 @@ from augment_service.reference import compute_reference, find_reference, write_r
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
-from data.store import write_json
+from data.store import sync, write_json
 from data.weights import weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
-from train.engine.state import sync
 from train.engine.zero_engine import WEIGHT, full_tensors, write_together
 from train.model.lora import merge
 from train.run.finetune_run import FinetuneRun, TextSource

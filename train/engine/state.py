@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data.errors import InputError
-from data.store import write_json
+from data.store import sync, write_json
 from train.engine.checkpoint import METRICS
 from train.engine.zero_engine import KINDS, WEIGHT, full_tensors, optimizer_steps, trained_parameters, write_together
 
@@ -173,12 +173,3 @@ def _index(folder: Path) -> dict[str, Any]:
     """The open file of each tensor of a state; opening fails for a truncated file."""
     files: list[Any] = [safe_open(path, framework="pt") for path in sorted(folder.glob(_PARTS))]
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a mapping)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk, before a rename refers to it."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
