@@ -4,6 +4,7 @@ Part of `benchmarks.training` (`--mfu`). The peak is that of a large matrix mult
 """
 
 import statistics
+from typing import Any
 
 from benchmarks.corpora import Load, make_model, words_of, write_texts
 from benchmarks.harness import OURS, Bench, print_ratios
@@ -21,18 +22,24 @@ SIZES = {
 }  # fmt: skip
 
 
-def measure_mfu(bench: Bench) -> None:
-    """Rounds of one finetuning on full rows. Raises InputError on a machine without a GPU."""
+def measure_peak(bench: Bench) -> dict[str, Any]:
+    """The GPU's name and the FLOP/s of a large matrix multiplication. Raises InputError on a machine without a GPU."""
     if not bench.on_gpu:
         raise InputError(
-            "the MFU needs a GPU, and nvidia-smi names none",
+            "this needs a GPU, and nvidia-smi names none",
             where="this machine",
-            hint="run it on a machine with one; without --mfu this benchmark measures on a CPU",
+            hint="run it on a machine with one; benchmarks.scoring and benchmarks.training measure on a CPU",
         )
     environment = shared_environment(on_gpu=True)
     with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:
         peak = side.call("multiply").value
     bench.tell(f"{peak['gpu']}: {peak['flops'] / 1e12:.0f} TFLOP/s")
+    return peak
+
+
+def measure_mfu(bench: Bench) -> None:
+    """Rounds of one finetuning on full rows. Raises InputError on a machine without a GPU."""
+    peak = measure_peak(bench)
     model = make_model(bench.folder / "model", **SIZES)
     load, words = Load("documents", ROWS, STEPS), words_of(model)
     rng = stream(0, "benchmarks", "mfu")
@@ -43,7 +50,9 @@ def measure_mfu(bench: Bench) -> None:
         "batch_size": ROWS, "learning_rate": 1e-5, "stage": 1,
     }  # fmt: skip
     rates = []
-    with Side(OURS, "benchmarks.sides.finetune", folder=bench.folder / OURS, environment=environment) as side:
+    with Side(
+        OURS, "benchmarks.sides.finetune", folder=bench.folder / OURS, environment=shared_environment(on_gpu=True)
+    ) as side:
         versions = side.call("open").value["versions"]
         for number in range(-1, bench.flags.rounds):
             found = side.call("train", name=str(number), out=str(bench.folder / f"out{number}"), **job).value

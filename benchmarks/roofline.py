@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import OURS, Bench, forget, print_ratios, run
+from benchmarks.mfu import measure_peak
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
-from data.errors import InputError
 from data.records import ScoreItem
 from data.seeds import stream
 from data.store import write_shard
@@ -97,20 +97,13 @@ def make_items(number: int, context_tokens: int, num_questions: int) -> list[Sco
 
 def measure(bench: Bench) -> None:
     """Rounds on fresh contexts."""
-    if not bench.on_gpu:
-        raise InputError(
-            "this benchmark needs a GPU, and nvidia-smi names none",
-            where="this machine",
-            hint="run it on a machine with one; benchmarks.scoring measures on a CPU",
-        )
-    environment = shared_environment(on_gpu=True)
-    with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:
-        peak = side.call("multiply").value
-    bench.tell(f"{peak['gpu']}: {peak['flops'] / 1e12:.0f} TFLOP/s")
+    peak = measure_peak(bench)
     size = Size()
     model = make_model(bench.folder / "model", size)
     bench.tell(f"made a model of {size.parameters / 1e9:.2f} billion parameters")
-    with Side(OURS, "benchmarks.sides.pool", folder=bench.folder / OURS, environment=environment) as side:
+    with Side(
+        OURS, "benchmarks.sides.pool", folder=bench.folder / OURS, environment=shared_environment(on_gpu=True)
+    ) as side:
         opening = bench.opening | {"model": str(model)}
         opened = side.call("open", folder=str(bench.folder / OURS / "ray"), **opening)
         bench.tell(f"started in {opened.seconds:.1f} s")

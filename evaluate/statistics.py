@@ -40,8 +40,8 @@ class Outcome:
 
     `correct` is 1.0 or 0.0; if k options tie for the best score, it is the share of them that are right. `chance` is
     the expected accuracy of a random choice. The lenient pair also counts options that follow but say less than the
-    right one. `run` labels the training seed or the draw of the context, "" if there is one. `margin` is the distance
-    (nats) between the best and the second-best option.
+    right one. `run` labels the training seed or the draw of the context, "" if there is one. `is_close`: the two best
+    options are nearer to each other than the engine's log-probability of a token is to that in fp32.
     """
 
     suite: str
@@ -56,7 +56,7 @@ class Outcome:
     lenient: float
     lenient_chance: float
     run: str = ""
-    margin: float = 0.0
+    is_close: bool = False
 
 
 class Cell(NamedTuple):
@@ -129,7 +129,7 @@ def judge(suite: str, condition: str, run: str, question: Question, score: Score
         lenient=_share(true, best),
         lenient_chance=len(true) / len(question.options),
         run=run,
-        margin=top - second,
+        is_close=top - second < score.parity,
     )
     return outcome, best[0]
 

@@ -60,7 +60,7 @@ def answer(units: Sequence[Unit], refused: Sequence[str] = (), kind: str = "wind
             return [
                 Refusal(item.item_id, kind, TOO_LONG, "less context")
                 if item.item_id in refused
-                else Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False))
+                else Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False), parity=1.6)
                 for item in items
             ]
 
@@ -155,7 +155,7 @@ def test_refused_questions_are_in_no_accuracy_and_are_counted(tmp_path: Path) ->
     assert [(row.question_id, row.correct) for row in scored.outcomes] == [
         ("w0 q0", 1.0), ("w0 q2", 1.0), ("w0 q3", 0.0),
     ]  # fmt: skip
-    assert {(row.run, row.margin) for row in scored.outcomes} == {("draw 0", 1.5)}
+    assert {(row.run, row.is_close) for row in scored.outcomes} == {("draw 0", True)}
     refused = [(suite, name, refusal.kind, refusal.item_id) for suite, name, refusal in scored.refusals]
     assert refused == [("small", "icl", "window", "w0 q1")]
     assert scored.chosen == {("small", "icl", "w0 q0"): 0, ("small", "icl", "w0 q2"): 0}

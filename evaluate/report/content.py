@@ -73,8 +73,8 @@ def build_report(content: ReportInput) -> dict[str, Any]:
     """The content of `report.json`. Accuracies are shares with 6 digits, differences are points with 4.
 
     "inferences" are accuracies by the kind of step, of splits that have several. "lenient" counts options that follow
-    but say less than the right one; it has the splits in which there are any. "by_corpus" has the accuracy of each
-    corpus and run.
+    but say less than the right one; it has the splits in which there are any. "close" counts the answers that are
+    decided by less than the engine's distance from fp32. "by_corpus" has the accuracy of each corpus and run.
     """
     if not content.outcomes:
         raise InputError(
@@ -84,6 +84,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         )
     answers = statistics.group_answers(content.outcomes)
     estimates = {cell: statistics.estimate(cell, found) for cell, found in answers.items()}
+    close = Counter((row.suite, row.split, row.condition) for row in content.outcomes if row.is_close)
     refused = Counter((one.suite, one.condition, one.refusal.kind) for one in content.refusals)
     return {
         **{name: getattr(content, name) for name in ("study", "model", "fingerprint", "command")},
@@ -96,6 +97,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "inferences": _tabulate_inferences(content.outcomes),
         "lenient": _nest(_round_accuracies(statistics.as_lenient(content.outcomes))),
         "left_out": {suite: dict(reasons) for suite, reasons in sorted(content.left_out.items())},
+        "close": _nest(dict(sorted(close.items()))),
         "refused": _nest(dict(sorted(refused.items()))),
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
         "training": {run: dict(course) for run, course in sorted(content.courses.items())},

@@ -86,7 +86,7 @@ class VllmEngine:
         values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
         self._counts["scored_tokens"] += sum(map(len, values.values()))
         return [
-            row if isinstance(row, records.Refusal) else _assemble(item.item_id, row, values)
+            row if isinstance(row, records.Refusal) else _assemble(item.item_id, row, values, self._difference.max)
             for item, row in zip(items, rows, strict=True)
         ]
 
@@ -204,7 +204,7 @@ class VllmEngine:
             )
 
 
-def _assemble(item_id: str, row: ItemTokens, values: Values) -> records.Score:
+def _assemble(item_id: str, row: ItemTokens, values: Values, parity: float) -> records.Score:
     scored = [values[pair] for pair in row.pairs]
     alone = [values[pair] for pair in row.unconditional]
     return records.Score(
@@ -214,6 +214,7 @@ def _assemble(item_id: str, row: ItemTokens, values: Values) -> records.Score:
         greedy=tuple(all(best for _, best in tokens) for tokens in scored),
         token_log_likelihoods=tuple(value for tokens in scored for value, _ in tokens),
         unconditional=tuple(sum(value for value, _ in tokens) for tokens in alone),
+        parity=parity,
     )
 
 
