@@ -36,7 +36,8 @@ def plan(
     """The placement on `cpus` logical CPUs and `gpus` GPUs; `engines` and `ranks` are upper limits, None is no limit.
 
     `nodes` are the (CPUs, GPUs) of each node, None for a single one: an engine and its `tensor_parallel` x
-    `pipeline_parallel` GPUs are on one node. Raises InputError for counts below 1 and if no engine fits.
+    `pipeline_parallel` GPUs (without any, CPUs) are on one node. Raises InputError for counts below 1 and if no engine
+    fits.
     """
     counts = {
         "cpus": cpus,
@@ -50,14 +51,16 @@ def plan(
             raise InputError(f"{count} is too few", where=flag, hint="give 1 or more")
     nodes = nodes or [(cpus, gpus)]
     per_engine = tensor_parallel * pipeline_parallel
-    most_gpus = max(node_gpus for _, node_gpus in nodes)
-    gpus_per_engine, gpus_per_rank = (per_engine, 1) if gpus else (0, 0)
-    places = _room(nodes, 1, gpus_per_engine)
-    if per_engine > max(most_gpus, 1) or not places:
+    unit, most = "GPU", max(node_gpus for _, node_gpus in nodes)
+    if not gpus:
+        unit, most = "CPU", max(node_cpus for node_cpus, _ in nodes)
+    cpus_needed, gpus_per_engine, gpus_per_rank = (1, per_engine, 1) if gpus else (per_engine, 0, 0)
+    places = _room(nodes, cpus_needed, gpus_per_engine)
+    if not places:
         raise InputError(
-            f"an engine needs {per_engine} GPUs on one node, and none has more than {most_gpus} and a CPU",
+            f"an engine needs {per_engine} {unit}s and a CPU on one node, and no node has more than {most}",
             where="tensor_parallel, pipeline_parallel",
-            hint=f"give at most {max(most_gpus, 1)} as their product, or attach to a larger cluster",
+            hint=f"give at most {max(most, 1)} as their product, or attach to a larger cluster",
         )
     # never more actors than fit: Ray would wait forever
     most_engines = places if gpus else min(places, MAX_CPU_ENGINES)

@@ -28,12 +28,19 @@ def test_gpus_are_divided_by_the_tensor_parallel_size() -> None:
     assert (placement.ranks, placement.gpus_per_rank, placement.cpus_per_rank) == (8, 1, 8)
 
 
+def test_without_gpus_the_parts_of_an_engine_take_a_cpu_each() -> None:
+    placement = plan(cpus=8, gpus=0, tensor_parallel=2, pipeline_parallel=2)
+    assert (placement.engines, placement.gpus_per_engine, placement.cpus_per_engine) == (2, 0, 4)
+    with pytest.raises(InputError, match="no node has more than 4"):
+        plan(cpus=8, gpus=0, nodes=[(4, 0), (4, 0)], tensor_parallel=8)
+
+
 def test_an_engine_lies_on_one_node() -> None:
     assert plan(cpus=8, gpus=0, nodes=[(4, 0), (4, 0)], engines=1).cpus_per_engine == 4
     assert plan(cpus=8, gpus=0, nodes=[(5, 0), (3, 0)], engines=2).cpus_per_engine == 3
     uneven = plan(cpus=24, gpus=6, nodes=[(16, 4), (8, 2)], tensor_parallel=2)
     assert (uneven.engines, uneven.cpus_per_engine) == (3, 8)
-    with pytest.raises(InputError, match="none has more than 1"):
+    with pytest.raises(InputError, match="no node has more than 1"):
         plan(cpus=8, gpus=2, nodes=[(4, 1), (4, 1)], tensor_parallel=2)
 
 
@@ -58,7 +65,7 @@ def test_no_plan_asks_for_more_gpus_or_cpus_than_there_are(cpus: int, gpus: int,
 @pytest.mark.parametrize(
     "wish",
     [
-        {"tensor_parallel": 2},
+        {"tensor_parallel": 3},
         {"engines": 0},
         {"ranks": -1},
         {"pipeline_parallel": 0},

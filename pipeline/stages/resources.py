@@ -94,7 +94,9 @@ class LazyCluster(ExitStack):
         placed = place(session, spec, engines=engines, ranks=ranks)
         for wanted, found, name in ((engines, placed.engines, "engines"), (ranks, placed.ranks, "ranks")):
             if wanted and wanted > found:
-                setting.say("placement", f"{wanted} {name} are wanted, {found} fit")
+                each = f"each takes {placed.gpus_per_engine} GPUs and a CPU" if session.gpus else "each takes a CPU"
+                has = f"the cluster has {session.cpus} CPUs and {session.gpus} GPUs"
+                setting.say("placement", f"{found} {name} instead of {wanted}: {each} or more on one node, and {has}")
         return placed
 
 

@@ -71,6 +71,9 @@ class EngineHost:
         if known is not None:
             # else vLLM imports itself in a subprocess to inspect the model's class, which takes 10 s the first time
             ModelRegistry.register_model(self.shape.architecture, known.load_model_cls())
+        workers = self.spec.tensor_parallel * self.spec.pipeline_parallel
+        if ON_CPU and workers > 1:  # processes of their own, which divide the threads of this one
+            os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // workers))
         gc.freeze()  # vLLM collects garbage five times as it starts; imported modules are no garbage
         try:
             settings = engine_settings(self.spec, self.shape.num_ids, self.dtype) | self.options
