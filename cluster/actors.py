@@ -1,14 +1,17 @@
 """The actors of a pool: placed by a placement group or found by name, restarted by Ray, watched, ended.
 
-A named pool writes one key of the cluster's key-value store (the spec of its actors). Touches no file.
+In the cluster's key-value store, a named pool has a key (the spec of its actors), and each actor one that names the
+call that it began last: it tells every driver of a shared pool under whose call the actor died. Touches no file.
 """
 
 import faulthandler
+import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import ray
 from ray import cloudpickle
@@ -16,10 +19,22 @@ from ray.actor import ActorHandle
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from cluster.ray_internals import actor_row, kv_delete, kv_get, kv_put
+from cluster.ray_internals import actor_id, actor_row, call_of, kv_delete, kv_get, kv_put, own_call
 from data.errors import InputError, ResumableError
 
 STANDARD_ERROR = 2  # a file descriptor: the actor's log
+SAFE_ERRORS = (InputError, ResumableError, OSError, ModuleNotFoundError)  # after them a worker goes on
+
+
+class BegunCall(NamedTuple):
+    """The call that an actor began last. Producer: `ActorHost`. Consumer: the pool.
+
+    `began` is seconds since the epoch by the actor's clock; the call may take `seconds`.
+    """
+
+    call: str
+    began: float
+    seconds: float
 
 
 class ActorHost:
@@ -29,19 +44,37 @@ class ActorHost:
         self._make = (worker_class, init_args)
         self._start_seconds = start_seconds
         self._worker: object | None = None
+        self._is_broken = False
 
     def open(self) -> None:
         """Make the worker if there is none: at the start, and after each restart."""
+        if self._is_broken:
+            self.end()
         if self._worker is None:
             worker_class, init_args = self._make
             with _deadline(self._start_seconds):
                 self._worker = worker_class(*init_args)
 
     def call(self, method: str, args: tuple[object, ...], extras: dict[str, object], seconds: float) -> object:
-        """One call of a worker's method, which may take so many seconds."""
+        """One call of a worker's method, which may take so many seconds.
+
+        After an unexpected error the worker's state is unknown: the process ends before it begins another call.
+        """
         self.open()
         with _deadline(seconds):
-            return getattr(self._worker, method)(*args, **extras)
+            try:
+                actor, call = own_call()
+                kv_put(_begun_key(actor), json.dumps(BegunCall(call, time.time(), seconds)).encode())
+                return getattr(self._worker, method)(*args, **extras)
+            except SAFE_ERRORS:
+                raise
+            except Exception:
+                self._is_broken = True
+                raise
+
+    def end(self) -> None:
+        """End the process, between two calls; Ray starts another."""
+        os._exit(1)
 
 
 @contextmanager
@@ -139,6 +172,10 @@ class ActorGroup:
         """Queue one `ActorHost.call` at an actor."""
         return self.handles[number].call.remote(*call)
 
+    def begun(self, number: int) -> BegunCall | None:
+        """The call that an actor, or its process before, began last; None if it never began one."""
+        return _begun(actor_id(self.handles[number]))
+
     def states(self) -> list[ActorState]:
         """All actors as the cluster sees them now; a dead one may seem alive for some seconds."""
         return [_state(handle) for handle in self.handles]
@@ -172,13 +209,19 @@ class ActorGroup:
         del self.starting[number]
         self.ready.add(number)
 
-    def lose(self, number: int) -> None:
-        """The actor failed: end its process, unless Ray has already replaced it."""
+    def lose(self, number: int, *, is_dead: bool) -> None:
+        """The actor failed: end its process, unless Ray has already replaced it.
+
+        One that is not dead ends between two calls: the next one may be another driver's.
+        """
         self.starting.pop(number, None)
         self.ready.discard(number)
         state = _state(self.handles[number])
         if state.alive and state.num_restarts <= self._restarts_seen.setdefault(number, 0):
-            self.kill(number)  # unreachable rather than dead, or alive in an unknown state
+            if is_dead:
+                self.kill(number)  # unreachable rather than dead
+            else:
+                self.handles[number].end.remote()
 
     def kill(self, number: int) -> None:
         """End the actor's process at once; Ray starts another."""
@@ -190,6 +233,7 @@ class ActorGroup:
             return
         for handle in self.handles:
             ray.kill(handle)
+            kv_delete(_begun_key(actor_id(handle)))
         remove_placement_group(self.placement)
         if self.name is not None and self.handles:
             kv_delete(_key(self.name))
@@ -218,6 +262,22 @@ def _actor_name(pool: str, number: int) -> str:
 
 def _key(name: str) -> bytes:
     return f"entail pool {name}".encode()
+
+
+def died_under(ref: ray.ObjectRef) -> bool:
+    """Whether the actor of a call that ended by its death was working on this very call."""
+    actor, call = call_of(ref)
+    begun = _begun(actor)
+    return begun is not None and begun.call == call
+
+
+def _begun_key(actor: str) -> bytes:
+    return f"entail begun {actor}".encode()
+
+
+def _begun(actor: str) -> BegunCall | None:
+    stored = kv_get(_begun_key(actor))
+    return None if stored is None else BegunCall(*json.loads(stored))
 
 
 def _state(actor: ActorHandle) -> ActorState:

@@ -17,7 +17,7 @@ from typing import Self
 
 import ray
 
-from cluster.actors import ActorGroup, ActorState, PoolSpec
+from cluster.actors import ActorGroup, ActorState, PoolSpec, died_under
 from cluster.meter import Meter
 from cluster.schedule import Schedule, Task, Unit
 from data.errors import InputError, ResumableError
@@ -29,11 +29,10 @@ PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its 
 POLL_SECONDS = 0.5  # between two checks of actors that are not ready
 PLACE_SECONDS = 600.0  # an autoscaling cluster takes minutes
 START_SECONDS = 1800.0  # a large model loads from a slow disk in many minutes
-STATES_SECONDS = 0.5  # for which `ask` reuses the states of the actors
 ASK_DEADLINE_SECONDS = 3600.0
-# An actor ends itself at the deadline. The driver ends it if that fails: the process is stopped, or unreachable. Not
-# sooner, because in a shared pool one and a half units of another driver may run before ours.
-DEADLINES_BEFORE_KILL = 3
+# An actor ends itself at the deadline. The driver ends it if that fails: the process is stopped, or unreachable. The
+# deadline is that of the call which the actor began last; in a shared pool it may be another driver's.
+DEADLINES_BEFORE_KILL = 2
 DEADLINE_FACTOR = 20.0
 MIN_DEADLINE_SECONDS = 3600.0  # rows differ: one with a long context may cost a hundred short ones
 FIRST_DEADLINE_SECONDS = 4 * 3600.0
@@ -49,7 +48,7 @@ class Run:
     meter: Meter
     since: dict[int, float] = field(default_factory=dict)
     receipts: list[ShardReceipt] = field(default_factory=list)
-    group_errors: dict[str, InputError | ResumableError] = field(default_factory=dict)
+    group_errors: dict[str, InputError] = field(default_factory=dict)
     seconds_per_row: float = 0.0  # of the slowest unit so far
     checked: float = 0.0
 
@@ -108,7 +107,6 @@ class ActorPool:
     def _set_up(self, group: ActorGroup) -> None:
         self._group = group
         self._asked: list[list[ray.ObjectRef]] = [[] for _ in group.handles]
-        self._states: tuple[float, list[ActorState]] = (0.0, [])
         self._lock = threading.Lock()
         self._run: Run | None = None
         self.restarts = 0
@@ -128,13 +126,18 @@ class ActorPool:
         for actor in list(self._group.starting):
             self._group.started(actor)
 
-    def run(self, units: Sequence[Unit], on_receipt: Callable[[ShardReceipt], None]) -> list[ShardReceipt]:
+    def run(
+        self,
+        units: Sequence[Unit],
+        on_receipt: Callable[[ShardReceipt], None],
+        set_aside: dict[str, InputError | ResumableError] | None = None,
+    ) -> list[ShardReceipt]:
         """Do all units; receipts in the order of completion, each passed to `on_receipt` as it comes.
 
         Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError;
-        but an error of an affinity group's weights (`data.errors` of a unit with an affinity, if it is an InputError
-        or its class sets `fails_group`) at the end, when the other groups are done. ResumableError, too, if all
-        actors fail whatever they do, if the cluster has no room for any of them, and at the end if units failed.
+        but an InputError of a unit with an affinity, which is that group's alone, at the end, when the other groups
+        are done. ResumableError, too, if all actors fail whatever they do, if the cluster has no room for any of them,
+        and at the end if units failed. What would be raised at the end goes into `set_aside`, if given, by affinity.
         """
         calls: list[Calls] = [deque() for _ in self._group.handles]
         run = self._run = Run(Schedule(units, len(calls)), calls, self.meter or Meter(0))
@@ -147,28 +150,38 @@ class ActorPool:
             self._run = None
             for ref, _ in (call for calls in run.calls for call in calls):
                 ray.cancel(ref)  # only what has not begun
-        _raise_failures(run)
+        if set_aside is None:
+            _raise_failures(run)
+        else:
+            set_aside |= run.group_errors
+            for number, reason in run.schedule.failed_units.items():
+                unit = units[number]
+                set_aside.setdefault(unit.affinity, ResumableError(f"{unit.name} failed twice ({reason})"))
         return run.receipts
 
     def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:
         """One call of a worker's method, at the least busy live actor, or the least busy of `actors`; from any thread.
 
-        `ray.get` of the result raises what the method raises, and a RayActorError if the actor dies. Raises
-        ResumableError if no such actor is up.
+        Whoever names `actors` knows that they are up: then the cluster is not asked. `ray.get` of the result raises
+        what the method raises, and a RayActorError if the actor dies. Raises ResumableError if no actor is up.
         """
+        if actors is None:
+            actors = [number for number, state in enumerate(self.states()) if state.alive]
+        if not actors:
+            raise ResumableError("no actor of the pool is up; those that died restart by themselves")
         with self._lock:
-            states = self._recent_states()
             for number, refs in enumerate(self._asked):
                 if refs:
                     self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
-            alive = [at for at, state in enumerate(states) if state.alive and (actors is None or at in actors)]
-            if not alive:
-                raise ResumableError("no actor of the pool is up; those that died restart by themselves")
-            number = min(alive, key=self._load)
+            number = min(actors, key=self._load)
             deadline = self._group.spec.deadline_seconds or ASK_DEADLINE_SECONDS
             ref = self._group.send(number, method, args, {}, deadline)
             self._asked[number].append(ref)
         return ref
+
+    def died_under(self, ref: ray.ObjectRef) -> bool:
+        """Whether an actor whose death ended this call was working on it, and not on another or on nothing."""
+        return died_under(ref)
 
     def states(self) -> list[ActorState]:
         """The present state of each actor."""
@@ -183,13 +196,6 @@ class ActorPool:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _recent_states(self) -> list[ActorState]:
-        """The states of the actors, asked of the cluster at most once in `STATES_SECONDS`."""
-        now = time.monotonic()
-        if now - self._states[0] > STATES_SECONDS or not self._states[1]:
-            self._states = (now, self._group.states())
-        return self._states[1]
 
     def _load(self, actor: int) -> int:
         return len(self._asked[actor]) + (len(self._run.calls[actor]) if self._run else 0)
@@ -211,10 +217,15 @@ class ActorPool:
             return
         run.checked = now
         for actor, calls in enumerate(run.calls):
-            if calls and now - run.since[actor] > DEADLINES_BEFORE_KILL * calls[0][1]:
+            if calls and now - run.since[actor] > calls[0][1] and self._is_stuck(actor):
                 run.since[actor] = now
                 self._group.kill(actor)  # and its calls will fail
         self._group.reopen([actor for actor in range(len(run.calls)) if run.schedule.is_trusted(actor)])
+
+    def _is_stuck(self, actor: int) -> bool:
+        """Whether an actor has exceeded the deadline of the call that it began last, and did not end itself."""
+        begun = self._group.begun(actor)
+        return begun is None or time.time() - begun.began > DEADLINES_BEFORE_KILL * begun.seconds
 
     def _await(self, run: Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
         """Wait a while for the next results, of tasks or of actors that make their workers."""
@@ -256,7 +267,7 @@ class ActorPool:
         task = run.schedule.running(actor)
         name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
         fatal = _fatal_error(error, name)
-        if fatal is not None and task is not None and _fails_group(fatal) and run.schedule.units[task.unit].affinity:
+        if isinstance(fatal, InputError) and task is not None and run.schedule.units[task.unit].affinity:
             run.calls[actor].popleft()
             run.since[actor] = time.monotonic()
             run.group_errors.setdefault(run.schedule.fail_group(actor, str(fatal)), fatal)
@@ -264,16 +275,17 @@ class ActorPool:
         if fatal is not None:
             raise fatal from error
         by_death = not isinstance(error, ray.exceptions.RayTaskError)
-        deadline = run.calls[actor][0][1] if run.calls[actor] else None
-        if task and by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
+        place = next((at for at, (ref, _) in enumerate(run.calls[actor]) if died_under(ref)), None) if by_death else 0
+        deadline = run.calls[actor][place][1] if run.calls[actor] and place is not None else None
+        if by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
             reason = f"it exceeded its deadline of {deadline:g} s"
         else:
             reason = _describe_failure(error)
         run.calls[actor].clear()
-        self._group.lose(actor)
+        self._group.lose(actor, is_dead=by_death)
         self.restarts += 1
         run.meter.restart()
-        run.schedule.failed(actor, reason, by_death=by_death)
+        run.schedule.failed(actor, reason, by_death=by_death, place=place)
 
 
 def _raise_failures(run: Run) -> None:
@@ -281,19 +293,12 @@ def _raise_failures(run: Run) -> None:
     errors = list(run.group_errors.values())
     if len(errors) == 1:
         raise errors[0]
-    if errors and all(isinstance(error, InputError) for error in errors):
-        listed = "; ".join(f"{error.where}: {error.what}" for error in errors if isinstance(error, InputError))
-        raise InputError(listed, where=f"{len(errors)} checkpoints", hint="fix or leave out these; the rest is done")
     if errors:
-        raise ResumableError("; ".join(str(error) for error in errors))
+        listed = "; ".join(f"{error.where}: {error.what}" for error in errors)
+        raise InputError(listed, where=f"{len(errors)} checkpoints", hint="fix or leave out these; the rest is done")
     failed = [f"{run.schedule.units[unit].name} ({reason})" for unit, reason in run.schedule.failed_units.items()]
     if failed:
         raise ResumableError(f"{len(failed)} units failed, each twice: {'; '.join(failed)}")
-
-
-def _fails_group(error: Exception) -> bool:
-    """Whether an error concerns the weights of an affinity group alone."""
-    return isinstance(error, InputError) or getattr(error, "fails_group", False)
 
 
 def _fatal_error(error: ray.exceptions.RayError, name: str) -> InputError | ResumableError | None:

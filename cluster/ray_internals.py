@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import ray
 from ray._private import ray_constants, services
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
@@ -75,6 +76,23 @@ def use_token() -> None:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
+def actor_id(actor: ActorHandle) -> str:
+    """The id of an actor; it outlives restarts."""
+    return actor._ray_actor_id.hex()
+
+
+def own_call() -> tuple[str, str]:
+    """In an actor: its id and that of the call in progress."""
+    context = ray.get_runtime_context()
+    return context.get_actor_id() or "", context.get_task_id() or ""
+
+
+def call_of(ref: ray.ObjectRef) -> tuple[str, str]:
+    """The id of the actor that a call went to, and of the call."""
+    task = ref.task_id()
+    return task.actor_id().hex(), task.hex()
+
+
 def actor_row(actor: ActorHandle) -> dict[str, Any] | None:
     """The cluster's record of an actor; None if it ended so long ago that it is forgotten."""
-    return cluster_state.actors(actor._ray_actor_id.hex()) or None
+    return cluster_state.actors(actor_id(actor)) or None

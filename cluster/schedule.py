@@ -134,15 +134,22 @@ class Schedule:
             self._piece_resolved(task.unit)
         return task
 
-    def failed(self, actor: int, reason: str, *, by_death: bool) -> None:
-        """The actor died, or is killed for what it raised: its oldest task failed, the next one is queued again.
+    def failed(self, actor: int, reason: str, *, by_death: bool, place: int | None = 0) -> None:
+        """The actor died, or ends for what it raised: the task at a place of its queue failed, others are queued again.
 
-        An actor with nothing in flight failed while starting.
+        Place 0 is the oldest. None blames no task: the actor died of another run's task, or while it did nothing. An
+        actor with nothing in flight failed while starting.
         """
-        blamed = self._in_flight[actor].popleft() if self._in_flight[actor] else None
-        while self._in_flight[actor]:
-            task = self._in_flight[actor].pop()
-            self._queues[actor].appendleft(task)
+        in_flight, blamed = self._in_flight[actor], None
+        if in_flight and place is not None:
+            blamed = in_flight[place]
+            del in_flight[place]
+        while in_flight:
+            task = in_flight.pop()
+            if task.is_end or task in self._successes_before:
+                self._retries.append(task)
+            else:
+                self._queues[actor].appendleft(task)
         self._just_failed.add(actor)
         self._in_a_row[actor] += 1
         self._last_failure = f"{self.name_of(blamed)}: {reason}" if blamed else reason

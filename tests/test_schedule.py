@@ -301,3 +301,17 @@ def test_a_deadline_is_derived_from_the_slowest_unit_so_far() -> None:
     assert run.deadline(whole, None) == DEADLINE_FACTOR * 500
     assert run.deadline(piece, None) == MIN_DEADLINE_SECONDS
     assert run.deadline(whole, 7.0) == 7.0
+
+
+def test_a_death_that_was_not_ours_blames_no_task() -> None:
+    """In a shared pool an actor may die of another run's task; and of the second of ours, if the first one's answer is
+    lost."""
+    schedule = Schedule(units_of([1, 1, 1]), 1)
+    for _ in range(2):
+        assert len(schedule.assign([0])) == 2
+        schedule.failed(0, "its actor died", by_death=True, place=None)
+    (_, first), (_, second) = schedule.assign([0])
+    schedule.failed(0, "its actor died", by_death=True, place=1)
+    given = [task for _, task in schedule.assign([0])]
+    assert first in given and second not in given  # a suspect is tried alone
+    assert schedule.failed_units == {}

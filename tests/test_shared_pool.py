@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -119,6 +121,50 @@ def test_a_death_under_a_call_is_reported_and_the_actor_comes_back(pool: ActorPo
     with ActorPool.attach("shared") as same:
         receipts = same.run(units_of([f"back{i}" for i in range(8)]), lambda receipt: None)
     assert {int(receipt.node) for receipt in receipts} == set(pids(pool))
+
+
+def test_a_death_under_another_jobs_work_is_not_blamed(pool: ActorPool, folder: Path) -> None:
+    """Jobs of two drivers on one actor: what one does to it costs the rows of the other nothing."""
+    for method, error in (("die", ray.exceptions.RayActorError), ("break_", RuntimeError)):
+        (folder / "release").unlink(missing_ok=True)
+        held = [pool.ask("wait", (f"{method}{at}",), actors=(at,)) for at in range(2)]
+        for at in range(2):
+            wait_for(folder / f"{method}{at}.pid")
+        theirs = [pool.ask(method, (f"{method} bell",), actors=(at % 2,)) for at in range(4)]
+        with ActorPool.attach("shared") as same, ThreadPoolExecutor(1) as thread:
+            # one that cannot be divided and is tried once more: two deaths that were blamed on it would fail it
+            units = units_of([f"{method}{at} mine" for at in range(6)])
+            running = thread.submit(same.run, units, lambda receipt: None)
+            time.sleep(1.0)
+            (folder / "release").touch()
+            assert len(running.result(timeout=60)) == 6
+        ray.get(held)
+        for ref in theirs:
+            with pytest.raises((error, ray.exceptions.RayActorError)):
+                ray.get(ref)
+        wait_until(lambda: all(actor.alive for actor in pool.states()), "an actor did not come back")
+
+
+def test_a_death_is_known_by_the_call_that_began(pool: ActorPool, folder: Path) -> None:
+    (folder / "release").unlink(missing_ok=True)
+    victim = pool.ask("wait", ("victim",), actors=(0,))
+    queued = pool.ask("write", ("queued",), actors=(0,))
+    os.kill(int(wait_for(folder / "victim.pid")), signal.SIGKILL)
+    for ref in (victim, queued):
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(ref)
+    assert [pool.died_under(ref) for ref in (victim, queued)] == [True, False]
+    wait_until(lambda: all(actor.alive for actor in pool.states()), "the actor did not come back")
+
+
+def test_a_worker_of_unknown_state_does_no_other_job(pool: ActorPool, folder: Path) -> None:
+    before = pids(pool)[0]
+    with pytest.raises(RuntimeError, match="broken"):
+        ray.get(pool.ask("break_", ("cup",), actors=(0,)))
+    with pytest.raises(ray.exceptions.RayActorError):  # nobody ended it: it ends before it begins the next call
+        ray.get(pool.ask("write", ("after the cup",), actors=(0,)))
+    assert not (folder / "after the cup").exists()
+    wait_until(lambda: pids(pool)[0] != before and pool.states()[0].alive, "the actor did not come back")
 
 
 def test_a_name_is_taken_once_and_a_wrong_one_is_refused(pool: ActorPool, folder: Path) -> None:
