@@ -1,4 +1,4 @@
-"""Where the start of one engine goes: imports, vLLM, tokenizer, probe, and what Ray adds to them.
+"""Where the start of one engine goes: imports, vLLM, tokenizer, reference, and what Ray adds to them.
 
     python -m benchmarks.start --json start.json
 

@@ -1,4 +1,4 @@
-"""One engine's start, taken apart: the imports, vLLM itself, the tokenizer, the probe."""
+"""One engine's start, taken apart: the imports, vLLM itself, the tokenizer, the comparison with the reference."""
 
 import functools
 import importlib
@@ -11,7 +11,7 @@ from benchmarks.side import serve
 
 Seconds = tuple[float, float]  # by the clock, of the processor
 UP, MODEL_CODE, LLM = "vllm up", "of which code of the model", "of which vllm.LLM()"
-TOKENIZER, FORWARD, REST = "of which the tokenizer", "probe: plain forward pass", "probe: our side, and checks"
+TOKENIZER, FORWARD, REST = "of which the tokenizer", "finding the reference", "parity with it, and checks"
 
 
 class StartSide:
@@ -39,7 +39,7 @@ class StartSide:
         _watch(host.EngineHost, "start", spent[UP])
         _watch(host, "LLM", spent[LLM])
         _watch(transformers.AutoTokenizer, "from_pretrained", spent[TOKENIZER])
-        _watch(engine, "plain_log_probabilities", spent[FORWARD])
+        _watch(engine, "find_reference", spent[FORWARD])
         whole = _timed(lambda: start_engine(EngineSpec(kind="vllm", model=model, kv_cache_gib=KV_CACHE_GIB)))
         parts = {name: _sum(rows) for name, rows in spent.items()}
         return {
