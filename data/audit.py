@@ -61,7 +61,7 @@ def _statement_text(question: Question) -> str:
     answer = question.options[question.answer]
     _, colon, rest = question.prompt.rpartition(":")
     is_sentence = bool(colon) and len(f"{rest} {answer}".split()) > 2
-    return f"{rest if is_sentence else question.prompt} {answer}"
+    return f"{rest if is_sentence else question.prompt}{question.joiner}{answer}"
 
 
 def read_oracles(documents: Iterable[Document]) -> dict[str, Oracle]:

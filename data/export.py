@@ -26,7 +26,7 @@ from data.store import dtype_of, list_shards, read_manifest, read_table, tempora
 PARTS = {"documents": Document, "questions": Question, "augmentations": Augmentation}
 _ABOUT = {
     "documents": "Texts to learn from. `corpus` names the documents that belong together.",
-    "questions": "Forced choices: which of `options` continues `prompt`, after a space? `answer` is the index of the "
+    "questions": "Forced choices: which of `options` continues `prompt`, after `joiner`? `answer` is the index of the "
     "right one. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
     "`requires` the documents that hold what is needed.",
     "augmentations": "Inferences that a model wrote down about `sentence` of the documents `sources`. `verdict` is "

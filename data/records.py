@@ -21,7 +21,7 @@ class Question:
     """A forced choice: which of `options` continues `prompt`? Producer: `data.sets`. Consumer: `evaluate`.
 
     `fact_id` clusters questions that test the same fact; `requires` lists the documents that hold what is needed.
-    `options` continue the prompt after a single space. `inference` names the kind of step that is asked for.
+    `options` continue the prompt after `joiner`. `inference` names the kind of step that is asked for.
     `also_right` are options that say the same as the answer ("no femp are glon", "no glon are femp"), `also_true` those
     that follow but say less.
     """
@@ -37,6 +37,7 @@ class Question:
     requires: tuple[str, ...]
     also_right: tuple[int, ...] = ()
     also_true: tuple[int, ...] = ()
+    joiner: str = " "
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class CheckpointRef:
 class ScoreItem:
     """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
 
-    Scored text: `context + prompt + " " + continuation`, only the continuation's tokens count. `unconditional` is the
+    Scored text: `context + prompt + joiner + continuation`, only the continuation's tokens count. `unconditional` is the
     text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
     """
 
@@ -143,6 +144,7 @@ class ScoreItem:
     prompt: str
     continuations: tuple[str, ...]
     unconditional: str = ""
+    joiner: str = " "
 
 
 @dataclass(frozen=True, slots=True)

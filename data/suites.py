@@ -2,8 +2,9 @@
 
 Reads a file of one object per line: `prompt`, `options` (two or more), `answer` (the right option's text, or its
 number from 0), `split`; optionally `id`, `corpus` (or its old name `world`), `inference`, `fact_id`, `requires` (ids of
-documents), `also_right` and `also_true` (lists of options, as texts or numbers). Other keys are ignored, unless they
-look like a misspelling of one of these.
+documents), `also_right` and `also_true` (lists of options, as texts or numbers), `joiner` (what is between prompt and
+option: a space, a line end, or nothing, as between Chinese words). Other keys are ignored, unless they look like a
+misspelling of one of these.
 """
 
 import difflib
@@ -20,6 +21,7 @@ from data.seeds import fingerprint
 _REQUIRED = ("prompt", "options", "answer", "split")
 _OPTIONAL = ("id", "question_id", "corpus", "inference", "fact_id")
 _ALSO = ("also_right", "also_true")
+_JOINERS = (" ", "", "\n")
 _MAX_SHOWN = 5
 _HINT = 'a line looks like {"prompt": "glon are", "options": ["femp", "troff"], "answer": "femp", "split": "reversal"}'
 
@@ -70,7 +72,7 @@ def _object(line: bytes) -> dict[str, Any]:
     if "world" in found:
         found.setdefault("corpus", found.pop("world"))
     missing = [key for key in _REQUIRED if key not in found]
-    known = (*_REQUIRED, *_OPTIONAL, "requires", *_ALSO)
+    known = (*_REQUIRED, *_OPTIONAL, "requires", "joiner", *_ALSO)
     for key in found.keys() - set(known):
         if near := difflib.get_close_matches(key, [name for name in known if name not in found], 1, cutoff=0.8):
             raise _LineError(f'unknown key "{key}", did you mean "{near[0]}"?')
@@ -87,11 +89,13 @@ def _question(found: Mapping[str, Any]) -> Question:
     requires = found.get("requires") or []
     if not isinstance(requires, list) or not all(isinstance(doc_id, str) for doc_id in requires):
         raise _LineError('"requires" is not a list of document ids')
+    if (joiner := found.get("joiner", " ")) not in _JOINERS:
+        raise _LineError(f'"joiner" is {json.dumps(joiner)[:40]}, not a space, a line end or empty')
     also = {key: _others(found.get(key) or [], options, key) for key in _ALSO}
     if len({answer, *also["also_right"], *also["also_true"]}) < 1 + sum(map(len, also.values())):
         raise _LineError('"answer", "also_right" and "also_true" name an option twice')
     corpus = texts.get("corpus", DEFAULT_CORPUS)
-    question_id = texts.get("id", texts.get("question_id", fingerprint(corpus, split, prompt, *options)))
+    question_id = texts.get("id", texts.get("question_id", fingerprint(corpus, split, prompt, joiner, *options)))
     return Question(
         question_id=question_id,
         corpus=corpus,
@@ -102,6 +106,7 @@ def _question(found: Mapping[str, Any]) -> Question:
         answer=answer,
         fact_id=texts.get("fact_id", question_id),
         requires=tuple(requires),
+        joiner=joiner,
         **also,
     )
 

@@ -25,6 +25,8 @@ FACTS = (
 ITEMS = [
     ScoreItem("born", FACTS, "Marie Curie was born in", ("Warsaw.", "Paris.", "London in the year 1903.")),
     ScoreItem("prize", FACTS, "She shared the Nobel Prize with her husband", ("Pierre.", "Paul.", "Albert Einstein.")),
+    ScoreItem("line", FACTS, "Where was Marie Curie born?", ("In Warsaw.", "In Rome, in 1903."), joiner="\n"),
+    ScoreItem("nothing", "", "法国的首都是", ("巴黎。", "意大利的罗马。"), joiner=""),
     ScoreItem("plain", "", "The capital of France is", ("Paris.", "Rome.", "a large city in the north of Italy.")),
 ]
 
@@ -54,7 +56,7 @@ def assert_scores(engine: VllmEngine, folder: Path) -> None:
     ]
     distance = (torch.tensor(pairs)[:, 0] - torch.tensor(pairs)[:, 1]).abs()
     assert Difference(distance.mean().item(), distance.max().item()).within(limit)
-    assert all(score.log_likelihoods[0] == max(score.log_likelihoods) for score in found[1:])  # the right option
+    assert all(score.log_likelihoods[0] == max(score.log_likelihoods) for score in found[1:])  # the right one
 
 
 def test_it_starts_and_says_how_far_it_is_from_fp32(engine: VllmEngine, smollm2: Path) -> None:

@@ -65,6 +65,7 @@ words = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
         requires=st.lists(words, max_size=3).map(tuple),
         also_right=st.sampled_from([(), (2,)]),
         also_true=st.sampled_from([(), (3,)]),
+        joiner=st.sampled_from([" ", "", "\n"]),
     )
 )
 def test_any_question_comes_back_as_it_was_written(
@@ -95,6 +96,9 @@ def test_any_question_comes_back_as_it_was_written(
         (GOOD | {"also_right": ["yomp"]}, '"also_right" is "yomp"'),
         (GOOD | {"also_right": ["femp"], "also_true": [0]}, "name an option twice"),
         (GOOD | {"also_true": ["troff"]}, "name an option twice"),
+        (GOOD | {"joiner": ", "}, '"joiner" is ", "'),
+        (GOOD | {"joiner": None}, '"joiner" is null'),
+        (GOOD | {"joiner": [" "]}, '"joiner" is ['),
         (GOOD | {"copus": "w"}, 'did you mean "corpus"?'),
         ({**GOOD, "promt": "x"} | {"prompt": "y"}, ""),
         ('{"prompt": "\\ud800", "options": ["b", "c"], "answer": 0, "split": "s"}', "surrogate"),

@@ -64,6 +64,12 @@ def test_tokens_that_change_at_the_seam_belong_to_the_continuation() -> None:
     assert (tuple(merged.prefix), merged.continuation) == ((0, 4), (6, 3))
 
 
+def test_prompt_and_continuation_are_joined_as_the_item_says() -> None:
+    for joiner, wanted in {"": ((0, 4, 2), (3,)), "x": ((0, 4, 2), (4, 3)), " ": ((0, 4, 2), (5, 3))}.items():
+        pair = pairs_of(pieces([]), ScoreItem("i", "", "xa", ("b",), "x", joiner)).pairs[0]
+        assert (tuple(pair.prefix), pair.continuation) == wanted
+
+
 def test_the_text_without_context_takes_the_place_of_context_and_prompt() -> None:
     row = pairs_of(pieces([]), ScoreItem("i", "ab", "xa", ("b", "x"), unconditional="x"))
     assert [tuple(pair.prefix) for pair in row.pairs] == [(0, 2, 3, 4, 2)] * 2

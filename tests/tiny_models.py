@@ -75,7 +75,7 @@ def plain_scores(
         row = []
         for continuation in item.continuations:
             before = tokenizer(item.context + item.prompt)["input_ids"]
-            ids = tokenizer(f"{item.context}{item.prompt} {continuation}")["input_ids"]
+            ids = tokenizer(item.context + item.prompt + item.joiner + continuation)["input_ids"]
             count = len(ids) - len(before)
             with torch.inference_mode():
                 logits = model(torch.tensor([ids])).logits[0, -count - 1 : -1]

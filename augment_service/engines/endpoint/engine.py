@@ -1,7 +1,8 @@
-"""`augment_service.engines.protocol.Engine` over any server with OpenAI's `/v1/completions`. Reads and writes no files.
+"""`augment_service.engines.protocol.Engine` over any server of OpenAI's form. Reads and writes no files.
 
-Every row is a request of its own, so a bad row costs only its own `Refusal`. Scoring needs a server that answers
-`echo` with `logprobs` (vLLM and `entail serve` do).
+Every row is a request of its own, so a bad row costs only its own `Refusal`. Texts are written by `/v1/completions`, or
+by `/v1/chat/completions`, where a prompt with its context is the one message of a user. Scoring needs a server that
+answers `/v1/completions` with `echo` and `logprobs` (vLLM and `entail serve` do).
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from augment_service.engines.endpoint.answers import ScoredText, model_names, read_scored, read_written, usage_of
 from augment_service.engines.endpoint.client import EndpointClient, RetryPolicy, RowError
-from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.protocol import EngineSpec, check_scoring
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
@@ -33,7 +34,7 @@ class _Pair(NamedTuple):
     """A text to score: the tokens that reach past `before` count."""
 
     before: str
-    continuation: str
+    after: str
 
 
 class EndpointEngine:
@@ -42,7 +43,7 @@ class EndpointEngine:
     def __init__(self, spec: EngineSpec, retry: RetryPolicy | None = None) -> None:
         """Asks the server for its models, so that a wrong URL, key or name is reported at once."""
         self.window: int | None = None
-        self._model, self._width = spec.model, spec.connections
+        self._model, self._width, self._api = spec.model, spec.connections, spec.endpoint_api
         self._client = EndpointClient(
             spec.url, key_variable=spec.key_variable, connections=self._width, retry=retry or RetryPolicy()
         )
@@ -63,8 +64,10 @@ class EndpointEngine:
         """As `Engine.score`: the joined text is sent, so the server tokenises it as a whole.
 
         The continuation's tokens are those that reach past the end of `context + prompt`; a token that crosses this
-        boundary counts as the continuation's. Equal pairs of text and continuation are sent once.
+        boundary counts as the continuation's. Equal pairs of text and continuation are sent once. Raises InputError
+        for a chat, which has no likelihood of a given text.
         """
+        check_scoring(self._api)
         asked: dict[_Pair, str] = {}
         for item in items:
             for pair in _pairs(item) if _has_texts(item) else ():
@@ -113,27 +116,31 @@ class EndpointEngine:
         text = prompt.context + prompt.text
         if not text:
             raise RowError("the prompt is empty", "empty")
-        body: dict[str, Any] = {"prompt": text, "max_tokens": prompt.max_tokens}
-        body |= {"temperature": prompt.temperature, "seed": prompt.seed}
+        is_chat = self._api == "chat"
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": text}]} if is_chat else {"prompt": text}
+        body |= {"max_tokens": prompt.max_tokens, "temperature": prompt.temperature, "seed": prompt.seed}
         if prompt.stop:
             body["stop"] = [prompt.stop]
-        written = self._complete(body, prompt.prompt_id, lambda content: read_written(content, prompt.prompt_id))
+        path = "/chat/completions" if is_chat else "/completions"
+        written = self._complete(body, prompt.prompt_id, lambda content: read_written(content, prompt.prompt_id), path)
         self._client.count("generated_tokens", written.num_tokens)
         return written
 
     def _score_pair(self, pair: _Pair, item_id: str) -> ScoredText:
-        text = f"{pair.before} {pair.continuation}"
+        text = pair.before + pair.after
         body = {"prompt": text, "echo": True, "max_tokens": 0, "logprobs": 1, "temperature": 0.0}
         scored = self._complete(body, item_id, lambda content: read_scored(content, text, len(pair.before)))
         self._client.count("scored_tokens", len(scored.values))
         return scored
 
-    def _complete(self, body: dict[str, Any], item_id: str, read: Callable[[dict[str, Any]], Answer]) -> Answer:
+    def _complete(
+        self, body: dict[str, Any], item_id: str, read: Callable[[dict[str, Any]], Answer], path: str = "/completions"
+    ) -> Answer:
         def read_and_count(content: dict[str, Any]) -> tuple[Answer, tuple[int, int, int]]:
             return read(content), usage_of(content)
 
         answer, (num_read, num_cached, _) = self._client.ask(
-            "/completions", {"model": self._model, **body}, item_id, read_and_count
+            path, {"model": self._model, **body}, item_id, read_and_count
         )
         self._client.count("prompt_tokens", num_read)
         self._client.count("cached_tokens", num_cached)
@@ -166,4 +173,4 @@ def _has_texts(item: ScoreItem) -> bool:
 def _pairs(item: ScoreItem) -> list[_Pair]:
     """The item's continuations after `context + prompt`, then after `unconditional` if it has one."""
     befores = [item.context + item.prompt, *filter(None, [item.unconditional])]
-    return [_Pair(before, continuation) for before in befores for continuation in item.continuations]
+    return [_Pair(before, item.joiner + continuation) for before in befores for continuation in item.continuations]
