@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from augment_service.model_folder import LOAD_ERRORS, load_tokenizer
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_text
@@ -109,7 +109,7 @@ def compute_reference(
     Memory: the weights as they are stored, and one layer in fp32.
     """
     model = _load(folder, adapter)
-    rows = rows or probe_rows(model, AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    rows = rows or probe_rows(model, load_tokenizer(folder))
     ids = torch.tensor(rows)
     with _in_fp32(model):
         exact = _log_probabilities(model, ids)
@@ -182,16 +182,25 @@ def likely_causes(folder: Path) -> str:
 
 def _load(folder: Path, adapter: Path | None) -> PreTrainedModel:
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+        # the default attention of transformers leaves out what only some models have, such as soft capping
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="auto", attn_implementation="eager", local_files_only=True, trust_remote_code=False
+        )
         if adapter is not None:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, adapter)
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, StrictDataclassError) as error:
+    except LOAD_ERRORS as error:
         what = str(error).strip().partition("\n")[0]
         where = folder if adapter is None else adapter
         hint = "save it again with transformers, without quantisation and without code of its own"
         raise InputError(f"transformers cannot load this: {what}", where=str(where), hint=hint) from error
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise InputError(
+            "some of these weights are not finite (NaN or infinite)",
+            where=str(adapter or folder),
+            hint="train again with a lower learning rate, or copy the weights again",
+        )
     return model.eval()
 
 

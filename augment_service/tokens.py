@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, TypeVar
 
+from augment_service.model_folder import load_tokenizer
 from data.errors import InputError
 from data.records import DistillationExample, Prompt, Refusal, ScoreItem
 
@@ -24,6 +26,7 @@ HINTS = {
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
 Tokenizer = Any  # of transformers
+_load_once = lru_cache(maxsize=2)(load_tokenizer)
 Text = tuple[str, str]  # a part that many texts share, and what follows it
 
 
@@ -293,20 +296,13 @@ def reading_order(texts: Sequence[Text]) -> list[int]:
 
 def check_context(context: str, window: int, tokenizer: str, *, room: int, where: str) -> None:
     """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer."""
-    needed = len(_load_tokenizer(tokenizer)(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
+    needed = len(_load_once(Path(tokenizer))(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
     if needed > window:
         raise InputError(
             f"at least {needed:,} tokens are needed, the window has {window:,}",
             where=where,
             hint="sample the documents (--context sample:8), use local methods only, or a model with a longer window",
         )
-
-
-@lru_cache(maxsize=2)
-def _load_tokenizer(folder: str) -> Tokenizer:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _head(call: Callable[[list[str]], Any], text: str) -> tuple[list[int], int]:

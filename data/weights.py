@@ -16,6 +16,7 @@ from pathlib import Path
 from data.errors import InputError
 from data.seeds import fingerprint
 
+INDEX = "model.safetensors.index.json"  # names the file of each tensor
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _SETTLED_SECONDS = 2.0  # a younger file may still change without changing its time, by the clock's granularity
@@ -46,18 +47,55 @@ def model_fingerprint(folder: Path) -> str:
     return fingerprint(weights_fingerprint(folder), *others)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the model's weights, sorted; other safetensors beside them are not read by anything.
+
+    They are those that `model.safetensors.index.json` names, or `model.safetensors`, or else all. A whole copy in
+    another format (`consolidated*`) is not read twice. Raises InputError if there are none, or a named one is missing.
+    """
+    if named := _named_files(folder):
+        if missing := missing_files(folder):
+            raise InputError(
+                f"{len(missing)} of {len(named)} files of weights are missing, the first is {missing[0]}",
+                where=str(folder / INDEX),
+                hint="copy or download the model again, or wait until it is written",
+            )
+        return [folder / name for name in named]
+    found = sorted(folder.glob("*.safetensors"))
+    whole = [path for path in found if path.name == "model.safetensors"]
+    files = whole or [path for path in found if not path.name.startswith("consolidated")]
+    if not files:
+        raise InputError(
+            "no *.safetensors weights here", where=str(folder), hint="name the folder of a model saved as safetensors"
+        )
+    return files
+
+
+def missing_files(folder: Path) -> list[str]:
+    """The files that the index of the weights names and that are not there, sorted. Raises InputError."""
+    return [name for name in _named_files(folder) if not (folder / name).is_file()]
+
+
+def _named_files(folder: Path) -> list[str]:
+    index = folder / INDEX
+    try:
+        return sorted({str(name) for name in json.loads(index.read_bytes())["weight_map"].values()})
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError("this is no index of weights", where=str(index), hint="copy or download it again") from error
+
+
 def weights_fingerprint(folder: Path) -> str:
     """32 hex digits of the tensors' names, dtypes, shapes and bytes.
 
     The path, the number of files, their metadata and the order of the tensors in them do not matter. A fingerprint
     that a `checkpoint.json` records is never trusted: this one is computed, or cached for files that did not change.
-    Raises InputError if there are no weights, or a file is truncated or corrupt.
+    Raises InputError if there are no weights, or a file is missing, truncated or corrupt.
     """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise InputError(
-            "no *.safetensors weights here", where=str(folder), hint="name the folder of a model saved as safetensors"
-        )
+    files = weight_files(folder)
     try:
         cached = _cache_path(files)
         if cached is not None and (found := _read_cached(cached)):

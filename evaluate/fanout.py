@@ -13,11 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 import pyarrow.compute as pc
-from transformers import AutoTokenizer
 
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import RowAnswer, ShardedJob, row_ranges
+from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import TextReader
 from cluster.pool import Unit
 from data.errors import InputError
@@ -128,7 +128,7 @@ class ScoreTask:
                 text = reader.text_for(question.requires).text if self.required else reader.text_for().text
             except KeyError:
                 return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
-        return ScoreItem(question.question_id, text, question.prompt, question.options)
+        return ScoreItem(question.question_id, text, question.prompt, question.options, joiner=question.joiner)
 
 
 def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
@@ -181,7 +181,7 @@ def contexts_that_fit(
     context of its own, so only a suite without any is left out. Raises InputError where a corpus has no documents.
     """
     found = dict.fromkeys(contexts, "")
-    reader = TextReader(AutoTokenizer.from_pretrained(model), window=window) if window else None
+    reader = TextReader(load_tokenizer(Path(model)), window=window) if window else None
     with TemporaryDirectory() as folder:
         for spec in (spec for spec in found if spec.kind != "none"):
             num_bytes = sum(path.stat().st_size for path in list_shards(_documents_of(suite)))
@@ -295,7 +295,7 @@ def _reason(suite: Suite, corpus: str, contexts: Path, reader: TextReader) -> st
     text = ContextReader(contexts).text_for().text
     (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
     questions = _questions(rows.shard)[rows.start : rows.stop]
-    answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options) for q in questions])
+    answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options, joiner=q.joiner) for q in questions])
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     return f"the documents of {corpus} in context: {refusals[0].what}" if len(refusals) == len(questions) else ""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_models import make_model
 from transformers import AutoModelForCausalLM
 
@@ -29,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plain(folder: Path, dtype: torch.dtype, rows: object) -> torch.Tensor:
     """The slow twin: a whole second model of that type."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
     ids = torch.tensor(rows)
     with torch.inference_mode():
         logits = model(ids).logits[:, :-1].float()
@@ -44,6 +45,26 @@ def test_values_are_those_of_fp32_and_the_rounding_is_that_of_16_bits(model: Pat
     rounding = found.roundings["bfloat16"]
     assert (rounding.mean, rounding.max) == pytest.approx((difference.mean().item(), difference.max().item()))
     assert 0 < rounding.mean < rounding.max
+
+
+def test_soft_capping_is_part_of_the_reference(tmp_path: Path) -> None:
+    """As the model is defined: the default attention of transformers would leave it out."""
+    folder = make_model(tmp_path / "capped", 0, tied=True, kind="gemma2")
+    found = compute_reference(folder, ())
+    assert torch.equal(torch.tensor(found.values), plain(folder, torch.float32, found.rows))
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "attn_logit_softcapping": None}))
+    uncapped = compute_reference(folder, (), rows=found.rows)
+    assert (torch.tensor(found.values) - torch.tensor(uncapped.values)).abs().max() > 0.1
+
+
+def test_weights_that_are_not_finite_have_none(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", 0, tied=True)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor / 0 for name, tensor in tensors.items()}, folder / "model.safetensors")
+    with pytest.raises(InputError, match="finite") as raised:
+        compute_reference(folder)
+    assert raised.value.where == str(folder)
 
 
 def test_pairs_of_rows_share_a_prefix_that_is_longer_than_a_block(model: Path) -> None:

@@ -7,10 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from data import weights
 from data.errors import InputError
-from data.weights import model_fingerprint, weights_fingerprint
+from data.weights import missing_files, model_fingerprint, weight_files, weights_fingerprint
 
 TINY = Path(__file__).resolve().parent.parent / "models" / "tiny"
 FILES = ("model.safetensors", "config.json", "tokenizer.json", "generation_config.json", "prompts.toml")
@@ -87,6 +89,38 @@ def test_a_models_fingerprint_follows_its_other_files(model: Path, name: str) ->
     assert model_fingerprint(model) != before
     (model / name).unlink()
     assert model_fingerprint(model) != before
+
+
+def sharded(model: Path) -> tuple[Path, Path]:
+    """Two files in place of one, and the index that names them."""
+    tensors = load_file(model / "model.safetensors")
+    names = sorted(tensors)
+    files = [model / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    halves = names[::2], names[1::2]
+    for path, half in zip(files, halves, strict=True):
+        save_file({name: tensors[name] for name in half}, path)
+    weight_map = {name: path.name for path, half in zip(files, halves, strict=True) for name in half}
+    (model / weights.INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    (model / "model.safetensors").unlink()
+    return files[0], files[1]
+
+
+def test_only_the_files_of_the_index_are_read(model: Path) -> None:
+    before = weights_fingerprint(model)
+    files = sharded(model)
+    assert weights_fingerprint(model) == before
+    save_file({"layers.0.wq": torch.ones(2)}, model / "consolidated.safetensors")
+    assert weight_files(model) == list(files)
+    assert weights_fingerprint(model) == before
+    files[1].unlink()
+    assert missing_files(model) == [files[1].name]
+    with pytest.raises(InputError, match=files[1].name):
+        weights_fingerprint(model)
+
+
+def test_a_copy_in_another_format_is_not_read_twice(model: Path) -> None:
+    save_file({"layers.0.wq": torch.ones(2)}, model / "consolidated.safetensors")
+    assert weight_files(model) == [model / "model.safetensors"]
 
 
 def header(content: bytes) -> bytes:

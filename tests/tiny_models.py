@@ -9,6 +9,8 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GPT2Config,
@@ -54,6 +56,9 @@ def random_model(kind: str, *, tied: bool, num_layers: int = 2, sliding_window: 
     options |= {"num_key_value_heads": 1, "head_dim": 32}
     if kind == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**options))
+    if kind == "gemma2":  # scores above the cap, so that capping them shows
+        capped = {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 1}
+        return Gemma2ForCausalLM(Gemma2Config(**options, **capped, sliding_window=sliding_window))
     layers = ["sliding_attention"] * (num_layers - 1) + ["full_attention"]
     gemma = {"layer_types": layers, "sliding_window": sliding_window, "query_pre_attn_scalar": 32}
     return Gemma3ForCausalLM(Gemma3TextConfig(**options, **gemma))

@@ -80,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_bytes())
     except OSError as error:
         hint = "name a folder that holds config.json, safetensors and a tokenizer, on a disk that all nodes share"
-        raise InputError(f"no model is here: {error.strerror}", where=str(path), hint=hint) from error
+        raise InputError(f"no model here: {error.strerror}", where=str(path), hint=hint) from error
     except ValueError as error:
         raise InputError(f"this is not JSON: {error}", where=str(path), hint="restore the file") from error
     nested = settings.get("text_config") if isinstance(settings, dict) else ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import TextReader
 from data.errors import InputError
 
@@ -29,9 +30,7 @@ class ModelTokenizer:
     """The tokenizer of the model at `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._tokenizer = load_tokenizer(folder)
         # Chat templates contain special tokens, and token ids are sent back and forth as text.
         self._reader = TextReader(self._tokenizer, split_special_tokens=False)
 

@@ -37,19 +37,9 @@ class TextEncoder:
 @lru_cache(maxsize=2)
 def load_encoder(base: str) -> TextEncoder:
     """The tokenizer of a model folder. Raises InputError if the folder holds no model or no tokenizer."""
-    if not (Path(base) / "config.json").exists():
-        raise InputError("no model here (config.json is missing)", where=base, hint="name the folder of a base model")
-    from transformers import AutoConfig, AutoTokenizer
+    from augment_service.model_folder import load_config, load_tokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        config = AutoConfig.from_pretrained(base).get_text_config()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the model's tokenizer or configuration cannot be read: {error}",
-            where=base,
-            hint="copy or download the model again",
-        ) from error
+    config, tokenizer = load_config(Path(base)).get_text_config(), load_tokenizer(Path(base))
     core = getattr(tokenizer, "backend_tokenizer", None)
     content = core.to_str() if core is not None else sorted(tokenizer.get_vocab().items())
     name = fingerprint(type(tokenizer).__name__, content, tokenizer.eos_token_id)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
+from augment_service.model_folder import load_config
 from data.errors import InputError
+from data.weights import weight_files
 
 ADAPTER_CONFIG = "adapter_config.json"
 # Keys of a configuration that decide neither the shape nor the arithmetic of the model.
@@ -44,13 +44,7 @@ class ModelShape:
 def read_shape(folder: Path) -> ModelShape:
     """The shape of a folder of HF safetensors. Raises InputError if it is not one."""
     shapes = _read_shapes(folder)
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-        what = str(error).strip().partition("\n")[0]
-        raise InputError(
-            f"its config.json describes no model: {what}", where=str(folder), hint="save the checkpoint again"
-        ) from error
+    config = load_config(folder)
     architecture = (config.architectures or [config.model_type])[0]
     return ModelShape(architecture, config.get_text_config().vocab_size, _settings(config.to_dict()), shapes)
 
@@ -108,12 +102,8 @@ def check_adapter(resident: ModelShape, folder: Path, most_rank: int) -> None:
 
 def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a folder, from the headers of its safetensors."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        hint = "name a folder that `train` wrote"
-        raise InputError("there are no safetensors here", where=str(folder), hint=hint)
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in files:
+    for file in weight_files(folder):
         try:
             with safe_open(file, "pt") as tensors:
                 names = [name for name in tensors.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118
