@@ -138,13 +138,8 @@ class EngineWorker:
     def _make_resident(self, ref: CheckpointRef) -> None:
         if ref == self._resident:
             return
-        # Until the new weights have passed the probe, it is unknown what is loaded; but a misfit is never loaded.
-        before, self._resident = self._resident, None
-        try:
-            self._engine.load_weights(ref)
-        except InputError:
-            self._resident = before
-            raise
+        self._resident = None  # until they reproduce their reference, it is unknown what is loaded
+        self._engine.load_weights(ref)
         self._resident = ref
 
 

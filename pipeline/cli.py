@@ -218,7 +218,7 @@ def _add_evaluate(commands: Commands) -> None:
     suite = "a made set, a folder with questions/, or a .jsonl file"
     parser.add_argument("--suite", type=Path, required=True, help=suite)
     parser.add_argument("--model", default="", help='the base model, reported as "base"')
-    checkpoints = "folders that `train` made, patterns in quotes"
+    checkpoints = "folders that `train` made, other model folders, folders of these, patterns in quotes"
     parser.add_argument("--checkpoints", nargs="+", default=[], metavar="GLOB", help=checkpoints)
     parser.add_argument("--documents", type=Path, help="documents for the contexts (default: the suite's own)")
     parser.add_argument("--prompts", default="", help="a prompt book (TOML) in place of the model's own")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 from data.seeds import fingerprint
 from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
@@ -36,7 +36,7 @@ def augment(flags: Namespace) -> None:
     """
     section = parse_section(AugmentCommand, "augment", flags.overrides, command="augment")
     engine, cluster = engine_and_cluster(flags, "augment")
-    model = find_model(flags.model, engine, section.prompts)
+    model = find_model(flags.model, engine, section.prompts, address=cluster.address)
     from augment_service.augment import AUGMENTATIONS
     from augment_service.distillation import TEACHER
     from data.store import claim
@@ -73,7 +73,7 @@ def train(flags: Namespace) -> None:
         raise InputError(f"{name} has no effect without --plan", where=name, hint="add --plan, or leave it out")
     out = flags.out.resolve()
     # A plan needs the config alone: a hub model's weights are not downloaded for it.
-    model = plan_model(flags.model) if flags.plan else find_model(flags.model, Engine())
+    model = plan_model(flags.model) if flags.plan else find_model(flags.model, None)
     from pipeline.stages import train as stage
     from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, Setting
@@ -134,9 +134,11 @@ def evaluate(flags: Namespace) -> None:
     from pipeline.workspace import Workspace
 
     setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
-    refs = stage.find_checkpoints(flags.checkpoints)
+    refs, damaged, left_out = stage.find_checkpoints(flags.checkpoints)
+    for name, reason in left_out.items():
+        setting.say("skipped", f"{name}: {reason}")
     resident = find_running(engine.service).model if engine.service else refs[0].path if refs else ""
-    model = find_model(flags.model or resident, engine, flags.prompts)
+    model = find_model(flags.model or resident, engine, flags.prompts, address=cluster.address)
     if flags.model:
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
     check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
@@ -146,23 +148,27 @@ def evaluate(flags: Namespace) -> None:
     with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
         documents = find_documents(flags.documents, out / "import") if flags.documents else None
         suite = open_suite(flags.suite, out, documents)
-        contexts, left_out = stage.fitting(setting, model, suite, asked, section)
+        contexts, unfit = stage.fitting(setting, model, suite, asked, section)
         jobs = stage.plan_suite(setting, section, suite, contexts, refs, model)
         units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
-        do_units(setting, engines, units, "score")
-        skipped = {condition_name(ref.name, spec): reason for ref in refs for spec, reason in left_out.items()}
+        failed: dict[str, InputError | ResumableError] = {}
+        do_units(setting, engines, units, "score", failed)
+        jobs, set_aside = stage.set_aside(setting, jobs, damaged, failed)
+        left_out |= {name: stage.reason_of(error) for name, error in set_aside.items()}
+        left_out |= {condition_name(ref.name, spec): reason for ref in refs for spec, reason in unfit.items()}
         stage.report(
             setting,
             model,
             jobs,
             {suite: None},
-            {suite.name: skipped},
+            {suite.name: left_out},
             study=f"evaluation of {suite.name}",
             model=flags.model or refs[0].name,
             recipe={"contexts": list(section.contexts), "weights": {ref.name: ref.path for ref in refs}},
             losses={},
             command=flags.command,
         )
+    stage.raise_set_aside(set_aside)
 
 
 def show_reports(flags: Namespace) -> None:

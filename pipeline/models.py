@@ -6,9 +6,11 @@ Reads `config.json`, tokenizer and weights. A hub model is downloaded (safetenso
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
+from augment_service.engines.protocol import EngineSpec
+from cluster.memory import gpu_bytes
 from data.errors import InputError
 from data.rendering import PromptBook, load_book
 from data.seeds import fingerprint
@@ -38,15 +40,18 @@ class Model:
         return Path(self.path) if (Path(self.path) / "config.json").exists() else None
 
 
-def find_model(name: str, engine: Engine, prompts: str = "") -> Model:
-    """Resolve a model before anything heavy starts. Raises InputError."""
+def find_model(name: str, engine: Engine | None, prompts: str = "", *, address: str | None = None) -> Model:
+    """Resolve a model before anything starts; `engine` None is for training, `address` that of the cluster if attached.
+
+    Raises InputError, as `served_folder`.
+    """
     file = Path(prompts) if prompts else None
-    if engine.kind == "endpoint" and not engine.service:
+    if engine and engine.kind == "endpoint" and not engine.service:
         return Model(name, name, fingerprint("endpoint", engine.url, name), load_book(None, file))
     try:
-        path = local_model(name)
+        path = served_folder(name, engine, address) if engine else local_model(name)
     except InputError:
-        if engine.kind != "fake":
+        if engine is None or engine.kind != "fake":
             raise
         return Model(name, name, fingerprint("fake", name), load_book(None, file))
     return Model(name, path, model_fingerprint(Path(path)), load_book(Path(path), file))
@@ -56,6 +61,23 @@ def plan_model(name: str) -> Model:
     """A model of which only config and tokenizer are read; it has no fingerprint."""
     path = local_model(name, weights=False)
     return Model(name, path, "", load_book(Path(path)))
+
+
+def served_folder(name: str, engine: Engine, address: str | None = None) -> str:
+    """As `local_model`; a folder that a vLLM engine of this section cannot serve is an InputError, too."""
+    path = local_model(name)
+    if engine.kind == "vllm":
+        from augment_service.model_folder import check_model
+
+        check_model(engine_spec(engine, path, seed=0), on_cpu=not address and gpu_bytes() is None)
+    return path
+
+
+def engine_spec(engine: Engine, model: str, seed: int) -> EngineSpec:
+    """The section [engine] for one model; settings that were not given have the engine's own defaults."""
+    names = {field.name for field in fields(EngineSpec)} - {"model", "seed"}
+    given = {name: getattr(engine, name) for name in names if name in type(engine).model_fields}
+    return EngineSpec(model=model, seed=seed, **{name: value for name, value in given.items() if value is not None})
 
 
 def local_model(name: str, *, weights: bool = True) -> str:

@@ -101,7 +101,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
     """Resolve the model and the defaults, check names, and name the stages' folders. Only reads."""
     space = Workspace(out)
     setting = Setting(space, console, recipe.engine, recipe.cluster, recipe.seed)
-    model = find_model(recipe.model, recipe.engine, recipe.augment.prompts)
+    model = find_model(recipe.model, recipe.engine, recipe.augment.prompts, address=recipe.cluster.address)
     if model.folder is None:
         raise InputError(
             "a study trains the model, so it must be a folder or a hub model",

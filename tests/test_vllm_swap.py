@@ -86,10 +86,13 @@ def broken(folder: Path, how: str) -> tuple[str, str]:
         return "damaged", str(weights)
     if how == "no weights":
         weights.unlink()
-        return "no safetensors", str(folder)
+        return r"no \*\.safetensors", str(folder)
     if how == "no configuration":
         (folder / "config.json").write_text("{}")
         return "config.json describes no model", str(folder)
+    if how == "not finite":
+        save_file({**tensors, name: tensors[name] * torch.nan}, weights, {"format": "pt"})
+        return "finite", str(folder)
     if how == "missing":
         del tensors[name]
     elif how == "too many":
@@ -103,7 +106,7 @@ def broken(folder: Path, how: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "no weights", "no configuration", "missing", "too many", "another tensor shape"]
+    "how", ["truncated", "no weights", "no configuration", "missing", "too many", "another tensor shape", "not finite"]
 )
 def test_a_broken_checkpoint_does_not_touch_the_engine(
     engine: VllmEngine, kind: str, folders: dict[str, Path], tmp_path: Path, how: str
@@ -189,6 +192,18 @@ def test_weights_that_are_not_reproduced_even_after_a_cold_restart_are_not_used(
     assert_scores(engine, folders["a-tied"])
 
 
+@pytest.mark.parametrize("kind", ["tied"], indirect=True)
+def test_after_a_start_that_failed_other_weights_can_be_loaded(
+    engine: VllmEngine, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter_of(folders["a-tied"], tmp_path / "adapter")
+    for ref in (checkpoint(folders["b-tied"]), checkpoint(tmp_path / "adapter")):
+        engine._host.close()
+        engine.load_weights(ref)
+    engine.load_weights(checkpoint(folders["a-tied"]))
+    assert_scores(engine, folders["a-tied"])
+
+
 def shifted(folder: Path, nats: float) -> Reference:
     """A reference that no engine reproduces."""
     found = compute_reference(folder, ())
@@ -217,6 +232,16 @@ def test_weights_with_a_stored_reference_are_not_loaded_a_second_time(
     monkeypatch.setattr(reference, "AutoModelForCausalLM", None)
     engine.load_weights(checkpoint(copied))
     assert 0 < engine.stats()["parity_difference"] < 1e-3
+
+
+def test_a_copy_of_the_weights_in_another_format_is_not_read(
+    engine: VllmEngine, kind: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(folders[f"b-{kind}"], copied)
+    save_file({"layers.0.wq": torch.ones(2)}, copied / "consolidated.safetensors")
+    engine.load_weights(checkpoint(copied))
+    assert_scores(engine, folders[f"b-{kind}"])
 
 
 def adapter_of(folder: Path, target: Path, *, rank: int = 4, seed: int = 1, **options: object) -> PeftModel:

@@ -94,7 +94,8 @@ class Engine(Protocol):
     def load_weights(self, ref: records.CheckpointRef) -> None:
         """Replace the weights in place by those of a checkpoint of the same architecture, or lay an adapter over them.
 
-        InputError means that the engine was not touched; after any other error its weights are undefined.
+        Raises InputError for weights that do not fit, or that the engine does not reproduce. After an error it is
+        undefined which weights are resident, and other weights can be loaded.
         """
         ...
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from data.errors import InputError, ResumableError
 from pipeline.commands import CONSOLE, engine_and_cluster
-from pipeline.models import ROOT, local_model
+from pipeline.models import ROOT, engine_spec, served_folder
 from pipeline.serve import state as files
 from pipeline.serve.state import POLL_SECONDS, ServiceRequest, ServiceState, path_of, read_state
 
@@ -35,9 +35,7 @@ def up(flags: Namespace) -> None:
         raise InputError(
             "an endpoint is served already", where="engine setting kind", hint="use the endpoint's own URL"
         )
-    path = local_model(flags.model)
-    from pipeline.stages.resources import engine_spec
-
+    path = served_folder(flags.model, engine, cluster.address)
     spec, seconds = engine_spec(engine, path, seed=0), (engine.deadline_seconds, engine.start_seconds)
     request = ServiceRequest(name, flags.model, spec, cluster.address, engine.engines, flags.port, *seconds)
     if flags.foreground:

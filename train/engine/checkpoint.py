@@ -8,6 +8,7 @@ from data.records import CheckpointRef
 from data.weights import weights_fingerprint
 
 RECORD = "checkpoint.json"
+WORK = ".unfinished"
 METRICS = "metrics.jsonl"  # a line for each step
 
 
@@ -24,13 +25,13 @@ def read_ref(folder: Path) -> CheckpointRef:
             where=str(folder),
             hint="name a folder that `train` wrote, or run the training command again",
         ) from None
-    return CheckpointRef(
-        name=content["name"],
-        path=str(folder),
-        fingerprint=weights_fingerprint(folder),
-        base=content["base"],
-        num_steps=content["num_steps"],
-    )
+    except (OSError, ValueError) as error:
+        raise InputError(f"this is not JSON: {error}", where=str(folder / RECORD), hint="copy it again") from error
+    try:
+        name, base, num_steps = str(content["name"]), str(content["base"]), int(content["num_steps"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError("this records no checkpoint", where=str(folder / RECORD), hint="copy it again") from error
+    return CheckpointRef(name, str(folder), weights_fingerprint(folder), base, num_steps)
 
 
 def how_computed(folder: Path) -> str:
@@ -58,4 +59,4 @@ def find_finished(folder: Path, key: str) -> CheckpointRef | None:
 
 def work_folder(out: Path) -> Path:
     """The folder of a run's files until it is finished: beside `out`, so that a rename completes it."""
-    return out.with_name(f".{out.name}.unfinished")
+    return out.with_name(f".{out.name}{WORK}")

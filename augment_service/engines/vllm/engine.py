@@ -17,7 +17,7 @@ from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, i
 from augment_service.engines.vllm.llm import ON_CPU, EngineHost, Request
 from augment_service.engines.vllm.strategies import choose_strategy, distillation_request, read_distribution
 from augment_service.engines.vllm.tries import Trie
-from augment_service.engines.window import fit_window
+from augment_service.model_folder import check_model
 from augment_service.reference import NUM_PREFIX, Difference, Reference, difference, find_reference, likely_causes
 from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
 from data import records
@@ -34,7 +34,7 @@ class VllmEngine:
     """
 
     def __init__(self, spec: EngineSpec) -> None:
-        fit_window(spec, on_cpu=ON_CPU)  # refuses a wrong window before anything is loaded
+        check_model(spec, on_cpu=ON_CPU)  # the folder may be another one on this node
         folder = Path(spec.model)
         self.strategy = choose_strategy(spec.scoring)
         shape, self._dtype = read_shape(folder), _choose_dtype(spec.dtype)

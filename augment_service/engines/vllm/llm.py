@@ -25,6 +25,7 @@ from augment_service.engines.vllm.checkpoints import ModelShape
 from augment_service.engines.window import BLOCK
 from augment_service.tokens import TokenRow
 from data.errors import InputError, ResumableError
+from data.weights import weight_files
 
 ON_CPU = not torch.cuda.is_available()
 # Memory bounds for windows and vocabularies of any size: how much one call of vLLM gets, and the bytes of float32
@@ -122,7 +123,10 @@ class EngineHost:
             yield from zip(batch, outputs, strict=True)
 
     def load(self, folder: str) -> None:
-        """Replace the resident weights by those in `folder`. They must fit: nothing is checked here."""
+        """Replace the resident weights by those in `folder`, which must fit; nothing is checked here."""
+        if self._llm is None:  # an earlier start failed
+            self.start(folder)
+            return
         started = time.perf_counter()
         self.folder = ""
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": plain_path(folder)})
@@ -135,6 +139,8 @@ class EngineHost:
 
     def read_adapter(self, name: str, folder: str) -> LoRARequest:
         """Load an adapter; `self.adapter = ...` applies it. Raises InputError if vLLM does not support it."""
+        if self._llm is None:  # an earlier start failed
+            self.start(self.spec.model)
         self._num_adapters += 1  # a new id each time: the folder's content may have changed
         adapter = LoRARequest(f"{name} {self._num_adapters}", self._num_adapters, plain_path(folder))
         try:
@@ -189,14 +195,23 @@ def engine_settings(spec: EngineSpec, num_ids: int, dtype: torch.dtype) -> dict[
     return settings
 
 
-@cache  # one link for each folder
 def plain_path(folder: str) -> str:
-    """The folder, or a link to it whose name has no characters of a pattern: vLLM takes every path for one."""
-    if glob.escape(folder) == folder:
-        return folder
-    link = Path(tempfile.mkdtemp(prefix="entail-")) / "model"
-    link.symlink_to(Path(folder).resolve(), target_is_directory=True)
-    return str(link)
+    """The folder as vLLM must see it: the folder itself, or one of links to its files.
+
+    vLLM takes every path for a pattern, and prefers a `consolidated.safetensors` to the weights that all others read.
+    """
+    read = {*weight_files(Path(folder))}
+    names = {path.name for path in Path(folder).iterdir() if path.suffix != ".safetensors" or path in read}
+    is_whole = len(names) == len(list(Path(folder).iterdir()))
+    return folder if is_whole and glob.escape(folder) == folder else _linked(folder, frozenset(names))
+
+
+@cache  # one folder of links for each set of files
+def _linked(folder: str, names: frozenset[str]) -> str:
+    links = Path(tempfile.mkdtemp(prefix="entail-"))
+    for name in names:
+        (links / name).symlink_to(Path(folder).resolve() / name)
+    return str(links)
 
 
 def rebuild_tied_head(model: torch.nn.Module) -> None:
