@@ -234,6 +234,8 @@ def _add_service(commands: Commands) -> None:
     up.add_argument("--model", required=True, help="a folder or a hub model")
     up.add_argument("--name", default="default", help="of the service (default: default)")
     up.add_argument("--port", type=int, default=0, help="on 127.0.0.1 (default: any free port)")
+    seconds = "a request over HTTP that takes longer is refused (default: 600)"
+    up.add_argument("--request-seconds", type=float, default=600.0, metavar="X", help=seconds)
     up.add_argument("--foreground", action="store_true", help="stay in this terminal; Ctrl-C ends the service")
     add_sections(up, {"engine": Engine, "cluster": Cluster}, exclude=("service", "metrics_port"))
     status = _command(actions, "status", "serve status")

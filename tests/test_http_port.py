@@ -15,15 +15,17 @@ import httpx
 import pytest
 import uvicorn
 from openai import OpenAI
+from pydantic import ValidationError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from augment_service.engines.endpoint.engine import EndpointEngine
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
-from augment_service.http import batcher, middleware
+from augment_service.http import batcher, middleware, server
 from augment_service.http.app import build_app
-from augment_service.http.requests import RequestError
+from augment_service.http.requests import DEFAULT_ANSWER, Completion, EngineDeathError, RequestError
+from augment_service.http.server import server_config
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
 from augment_service.tokens import ItemTokens, TextReader
@@ -31,6 +33,7 @@ from data.errors import InputError, ResumableError
 from data.records import Prompt, Score, ScoreItem
 
 KEY = "a-key-of-the-test"
+DEADLINE = 60.0
 WINDOW = 64
 TINY = Path(__file__).parent.parent / "models" / "tiny"
 TEXTS = ["the cat sat on the mat", "wörter über größe", "日本語の本", "to be, or not to be: that is the question"]
@@ -88,18 +91,21 @@ def bpe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 tokenizer_of = cache(ModelTokenizer)
 
 
-def serve(router: LocalRouter, folder: Path) -> Iterator[str]:
-    service = Service(router, tokenizer_of(folder), model="m", weights="f00d", window=WINDOW)
-    config = uvicorn.Config(build_app(service, router, key=KEY), port=0, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+def serve(
+    router: LocalRouter, folder: Path, *, window: int | None = WINDOW, deadline_seconds: float = DEADLINE
+) -> Iterator[str]:
+    service = Service(router, tokenizer_of(folder), model="m", weights="f00d", window=window)
+    app = build_app(service, router, key=KEY, deadline_seconds=deadline_seconds)
+    running = uvicorn.Server(server_config(app))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=running.run, args=([listener],))
+        thread.start()
+        while not running.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        running.should_exit = True
+        thread.join()
 
 
 @pytest.fixture
@@ -124,8 +130,8 @@ def openai(url: str) -> Iterator[OpenAI]:
         yield client
 
 
-def complete(http: httpx.Client, **changes: Any) -> httpx.Response:
-    return http.post("/v1/completions", json={"model": "m", "prompt": "the cat sat", **changes})
+def complete(http: httpx.Client, timeout: float = 60, **changes: Any) -> httpx.Response:
+    return http.post("/v1/completions", json={"model": "m", "prompt": "the cat sat", **changes}, timeout=timeout)
 
 
 def choices_of(response: httpx.Response) -> list[dict[str, Any]]:
@@ -178,9 +184,67 @@ def test_no_spelling_of_a_header_passes_the_size_limit(url: str, monkeypatch: py
     body = json.dumps({"model": "m", "prompt": "the cat " * 500}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nConnection: close\r\n"
     head += f"Content-Type: application/json\r\nTransfer-Encoding: {coding}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30) as door:
+    with connect(url) as door:
         door.sendall(head.encode() + f"{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n")
         assert int(door.recv(4096).split()[1]) in (411, 413)
+
+
+def connect(url: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=30)
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 100\r\n\r\n"
+    with connect(url) as door:
+        door.sendall(head.encode() + b"{")
+        answer = door.recv(4096)
+        assert int(answer.split()[1]) == 408 and b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("begin", [b"", b"GET /health HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
+def test_a_connection_without_a_request_is_closed(router: LocalRouter, bpe: Path, begin: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "HEAD_SECONDS", 0.2)
+        for url in serve(router, bpe):
+            with connect(url) as door:
+                door.sendall(begin)
+                assert door.recv(4096) == b""
+            with httpx.Client(base_url=url) as client:  # while one that works is kept, longer than this
+                client.get("/health")
+                stream = client.get("/health").extensions["network_stream"].get_extra_info("socket")
+                port = stream.getsockname()[1]
+                router.gate.clear()
+                threading.Timer(1.0, router.gate.set).start()
+                headers = {"Authorization": f"Bearer {KEY}"}
+                answer = client.post("/v1/completions", json={"model": "m", "prompt": "the"}, headers=headers)
+                assert answer.status_code == 200
+                assert answer.extensions["network_stream"].get_extra_info("socket").getsockname()[1] == port
+
+
+def test_a_head_is_bounded(url: str) -> None:
+    with connect(url) as door:
+        try:
+            door.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 4 * server.MAX_HEAD_BYTES)
+            assert door.recv(4096).split()[1] == b"400"
+        except ConnectionError:
+            pass  # closed with bytes unread
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(
+    router: LocalRouter, bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    for url in serve(router, bpe):
+        with connect(url), connect(url), connect(url) as third:
+            assert third.recv(4096) == b""
+        wait_until(lambda url=url: httpx.get(f"{url}/health").status_code == 200)
+
+
+def test_no_websocket_passes_without_a_key(url: str) -> None:
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    answer = httpx.get(f"{url}/v1/completions", headers={**upgrade, "Sec-WebSocket-Key": "MTIzNDU2Nzg5MDEyMzQ1Ng=="})
+    assert answer.status_code == 401
 
 
 def test_bytes_are_counted_whatever_the_headers_say(
@@ -188,7 +252,7 @@ def test_bytes_are_counted_whatever_the_headers_say(
 ) -> None:
     monkeypatch.setattr(middleware, "MAX_BYTES", 1000)
     service = Service(router, tokenizer_of(bpe), model="m", weights="f00d", window=WINDOW)
-    app = build_app(service, router, key=KEY)
+    app = build_app(service, router, key=KEY, deadline_seconds=DEADLINE)
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -305,6 +369,11 @@ def test_health_needs_no_key_and_says_nothing_else(url: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
+def test_nobody_without_a_key_can_send_a_body(url: str) -> None:
+    assert httpx.request("GET", f"{url}/health", content=b"x").status_code == 413
+    assert httpx.request("GET", f"{url}/health", content=iter([b"x"])).status_code == 411
+
+
 @pytest.mark.parametrize(
     ("status", "param", "changes"),
     [
@@ -361,6 +430,98 @@ def test_broken_bodies_are_refused(http: httpx.Client) -> None:
     assert chunked.status_code == 411
 
 
+def test_what_no_window_holds_is_refused_before_it_is_tokenized(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokenizing megabytes takes seconds, in which all others would wait."""
+    read: list[str] = []
+    monkeypatch.setattr(ModelTokenizer, "read", lambda self, text: read.append(text) or [1])
+    monkeypatch.setattr(ModelTokenizer, "_decode", lambda self, ids: read.append("") or "")
+    far = "x" * 10 * 2**20
+    for prompt in (far, ["the cat", far], [5] * (WINDOW + 1), [[5], [5] * (WINDOW + 1)]):
+        for more in ({}, {"echo": True, "logprobs": 1, "max_tokens": 0}):
+            answer = complete(http, prompt=prompt, **more)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    talk = {"model": "m", "messages": [{"role": "user", "content": far}]}
+    answer = http.post("/v1/chat/completions", json=talk)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+    assert read == []
+
+
+def test_a_list_of_wrong_values_makes_one_error_of_each_form() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Completion.model_validate({"model": "m", "prompt": [[-1] * 1000] * 1000})
+    assert len(raised.value.errors()) <= 4
+
+
+@pytest.mark.parametrize("window", [10**6, None])
+def test_a_conversation_without_a_length_has_a_bounded_answer(
+    router: LocalRouter, bpe: Path, window: int | None
+) -> None:
+    router.engine = start_engine(EngineSpec(kind="fake", model="none"))
+    for url in serve(router, bpe, window=window):
+        talk = {"model": "m", "messages": [{"role": "user", "content": "the mat"}]}
+        answer = httpx.post(f"{url}/v1/chat/completions", json=talk, headers={"Authorization": f"Bearer {KEY}"})
+        assert answer.status_code == 200
+    assert router.calls[0][1][0].max_tokens == DEFAULT_ANSWER
+
+
+def test_a_request_has_a_deadline(router: LocalRouter, bpe: Path) -> None:
+    for url in serve(router, bpe, deadline_seconds=0.5):
+        with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+            router.gate.clear()
+            for _ in range(router.width + 1):  # calls that hang take no engine's place for ever
+                answer = complete(client)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline")
+                assert answer.headers["x-should-retry"] == "false"
+            assert len(router.calls) == router.width + 1 and waiting_rows(client) == 0
+            router.gate.set()
+            assert complete(client).status_code == 200
+
+
+def test_who_hangs_up_is_not_worked_for(http: httpx.Client, router: LocalRouter) -> None:
+    router.gate.clear()
+    with ThreadPoolExecutor(2) as threads:
+        running = [threads.submit(complete, http, seed=at) for at in range(2)]
+        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
+        if len(router.calls) == 1:
+            running.append(threads.submit(complete, http, seed=2))
+        with pytest.raises(httpx.ReadTimeout):
+            complete(http, prompt="never", timeout=0.3)
+        wait_until(lambda: waiting_rows(http) == 0)
+        router.gate.set()
+        assert {answer.result().status_code for answer in running} == {200}
+    assert not any(row.text == "never" for _, rows in router.calls for row in rows)
+
+
+def test_a_request_that_kills_an_engine_is_not_sent_to_another(http: httpx.Client, router: LocalRouter) -> None:
+    router.trouble.append(EngineDeathError())
+    answer = complete(http, prompt="poison")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_died")
+    assert answer.headers["x-should-retry"] == "false"  # or the client of openai would kill the next one
+    assert len(router.calls) == 1
+    assert complete(http).status_code == 200
+
+
+def test_requests_that_shared_a_batch_with_it_are_answered() -> None:
+    calls: list[list[str]] = []
+
+    async def call(rows: list[str]) -> list[str]:
+        calls.append(rows)
+        if "poison" in rows:
+            raise EngineDeathError
+        return [row.upper() for row in rows]
+
+    async def ask() -> list[Any]:
+        line = batcher.Batcher(call, width=1)
+        requests = (line.submit(rows) for rows in (["a", "b"], ["poison", "c"], ["d"]))
+        return await asyncio.gather(*requests, return_exceptions=True)
+
+    first, second, third = asyncio.run(ask())
+    assert (first, third) == (["A", "B"], ["D"]) and isinstance(second, EngineDeathError)
+    assert calls == [["a", "b", "poison", "c", "d"], ["a", "b"], ["poison", "c"], ["d"]]
+
+
 def test_errors_of_the_engines_have_their_status(http: httpx.Client, router: LocalRouter) -> None:
     troubles = [ResumableError("an engine died"), InputError("bad row", where="row", hint="fix it"), RuntimeError("!")]
     for trouble, status in zip(troubles, (503, 400, 500), strict=True):
@@ -375,7 +536,7 @@ def test_errors_of_the_engines_have_their_status(http: httpx.Client, router: Loc
 def test_a_refused_row_refuses_its_request_alone(http: httpx.Client, router: LocalRouter) -> None:
     router.gate.clear()
     with ThreadPoolExecutor(3) as threads:
-        bad = threads.submit(complete, http, prompt=["the cat", "the cat " * 60])
+        bad = threads.submit(complete, http, prompt=["the cat", "a " * 60])
         good = [threads.submit(complete, http, prompt="the mat", seed=at) for at in range(2)]
         wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 4)
         router.gate.set()

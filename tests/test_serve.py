@@ -403,3 +403,10 @@ def test_a_real_service_ends_without_a_trace(real: ServiceState) -> None:
     assert len(state.processes) > 3
     entail("serve", "down", "--name", "real")
     assert_nothing_left("real", (state.daemon, *state.processes))
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_deadline_that_is_none_is_refused(home: Path, seconds: str) -> None:
+    done = entail("serve", "up", "--name", "hasty", *FAKE, "--request-seconds", seconds, check=False)
+    assert done.returncode == 2 and "--request-seconds" in done.stderr and "Traceback" not in done.stderr
+    assert_nothing_left("hasty", ())

@@ -20,8 +20,8 @@ from data.errors import InputError, ResumableError
 PATHS = ("/health", "/metrics", "/status", "/v1/models", "/v1/completions", "/v1/chat/completions")
 
 
-def build_app(service: Service, router: PoolRouter, *, key: str) -> ASGIApp:
-    """The application; all paths but `/health` need the key."""
+def build_app(service: Service, router: PoolRouter, *, key: str, deadline_seconds: float) -> ASGIApp:
+    """The application; all paths but `/health` need the key. No answer takes longer than `deadline_seconds`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     metrics = ServiceMetrics()
 
@@ -58,7 +58,7 @@ def build_app(service: Service, router: PoolRouter, *, key: str) -> ASGIApp:
         return Response(metrics.text(router.describe()), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     # around all else, so that it counts 500s too
-    return AccessMiddleware(app, key=key, metrics=metrics, known=frozenset(PATHS))
+    return AccessMiddleware(app, key=key, metrics=metrics, known=frozenset(PATHS), deadline_seconds=deadline_seconds)
 
 
 def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:

@@ -5,16 +5,22 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
-from augment_service.http.requests import RETRY_SECONDS, RequestError
+from augment_service.http.requests import RETRY_SECONDS, EngineDeathError, RequestError
 from data.errors import InputError, ResumableError
 
 LOG = logging.getLogger(__name__)
 BATCH_WAIT_SECONDS = 0.004  # that a row waits for others
 MAX_ROWS = 256  # in one call: a late row should not wait for thousands
 MAX_WAITING = 2048  # rows; requests beyond them are refused
+
+
+class _Entry(NamedTuple):
+    request: int
+    row: Any
+    answer: asyncio.Future[Any]
 
 
 class Batcher:
@@ -25,8 +31,9 @@ class Batcher:
 
     def __init__(self, call: Callable[[list[Any]], Awaitable[list[Any]]], *, width: int) -> None:
         self._call, self._width = call, width
-        self._waiting: deque[tuple[Any, asyncio.Future[Any]]] = deque()
-        self._running: set[asyncio.Task[list[Any]]] = set()
+        self._num_requests = 0
+        self._waiting: deque[_Entry] = deque()
+        self._running: dict[asyncio.Task[None], list[_Entry]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -40,11 +47,25 @@ class Batcher:
             what = f"{len(self._waiting)} rows are waiting already"
             raise RequestError(503, what, code="overloaded", wait=RETRY_SECONDS)
         loop = asyncio.get_running_loop()
-        answers: list[asyncio.Future[Any]] = [loop.create_future() for _ in rows]
-        self._waiting.extend(zip(rows, answers, strict=True))
+        self._num_requests += 1
+        entries = [_Entry(self._num_requests, row, loop.create_future()) for row in rows]
+        self._waiting.extend(entries)
         if self._timer is None:
             self._timer = loop.call_later(BATCH_WAIT_SECONDS, self._dispatch)
-        return await asyncio.gather(*answers)
+        try:
+            return await asyncio.gather(*(entry.answer for entry in entries))
+        except BaseException:
+            self._drop(entries)
+            raise
+
+    def _drop(self, entries: Sequence[_Entry]) -> None:
+        """Nobody waits for these answers any more: do not begin them, and cancel calls for nobody else."""
+        for entry in entries:
+            entry.answer.cancel()
+        self._waiting = deque(entry for entry in self._waiting if not entry.answer.done())
+        for task, batch in self._running.items():
+            if all(entry.answer.done() for entry in batch):
+                task.cancel()
 
     def _dispatch(self) -> None:
         """Share the waiting rows among the engines that are free."""
@@ -52,28 +73,44 @@ class Batcher:
         while self._waiting and (free := self._width - len(self._running)) > 0:
             size = min(math.ceil(len(self._waiting) / free), MAX_ROWS)
             batch = [self._waiting.popleft() for _ in range(size)]
-            self._running.add(task := asyncio.create_task(self._call_with([row for row, _ in batch])))
-            task.add_done_callback(partial(self._deliver, [answer for _, answer in batch]))
+            task = asyncio.create_task(self._answer(batch))
+            self._running[task] = batch
+            task.add_done_callback(self._finish)
 
-    async def _call_with(self, rows: list[Any]) -> list[Any]:
-        answers = await self._call(rows)
-        if len(answers) != len(rows):
-            raise RuntimeError(f"{len(rows)} rows got {len(answers)} answers")
-        return answers
-
-    def _deliver(self, waiting: list[asyncio.Future[Any]], task: asyncio.Task[list[Any]]) -> None:
-        self._running.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, InputError | ResumableError):
-            LOG.error("a call of the engines failed", exc_info=error)
-            error = RequestError(500, "the engines failed, see the server's log", code="internal")
-        for at, answer in enumerate(waiting):
-            if answer.done():
-                continue
-            if task.cancelled():
-                answer.cancel()
-            elif error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(task.result()[at])
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
         self._dispatch()
+
+    async def _answer(self, batch: list[_Entry]) -> None:
+        """Give every row its answer, or the error of the call.
+
+        Under whose row an engine died is unknown. So each request is tried once more by itself; one that is by itself
+        has had its try.
+        """
+        try:
+            answers = await self._call([entry.row for entry in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(batch)} rows got {len(answers)} answers")
+        except EngineDeathError as error:
+            requests = [list(group) for _, group in groupby(batch, lambda entry: entry.request)]
+            if len(requests) == 1:
+                _fail(batch, error)
+                return
+            for request in requests:
+                if left := [entry for entry in request if not entry.answer.done()]:
+                    await self._answer(left)
+        except (InputError, ResumableError) as error:
+            _fail(batch, error)
+        except Exception as error:
+            LOG.exception("a call of the engines failed", exc_info=error)
+            _fail(batch, RequestError(500, "the engines failed, see the server's log", code="internal"))
+        else:
+            for entry, answer in zip(batch, answers, strict=True):
+                if not entry.answer.done():
+                    entry.answer.set_result(answer)
+
+
+def _fail(batch: Sequence[_Entry], error: Exception) -> None:
+    for entry in batch:
+        if not entry.answer.done():
+            entry.answer.set_exception(error)

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse
 
 Count = Annotated[int, Field(ge=0, strict=True)]
-TokenIds = Annotated[list[Count], Field(min_length=1, max_length=2**20)]
+# Without fail_fast a list of a million wrong values makes as many errors, and everybody waits for them.
+TokenIds = Annotated[list[Count], Field(fail_fast=True, min_length=1, max_length=2**20)]
 Nothing = Annotated[float, Field(ge=0, le=0)]
 One = Annotated[float, Field(ge=1, le=1)]
 MAX_PROMPTS = 1024  # in one request
@@ -18,20 +19,45 @@ DEFAULT_ANSWER = 2048  # tokens of a chat answer without an explicit length
 
 
 class RequestError(Exception):
-    """A request that is refused: the HTTP status and the fields of OpenAI's error."""
+    """A request that is refused: the HTTP status and the fields of OpenAI's error.
 
-    def __init__(self, status: int, message: str, *, code: str, param: str | None = None, wait: int = 0) -> None:
+    After `wait` seconds it may succeed; one that `is_final` should not be sent again, and its client is told so.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        wait: int = 0,
+        is_final: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param, self.wait = status, message, code, param, wait
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.wait, self.is_final = wait, is_final
 
     def response(self) -> JSONResponse:
         """The answer, with the headers of that status."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         headers = {"Retry-After": str(self.wait)} if self.wait else {}
+        if self.is_final:
+            headers["X-Should-Retry"] = "false"
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
+        if self.status in (408, 413):
+            headers["Connection"] = "close"  # the rest of the body is not read
         return JSONResponse({"error": error}, self.status, headers)
+
+
+class EngineDeathError(RequestError):
+    """An engine died while it worked on this request. Another try could cost another engine, so there is none."""
+
+    def __init__(self) -> None:
+        what = "an engine died while it worked on this request, so it is not tried again; see the server's log"
+        super().__init__(500, what, code="engine_died", is_final=True)
 
 
 class _Body(BaseModel):
@@ -70,9 +96,9 @@ class Completion(Request):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[str], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[TokenIds], Field(fail_fast=True, min_length=1, max_length=MAX_PROMPTS)]
     )
     max_tokens: Count = 16
     echo: bool = False
@@ -111,7 +137,7 @@ class Message(_Body):
 class Chat(Request):
     """`/v1/chat/completions`. Without a length the answer has at most `DEFAULT_ANSWER` tokens."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(fail_fast=True, min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: Literal[False] | None = None

@@ -4,16 +4,20 @@ A watched engine that lost its process loads its model again at once, before any
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import Any
 
 import ray
 
+from augment_service.http.requests import EngineDeathError
 from cluster.actors import ActorState
 from cluster.pool import ActorPool
 from data.errors import InputError, ResumableError
 
+LOG = logging.getLogger(__name__)
 WATCH_SECONDS = 3.0
+MAX_TRIES = 3  # of a call whose engine dies before it works on it
 
 
 class PoolRouter:
@@ -31,16 +35,26 @@ class PoolRouter:
         return len(self._actors)
 
     async def ask(self, method: str, rows: list[Any]) -> list[Any]:
-        """One call of a worker's method on these rows; if its engine dies, one more at another engine.
+        """One call of a worker's method on these rows, at a ready engine if there is one.
 
-        Raises InputError and ResumableError, other errors that a worker raises, and Ray's errors.
+        A call that waits at an engine which dies of another call's rows, or of nothing of ours, goes to another
+        engine. Raises EngineDeathError if the engine died while it worked on these rows; InputError and ResumableError,
+        other errors that a worker raises, and Ray's errors.
         """
-        for _ in range(2):
+        for _ in range(MAX_TRIES):
+            ref = await asyncio.to_thread(self._send, method, rows)  # large rows take a while to be packed
             try:
-                return await _unwrapped(await self._send(method, rows))
+                return await _unwrapped(ref)
+            except asyncio.CancelledError:
+                ray.cancel(ref)  # only what has not begun
+                raise
             except ray.exceptions.RayActorError as error:
                 death = error
-        raise ResumableError("two engines died, one after the other; they restart by themselves") from death
+                if await asyncio.to_thread(self._pool.died_under, ref):
+                    LOG.error("an engine died under the call %s of %d rows", method, len(rows))
+                    raise EngineDeathError from error
+                self._actors = await asyncio.to_thread(self._pool.states)
+        raise ResumableError(f"{MAX_TRIES} engines died one after the other; they restart by themselves") from death
 
     def describe(self) -> list[dict[str, Any]]:
         """The engines as they were at the last watch. One is `ready` if it has answered since its last restart."""
@@ -60,7 +74,10 @@ class PoolRouter:
     async def watch(self) -> None:
         """Ask every engine for its counts, periodically; an engine that is busy answers after its batch."""
         while True:
-            self._actors = await asyncio.to_thread(self._pool.states)
+            try:
+                self._actors = await asyncio.to_thread(self._pool.states)
+            except Exception:  # the cluster does not answer: the next watch may find it again
+                LOG.exception("the engines cannot be watched")
             for number in range(self.width):
                 if number not in self._pending:
                     self._pending[number] = asyncio.create_task(self._check(number))
@@ -71,18 +88,16 @@ class PoolRouter:
         try:
             stats = await _unwrapped(await asyncio.to_thread(self._pool.ask, "stats", (), actors=(number,)))
             self._stats[number] = (restarts, stats)
-        except (ray.exceptions.RayActorError, ResumableError):
-            self._stats.pop(number, None)  # it is restarting: asked again at the next watch
+        except (ray.exceptions.RayError, InputError, ResumableError):
+            self._stats.pop(number, None)  # it is restarting, or fails: asked again at the next watch
         finally:
             del self._pending[number]
 
-    async def _send(self, method: str, rows: list[Any]) -> Awaitable[Any]:
+    def _send(self, method: str, rows: list[Any]) -> ray.ObjectRef:
+        """A call at an engine that was ready at the last watch, so the cluster is not asked; else at one that loads."""
         ready = [number for number in range(self.width) if self._is_ready(number)]
-        # choosing the engine may ask the cluster, which would block the event loop
-        try:
-            return await asyncio.to_thread(self._pool.ask, method, (rows,), actors=ready)
-        except ResumableError:  # none is ready: wait for one that is loading
-            return await asyncio.to_thread(self._pool.ask, method, (rows,))
+        alive = [number for number, actor in enumerate(self._actors) if actor.alive]
+        return self._pool.ask(method, (rows,), actors=ready or alive)
 
     def _is_ready(self, number: int) -> bool:
         actor = self._actors[number]

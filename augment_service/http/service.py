@@ -25,9 +25,14 @@ Result = TypeVar("Result")
 
 
 class Service:
-    """Answers for one model. `model` is the name that clients use, `weights` a fingerprint of what is served."""
+    """Answers for one model. `model` is the name that clients use, `weights` a fingerprint of what is served.
 
-    def __init__(self, router: "PoolRouter", texts: ModelTokenizer, *, model: str, weights: str, window: int) -> None:
+    `window` is in tokens; None is unbounded.
+    """
+
+    def __init__(
+        self, router: "PoolRouter", texts: ModelTokenizer, *, model: str, weights: str, window: int | None
+    ) -> None:
         self.model = model
         self._texts, self._weights, self._window = texts, weights, window
         self._answers = Batcher(partial(router.ask, "answer"), width=router.width)
@@ -48,6 +53,7 @@ class Service:
     async def complete(self, body: Completion) -> dict[str, Any]:
         """The answer of `/v1/completions`. Raises RequestError, InputError, ResumableError."""
         self._check_model(body)
+        self._check_lengths(body.prompts(), "prompt")
         if body.logprobs is not None:
             return await self._score(body)
         prompts = [await self._read(prompt) for prompt in body.prompts()]
@@ -69,9 +75,10 @@ class Service:
         """The answer of `/v1/chat/completions`. Raises as `complete`."""
         self._check_model(body)
         turns = [{"role": message.role, "content": message.text()} for message in body.messages]
+        self._check_lengths(["".join(turn["content"] for turn in turns)], "messages")
         text = await self._in_thread(self._texts.chat, turns)
         ids = await self._in_thread(self._texts.read, text)
-        room = max(min(self._window - len(ids), DEFAULT_ANSWER), 1)
+        room = DEFAULT_ANSWER if self._window is None else max(min(self._window - len(ids), DEFAULT_ANSWER), 1)
         written = await self._write(body, [text], body.max_completion_tokens or body.max_tokens or room)
         message = {"role": "assistant", "content": written[0].text}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": written[0].finish_reason}
@@ -148,6 +155,18 @@ class Service:
 
     async def _in_thread(self, work: Callable[..., Result], *args: object) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._tokenizer_thread, work, *args)
+
+    def _check_lengths(self, prompts: Sequence[str | list[int]], param: str) -> None:
+        """Refuse what no window holds before it is tokenized: that takes seconds, in which all others would wait."""
+        if self._window is None:
+            return
+        for at, prompt in enumerate(prompts):
+            is_text = isinstance(prompt, str)
+            most = self._window * (self._texts.longest_token if is_text else 1)
+            if len(prompt) > most:
+                unit = "characters" if is_text else "tokens"
+                what = f"prompt {at} has {len(prompt)} {unit}, a window of {self._window} tokens holds at most {most}"
+                raise RequestError(400, what, code="context_length_exceeded", param=param)
 
     def _check_model(self, body: Request) -> None:
         if body.model != self.model:

@@ -33,6 +33,7 @@ class ModelTokenizer:
         self._tokenizer = load_tokenizer(folder)
         # Chat templates contain special tokens, and token ids are sent back and forth as text.
         self._reader = TextReader(self._tokenizer, split_special_tokens=False)
+        self.longest_token = max(map(len, self._tokenizer.get_vocab()))  # characters
 
     def read(self, text: str) -> list[int]:
         """The ids that an engine reads. Raises InputError for words that a closed vocabulary does not have."""

@@ -35,8 +35,11 @@ def up(flags: Namespace) -> None:
         raise InputError(
             "an endpoint is served already", where="engine setting kind", hint="use the endpoint's own URL"
         )
+    if not 0 < flags.request_seconds < float("inf"):
+        raise InputError("this is no time", where="--request-seconds", hint="give seconds above 0")
     path = served_folder(flags.model, engine, cluster.address)
-    spec, seconds = engine_spec(engine, path, seed=0), (engine.deadline_seconds, engine.start_seconds)
+    spec = engine_spec(engine, path, seed=0)
+    seconds = engine.deadline_seconds, engine.start_seconds, flags.request_seconds
     request = ServiceRequest(name, flags.model, spec, cluster.address, engine.engines, flags.port, *seconds)
     if flags.foreground:
         from pipeline.serve.daemon import run_service

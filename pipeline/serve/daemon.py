@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from augment_service.engines.window import fit_window
 from augment_service.http.app import build_app
 from augment_service.http.router import PoolRouter
+from augment_service.http.server import server_config
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
 from cluster.locks import hold_lock
@@ -37,8 +38,6 @@ from pipeline.stages.resources import place, start_pool
 
 HOST = "127.0.0.1"
 SAVE_SECONDS = 1.0  # between two updates of the list of our processes
-GRACE_SECONDS = 5  # for requests in progress at the end
-MAX_CONNECTIONS = 4096
 
 
 def run_service(request: ServiceRequest) -> None:
@@ -82,7 +81,8 @@ def _run(request: ServiceRequest) -> None:
             save(replace(state, address=session.address, url=url))
             print(f"{name} answers at {url}, the key is in {state.key_path}", flush=True)
 
-        asyncio.run(_answer(build_app(service, router, key=key), router, listener, ready))
+        app = build_app(service, router, key=key, deadline_seconds=request.request_seconds)
+        asyncio.run(_answer(app, router, listener, ready))
 
 
 class _Server(uvicorn.Server):
@@ -99,17 +99,9 @@ class _Server(uvicorn.Server):
 
 
 async def _answer(app: ASGIApp, router: PoolRouter, listener: socket.socket, ready: Callable[[], None]) -> None:
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        limit_concurrency=MAX_CONNECTIONS,
-    )
     watch = asyncio.create_task(router.watch())
     try:
-        await _Server(config, ready).serve(sockets=[listener])
+        await _Server(server_config(app), ready).serve(sockets=[listener])
     finally:
         watch.cancel()
 

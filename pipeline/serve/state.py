@@ -51,7 +51,8 @@ class Process:
 class ServiceRequest:
     """What to serve, and where. Producer: `serve up`. Consumer: `pipeline.serve.daemon`. Crosses a process as JSON.
 
-    `model` is the name that clients use, `spec.model` its folder; `engines` is an upper limit.
+    `model` is the name that clients use, `spec.model` its folder; `engines` is an upper limit. A request over HTTP is
+    answered or refused within `request_seconds`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ServiceRequest:
     port: int
     deadline_seconds: float | None
     start_seconds: float
+    request_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
