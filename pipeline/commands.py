@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from augment_service.engines.protocol import check_scoring
 from data.errors import InputError, ResumableError
 from data.seeds import fingerprint
 from pipeline.models import find_model, local_model, plan_model
@@ -123,6 +124,7 @@ def evaluate(flags: Namespace) -> None:
     """`evaluate`: score a suite with a model and with checkpoints; the report goes into `OUT/report/`."""
     section = parse_section(EvaluateSuite, "evaluate", flags.overrides, command="evaluate")
     engine, cluster = engine_and_cluster(flags, "evaluate")
+    check_scoring(engine.endpoint_api)
     if not flags.model and not flags.checkpoints:
         raise InputError("nothing to evaluate", where="evaluate", hint="give --model, --checkpoints, or both")
     from data.records import CheckpointRef

@@ -47,7 +47,7 @@ def find_model(name: str, engine: Engine | None, prompts: str = "", *, address: 
     """
     file = Path(prompts) if prompts else None
     if engine and engine.kind == "endpoint" and not engine.service:
-        return Model(name, name, fingerprint("endpoint", engine.url, name), load_book(None, file))
+        return Model(name, name, fingerprint("endpoint", engine.endpoint_api, engine.url, name), load_book(None, file))
     try:
         path = served_folder(name, engine, address) if engine else local_model(name)
     except InputError:

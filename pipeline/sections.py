@@ -53,6 +53,9 @@ class Engine(Section):
     url: str = Field(
         "", pattern=r"^(https?://.+)?$", description="of an endpoint, e.g. https://host/v1; implies --engine endpoint"
     )
+    endpoint_api: Literal["completions", "chat"] = Field(
+        "completions", description="whether an endpoint continues texts or answers chats; a chat cannot score"
+    )
     key_variable: str = Field("", description="environment variable that holds the endpoint's key")
     connections: int = Field(8, ge=1, description="requests in flight at an endpoint, for each engine")
     service: str = Field("", description="use the engines of `entail serve up --name NAME`")
@@ -68,7 +71,7 @@ class Engine(Section):
         given = self.model_fields_set
         local: tuple[str, ...] = ("window", "dtype", "kv_cache_gib", "gpu_memory_share", "tensor_parallel")
         local += ("pipeline_parallel", "max_lora_rank", "scoring")
-        remote = ("url", "key_variable", "connections")
+        remote = ("url", "endpoint_api", "key_variable", "connections")
         unused = {"vllm": remote, "endpoint": local, "fake": (*remote, *(set(local) - {"window"}))}[self.kind]
         if self.service:
             unused, reason = (

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from augment_service.augment import AUGMENTATIONS
 from augment_service.contexts import ContextSpec
+from augment_service.engines.protocol import check_scoring
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
@@ -101,6 +102,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
     """Resolve the model and the defaults, check names, and name the stages' folders. Only reads."""
     space = Workspace(out)
     setting = Setting(space, console, recipe.engine, recipe.cluster, recipe.seed)
+    check_scoring(recipe.engine.endpoint_api)
     model = find_model(recipe.model, recipe.engine, recipe.augment.prompts, address=recipe.cluster.address)
     if model.folder is None:
         raise InputError(

@@ -7,10 +7,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,10 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
+from pipeline.cli import main
+from pipeline.models import find_model
+from pipeline.recipe import RECIPES, parse_section
+from pipeline.sections import Engine
 
 KEY = "sk-never-to-be-seen"
 FAST_RETRY = RetryPolicy(
@@ -38,6 +44,7 @@ class Script:
     faults: deque[Fault] = field(default_factory=deque)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     busy: int = 0
     busiest: int = 0
@@ -59,6 +66,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         script = self.script
         with script.lock:
             script.bodies.append(body)
+            script.paths.append(self.path)
             script.times.append(time.monotonic())
             script.busy += 1
             script.busiest = max(script.busiest, script.busy)
@@ -86,6 +94,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
     """A sound completion of OpenAI's form; an echo has a start token, whose length shifts the offsets as in vLLM."""
+    if "messages" in body:
+        message = {"role": "assistant", "content": "a b c"}
+        usage = {"prompt_tokens": 9, "completion_tokens": 3}
+        return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
     words = body["prompt"].split(" ")
     usage = {"prompt_tokens": len(words), "completion_tokens": 0 if body.get("echo") else 3}
     if not body.get("echo"):
@@ -167,6 +179,42 @@ def test_a_text_is_asked_for_with_all_its_settings(engine: EndpointEngine, scrip
     }
     assert script.keys == [f"Bearer {KEY}"]
     assert engine.stats()["generated_tokens"] == 3
+
+
+def test_a_chat_gets_context_and_prompt_as_one_message(url: str, script: Script) -> None:
+    with closing(EndpointEngine(spec_of(url, endpoint_api="chat"), FAST_RETRY)) as engine:
+        assert engine.generate([PROMPT]) == [Generation("p0", "a b c", "stop", 3)]
+        (body,) = script.bodies
+        assert script.paths == ["/v1/chat/completions"]
+        assert body["messages"] == [{"role": "user", "content": "one two . three"}] and "prompt" not in body
+        assert (body["max_tokens"], body["temperature"], body["seed"], body["stop"]) == (7, 0.5, 11, ["\n"])
+        script.faults.extend([spoiled(lambda content: content["choices"][0]["message"].update(content=None))] * 2)
+        (refused,) = engine.generate([PROMPT])
+        assert isinstance(refused, Refusal) and refused.kind == "endpoint"
+
+
+def test_a_chat_does_not_score(url: str, script: Script) -> None:
+    with closing(EndpointEngine(spec_of(url, endpoint_api="chat"), FAST_RETRY)) as engine:
+        with pytest.raises(InputError) as raised:
+            engine.score([ITEM])
+        assert raised.value.where == "engine setting endpoint_api" and script.bodies == []
+
+
+def test_scoring_by_a_chat_is_refused_before_anything_starts(url: str, script: Script, tmp_path: Path) -> None:
+    suite = tmp_path / "questions.jsonl"
+    suite.write_text(json.dumps({"prompt": "one", "options": ["a", "b"], "answer": 0}) + "\n")
+    words = ["evaluate", "--suite", str(suite), "--url", url, "--model", "words", "--endpoint-api", "chat"]
+    assert main([*words, "--out", str(tmp_path / "scored")]) == 2
+    study = ["run", str(RECIPES / "demo.toml"), "--engine.url", url, "--engine.endpoint-api", "chat"]
+    assert main([*study, "--out", str(tmp_path / "study")]) == 2
+    assert script.keys == [] and [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
+
+
+def test_an_interface_is_a_setting_of_endpoints_alone_and_part_of_what_answers() -> None:
+    with pytest.raises(InputError):
+        parse_section(Engine, "engine", {("engine", "endpoint_api"): ("--endpoint-api", "chat")}, command="augment")
+    engines = [Engine(url="http://127.0.0.1:9/v1", endpoint_api=api) for api in ("completions", "chat")]
+    assert len({find_model("words", engine).fingerprint for engine in engines}) == 2
 
 
 def test_only_the_continuations_tokens_count_and_each_pair_is_asked_about_once(
@@ -266,6 +314,20 @@ def test_no_key_is_sent_unless_its_variable_is_named(url: str, script: Script, m
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     EndpointEngine(spec_of(url, key_variable=""), FAST_RETRY).close()
     assert script.keys == [None]
+
+
+def test_no_proxy_sees_what_is_sent_to_this_machine(url: str, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    EndpointEngine(spec_of(url), FAST_RETRY).close()
+    assert script.keys == [f"Bearer {KEY}"]
+
+
+def test_a_server_that_asks_for_no_other_try_gets_none(engine: EndpointEngine, script: Script) -> None:
+    script.faults.append(status(500, "an engine died", X_Should_Retry="false"))
+    first, second = engine.generate([PROMPT, PROMPT])
+    assert sorted(type(row).__name__ for row in (first, second)) == ["Generation", "Refusal"]
+    assert len(script.bodies) == 2
 
 
 def test_a_key_goes_over_no_network_in_plain_text(script: Script) -> None:

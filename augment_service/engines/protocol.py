@@ -8,6 +8,7 @@ from data import records
 from data.errors import InputError
 
 EngineKind = Literal["vllm", "fake", "endpoint"]
+EndpointApi = Literal["completions", "chat"]
 CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
 GPU_MEMORY_SHARE = 0.9
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -17,7 +18,7 @@ _USED_BY: dict[EngineKind, frozenset[str]] = {
         | {"max_lora_rank", "scoring"}
     ),
     "fake": frozenset({"window"}),
-    "endpoint": frozenset({"url", "key_variable", "connections"}),
+    "endpoint": frozenset({"url", "endpoint_api", "key_variable", "connections"}),
 }
 
 
@@ -31,8 +32,8 @@ class EngineSpec:
     `scoring` names a strategy of `augment_service.engines.vllm.strategies`; "auto" takes the first available one.
     Adapters of a rank up to `max_lora_rank` can be loaded.
     An endpoint has a `url` (http://HOST:PORT/v1), the environment variable that holds its key ("": no key is sent),
-    and a number of concurrent `connections`. Raises InputError for values out of range, and for a setting that this
-    kind of engine ignores.
+    and a number of concurrent `connections`; by `endpoint_api` it continues texts or answers chats. Raises InputError
+    for values out of range, and for a setting that this kind of engine ignores.
     """
 
     kind: EngineKind
@@ -47,6 +48,7 @@ class EngineSpec:
     scoring: str = "auto"
     seed: int = 0
     url: str = ""
+    endpoint_api: EndpointApi = "completions"
     key_variable: str = ""
     connections: int = 8
 
@@ -66,6 +68,13 @@ class EngineSpec:
             _refuse("dtype", f"{self.dtype!r} is not available", f"give one of {', '.join(DTYPES)}")
         if self.kind == "endpoint" and not self.url:
             _refuse("url", "an endpoint needs one", "give it, like http://127.0.0.1:8000/v1")
+
+
+def check_scoring(endpoint_api: EndpointApi) -> None:
+    """Raise InputError for an endpoint that cannot score."""
+    if endpoint_api == "chat":
+        hint = "score at an endpoint with /v1/completions, echo and logprobs, or with a vllm engine"
+        _refuse("endpoint_api", "a chat tells no likelihood of a given text, so it cannot score", hint)
 
 
 def _refuse(name: str, what: str, hint: str) -> NoReturn:

@@ -40,9 +40,14 @@ def usage_of(content: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def read_written(content: dict[str, Any], prompt_id: str) -> Generation:
-    """The generated text. Raises RowError if the server ended it for another reason than a stop or the length."""
+    """The text of a completion, or of a chat's message.
+
+    Raises RowError if the server ended it for another reason than a stop or the length.
+    """
     choice = _choice(content)
-    text, reason = choice.get("text"), choice.get("finish_reason")
+    message = choice.get("message")
+    text = message.get("content") if isinstance(message, dict) else choice.get("text")
+    reason = choice.get("finish_reason")
     if not isinstance(text, str) or not isinstance(reason, str):
         raise MalformedAnswerError("it has no text, or no reason for its end")
     if reason not in ("stop", "length"):

@@ -1,7 +1,8 @@
 """Requests to an OpenAI-compatible server: retried where that may help, failures sorted by their cause.
 
 A server that is down, late or overloaded for too long is an `EndpointError`; what is wrong with one row, its answer
-included, is a `RowError`; a wrong key, URL or model is an InputError. No message contains the key. No files.
+included, is a `RowError`; a wrong key, URL or model is an InputError. A server that asks not to be asked again
+(`X-Should-Retry: false`) is not. No message contains the key. No files.
 """
 
 import email.utils
@@ -84,6 +85,7 @@ class EndpointClient:
         self._retry = retry
         self._lock = threading.Lock()
         self._http = httpx.Client(
+            trust_env=not _is_loopback(urlsplit(self.url).hostname or ""),  # else a proxy would see key and texts
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(retry.answer, connect=retry.connect),
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
@@ -139,6 +141,8 @@ class EndpointClient:
         if response.is_success:
             return response, ""
         trouble = f"status {response.status_code}: {self._message(response)}"
+        if response.headers.get("X-Should-Retry") == "false" and response.is_server_error:
+            raise RowError(trouble)
         if response.status_code not in RETRIED_STATUS and not response.is_server_error:
             self._refuse(response, url, trouble)
         return response, trouble
