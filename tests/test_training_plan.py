@@ -141,6 +141,24 @@ def test_prompts_of_a_column_carry_no_label_in_any_layout(world: Path, tmp_path:
         encode_rows([""], ["w1 w2"], load_encoder(str(world / "base")).tokenizer, window=WINDOW, where="here")
 
 
+def test_control_tokens_in_a_text_are_characters_of_it(tmp_path: Path) -> None:
+    """A document about them does not teach the model to end in the middle of a text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({text: number for number, text in enumerate(["<|none|>", "<|end|>", *alphabet])}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<|none|>", eos_token="<|end|>")
+    texts = ["A text ends with <|end|> here.", "It may be <|none|>.", "Rain fell."]
+    rows, _ = encode_rows(texts, [""] * 3, tokenizer, window=WINDOW, where="here")
+    assert [tokenizer.decode(row[:-1]) for row in rows] == texts
+    assert all(row[-1] == 1 and not {0, 1} & {*row[:-1]} for row in rows)
+
+
+def test_control_tokens_that_are_words_of_the_vocabulary_are_refused(world: Path) -> None:
+    tokenizer = load_encoder(str(world / "base")).tokenizer
+    with pytest.raises(InputError, match="<eos>"):
+        encode_rows(["w1 <eos> w2", "w1 w2"], [""] * 2, tokenizer, window=WINDOW, where="here")
+
+
 def test_weights_decide_the_shares_and_matching_the_length(world: Path, tmp_path: Path) -> None:
     short, long = (TextSource(str(world / name), weight=weight) for name, weight in (("short", 1), ("long", 3)))
     plan = plan_of(make_run(world, tmp_path / "mixed", sources=(short, long), num_steps=0, num_tokens=8000))

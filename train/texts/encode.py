@@ -56,9 +56,10 @@ def encode_rows(
 ) -> tuple[list[list[int]], list[int]]:
     """Token ids of each prompt and text as one, and the index of each row's first label, at least 1.
 
-    Rows have the tokenizer's special tokens, and end in its eos token if it has one. A token that spans the end of the
-    prompt belongs to the text. Raises InputError for words outside a closed vocabulary, for texts longer than the
-    model's `window` or too short to predict anything, and for prompts if the tokenizer gives no offsets.
+    Rows have the tokenizer's special tokens, and end in its eos token if it has one; those that a text contains are
+    read as its characters. A token that spans the end of the prompt belongs to the text. Raises InputError for words
+    outside a closed vocabulary, or with control tokens for words, for texts longer than the model's `window` or too
+    short to predict anything, and for prompts if the tokenizer gives no offsets.
     """
     whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     masked = any(prompts)
@@ -68,7 +69,8 @@ def encode_rows(
             where=where,
             hint="name a model with a fast tokenizer (tokenizer.json), or leave the prompt column out",
         )
-    encoded = tokenizer(whole, return_attention_mask=False, return_offsets_mapping=masked)
+    options = {"return_attention_mask": False, "return_offsets_mapping": masked, "split_special_tokens": True}
+    encoded = tokenizer(whole, **options)
     rows: list[list[int]] = encoded["input_ids"]
     _refuse_unknown(whole, rows, tokenizer, where)
     eos = tokenizer.eos_token_id
@@ -101,13 +103,15 @@ def _first_label(spans: Sequence[tuple[int, int]], prompt_characters: int) -> in
 def _refuse_unknown(
     texts: Sequence[str], rows: Sequence[Sequence[int]], tokenizer: "PreTrainedTokenizerBase", where: str
 ) -> None:
-    """Refuse texts with unknown tokens, unless these are also the tokenizer's eos or bos tokens."""
-    unknown = tokenizer.unk_token_id
-    broken = [text for text, row in zip(texts, rows, strict=True) if unknown in row]
-    if not broken or unknown in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+    """Refuse texts with unknown tokens, and with bos or eos tokens other than those that the tokenizer adds."""
+    control = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
+    unknown = {tokenizer.unk_token_id} - control
+    broken = [text for text, row in zip(texts, rows, strict=True) if unknown & {*row} or control & {*row[1:-1]}]
+    if not broken:
         return
     found = dict.fromkeys(word for text in broken for word in re.findall(r"\w+(?:['’-]\w+)*|[^\w\s]", text))
-    words = [word for word in found if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+    words = [word for word in found if unknown & {*tokenizer(word, add_special_tokens=False)["input_ids"]}]
+    words += [token for token in tokenizer.convert_ids_to_tokens([*control]) if any(token in text for text in broken)]
     listed = ", ".join(words[:_WORDS_LISTED]) + (" ..." if len(words) > _WORDS_LISTED else "")
     raise InputError(
         f"{len(words)} words are outside the model's closed vocabulary: {listed}",
