@@ -304,8 +304,7 @@ def test_a_deadline_is_derived_from_the_slowest_unit_so_far() -> None:
 
 
 def test_a_death_that_was_not_ours_blames_no_task() -> None:
-    """In a shared pool an actor may die of another run's task; and of the second of ours, if the first one's answer is
-    lost."""
+    """An actor may die of another run's task; or of our second one, if the answer to the first is lost."""
     schedule = Schedule(units_of([1, 1, 1]), 1)
     for _ in range(2):
         assert len(schedule.assign([0])) == 2
