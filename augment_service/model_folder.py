@@ -22,6 +22,7 @@ LOAD_ERRORS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError, StrictDataclassError
 )  # fmt: skip
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+_MAX_CHARACTERS = 240  # of what transformers says
 _TABLES = ("_TEXT_GENERATION_MODELS", "_MULTIMODAL_MODELS", "_TRANSFORMERS_SUPPORTED_MODELS")
 
 
@@ -59,7 +60,7 @@ def load_config(folder: Path) -> Any:
             what = "the model needs code of its own (auto_map in config.json), which is never run"
             hint = "use a model that transformers has a class for"
             raise InputError(what, where=str(folder), hint=hint) from error
-        what = f"config.json describes no model: {_first_line(error)}"
+        what = f"config.json describes no model: {_in_one_line(error)}"
         raise InputError(what, where=str(folder), hint="restore the file, or save the model again") from error
 
 
@@ -72,7 +73,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except LOAD_ERRORS as error:
-        what = f"the tokenizer cannot be read: {_first_line(error)}"
+        what = f"the tokenizer cannot be read: {_in_one_line(error)}"
         raise InputError(what, where=str(folder), hint="copy or download the model again") from error
 
 
@@ -100,8 +101,8 @@ def _runs_by_transformers(architecture: str) -> bool:
     return found is not None and (found.is_backend_compatible() or found._can_set_attn_implementation())
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:_MAX_CHARACTERS] or type(error).__name__
 
 
 def _refuse(folder: Path, what: str, hint: str) -> NoReturn:

@@ -108,7 +108,8 @@ class LazyEngines(ExitStack):
             return ActorPool.attach(engine.service)
         spec = setting.spec(self._model)
         if spec.kind == "vllm":
-            setting.console.print(fit_window(spec, on_cpu=gpu_bytes() is None).sentence, highlight=False)
+            sentence = fit_window(spec, on_cpu=gpu_bytes() is None).sentence
+            setting.console.print(sentence, highlight=False, soft_wrap=True)
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
             seconds = engine.deadline_seconds, engine.start_seconds
             return self.enter_context(start_pool(spec, placement, *seconds))
