@@ -15,10 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT, REPEATED, AugmentPlan, build_prompts, fold_column, parse_generation
+from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import check_context
 from data.errors import InputError
 from data.records import Augmentation, Document, Refusal
@@ -35,13 +37,17 @@ VERSION = 1  # of the parsing: raise it when the same text would give other rows
 
 @dataclass(frozen=True)
 class AugmentTask:
-    """Documents to inferences by one template, in the actor. `contexts` has a shard per corpus for global templates."""
+    """Documents to inferences by one template, in the actor. `contexts` has a shard per corpus for global templates.
+
+    `frame` is the chat template around each prompt.
+    """
 
     template: Template
     plan: AugmentPlan
     nothing: str
     model: str
     contexts: Mapping[str, str]
+    frame: Frame = NO_FRAME
 
     asked: ClassVar[type] = Document
     answered: ClassVar[type] = Augmentation
@@ -49,8 +55,8 @@ class AugmentTask:
     def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
         """The inferences about each document, in the order of its sentences and samples."""
         asked = [
-            list(build_prompts(document, self.template, self.plan, self.model, self._shared(document.corpus)))
-            for document in rows
+            list(build_prompts(row, self.template, self.plan, self.model, self._shared(row.corpus), self.frame))
+            for row in rows
         ]
         written = iter(engine.generate(list(chain.from_iterable(asked))))
         answers = []
@@ -101,9 +107,13 @@ def plan_augmentation(
         by_corpus.setdefault(rows.corpus, []).append(rows)
     jobs = []
     for template in book.select(plan.methods):
-        key = (VERSION, template.fingerprint, plan.samples, plan.temperature, plan.seed, book.nothing, model)
+        around = Frame(f"{template.system}\n\n" if template.system else "")  # an endpoint has the chat template
+        if book.chat and tokenizer:
+            around = frame(load_tokenizer(Path(tokenizer)), template.system, where=f"method {template.method}")
+        asked = (template.fingerprint, plan.samples, plan.temperature, plan.seed, *filter(None, around))
+        key = (VERSION, *asked, book.nothing, model)
         if not template.is_global:
-            task = AugmentTask(template, plan, book.nothing, model, {})
+            task = AugmentTask(template, plan, book.nothing, model, {}, around)
             jobs.append(ShardedJob(template.method, task, tuple(ranges), out / PARTS, fingerprint(*key)))
             continue
         contexts = write_contexts(
@@ -114,7 +124,7 @@ def plan_augmentation(
             if window is not None and tokenizer:
                 text = ContextReader(path).text_for().text
                 check_context(text, window, tokenizer, room=template.max_tokens, where=where)
-            task = AugmentTask(template, plan, book.nothing, model, {corpus: str(path)})
+            task = AugmentTask(template, plan, book.nothing, model, {corpus: str(path)}, around)
             own, name = fingerprint(*key, path.stem), f"{corpus} {template.method}"
             jobs.append(ShardedJob(name, task, tuple(by_corpus[corpus]), out / PARTS, own, affinity=path.stem))
     return jobs

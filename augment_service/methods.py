@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augment_service.chat import NO_FRAME, Frame
 from data.records import Augmentation, Context, Document, Generation, Prompt
 from data.rendering import Template
 from data.seeds import derive_seed, fingerprint
@@ -25,6 +26,7 @@ COPIED = "copied"
 REPEATED = "repeated"
 UNPARSED = "unparsed"
 _BULLET = re.compile(r"^(?:[-*•–]|\(?\d{1,3}[.)])\s+")
+_THOUGHT = "</think>"
 _EDGES = " \t\"'“”‘’«»`*.,;:!?"
 
 
@@ -39,7 +41,12 @@ class AugmentPlan:
 
 
 def build_prompts(
-    document: Document, template: Template, plan: AugmentPlan, model: str, shared: Context | None
+    document: Document,
+    template: Template,
+    plan: AugmentPlan,
+    model: str,
+    shared: Context | None,
+    frame: Frame = NO_FRAME,
 ) -> Iterator[Prompt]:
     """The prompts of one document: one for each sentence and sample. `shared` is the context of a global template.
 
@@ -52,7 +59,7 @@ def build_prompts(
         for sample in range(plan.samples):
             where = (template.method, document.corpus, document.doc_id, place, sample)
             seed = derive_seed(plan.seed, *where)
-            asked = (context_id, text, template.fingerprint, plan.temperature, seed, model)
+            asked = (context_id, text, template.fingerprint, plan.temperature, seed, model, *filter(None, frame))
             yield Prompt(
                 prompt_id=fingerprint(*where, *asked),
                 method=template.method,
@@ -65,6 +72,8 @@ def build_prompts(
                 stop=template.stop,
                 sentence=sentence,
                 context_id=context_id,
+                before=frame.before,
+                after=frame.after,
             )
 
 
@@ -98,8 +107,10 @@ def parse_generation(
 def split_answer(text: str, template: Template) -> tuple[str, str, bool]:
     """What a model wrote, on one line: its reasoning, where the template asks for it, and the inference.
 
-    The last value is false if the mark between the two is missing; then there is no reasoning.
+    The last value is false if the mark between the two is missing; then there is no reasoning. What a chat model has
+    thought is no part of it.
     """
+    text = text.rpartition(_THOUGHT)[2]
     line = _BULLET.sub("", " ".join(text.split()))
     if not template.answer_after:
         return "", line, True

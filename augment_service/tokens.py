@@ -94,8 +94,8 @@ class _FlawError(Exception):
 class TextReader:
     """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit).
 
-    Special tokens that occur in a text are text, unless a chat template has rendered it: `Prompt.special_tokens`, and
-    for all texts `split_special_tokens` False.
+    Special tokens that occur in a text are text, but for the frame of a prompt, which a chat template has rendered, and
+    for all texts if `split_special_tokens` is False.
     """
 
     def __init__(
@@ -116,30 +116,51 @@ class TextReader:
         control = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         unknown = frozenset({tokenizer.unk_token_id} - control)
         self._unreadable = {True: (unknown | control) - {None}, False: unknown - {None}}
+        special = tokenizer.all_special_tokens
+        # of contexts, which many prompts share
+        self._holds_special = lru_cache(maxsize=64)(lambda text: any(token in text for token in special))
+        self._joined = lru_cache(maxsize=64)(lambda before, context: before + context)
 
     def prompts(self, prompts: Sequence[Prompt]) -> list[TokenRow | Refusal]:
-        """Token ids of `context + text` per prompt; together with `max_tokens` more they fit into the window."""
-        by_kind = {
-            special: self._tokenized(
-                ((prompt.context, prompt.text) for prompt in prompts if prompt.special_tokens == special),
-                split=self._split and not special,
+        """Token ids of `before + context + text + after` per prompt, which with `max_tokens` more fit into the window.
+
+        A framed text is tokenized as a whole, as the template's users do. One that contains a special token itself is
+        tokenized apart from its frame.
+        """
+        rows = [self._segments(prompt) for prompt in prompts]
+        tokens_of = {
+            split: self._tokenized(
+                ((shared, own) for row in rows for shared, own, kind in row if kind == split), split=split
             )
-            for special in {prompt.special_tokens for prompt in prompts}
+            for split in (True, False)
         }
 
-        def read(prompt: Prompt) -> TokenRow:
-            ids = by_kind[prompt.special_tokens](prompt.context, prompt.text)
+        def read(asked: tuple[Prompt, list[tuple[str, str, bool]]]) -> TokenRow:
+            prompt, row = asked
+            ids, *more = (tokens_of[split](shared, own) for shared, own, split in row)
+            if more:
+                ids = TokenRow(
+                    ids.head, (*ids.tail, *chain.from_iterable(part.ids[len(self._start) :] for part in more))
+                )
             if not len(ids) or prompt.max_tokens < 1:
                 raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
             self._check_window(len(ids) + prompt.max_tokens)
             return ids
 
-        return _each(read, prompts, [prompt.prompt_id for prompt in prompts])
+        return _each(read, list(zip(prompts, rows, strict=True)), [prompt.prompt_id for prompt in prompts])
+
+    def _segments(self, prompt: Prompt) -> list[tuple[str, str, bool]]:
+        """The parts that are tokenized together: shared text, own text, and whether special tokens are split."""
+        if not (prompt.before or prompt.after):
+            return [(prompt.context, prompt.text, self._split)]
+        if not self._split or not (self._holds_special(prompt.context) or self._holds_special(prompt.text)):
+            return [(self._joined(prompt.before, prompt.context), prompt.text + prompt.after, False)]
+        return [("", prompt.before, False), (prompt.context, prompt.text, True), ("", prompt.after, False)]
 
     def items(self, items: Sequence[ScoreItem]) -> list[ItemTokens | Refusal]:
         """The token pairs of each item.
 
-        The scored text is the joined `context + prompt + " " + continuation`, tokenized as a whole. The continuation's
+        The scored text is `context + prompt + joiner + continuation`, tokenized as a whole. The continuation's
         tokens are those after the longest common prefix with the tokens of `context + prompt`. So if the joined text
         tokenizes differently at the seam (a merge over the boundary), the tokens that changed count as part of the
         continuation, the last characters of the prompt included: the score is of tokens that the model would really
@@ -150,8 +171,8 @@ class TextReader:
         def read(item: ScoreItem) -> ItemTokens:
             if not item.continuations or not all(c.strip() for c in item.continuations):
                 raise _FlawError("empty", "an empty continuation has no likelihood")
-            pairs = self._pairs(item.context, item.prompt, item.continuations, tokens_of)
-            alone = self._pairs("", item.unconditional, item.continuations, tokens_of) if item.unconditional else ()
+            pairs = self._pairs(item, item.context, item.prompt, tokens_of)
+            alone = self._pairs(item, "", item.unconditional, tokens_of) if item.unconditional else ()
             return ItemTokens(pairs, alone)
 
         return _each(read, items, [item.item_id for item in items])
@@ -198,12 +219,12 @@ class TextReader:
             raise InputError(flaw.what, where=where, hint=HINTS[flaw.kind]) from flaw
 
     def _pairs(
-        self, context: str, prompt: str, continuations: Sequence[str], tokens_of: Callable[[str, str], TokenRow]
+        self, item: ScoreItem, context: str, prompt: str, tokens_of: Callable[[str, str], TokenRow]
     ) -> tuple[TokenPair, ...]:
         before = tokens_of(context, prompt)
         pairs = []
-        for continuation in continuations:
-            joined = tokens_of(context, f"{prompt} {continuation}")
+        for continuation in item.continuations:
+            joined = tokens_of(context, prompt + item.joiner + continuation)
             cut = seam(before.tail, joined.tail)  # both have the head of their context
             prefix = TokenRow(joined.head, joined.tail[:cut])
             if not len(prefix) or cut == len(joined.tail):
@@ -328,4 +349,4 @@ def seam(before: Sequence[int], joined: Sequence[int]) -> int:
 def _texts_of(item: ScoreItem) -> Iterable[Text]:
     for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
         yield context, prompt
-        yield from ((context, f"{prompt} {continuation}") for continuation in item.continuations)
+        yield from ((context, prompt + item.joiner + continuation) for continuation in item.continuations)

@@ -58,8 +58,8 @@ class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 
     The model reads `context + text`; `context` is shared by many prompts, so an engine computes it once. `sentence` is
-    the part of the document that is asked about. With `special_tokens`, those that occur in the text are control
-    tokens: a chat template has rendered it.
+    the part of the document that is asked about. `before` and `after`, which a chat template has rendered, frame the
+    text; only in them are special tokens control tokens.
     `seed` alone decides the sampling noise: the text of a row does not depend on its batch.
     """
 
@@ -74,7 +74,8 @@ class Prompt:
     stop: str
     sentence: str = ""
     context_id: str = ""
-    special_tokens: bool = False
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +136,8 @@ class CheckpointRef:
 class ScoreItem:
     """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
 
-    Scored text: `context + prompt + joiner + continuation`, only the continuation's tokens count. `unconditional` is the
-    text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
+    Scored text: `context + prompt + joiner + continuation`, only the continuation's tokens count. `unconditional` is
+    the text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
     """
 
     item_id: str

@@ -1,7 +1,8 @@
 """Where records become text: a model's prompt book.
 
 A model folder may carry its own `prompts.toml` (the embedded model does: it has an instruction language of its own);
-every other model gets the English book. Books are closed and checked: an unknown table, key or placeholder is an error.
+every other model gets the English one. The prompts of a book for chats are user turns of the model's chat template.
+Books are closed and checked: an unknown table, key or placeholder is an error.
 """
 
 import re
@@ -15,8 +16,8 @@ from data.errors import InputError
 from data.seeds import fingerprint
 
 BOOK_NAME = "prompts.toml"
-ENGLISH = Path(__file__).with_name("templates") / "english.toml"
-NONSENSE = Path(__file__).with_name("templates") / "nonsense.toml"
+TEMPLATES = Path(__file__).with_name("templates")
+ENGLISH, ENGLISH_CHAT, NONSENSE = (TEMPLATES / f"{name}.toml" for name in ("english", "english-chat", "nonsense"))
 LOCAL, GLOBAL = "local", "global"
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -26,6 +27,7 @@ class _Closed(BaseModel):
 
 
 class _Texts(_Closed):
+    system: str = ""
     context: str = ""
     text: str
     stop: str = "\n"
@@ -36,8 +38,9 @@ class _Texts(_Closed):
 class Template(_Texts):
     """One way to ask for an inference, e.g. `local/reverse`: the shared context, then the text, then the answer.
 
-    Local contexts and all texts may name {sentence}, global contexts {documents}. The answer ends at `stop` or after
-    `max_tokens`. Where the model reasons before the inference, `answer_after` is the mark between the two.
+    In a book for chat models both are one user turn, after the turn `system` if there is one. Local contexts and all
+    texts may name {sentence}, global contexts {documents}. The answer ends at `stop` or after `max_tokens`. Where the
+    model reasons before the inference, `answer_after` is the mark between the two.
     """
 
     method: str
@@ -50,7 +53,8 @@ class Template(_Texts):
     @property
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
-        return fingerprint(self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after)
+        parts = (self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after)
+        return fingerprint(*parts, *filter(None, [self.system]))
 
     def shared_context(self, documents: Sequence[str]) -> str:
         """The context of a global template."""
@@ -70,6 +74,7 @@ class _Icl(_Closed):
 
 
 class _Book(_Closed):
+    chat: bool = False
     nothing: str = Field(min_length=1)
     icl: _Icl
     local: dict[str, _Texts] = {}
@@ -77,8 +82,12 @@ class _Book(_Closed):
 
 
 class PromptBook(_Closed):
-    """All texts that surround documents and sentences; `nothing` is how the model says that nothing follows."""
+    """All texts that surround documents and sentences; `nothing` is how the model says that nothing follows.
 
+    With `chat`, prompts are user turns of the model's chat template.
+    """
+
+    chat: bool
     icl_context: str
     nothing: str
     templates: tuple[Template, ...]
@@ -102,9 +111,16 @@ class PromptBook(_Closed):
 
 
 def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook:
-    """The prompt book in `file`, else the model's own, else the English one. Raises InputError for a broken book."""
-    own = None if model_folder is None else model_folder / BOOK_NAME
-    path = file or (own if own is not None and own.is_file() else ENGLISH)
+    """The prompt book in `file` (or shipped under that name), else the model's own, else the English one.
+
+    Raises InputError for a broken book.
+    """
+    path = file or ENGLISH
+    if file and str(file) == file.stem and (TEMPLATES / f"{file}.toml").is_file():
+        path = TEMPLATES / f"{file}.toml"
+    elif model_folder is not None and not file:
+        own = model_folder / BOOK_NAME
+        path = own if own.is_file() else ENGLISH
     try:
         book = _Book.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -118,11 +134,14 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     for family, tables in ((LOCAL, book.local), (GLOBAL, book.global_)):
         for name, table in tables.items():
             where = f"{path}, table [{family}.{name}]"
+            if table.system and not book.chat:
+                raise InputError("a system turn needs a chat", where=f"{where}, key system", hint="add: chat = true")
             _check(table.context, family, "context", where)
             _check(table.text, family, "text", where)
             templates.append(Template(method=f"{family}/{name}", **table.model_dump()))
     _check(book.icl.context, "icl", "context", f"{path}, table [icl]")
-    return PromptBook(icl_context=book.icl.context, nothing=book.nothing, templates=tuple(templates))
+    icl = book.icl.context
+    return PromptBook(chat=book.chat, icl_context=icl, nothing=book.nothing, templates=tuple(templates))
 
 
 def _check(text: str, family: str, key: str, where: str) -> None:
@@ -142,7 +161,7 @@ def _explain(error: ValidationError, path: Path) -> InputError:
     where = f"{path}, " + (f"table [{'.'.join(table)}], " if table else "") + f"key {key}"
     if first["type"] == "extra_forbidden":
         known = ", ".join(_Texts.model_fields)
-        hint = f"a prompt book has nothing, [icl], and tables [local.NAME] and [global.NAME] with {known}"
+        hint = f"a prompt book has chat, nothing, [icl], and tables [local.NAME] and [global.NAME] with {known}"
         return InputError(f'unknown key "{key}"', where=where, hint=hint)
     if first["type"] == "missing":
         return InputError(f'"{key}" is missing', where=where, hint=f"add {key}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from augment_service.engines.protocol import EngineSpec
 from cluster.memory import gpu_bytes
 from data.errors import InputError
-from data.rendering import PromptBook, load_book
+from data.rendering import ENGLISH_CHAT, PromptBook, load_book
 from data.seeds import fingerprint
 from data.weights import model_fingerprint
 from pipeline.sections import Engine
@@ -47,6 +47,8 @@ def find_model(name: str, engine: Engine | None, prompts: str = "", *, address: 
     """
     file = Path(prompts) if prompts else None
     if engine and engine.kind == "endpoint" and not engine.service:
+        if engine.endpoint_api == "chat":
+            file = file or ENGLISH_CHAT
         return Model(name, name, fingerprint("endpoint", engine.endpoint_api, engine.url, name), load_book(None, file))
     try:
         path = served_folder(name, engine, address) if engine else local_model(name)

@@ -97,7 +97,7 @@ class Augment(Section):
     samples: int = Field(2, ge=1, description="generations for each sentence and method")
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")
     context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
-    prompts: str = Field("", description="a prompt book (TOML) in place of the model's own")
+    prompts: str = Field("", description="a prompt book (TOML file, english, english-chat) in place of the model's own")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
 
 

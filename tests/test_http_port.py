@@ -145,7 +145,7 @@ def test_a_text_goes_to_the_engine_with_all_its_settings(http: httpx.Client, rou
     ((method, rows),) = router.calls
     assert (method, rows) == (
         "answer",
-        [Prompt("0", "http", "", "", "the cat sat", 5, 0.5, 7, "mat", special_tokens=True)],
+        [Prompt("0", "http", "", "", "", 5, 0.5, 7, "mat", before="the cat sat")],
     )
     (wanted,) = router.engine.generate(rows)
     (choice,) = choices_of(response)
@@ -285,7 +285,7 @@ def test_a_conversation_uses_the_chat_template(openai: OpenAI, router: LocalRout
     asked: list[Any] = [{"role": "user", "content": "the mat"}]
     answer = openai.chat.completions.create(model="m", messages=asked, seed=3)
     (row,) = router.calls[0][1]
-    assert row.text == "[user] the mat\n[assistant]"  # the start token is the engine's to set
+    assert row.before == "[user] the mat\n[assistant]"  # the start token is the engine's to set
     assert row.max_tokens == WINDOW - answer.usage.prompt_tokens  # type: ignore[union-attr]
     options: Any = {"include_usage": True}
     chunks = list(

@@ -177,9 +177,15 @@ def pairs_of(tokenizer: PreTrainedTokenizerFast, item: ScoreItem) -> ItemTokens:
 
 def test_special_tokens_in_a_text_are_text_unless_a_template_rendered_it(words: PreTrainedTokenizerFast) -> None:
     data = Prompt("data", "", "", "", "ab</s>", 1, 0.0, 0, "")
-    rendered = replace(data, special_tokens=True)
+    rendered = replace(data, text="", before="ab</s>")
     rows = TextReader(pieces([])).prompts([data, rendered, data])
     assert [1 in row for row in rows if isinstance(row, TokenRow)] == [False, True, False]
+    framed = replace(data, context="x", text="ab", before="</s>", after="</s>b")
+    both = [framed, replace(framed, text="ab</s>")]  # the second holds a special token itself
+    plain, hostile = TextReader(pieces([])).prompts(both)
+    assert isinstance(plain, TokenRow) and isinstance(hostile, TokenRow)
+    assert plain.ids == [0, 1, 4, 2, 3, 1, 3]
+    assert hostile.ids[:5] == plain.ids[:5] and hostile.ids.count(1) == 2 and hostile.ids[-2:] == [1, 3]
     assert 1 in TextReader(pieces([]), split_special_tokens=False).texts(["ab</s>"], where="here")[0]
     # A vocabulary of whole words cannot split them: the row is refused, and named.
     (row,) = TextReader(words).prompts([replace(data, text="w1 <eos>")])

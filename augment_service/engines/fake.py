@@ -73,13 +73,14 @@ class FakeEngine:
         return {**self._counts, "seconds": self._seconds, "parity_difference": 0.0}
 
     def _write(self, prompt: records.Prompt) -> records.Generation | records.Refusal:
-        (before, digest), words = _read(prompt.context), prompt.text.split()
+        own = prompt.before + prompt.text + prompt.after
+        (before, digest), words = _read(prompt.context), own.split()
         size = len(before) + len(words)
         refusal = self._refuse(prompt.prompt_id, size if prompt.max_tokens > 0 else 0, size + prompt.max_tokens)
         if refusal:
             return refusal
         noise = prompt.seed if prompt.temperature > 0 else "greedy"
-        draw = stream(self._seed, "fake", self._weights, digest, prompt.text, noise)
+        draw = stream(self._seed, "fake", self._weights, digest, own, noise)
         wanted = draw.randint(1, 2 * prompt.max_tokens)
         places = draw.choices(range(size), k=min(wanted, prompt.max_tokens))
         chosen = [before[place] if place < len(before) else words[place - len(before)] for place in places]

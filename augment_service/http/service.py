@@ -131,7 +131,7 @@ class Service:
         seeds = [seed, *(derive_seed(seed, at) for at in range(1, len(texts)))]
         stop = body.stop_text()
         prompts = [
-            Prompt(str(at), "http", "", "", text, length, body.temperature, own, stop, special_tokens=True)
+            Prompt(str(at), "http", "", "", "", length, body.temperature, own, stop, before=text)
             for at, (text, own) in enumerate(zip(texts, seeds, strict=True))
         ]
         return await self._ask(self._answers, prompts)

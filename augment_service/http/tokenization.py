@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from augment_service.chat import render
 from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import TextReader
 from data.errors import InputError
@@ -78,21 +79,7 @@ class ModelTokenizer:
 
     def chat(self, messages: Sequence[dict[str, str]]) -> str:
         """A conversation by the model's chat template, up to the answer. Raises InputError without a template."""
-        from jinja2 import TemplateError
-
-        if not self._tokenizer.chat_template:
-            where = "/v1/chat/completions"
-            raise InputError("this model has no chat template", where=where, hint="use /v1/completions")
-        try:
-            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(
-                f"the model's chat template refuses these messages: {error}",
-                where="messages",
-                hint="see its model card",
-            ) from error
-        start = self._decode(self.read(""))
-        return text.removeprefix(start) if start else text  # the engine adds the start token itself
+        return render(self._tokenizer, messages, where="/v1/chat/completions")
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

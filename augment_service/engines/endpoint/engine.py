@@ -113,7 +113,7 @@ class EndpointEngine:
             self._seconds += time.perf_counter() - started
 
     def _write(self, prompt: Prompt) -> Generation:
-        text = prompt.context + prompt.text
+        text = prompt.before + prompt.context + prompt.text + prompt.after
         if not text:
             raise RowError("the prompt is empty", "empty")
         is_chat = self._api == "chat"
