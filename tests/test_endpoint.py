@@ -251,7 +251,9 @@ def test_requests_are_bounded_and_answers_keep_their_order(engine: EndpointEngin
     assert 1 < script.busiest <= 3
 
 
-@pytest.mark.parametrize("fault", [status(500), status(503), status(408), hang_up, dawdle], ids=str)
+@pytest.mark.parametrize(
+    "fault", [status(500), status(503), status(408), hang_up, dawdle], ids=["500", "503", "408", "hang up", "dawdle"]
+)
 def test_transient_failures_are_retried(engine: EndpointEngine, script: Script, fault: Fault) -> None:
     script.faults.extend([fault] * (FAST_RETRY.max_failures - 1))
     assert engine.generate([PROMPT]) == [Generation("p0", "a b c", "length", 3)]
