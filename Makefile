@@ -7,9 +7,6 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv/bin
 CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
-# Test files at once; each may start Ray and an engine, which take 3 GB.
-JOBS ?= 2
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format clean
 
@@ -29,7 +26,7 @@ test: setup ## the whole test suite
 ifeq ($(CHROMIUM),)
 	@echo "no Chromium found: skipping the tests marked 'browser'"
 endif
-	@$(VENV)/python -m pytest -n $(JOBS) --dist loadfile $(if $(CHROMIUM),,-m 'not browser')
+	@$(VENV)/python -m pytest $(if $(CHROMIUM),,-m 'not browser')
 
 check: setup ## lint, format, types, architecture
 	@$(VENV)/ruff check .
