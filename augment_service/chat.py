@@ -10,11 +10,11 @@ from jinja2 import TemplateError
 
 from data.errors import InputError
 
-_CONTENT = "[content of the user's turn]"  # replaced by nothing: the frame is what stands before and after it
+_CONTENT = "[content of the user's turn]"  # a marker: the rendered template is split at it
 
 
 class Frame(NamedTuple):
-    """What precedes and follows the content of a user turn, up to where the answer begins; empty without a template."""
+    """The rendered text before and after the content of a user turn; the answer follows. Empty without a template."""
 
     before: str = ""
     after: str = ""

@@ -5,8 +5,6 @@ models it is computed once and cached in `$XDG_CACHE_HOME/entail/references` or 
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from filelock import FileLock
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from augment_service.model_folder import LOAD_ERRORS, load_tokenizer
+from cluster.locks import private_folder
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_text
@@ -84,10 +83,10 @@ def find_reference(folder: Path, dtype: torch.dtype, adapter: Path | None = None
     if adapter is None and not fresh and (found := _read(folder / FILE, name)):
         return found
     added = (weights_fingerprint(adapter), (adapter / "adapter_config.json").read_text()) if adapter else ()
-    base = cache_folder() or Path(tempfile.gettempdir()) / f"entail-{os.getuid()}"
+    base = cache_folder() or private_folder(None)  # a file in the shared temporary folder could be another user's
     path = base / "references" / f"{fingerprint(VERSION, model_fingerprint(folder), *added)}.json"
     with ExitStack() as stack:
-        with suppress(OSError, NotImplementedError):  # a disk that cannot be written or locked: each engine computes it
+        with suppress(OSError, NotImplementedError):  # without a lock, engines that start together each compute it
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(path.with_suffix(".lock")))
         found = None if fresh else _read(path, name)

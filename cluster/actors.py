@@ -23,7 +23,7 @@ from cluster.ray_internals import actor_id, actor_row, call_of, kv_delete, kv_ge
 from data.errors import InputError, ResumableError
 
 STANDARD_ERROR = 2  # a file descriptor: the actor's log
-SAFE_ERRORS = (InputError, ResumableError, OSError, ModuleNotFoundError)  # after them a worker goes on
+SAFE_ERRORS = (InputError, ResumableError, OSError, ModuleNotFoundError)  # the worker's state is intact
 
 
 class BegunCall(NamedTuple):
@@ -56,9 +56,9 @@ class ActorHost:
                 self._worker = worker_class(*init_args)
 
     def call(self, method: str, args: tuple[object, ...], extras: dict[str, object], seconds: float) -> object:
-        """One call of a worker's method, which may take so many seconds.
+        """Call a method of the worker; the process ends itself after `seconds`.
 
-        After an unexpected error the worker's state is unknown: the process ends before it begins another call.
+        It also ends, before its next call, after an error that is not one of `SAFE_ERRORS`: the state is then unknown.
         """
         self.open()
         with _deadline(seconds):

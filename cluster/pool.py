@@ -130,14 +130,14 @@ class ActorPool:
         self,
         units: Sequence[Unit],
         on_receipt: Callable[[ShardReceipt], None],
-        set_aside: dict[str, InputError | ResumableError] | None = None,
+        group_errors: dict[str, InputError | ResumableError] | None = None,
     ) -> list[ShardReceipt]:
         """Do all units; receipts in the order of completion, each passed to `on_receipt` as it comes.
 
         Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError;
         but an InputError of a unit with an affinity, which is that group's alone, at the end, when the other groups
         are done. ResumableError, too, if all actors fail whatever they do, if the cluster has no room for any of them,
-        and at the end if units failed. What would be raised at the end goes into `set_aside`, if given, by affinity.
+        and at the end if units failed. With `group_errors`, what would be raised at the end is stored there by affinity.
         """
         calls: list[Calls] = [deque() for _ in self._group.handles]
         run = self._run = Run(Schedule(units, len(calls)), calls, self.meter or Meter(0))
@@ -150,13 +150,13 @@ class ActorPool:
             self._run = None
             for ref, _ in (call for calls in run.calls for call in calls):
                 ray.cancel(ref)  # only what has not begun
-        if set_aside is None:
+        if group_errors is None:
             _raise_failures(run)
         else:
-            set_aside |= run.group_errors
+            group_errors |= run.group_errors
             for number, reason in run.schedule.failed_units.items():
                 unit = units[number]
-                set_aside.setdefault(unit.affinity, ResumableError(f"{unit.name} failed twice ({reason})"))
+                group_errors.setdefault(unit.affinity, ResumableError(f"{unit.name} failed twice ({reason})"))
         return run.receipts
 
     def ask(self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None) -> ray.ObjectRef:

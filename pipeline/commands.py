@@ -155,8 +155,8 @@ def evaluate(flags: Namespace) -> None:
         units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
         failed: dict[str, InputError | ResumableError] = {}
         do_units(setting, engines, units, "score", failed)
-        jobs, set_aside = stage.set_aside(setting, jobs, damaged, failed)
-        left_out |= {name: stage.reason_of(error) for name, error in set_aside.items()}
+        jobs, excluded = stage.exclude_failed(setting, jobs, damaged, failed)
+        left_out |= {name: stage.reason_of(error) for name, error in excluded.items()}
         left_out |= {condition_name(ref.name, spec): reason for ref in refs for spec, reason in unfit.items()}
         stage.report(
             setting,
@@ -170,7 +170,7 @@ def evaluate(flags: Namespace) -> None:
             losses={},
             command=flags.command,
         )
-    stage.raise_set_aside(set_aside)
+    stage.raise_excluded(excluded)
 
 
 def show_reports(flags: Namespace) -> None:

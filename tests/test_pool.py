@@ -245,12 +245,12 @@ def test_an_error_of_one_group_ends_that_group_alone(pool: ActorPool, folder: Pa
     assert "worse" in raised.value.what and raised.value.what.count("bad row") == 2
 
 
-def test_what_fails_a_group_is_set_aside_by_its_affinity(pool: ActorPool) -> None:
+def test_what_fails_a_group_is_reported_by_its_affinity(pool: ActorPool) -> None:
     failing = [*units_of(["bad"], "refuse", affinity="bad"), *units_of(["broken"], "break_", affinity="worse")]
-    set_aside: dict[str, InputError | ResumableError] = {}
-    done = pool.run([*failing, *units_of(["fine"], affinity="good")], ignore, set_aside)
+    errors: dict[str, InputError | ResumableError] = {}
+    done = pool.run([*failing, *units_of(["fine"], affinity="good")], ignore, errors)
     assert [receipt.unit for receipt in done] == ["fine"]
-    assert {name: type(error) for name, error in set_aside.items()} == {"bad": InputError, "worse": ResumableError}
+    assert {name: type(error) for name, error in errors.items()} == {"bad": InputError, "worse": ResumableError}
 
 
 def test_an_error_of_the_constructor_arrives_as_it_was_raised(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps over checkpoints: what is damaged or unfinished is named and set aside, and the rest is scored."""
+"""Sweeps over checkpoints: what is damaged or unfinished is named and excluded, and the rest is scored."""
 
 import json
 import shutil
@@ -16,8 +16,7 @@ from evaluate.fanout import ScoreJob, Suite
 from pipeline.cli import main
 from pipeline.commands import CONSOLE
 from pipeline.sections import Cluster, Engine
-from pipeline.stages.evaluate import find_checkpoints, raise_set_aside
-from pipeline.stages.evaluate import set_aside as drop
+from pipeline.stages.evaluate import exclude_failed, find_checkpoints, raise_excluded
 from pipeline.stages.resources import Setting
 from pipeline.workspace import Workspace
 from train.engine.checkpoint import work_folder
@@ -63,7 +62,7 @@ def truncate(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def test_one_bad_checkpoint_of_three_is_set_aside_by_the_engines(
+def test_one_bad_checkpoint_of_three_is_excluded_by_the_engines(
     sweep: Path, suite: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spoil(sweep / "b")
@@ -111,7 +110,7 @@ def test_what_is_being_written_is_skipped_by_name(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"name": "a", "base": "b", "num_steps": "many"}'])
-def test_a_damaged_record_of_a_checkpoint_is_set_aside(sweep: Path, content: str) -> None:
+def test_a_damaged_record_of_a_checkpoint_is_excluded(sweep: Path, content: str) -> None:
     (sweep / "b" / "checkpoint.json").write_text(content)
     refs, damaged, _ = find_checkpoints([str(sweep)])
     assert [ref.name for ref in refs] == ["a", "c"]
@@ -131,17 +130,17 @@ def test_what_was_never_there_ends_the_command(sweep: Path) -> None:
 
 def test_the_cause_decides_the_exit_code() -> None:
     bad, failed = InputError("bad", where="a", hint="fix"), ResumableError("crashed")
-    raise_set_aside({})
+    raise_excluded({})
     for errors, kind in (({"a": bad}, InputError), ({"a": bad, "b": bad}, InputError), ({"a": bad, "b": failed}, None)):
         with pytest.raises(kind or ResumableError, match="bad"):
-            raise_set_aside(errors)
+            raise_excluded(errors)
 
 
-def test_weights_that_failed_are_set_aside_in_every_context() -> None:
+def test_weights_that_failed_are_excluded_in_every_context() -> None:
     suite, setting = Suite("s", Path("questions")), Setting(Workspace(Path("none")), CONSOLE, Engine(), Cluster(), 0)
     conditions = [Condition(name, name[0], NO_CONTEXT) for name in ("a", "a+all", "b")]
     jobs = [ScoreJob(suite, "", condition, None, f"key {condition.weights}") for condition in conditions]
-    done, errors = drop(setting, jobs, {}, {"key a": ResumableError("crashed")})
+    done, errors = exclude_failed(setting, jobs, {}, {"key a": ResumableError("crashed")})
     assert [job.condition.name for job in done] == ["b"] and set(errors) == {"a"}
     with pytest.raises(ResumableError, match="crashed"):
-        drop(setting, jobs[:2], {}, {"key a": ResumableError("crashed")})
+        exclude_failed(setting, jobs[:2], {}, {"key a": ResumableError("crashed")})

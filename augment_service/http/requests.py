@@ -21,7 +21,7 @@ DEFAULT_ANSWER = 2048  # tokens of a chat answer without an explicit length
 class RequestError(Exception):
     """A request that is refused: the HTTP status and the fields of OpenAI's error.
 
-    After `wait` seconds it may succeed; one that `is_final` should not be sent again, and its client is told so.
+    With `wait`, the client may retry after that many seconds. With `is_final`, it is told not to retry.
     """
 
     def __init__(

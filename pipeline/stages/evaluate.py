@@ -90,7 +90,7 @@ def find_checkpoints(patterns: Sequence[str]) -> tuple[list[CheckpointRef], dict
         except InputError as error:
             damaged[name] = error
     if patterns and not refs:
-        raise_set_aside(damaged)
+        raise_excluded(damaged)
         listed = "".join(f"\n    {name}: {reason}" for name, reason in unfinished.items())
         what, hint = f"no finished checkpoint here{listed}", "wait until it is written, or name another folder"
         raise InputError(what, where=" ".join(patterns), hint=hint)
@@ -127,31 +127,31 @@ def _read_checkpoint(folder: Path) -> CheckpointRef:
     return CheckpointRef(folder.name, str(folder), weights_fingerprint(folder), "", 0)
 
 
-def set_aside(
+def exclude_failed(
     setting: Setting,
     jobs: Sequence[ScoreJob],
     damaged: Mapping[str, InputError],
     failed: Mapping[str, InputError | ResumableError],
 ) -> tuple[list[ScoreJob], dict[str, InputError | ResumableError]]:
-    """The jobs that are done, and by name why other weights were set aside; `failed` is by their scoring key.
+    """The jobs that are done, and the errors of the weights that are excluded, by their name; each is reported.
 
-    Raises that reason if no job is done.
+    `failed` has errors by scoring key. Raises them if no job is done.
     """
     errors = {**damaged, **{job.condition.weights: failed[job.weights] for job in jobs if job.weights in failed}}
     done = [job for job in jobs if job.condition.weights not in errors]
     for name, error in errors.items():
-        setting.say("set aside", f"{name}: {reason_of(error)}")
+        setting.say("excluded", f"{name}: {reason_of(error)}")
     if not done:
-        raise_set_aside(errors)
+        raise_excluded(errors)
     return done, errors
 
 
-def raise_set_aside(errors: Mapping[str, InputError | ResumableError]) -> None:
-    """Raise what says why checkpoints, by name, were set aside: an InputError if that is the cause of all of them."""
+def raise_excluded(errors: Mapping[str, InputError | ResumableError]) -> None:
+    """Raise one error that names all excluded checkpoints: an InputError if all of theirs are."""
     if len(errors) == 1:
         raise next(iter(errors.values()))
     if errors:
-        what = f"{len(errors)} checkpoints were set aside" + "".join(
+        what = f"{len(errors)} checkpoints were excluded" + "".join(
             f"\n    {name}: {reason_of(error)}" for name, error in errors.items()
         )
         if all(isinstance(error, InputError) for error in errors.values()):

@@ -140,11 +140,11 @@ def do_units(
     engines: LazyEngines,
     units: Sequence[Unit],
     stage: str,
-    set_aside: dict[str, InputError | ResumableError] | None = None,
+    group_errors: dict[str, InputError | ResumableError] | None = None,
 ) -> None:
     """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
 
-    Errors of single affinity groups go into `set_aside`, if given; without, they are raised when the rest is done.
+    Errors of single affinity groups are stored in `group_errors`, if given; otherwise raised when the rest is done.
 
     With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
@@ -158,7 +158,7 @@ def do_units(
                 port = stack.enter_context(export(meter.snapshot, port))
                 console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
             shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
-            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()), set_aside)
+            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()), group_errors)
     finally:
         pool.meter = None
     done = meter.snapshot()
