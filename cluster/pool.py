@@ -137,7 +137,7 @@ class ActorPool:
         Raises an InputError or ResumableError of a unit's method at once, an OSError (a full disk) as ResumableError;
         but an InputError of a unit with an affinity, which is that group's alone, at the end, when the other groups
         are done. ResumableError, too, if all actors fail whatever they do, if the cluster has no room for any of them,
-        and at the end if units failed. With `group_errors`, what would be raised at the end is stored there by affinity.
+        and at the end if units failed. With `group_errors`, errors raised at the end are stored there by affinity.
         """
         calls: list[Calls] = [deque() for _ in self._group.handles]
         run = self._run = Run(Schedule(units, len(calls)), calls, self.meter or Meter(0))
