@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.seeds import derive_seed
-from train.texts.mix import Budget, Lengths, Schedule, make_schedule, match_budget, source_shares
+from train.texts.mix import Budget, Lengths, Schedule, cut, make_schedule, match_budget, shuffled, source_shares
 
 TEXTS = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 2)), min_size=1, max_size=30)
 SEEDS = st.integers(0, 99)
@@ -41,6 +41,22 @@ def test_shares_of_tokens_come_out_as_asked_over_a_long_run(weights: list[float]
     assert source_shares(schedule, lengths, 3) == pytest.approx(wanted, abs=0.01)
     first_tenth = np.bincount(lengths.sources[schedule.rows[: len(schedule.rows) // 10]], minlength=3)
     assert all((count > 0) == (weight > 0) for count, weight in zip(first_tenth, weights, strict=True))
+
+
+@settings(deadline=None)
+@given(
+    texts=TEXTS,
+    budget=st.one_of(st.builds(Budget, steps=st.integers(1, 30)), st.builds(Budget, epochs=st.floats(0.1, 5))),
+    batch_size=st.integers(1, 40),
+    seed=SEEDS,
+)
+def test_the_usual_schedule_is_that_of_the_loop_over_draws(
+    texts: list[tuple[int, int]], budget: Budget, batch_size: int, seed: int
+) -> None:
+    lengths = lengths_of(texts)
+    fast = plan(lengths, [], budget, batch_size=batch_size, seed=seed)
+    rows, bounds = cut(shuffled(np.arange(len(texts)), seed), lengths, budget, batch_size, 0)
+    assert np.array_equal(fast.rows, rows) and np.array_equal(fast.bounds, bounds)
 
 
 @settings(deadline=None)

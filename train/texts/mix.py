@@ -3,10 +3,11 @@
 A schedule is decided by the texts' lengths, their sources' weights, the budget, the batch size and the seed alone.
 """
 
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -78,11 +79,17 @@ def make_schedule(
     weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more inputs than that
     (at least one); the last may be smaller. A budget of tokens is met to within half a text.
     """
-    draws = _weighted(lengths, weights, seed) if weights else _shuffled(np.arange(len(lengths.num_labels)), seed)
+    texts = np.arange(len(lengths.num_labels))
+    draws = _weighted(lengths, weights, seed) if weights else shuffled(texts, seed)
     if budget.epochs and weights:  # counted in tokens, since the sources' texts occur unequally often
         used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
         budget = Budget(tokens=max(1, round(budget.epochs * int(lengths.num_labels[used].sum()))))
-    rows, bounds = _cut(draws, lengths, budget, batch_size, batch_tokens)
+    if weights or batch_tokens or budget.tokens:
+        rows, bounds = cut(draws, lengths, budget, batch_size, batch_tokens)
+    else:  # the usual case, in which lengths decide nothing: no loop over the texts
+        num_draws = budget.steps * batch_size or max(1, round(budget.epochs * len(texts)))
+        epochs = islice(_epochs(texts, seed), math.ceil(num_draws / len(texts)))
+        rows, bounds = np.concatenate(list(epochs))[:num_draws], np.array([*range(0, num_draws, batch_size), num_draws])
     tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
     return Schedule(rows, bounds, tokens)
 
@@ -98,19 +105,24 @@ def source_shares(schedule: Schedule, lengths: Lengths, num_sources: int) -> lis
     return (drawn / drawn.sum()).tolist()
 
 
-def _shuffled(texts: np.ndarray, seed: int, *stream: str | int) -> Iterator[int]:
-    """Epochs end to end, each a fresh shuffle of these texts."""
+def shuffled(texts: np.ndarray, seed: int, *stream: str | int) -> Iterator[int]:
+    """Epochs end to end."""
+    return chain.from_iterable(epoch.tolist() for epoch in _epochs(texts, seed, *stream))
+
+
+def _epochs(texts: np.ndarray, seed: int, *stream: str | int) -> Iterator[np.ndarray]:
+    """Each epoch is a fresh shuffle of these texts."""
     assert len(texts), "a mix and each of its sources with a weight have texts"  # or this would loop for ever
     for epoch in count():
         rng = np.random.default_rng(derive_seed(seed, *stream, "epoch", epoch))
-        yield from texts[rng.permutation(len(texts))].tolist()
+        yield texts[rng.permutation(len(texts))]
 
 
 def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator[int]:
     """Each draw is from the source that is furthest behind its share; within a source, shuffled epochs."""
     drawn_from = [index for index, weight in enumerate(weights) if weight > 0]
     shares = np.array([weights[index] for index in drawn_from]) / sum(weights)
-    streams = [_shuffled(np.flatnonzero(lengths.sources == index), seed, "source", index) for index in drawn_from]
+    streams = [shuffled(np.flatnonzero(lengths.sources == index), seed, "source", index) for index in drawn_from]
     behind = np.zeros(len(drawn_from))
     while True:
         at = int(behind.argmax())
@@ -121,7 +133,7 @@ def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator
         yield row
 
 
-def _cut(
+def cut(
     draws: Iterator[int], lengths: Lengths, budget: Budget, batch_size: int, batch_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Take draws until the budget is spent; returns them and the bounds of the batches."""
