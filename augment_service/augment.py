@@ -7,7 +7,7 @@ pool's actors) and `augmentations/`, sealed last. A shard that exists is not com
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import chain, islice
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
-from augment_service.jobs import RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
+from augment_service.jobs import OnRow, RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT, REPEATED, AugmentPlan, build_prompts, fold_column, parse_generation
 from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import check_context
 from data.errors import InputError
-from data.records import Augmentation, Document, Refusal
+from data.records import Augmentation, Document, Prompt, Refusal
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
 from data.store import is_sealed, list_shards, read_table
@@ -52,23 +52,37 @@ class AugmentTask:
     asked: ClassVar[type] = Document
     answered: ClassVar[type] = Augmentation
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """The inferences about each document, in the order of its sentences and samples."""
         asked = [
             list(build_prompts(row, self.template, self.plan, self.model, self._shared(row.corpus), self.frame))
             for row in rows
         ]
-        written = iter(engine.generate(list(chain.from_iterable(asked))))
-        answers = []
-        for document, prompts in zip(rows, asked, strict=True):
-            pairs = list(zip(prompts, islice(written, len(prompts)), strict=True))
-            kept = (
-                parse_generation(prompt, text, document.corpus, self.template, self.nothing, self.model)
-                for prompt, text in pairs
-                if not isinstance(text, Refusal)
-            )
-            answers.append(RowAnswer(tuple(kept), tuple(text for _, text in pairs if isinstance(text, Refusal))))
-        return answers
+        row_of = [row for row, prompts in enumerate(asked) for _ in prompts]
+        first = [0, *accumulate(map(len, asked))]
+        written: list[list[Any]] = [[None] * len(prompts) for prompts in asked]
+        left = list(map(len, asked))
+
+        def on_answer(at: int, text: Any) -> None:
+            row = row_of[at]
+            written[row][at - first[row]] = text
+            left[row] -= 1
+            if not left[row]:
+                on_row(row, self._answer(rows[row], asked[row], written[row]))
+                asked[row], written[row] = [], []  # answered rows take no memory while others are
+
+        for row, prompts in enumerate(asked):
+            if not prompts:
+                on_row(row, RowAnswer(()))
+        engine.generate(list(chain.from_iterable(asked)), on_answer)
+
+    def _answer(self, document: Document, prompts: Sequence[Prompt], written: Sequence[Any]) -> RowAnswer:
+        kept = (
+            parse_generation(prompt, text, document.corpus, self.template, self.nothing, self.model)
+            for prompt, text in zip(prompts, written, strict=True)
+            if not isinstance(text, Refusal)
+        )
+        return RowAnswer(tuple(kept), tuple(text for text in written if isinstance(text, Refusal)))
 
     def _shared(self, corpus: str) -> Any:
         return ContextReader(Path(self.contexts[corpus])).text_for() if self.contexts else None

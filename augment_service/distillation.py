@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 from augment_service.augment import AUGMENTATIONS, CONTEXTS
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine, TokenEngine
-from augment_service.jobs import RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
+from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT
 from data.errors import InputError
-from data.records import Augmentation, DistillationExample, Distribution, Refusal
+from data.records import Augmentation, DistillationExample, Distribution
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
 from data.store import claim, is_sealed
@@ -35,17 +35,16 @@ class DistillationTask:
     asked: ClassVar[type] = Augmentation
     answered: ClassVar[type] = Distribution
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """A distribution for each kept row, nothing for the others."""
         if not isinstance(engine, TokenEngine):
             raise InputError("this engine has no distributions", where="--engine", hint="use a vllm engine")
-        kept = [row for row in rows if row.verdict == KEPT]
-        answers = dict(zip(map(id, kept), engine.distill([self._example(row) for row in kept]), strict=True))
-        found = (answers.get(id(row)) for row in rows)
-        return [
-            RowAnswer((), (answer,)) if isinstance(answer, Refusal) else RowAnswer((answer,) if answer else ())
-            for answer in found
-        ]
+        kept = [row for row, inference in enumerate(rows) if inference.verdict == KEPT]
+        for row in set(range(len(rows))) - set(kept):
+            on_row(row, RowAnswer(()))
+        engine.distill(
+            [self._example(rows[row]) for row in kept], lambda at, answer: on_row(kept[at], RowAnswer.of(answer))
+        )
 
     def _example(self, row: Augmentation) -> DistillationExample:
         template, path = self.templates.get(row.method), self.contexts.get((row.method, row.corpus))

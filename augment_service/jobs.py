@@ -5,13 +5,13 @@ The driver names ranges of rows and folders; rendering, the engine's work and pa
 Writes a shard of answers for each range, and in `refused/` beside it the requests that have none.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,6 +33,14 @@ class RowAnswer:
     answers: tuple[Any, ...]
     refusals: tuple[Refusal, ...] = ()
 
+    @classmethod
+    def of(cls, answer: Any) -> Self:
+        """What an engine says to a row of one request."""
+        return cls((), (answer,)) if isinstance(answer, Refusal) else cls((answer,))
+
+
+OnRow = Callable[[int, RowAnswer], None]  # with the row's index
+
 
 class Task(Protocol):
     """Turns rows of the record `asked` into rows of `answered`. It is pickled to the actor that computes it.
@@ -43,8 +51,8 @@ class Task(Protocol):
     asked: ClassVar[type]
     answered: ClassVar[type]
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
-        """One answer per row, in the rows' order; a row's answer depends on that row alone."""
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
+        """Call `on_row` once for each row, as soon as it is answered; the answer depends on that row alone."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The actor that hosts one engine. Reads ranges of rows, writes shards of answers, returns receipts.
 
-A plain class: `cluster.pool` makes an actor of it. A target that exists is not computed again. Writes the target;
-before it, the refused requests (`refused/` beside it); and, where a unit is done in pieces, each under `pieces/` until
-all of them are one.
+A plain class: `cluster.pool` makes an actor of it, and calls it from several threads at once. A target that exists is
+not computed again. Writes the target; before it, the refused requests (`refused/` beside it); and rows that are
+answered while others of their unit are not, every few seconds, as pieces under `pieces/`, until all of them are one.
 """
 
 import dataclasses
@@ -10,9 +10,12 @@ import errno
 import os
 import platform
 import shutil
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from data.store import read_records, read_refusals, read_shard, read_table, refu
 
 PIECES = "pieces"
 CRASH = "crash"
+UNITS_AT_ONCE = 3  # of one engine: while the last rows of one are written, the others keep the engine busy
+WRITE_SECONDS = 2.0  # between two pieces of the rows that are answered; what a kill may cost beside the rows in flight
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 Rows = tuple[int, int]  # from, to (exclusive), counted from the start of the range
 
@@ -34,8 +39,10 @@ class EngineWorker:
 
     def __init__(self, spec: EngineSpec) -> None:
         self._engine: Engine = start_engine(spec)
-        self._base = CheckpointRef(name="base", path=spec.model, fingerprint="", base="", num_steps=0)
-        self._resident: CheckpointRef | None = self._base
+        base = CheckpointRef(name="base", path=spec.model, fingerprint="", base="", num_steps=0)
+        self._base = base
+        self._weights = _ResidentWeights(self._engine, base)
+        self._spending = _Spending(self._engine)
 
     def run_unit(
         self,
@@ -53,20 +60,18 @@ class EngineWorker:
         With `rows`, only those, into a piece of their own. Without, all but those of `failing`, which are refused with
         the reasons given; rows of finished pieces are not computed again. Raises ResumableError for a full disk.
         """
-        started, before = time.perf_counter(), self._engine.stats()
+        started = time.perf_counter()
         whole = Path(target)
         wanted = rows or (0, source.stop - source.start)
         num_rows = wanted[1] - wanted[0]
         path = whole if rows is None or whole.exists() else piece_path(whole, rows)
-        with _disk(whole):
+        with _disk(whole), self._spending.counted() as spent:
             if not path.exists():
                 self._fill(task, source, path, whole, wanted, failing or {}, ref)
             # In rows of the source, as the unit's size: one row may have many answers, and many refusals.
             num_refused = min(len(read_refusals(path)), num_rows)
             if path == whole:
                 shutil.rmtree(_pieces_folder(whole), ignore_errors=True)
-        after = self._engine.stats()
-        spent = {name: int(value - before.get(name, 0.0)) for name, value in after.items()}
         return ShardReceipt(
             unit=unit,
             path=str(path),
@@ -81,20 +86,25 @@ class EngineWorker:
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
         """What the base model writes, one row per prompt."""
-        self._make_resident(self._base)
-        return self._engine.generate(prompts)
+        with self._weights.held(self._base):
+            return self._engine.generate(prompts)
+
+    def stream(self, prompt: Prompt) -> Iterator[str | Generation | Refusal]:
+        """The text that the base model writes, in parts, then the whole."""
+        with self._weights.held(self._base):
+            yield from self._engine.stream(prompt)
 
     def judge(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
         """The base model's scores, one row per item."""
-        self._make_resident(self._base)
-        return self._engine.score(items)
+        with self._weights.held(self._base):
+            return self._engine.score(items)
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[Echo | Refusal]:
         """The base model's log-probabilities of every token, one `Echo` per row of token ids."""
         if not isinstance(self._engine, TokenEngine):
             raise InputError("this engine does not score single tokens", where="echo", hint="use a vllm engine")
-        self._make_resident(self._base)
-        return self._engine.echo(rows)
+        with self._weights.held(self._base):
+            return self._engine.echo(rows)
 
     def stats(self) -> dict[str, float]:
         """The engine's counts since its start."""
@@ -127,20 +137,121 @@ class EngineWorker:
                 answers[row] = RowAnswer((), (Refusal(_id(requests[row]), CRASH, reason, hint),))
         missing = [row for row in range(*wanted) if row not in answers]
         if missing:
-            self._make_resident(ref or self._base)
-            answers |= zip(missing, task.compute(self._engine, [requests[row] for row in missing]), strict=True)
-        ordered = [answers[row] for row in range(*wanted)]
-        refusals = [refusal for row in ordered for refusal in row.refusals]
-        # Always, also when there are none: those of an earlier attempt must not remain.
-        write_shard(refusals_path(path), Refusal, refusals)
-        write_shard(path, task.answered, [answer for row in ordered for answer in row.answers])
+            with self._weights.held(ref or self._base), _Pieces(whole, task.answered, answers) as pieces:
+                asked = [requests[row] for row in missing]
+                task.compute(self._engine, asked, lambda at, answer: pieces.add(missing[at], answer))
+        _write(path, task.answered, [answers[row] for row in range(*wanted)])
 
-    def _make_resident(self, ref: CheckpointRef) -> None:
-        if ref == self._resident:
-            return
-        self._resident = None  # until they reproduce their reference, it is unknown what is loaded
-        self._engine.load_weights(ref)
-        self._resident = ref
+
+class _ResidentWeights:
+    """Which weights the engine holds, and how many calls use them; others are loaded when none does, first come first.
+
+    Until weights reproduce their reference it is unknown what is loaded, so an error leaves none resident.
+    """
+
+    def __init__(self, engine: Engine, base: CheckpointRef) -> None:
+        self._engine = engine
+        self._resident: CheckpointRef | None = base
+        self._num_users = 0
+        self._waiting: deque[object] = deque()
+        self._turn = threading.Condition()
+
+    @contextmanager
+    def held(self, ref: CheckpointRef) -> Iterator[None]:
+        """A block in which these weights are the engine's."""
+        own = object()
+        with self._turn:
+            self._waiting.append(own)
+            try:
+                self._turn.wait_for(lambda: self._waiting[0] is own and (self._resident == ref or not self._num_users))
+                if self._resident != ref:
+                    self._resident = None
+                    self._engine.load_weights(ref)
+                    self._resident = ref
+                self._num_users += 1
+            finally:
+                self._waiting.remove(own)
+                self._turn.notify_all()
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._num_users -= 1
+                self._turn.notify_all()
+
+
+class _Spending:
+    """What the engine has spent since a unit began; units that overlap share it, and together have all of it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._counted: dict[str, float] = {}
+        self._num_units = 0
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counted(self) -> Iterator[dict[str, int]]:
+        """A block around a unit; afterwards the dictionary holds what is counted as its own."""
+        spent: dict[str, int] = {}
+        with self._lock:
+            if not self._num_units:
+                self._counted = self._engine.stats()
+            self._num_units += 1
+        try:
+            yield spent
+        finally:
+            with self._lock:
+                now = self._engine.stats()
+                spent |= {name: int(value - self._counted.get(name, 0.0)) for name, value in now.items()}
+                self._counted = now
+                self._num_units -= 1
+
+
+class _Pieces:
+    """Collects the answers of a unit, and writes those that are there every few seconds, in a thread of its own."""
+
+    def __init__(self, target: Path, record: type, answers: dict[int, RowAnswer]) -> None:
+        self._target, self._record, self._answers = target, record, answers
+        self._unwritten: list[int] = []
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def add(self, row: int, answer: RowAnswer) -> None:
+        """A row is answered."""
+        with self._lock:
+            self._answers[row] = answer
+            self._unwritten.append(row)
+            if self._timer is None:
+                self._timer = threading.Timer(WRITE_SECONDS, self._write)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def __enter__(self) -> "_Pieces":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:  # a piece that is being written is finished first
+            if self._timer is not None:
+                self._timer.cancel()
+        if kind is not None:
+            self._write()
+
+    def _write(self) -> None:
+        """Write each run of neighbouring rows; a full disk is reported when the unit is written."""
+        with self._lock, suppress(OSError):
+            self._timer = None
+            for _, run in groupby(enumerate(sorted(self._unwritten)), lambda entry: entry[1] - entry[0]):
+                rows = [row for _, row in run]
+                path = piece_path(self._target, (rows[0], rows[-1] + 1))
+                _write(path, self._record, [self._answers[row] for row in rows])
+            self._unwritten.clear()
+
+
+def _write(path: Path, record: type, rows: Sequence[RowAnswer]) -> None:
+    """Write the answers of some rows, and before them their refusals."""
+    # Always, also when there are none: those of an earlier attempt must not remain.
+    write_shard(refusals_path(path), Refusal, [refusal for row in rows for refusal in row.refusals])
+    write_shard(path, record, [answer for row in rows for answer in row.answers])
 
 
 def piece_path(target: Path, rows: Rows) -> Path:

@@ -10,14 +10,13 @@ receipt, `FIRST_DEADLINE_SECONDS`. For single calls (`ActorPool.ask`) it is `ASK
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import ray
 
-from cluster.actors import ActorGroup, ActorState, PoolSpec, died_under
+from cluster.actors import ActorGroup, ActorState, BegunCall, PoolSpec, call_id, died_under
 from cluster.meter import Meter
 from cluster.schedule import Schedule, Task, Unit
 from data.errors import InputError, ResumableError
@@ -36,17 +35,23 @@ DEADLINES_BEFORE_KILL = 2
 DEADLINE_FACTOR = 20.0
 MIN_DEADLINE_SECONDS = 3600.0  # rows differ: one with a long context may cost a hundred short ones
 FIRST_DEADLINE_SECONDS = 4 * 3600.0
-Calls = deque[tuple[ray.ObjectRef, float]]  # with their deadlines, the oldest first
+
+
+class Call(NamedTuple):
+    """A task at an actor: when it was sent there (monotonic seconds), and its deadline in seconds."""
+
+    task: Task
+    sent: float
+    deadline: float
 
 
 @dataclass
 class Run:
-    """One `run` in progress: the schedule, pending calls of each actor, since when each actor's oldest runs."""
+    """One `run` in progress: the schedule, and the pending calls of each actor."""
 
     schedule: Schedule
-    calls: list[Calls]
+    calls: list[dict[ray.ObjectRef, Call]]
     meter: Meter
-    since: dict[int, float] = field(default_factory=dict)
     receipts: list[ShardReceipt] = field(default_factory=list)
     group_errors: dict[str, InputError] = field(default_factory=dict)
     seconds_per_row: float = 0.0  # of the slowest unit so far
@@ -65,7 +70,7 @@ class Run:
 class ActorPool:
     """`num_actors` actors that each hold a `worker_class(*init_args)`; a context manager that ends them.
 
-    `restarts` counts lost actors. An assigned `meter` is fed by `run`.
+    `restarts` counts lost actors, `problems` describes those that failed to start. An assigned `meter` is fed by `run`.
     """
 
     def __init__(
@@ -80,19 +85,25 @@ class ActorPool:
         start_seconds: float = START_SECONDS,
         name: str | None = None,
         place_seconds: float = PLACE_SECONDS,
+        width: int = 1,
     ) -> None:
-        """Returns when all workers are made. Raises what their constructor raises.
+        """Returns when the first worker is made; each of the others gets work as soon as it is made, too.
 
-        ResumableError if one is not made within `start_seconds`; its log then holds its stack traces.
-        Each actor has a bundle of `num_cpus` and `num_gpus` in one placement group, spread over the nodes;
-        ResumableError if the cluster has no room for `place_seconds`, now or after a loss. A call that exceeds
-        `deadline_seconds` (None: derived, see the module) costs its actor. With a `name`, other processes of the
-        cluster can `attach`.
+        Raises what their constructor raises if all of them fail; ResumableError if none is made within
+        `start_seconds`, its log then holds its stack traces. Each actor takes `num_cpus` and `num_gpus` of one node;
+        ResumableError if the cluster has no room for any of them for `place_seconds`, now or after a loss. A call that
+        exceeds `deadline_seconds` (None: derived, see the module) costs its actor. With a `name`, other processes of
+        the cluster can `attach`. A worker gets up to `width` units at once, each in a thread; single calls beside them
+        only if that is more than one.
         """
         resources = num_actors, num_cpus, num_gpus
-        spec = PoolSpec(worker_class, init_args, *resources, start_seconds, deadline_seconds, place_seconds)
+        spec = PoolSpec(worker_class, init_args, *resources, start_seconds, deadline_seconds, place_seconds, width)
         self._set_up(ActorGroup.start(spec, name))
-        self._await_all(start_seconds)
+        try:
+            self._await_first(start_seconds)
+        except BaseException:
+            self.close()
+            raise
 
     @classmethod
     def attach(cls, name: str) -> Self:
@@ -110,21 +121,39 @@ class ActorPool:
         self._lock = threading.Lock()
         self._run: Run | None = None
         self.restarts = 0
+        self.problems: list[str] = []
         self.meter: Meter | None = None
 
-    def _await_all(self, start_seconds: float) -> None:
-        """Wait until all workers are made. The driver's own limit is for processes that are stopped or unreachable."""
-        started = time.monotonic()
-        limit = PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
-        try:
-            ray.get(list(self._group.starting.values()), timeout=limit)
-        except ray.exceptions.RayError as error:
-            self.close()
-            is_late = time.monotonic() - started > start_seconds
-            reason = f"it was not ready after {start_seconds:g} s, see its log" if is_late else _describe_failure(error)
-            raise _fatal_error(error, "start") or ResumableError(f"an actor failed to start: {reason}") from error
-        for actor in list(self._group.starting):
-            self._group.started(actor)
+    def _await_first(self, start_seconds: float) -> None:
+        """Wait until one worker is made. The driver's own limit is for processes that are stopped or unreachable."""
+        began, group = time.monotonic(), self._group
+        limit: float | None = None
+        while not group.ready:
+            has_place = any(state.alive for state in group.states())
+            group.check_places(has_place)
+            if limit is None and has_place:
+                limit = time.monotonic() + PROCESS_SECONDS + DEADLINES_BEFORE_KILL * start_seconds
+            starting = {ref: actor for actor, ref in group.starting.items()}
+            finished, _ = ray.wait(list(starting), num_returns=1, timeout=POLL_SECONDS)
+            for ref in finished:
+                try:
+                    ray.get(ref)
+                    group.started(starting[ref])
+                except ray.exceptions.RayError as error:
+                    is_late = time.monotonic() - began > start_seconds
+                    late = f"it was not ready after {start_seconds:g} s, see its log"
+                    self._note_failed_start(starting[ref], error, late if is_late else _describe_failure(error))
+                    if not group.starting:
+                        reason = self.problems[-1]
+                        raise _fatal_error(error, "start") or ResumableError(f"no actor started: {reason}") from error
+            if limit is not None and time.monotonic() > limit:
+                raise ResumableError(f"no actor was ready after {start_seconds:g} s, and none answers")
+
+    def _note_failed_start(self, actor: int, error: ray.exceptions.RayError, reason: str) -> None:
+        """A failed start is a failure of that actor alone: its process ends, and Ray starts another."""
+        node = self._group.states()[actor].node
+        self.problems.append(f"actor {actor} (node {node[:8]}) failed to start: {reason}")
+        self._group.lose(actor, is_dead=not isinstance(error, ray.exceptions.RayTaskError))
 
     def run(
         self,
@@ -139,8 +168,8 @@ class ActorPool:
         are done. ResumableError, too, if all actors fail whatever they do, if the cluster has no room for any of them,
         and at the end if units failed. With `group_errors`, errors raised at the end are stored there by affinity.
         """
-        calls: list[Calls] = [deque() for _ in self._group.handles]
-        run = self._run = Run(Schedule(units, len(calls)), calls, self.meter or Meter(0))
+        calls: list[dict[ray.ObjectRef, Call]] = [{} for _ in self._group.handles]
+        run = self._run = Run(Schedule(units, len(calls), self._group.spec.width), calls, self.meter or Meter(0))
         try:
             while not run.schedule.finished:
                 self._assign(run)
@@ -148,8 +177,8 @@ class ActorPool:
                 self._await(run, on_receipt)
         finally:
             self._run = None
-            for ref, _ in (call for calls in run.calls for call in calls):
-                ray.cancel(ref)  # only what has not begun
+            for ref in (ref for calls in run.calls for ref in calls):
+                ray.cancel(ref)
         if group_errors is None:
             _raise_failures(run)
         else:
@@ -163,21 +192,38 @@ class ActorPool:
         """One call of a worker's method, at the least busy live actor, or the least busy of `actors`; from any thread.
 
         Whoever names `actors` knows that they are up: then the cluster is not asked. `ray.get` of the result raises
-        what the method raises, and a RayActorError if the actor dies. Raises ResumableError if no actor is up.
+        what the method raises, and a RayActorError if the actor dies. `ray.cancel` of it ends the call. Raises
+        ResumableError if no actor is up.
         """
+        with self._lock:
+            number = self._least_busy(actors)
+            ref = self._group.send(number, method, args, {}, self._ask_deadline)
+            self._asked[number].append(ref)
+        return ref
+
+    def ask_stream(
+        self, method: str, args: tuple[object, ...], *, actors: Collection[int] | None = None
+    ) -> ray.ObjectRefGenerator:
+        """As `ask`, of a method that returns an iterator: its items, as they come."""
+        with self._lock:
+            number = self._least_busy(actors)
+            items = self._group.stream(number, method, args, self._ask_deadline)
+            self._asked[number].append(items.completed())
+        return items
+
+    @property
+    def _ask_deadline(self) -> float:
+        return self._group.spec.deadline_seconds or ASK_DEADLINE_SECONDS
+
+    def _least_busy(self, actors: Collection[int] | None) -> int:
         if actors is None:
             actors = [number for number, state in enumerate(self.states()) if state.alive]
         if not actors:
             raise ResumableError("no actor of the pool is up; those that died restart by themselves")
-        with self._lock:
-            for number, refs in enumerate(self._asked):
-                if refs:
-                    self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
-            number = min(actors, key=self._load)
-            deadline = self._group.spec.deadline_seconds or ASK_DEADLINE_SECONDS
-            ref = self._group.send(number, method, args, {}, deadline)
-            self._asked[number].append(ref)
-        return ref
+        for number, refs in enumerate(self._asked):
+            if refs:
+                self._asked[number] = ray.wait(refs, num_returns=len(refs), timeout=0)[1]
+        return min(actors, key=self._load)
 
     def died_under(self, ref: ray.ObjectRef) -> bool:
         """Whether an actor whose death ended this call was working on it, and not on another or on nothing."""
@@ -203,11 +249,9 @@ class ActorPool:
     def _assign(self, run: Run) -> None:
         for actor, task in run.schedule.assign(self._group.ready):
             unit = run.schedule.units[task.unit]
-            if not run.calls[actor]:
-                run.since[actor] = time.monotonic()
             deadline = run.deadline(task, self._group.spec.deadline_seconds)
             ref = self._group.send(actor, unit.method, unit.args, run.schedule.extras(task), deadline)
-            run.calls[actor].append((ref, deadline))
+            run.calls[actor][ref] = Call(task, time.monotonic(), deadline)
         run.meter.set_in_flight(run.schedule.num_in_flight)
 
     def _check_health(self, run: Run) -> None:
@@ -217,75 +261,82 @@ class ActorPool:
             return
         run.checked = now
         for actor, calls in enumerate(run.calls):
-            if calls and now - run.since[actor] > calls[0][1] and self._is_stuck(actor):
-                run.since[actor] = now
+            if any(now - call.sent > call.deadline for call in calls.values()) and self._is_stuck(actor):
                 self._group.kill(actor)  # and its calls will fail
         self._group.reopen([actor for actor in range(len(run.calls)) if run.schedule.is_trusted(actor)])
 
     def _is_stuck(self, actor: int) -> bool:
-        """Whether an actor has exceeded the deadline of the call that it began last, and did not end itself."""
-        begun = self._group.begun(actor)
-        return begun is None or time.time() - begun.began > DEADLINES_BEFORE_KILL * begun.seconds
+        """Whether an actor has exceeded the deadline of a call on which it works, and did not end itself."""
+        begun = self._group.begun(actor).values()
+        return not begun or any(time.time() - call.began > DEADLINES_BEFORE_KILL * call.seconds for call in begun)
 
     def _await(self, run: Run, on_receipt: Callable[[ShardReceipt], None]) -> None:
         """Wait a while for the next results, of tasks or of actors that make their workers."""
         starting = {ref: actor for actor, ref in self._group.starting.items()}
-        oldest = {calls[0][0]: actor for actor, calls in enumerate(run.calls) if calls}
-        if not (starting or oldest):
+        pending = {ref: actor for actor, calls in enumerate(run.calls) for ref in calls}
+        if not (starting or pending):
             time.sleep(POLL_SECONDS)
             return
-        awaited = [*oldest, *starting]
+        awaited = [*pending, *starting]
         finished, _ = ray.wait(awaited, num_returns=1, timeout=POLL_SECONDS)
         if finished:  # take all, or the first actors would always be served first
             finished, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)
         for ref in finished:
-            actor = (starting | oldest)[ref]
+            actor = (starting | pending)[ref]
+            if ref in pending and ref not in run.calls[actor]:
+                continue  # it was lost with its actor, a moment ago
             try:
                 result = ray.get(ref)
             except ray.exceptions.RayError as error:
-                self._fail(run, actor, error)
+                self._fail(run, actor, ref, error)
             else:
                 if ref in starting:
                     self._group.started(actor)
                 else:
-                    self._finish(run, actor, result, on_receipt)
+                    self._finish(run, actor, run.calls[actor].pop(ref).task, result, on_receipt)
 
-    def _finish(self, run: Run, actor: int, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]) -> None:
-        run.calls[actor].popleft()
-        run.since[actor] = time.monotonic()
+    def _finish(
+        self, run: Run, actor: int, task: Task, receipt: ShardReceipt, on_receipt: Callable[[ShardReceipt], None]
+    ) -> None:
         num_rows = max(receipt.num_rows + receipt.num_refused, 1)
         run.seconds_per_row = max(run.seconds_per_row, receipt.wall_seconds / num_rows)
-        if run.schedule.done(actor).rows:
+        run.schedule.done(actor, task)
+        if task.rows:
             run.meter.piece(receipt)
             return
         run.meter.receipt(receipt)
         run.receipts.append(receipt)
         on_receipt(receipt)
 
-    def _fail(self, run: Run, actor: int, error: ray.exceptions.RayError) -> None:
+    def _fail(self, run: Run, actor: int, ref: ray.ObjectRef, error: ray.exceptions.RayError) -> None:
         """The actor died, or raised an unexpected error: then its state is unknown, so it is ended, too."""
-        task = run.schedule.running(actor)
-        name = f"unit {run.schedule.name_of(task)}" if task else "the start of an actor"
-        fatal = _fatal_error(error, name)
-        if isinstance(fatal, InputError) and task is not None and run.schedule.units[task.unit].affinity:
-            run.calls[actor].popleft()
-            run.since[actor] = time.monotonic()
-            run.group_errors.setdefault(run.schedule.fail_group(actor, str(fatal)), fatal)
+        calls = run.calls[actor]
+        call = calls.get(ref)
+        fatal = _fatal_error(error, f"unit {run.schedule.name_of(call.task)}" if call else "the start of an actor")
+        if isinstance(fatal, InputError) and call is not None and run.schedule.units[call.task.unit].affinity:
+            del calls[ref]
+            run.group_errors.setdefault(run.schedule.fail_group(actor, call.task, str(fatal)), fatal)
             return
-        if fatal is not None:
+        is_alone = call is not None or not (self._group.ready or len(self._group.starting) > 1)
+        if fatal is not None and is_alone:
             raise fatal from error
         by_death = not isinstance(error, ray.exceptions.RayTaskError)
-        place = next((at for at, (ref, _) in enumerate(run.calls[actor]) if died_under(ref)), None) if by_death else 0
-        deadline = run.calls[actor][place][1] if run.calls[actor] and place is not None else None
-        if by_death and deadline is not None and time.monotonic() - run.since[actor] > deadline:
-            reason = f"it exceeded its deadline of {deadline:g} s"
+        begun = self._group.begun(actor) if by_death else {}
+        blamed = [calls[lost].task for lost in calls if (call_id(lost) in begun if by_death else lost == ref)]
+        late = [begun[call_id(lost)].seconds for lost in calls if _is_late(begun.get(call_id(lost)))]
+        reason = f"it exceeded its deadline of {late[0]:g} s" if late else _describe_failure(error)
+        calls.clear()
+        if call is None:
+            self._note_failed_start(actor, error, str(fatal or reason))
         else:
-            reason = _describe_failure(error)
-        run.calls[actor].clear()
-        self._group.lose(actor, is_dead=by_death)
+            self._group.lose(actor, is_dead=by_death)
         self.restarts += 1
         run.meter.restart()
-        run.schedule.failed(actor, reason, by_death=by_death, place=place)
+        run.schedule.failed(actor, reason, by_death=by_death, blamed=blamed)
+
+
+def _is_late(begun: BegunCall | None) -> bool:
+    return begun is not None and time.time() - begun.began > begun.seconds
 
 
 def _raise_failures(run: Run) -> None:

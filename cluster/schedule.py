@@ -10,6 +10,8 @@ since that many pieces around one bad row may fail in a row) gets no more work, 
 run stops (ResumableError). So a fault of one actor costs that actor, a fault of all stops the run, and neither blames
 a row. Finishing a divided unit computes nothing, so it is not a success.
 
+If an actor works on several units when it dies, all of them are blamed; each is then tried again by itself.
+
 An error of a group's weights (a checkpoint that does not fit) fails the units of that affinity alone.
 """
 
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 
 from data.errors import ResumableError
 
-MAX_IN_FLIGHT = 2  # tasks per actor: one running, one queued, so that no actor waits for the driver
+MIN_IN_FLIGHT = 2  # tasks per actor: one running, one queued, so that no actor waits for the driver
 MAX_FAILURES = 2  # of one unit, or of one of its rows
 FAILURES_IN_A_ROW = 5  # of one actor; beyond, the fault is not in the data
 
@@ -55,15 +57,16 @@ class Task:
 class Schedule:
     """The work of one run: queues per actor, tasks in flight, retries, failures. Actors are numbered from 0.
 
-    An actor runs its tasks in the order of their assignment, so the oldest in flight is the running one.
+    An actor begins its tasks in the order of their assignment, and works on up to `width` at a time.
     """
 
-    def __init__(self, units: Sequence[Unit], num_actors: int) -> None:
+    def __init__(self, units: Sequence[Unit], num_actors: int, width: int = 1) -> None:
         """Units of one affinity go to one queue, the largest groups first, each to the queue with the fewest rows."""
         self.units = units
+        self.max_in_flight = max(width, MIN_IN_FLIGHT)
         self.failed_units: dict[int, str] = {}  # unit -> reason
         self._queues = _queues(units, num_actors)
-        self._in_flight: list[deque[Task]] = [deque() for _ in range(num_actors)]
+        self._in_flight: list[list[Task]] = [[] for _ in range(num_actors)]
         self._retries: deque[Task] = deque()  # what failed, or is a piece of it; the newest first
         self._unresolved: deque[Task] = deque()  # cannot be divided; wait for a sound actor
         self._just_failed: set[int] = set()  # actors whose last task failed: they get new work next, if any
@@ -87,16 +90,16 @@ class Schedule:
         """Tasks that are running or queued at an actor."""
         return sum(map(len, self._in_flight))
 
-    def running(self, actor: int) -> Task | None:
-        """The oldest task in flight at an actor."""
-        return self._in_flight[actor][0] if self._in_flight[actor] else None
+    def in_flight(self, actor: int) -> list[Task]:
+        """The tasks that an actor has, the oldest first."""
+        return list(self._in_flight[actor])
 
     def is_trusted(self, actor: int) -> bool:
         """Whether the actor has failed few enough times in a row to get work."""
         return self._in_a_row[actor] < self._max_in_a_row
 
     def assign(self, ready: Collection[int]) -> list[tuple[int, Task]]:
-        """New tasks of the ready actors, in order: idle ones first, none more than `MAX_IN_FLIGHT` in all.
+        """New tasks of the ready actors, in order: idle ones first, none more than `max_in_flight` in all.
 
         Raises ResumableError if work is left and no actor is trusted.
         """
@@ -105,7 +108,7 @@ class Schedule:
                 f"{sum(self._in_a_row)} failures in a row and no success, the last: {self._last_failure}"
             )
         given: list[tuple[int, Task]] = []
-        for held in range(MAX_IN_FLIGHT):
+        for held in range(self.max_in_flight):
             for actor in filter(self.is_trusted, sorted(ready)):
                 task = self._choose(actor) if len(self._in_flight[actor]) <= held else None
                 if task is not None:
@@ -124,41 +127,39 @@ class Schedule:
         name = self.units[task.unit].name
         return f"{name}, rows {task.rows[0]} to {task.rows[1] - 1}" if task.rows else name
 
-    def done(self, actor: int) -> Task:
-        """The actor finished its oldest task; returns it."""
-        task = self._in_flight[actor].popleft()
+    def done(self, actor: int, task: Task) -> None:
+        """The actor finished a task."""
+        self._in_flight[actor].remove(task)
         if not task.is_end:
             self._successes[actor] += 1
             self._in_a_row[actor] = 0
         if task.rows:
             self._piece_resolved(task.unit)
-        return task
 
-    def failed(self, actor: int, reason: str, *, by_death: bool, place: int | None = 0) -> None:
-        """The actor died, or ends for what it raised: the task at a place of its queue failed, others are queued again.
+    def failed(self, actor: int, reason: str, *, by_death: bool, blamed: Sequence[Task] = ()) -> None:
+        """The actor died, or ends for what it raised: the blamed tasks failed, its others are queued again.
 
-        Place 0 is the oldest. None blames no task: the actor died of another run's task, or while it did nothing. An
-        actor with nothing in flight failed while starting.
+        It works on the blamed ones if it died; one of them raised otherwise. None is blamed if the actor died of
+        another run's task, while it did nothing, or while it started.
         """
-        in_flight, blamed = self._in_flight[actor], None
-        if in_flight and place is not None:
-            blamed = in_flight[place]
-            del in_flight[place]
-        while in_flight:
-            task = in_flight.pop()
+        for task in reversed(self._in_flight[actor]):
+            if task in blamed:
+                continue
             if task.is_end or task in self._successes_before:
                 self._retries.append(task)
             else:
                 self._queues[actor].appendleft(task)
+        self._in_flight[actor] = []
         self._just_failed.add(actor)
         self._in_a_row[actor] += 1
-        self._last_failure = f"{self.name_of(blamed)}: {reason}" if blamed else reason
-        if blamed is not None:
-            self._handle_failure(actor, blamed, reason, by_death=by_death)
+        names = ", ".join(map(self.name_of, blamed))
+        self._last_failure = f"{names}: {reason}" if blamed else reason
+        for task in blamed:
+            self._handle_failure(actor, task, reason, by_death=by_death)
 
-    def fail_group(self, actor: int, reason: str) -> str:
-        """The weights of the running unit's group cannot be used: all its units fail. Returns its affinity."""
-        task = self._in_flight[actor].popleft()
+    def fail_group(self, actor: int, task: Task, reason: str) -> str:
+        """The weights of a task's group cannot be used: all its units fail. Returns its affinity."""
+        self._in_flight[actor].remove(task)
         affinity = self.units[task.unit].affinity
         for tasks in (*self._queues, self._retries, self._unresolved):
             dropped = [waiting for waiting in tasks if self.units[waiting.unit].affinity == affinity]
@@ -171,9 +172,8 @@ class Schedule:
     def _choose(self, actor: int) -> Task | None:
         queue = self._queues[actor]
         if self._in_flight[actor]:
-            # A retry is alone with its actor: a dying process may lose the answer of the task before it
-            running = self._in_flight[actor][0]
-            is_retry = running.is_end or running in self._successes_before
+            # A retry is alone with its actor: then it is known what the actor dies of
+            is_retry = any(task.is_end or task in self._successes_before for task in self._in_flight[actor])
             return None if is_retry or not queue else queue.popleft()
         just_failed = actor in self._just_failed
         if not queue and (just_failed or not self._retries):

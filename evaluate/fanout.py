@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
-from augment_service.jobs import RowAnswer, ShardedJob, row_ranges
+from augment_service.jobs import OnRow, RowAnswer, ShardedJob, row_ranges
 from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import TextReader
 from cluster.pool import Unit
@@ -107,15 +107,17 @@ class ScoreTask:
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """One answer per question. A question that names no documents cannot be asked with the required ones."""
-        items = {row: self._item(question) for row, question in enumerate(rows)}
-        asked = {row: item for row, item in items.items() if isinstance(item, ScoreItem)}
-        answers = items | dict(zip(asked, engine.score(list(asked.values())), strict=True))
-        return [
-            RowAnswer((), (answer,)) if isinstance(answer, Refusal) else RowAnswer((answer,))
-            for answer in (answers[row] for row in range(len(rows)))
-        ]
+        asked: dict[int, ScoreItem] = {}
+        for row, question in enumerate(rows):
+            item = self._item(question)
+            if isinstance(item, Refusal):
+                on_row(row, RowAnswer.of(item))
+            else:
+                asked[row] = item
+        places = list(asked)
+        engine.score(list(asked.values()), lambda at, answer: on_row(places[at], RowAnswer.of(answer)))
 
     def _item(self, question: Question) -> ScoreItem | Refusal:
         text = ""

@@ -4,9 +4,10 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from cluster.cancellation import check_cancelled
 from cluster.schedule import Unit
 from data.errors import InputError
 from data.records import ShardReceipt
@@ -37,6 +38,17 @@ class FileWorker:
     def late(self, name: str, ticket: str) -> ShardReceipt:
         """As `wait`; `ticket` is what the driver counts by."""
         return self.wait(f"{name}{ticket}")
+
+    def count(self, name: str, number: int) -> Iterator[int]:
+        """Numbers, one by one; between two, it looks whether anybody waits for them."""
+        try:
+            for at in range(number):
+                yield at
+                time.sleep(0.05)
+                check_cancelled()
+        except BaseException as error:
+            (self._folder / f"{name}.ended").write_text(type(error).__name__)
+            raise
 
     def doze(self, name: str, seconds: float) -> ShardReceipt:
         """A unit that takes some time."""
@@ -85,6 +97,17 @@ class FileWorker:
         with (self._folder / name).open("a") as file:
             file.write("x")
         return (self._folder / name).stat().st_size
+
+
+class PickyWorker(FileWorker):
+    """A worker that is made where nobody else was yet; the other ones hang, or fail."""
+
+    def __init__(self, folder: str, kind: str) -> None:
+        super().__init__(folder)
+        if self._note("made") > 1:
+            if kind == "hangs":
+                time.sleep(3600)
+            raise RuntimeError("no room here")
 
 
 class StuckWorker:

@@ -69,7 +69,7 @@ def test_every_kept_inference_is_an_example_after_all_that_preceded_it(augmented
     asked: list[DistillationExample] = []
     worker = EngineWorker(SPEC)
     distill = worker._engine.distill  # type: ignore[attr-defined]
-    worker._engine.distill = lambda examples: asked.extend(examples) or distill(examples)  # type: ignore[attr-defined]
+    worker._engine.distill = lambda examples, on: asked.extend(examples) or distill(examples, on)  # type: ignore[attr-defined]
     run(plan(augmented), worker)
     kept = kept_rows(augmented)
     assert [(row.text_id, row.text) for row in asked] == [(row.augmentation_id, row.text) for row in kept]

@@ -5,12 +5,14 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from augment_service.contexts import ContextSpec
 from augment_service.engines.fake import FakeEngine
-from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer
+from augment_service.jobs import RowAnswer
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import Context, Document, Question, Refusal, Score, ScoreItem
@@ -36,6 +38,13 @@ NONE, ALL, REQUIRED = ContextSpec("none"), ContextSpec("all"), ContextSpec("requ
 PRETRAINED, ICL = study_condition("base"), study_condition("base", ALL)
 
 
+def computed(task: Any, engine: Any, rows: Sequence[Any]) -> list[RowAnswer]:
+    """The answer to each row, in their order."""
+    found: dict[int, RowAnswer] = {}
+    task.compute(engine, rows, found.__setitem__)
+    return [found[row] for row in range(len(rows))]
+
+
 def make_suite(folder: Path, sizes: dict[str, int], *, num_documents: int = 3, name: str = "small") -> Suite:
     """Questions by corpus; each names one document."""
     questions = [
@@ -55,20 +64,20 @@ def answer(units: Sequence[Unit], refused: Sequence[str] = (), kind: str = "wind
     asked: list[ScoreItem] = []
 
     class Engine(FakeEngine):
-        def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+        def score(self, items: Sequence[ScoreItem], on_answer: OnAnswer = None) -> list[Score | Refusal]:
             asked.extend(items)
-            return [
-                Refusal(item.item_id, kind, TOO_LONG, "less context")
-                if item.item_id in refused
-                else Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False), parity=1.6)
-                for item in items
-            ]
+            answers = Answers[Score](items, on_answer)
+            for at, item in enumerate(items):
+                refusal = Refusal(item.item_id, kind, TOO_LONG, "less context")
+                score = Score(item.item_id, (-1.0, -2.5), (1, 1), (True, False), parity=1.6)
+                answers.add(at, refusal if item.item_id in refused else score)
+            return answers.rows
 
     engine = Engine(EngineSpec("fake", MODEL))
     for unit in units:
         task, rows, target = (pickle.loads(pickle.dumps(arg)) for arg in unit.args[:3])
         questions = read_shard(Path(rows.shard), Question)[rows.start : rows.stop]
-        answers = task.compute(engine, questions)
+        answers = computed(task, engine, questions)
         write_shard(refusals_path(Path(target)), Refusal, [row for one in answers for row in one.refusals])
         write_shard(Path(target), Score, [row for one in answers for row in one.answers])
     return asked
@@ -129,7 +138,7 @@ def test_a_question_that_names_no_documents_is_refused_under_required(tmp_path: 
     suite = make_suite(tmp_path, {"w0": 3})
     task = ScoreTask({"w0": "unused"}, required=True)
     (question, *_) = read_shard(suite.questions / "part-00000.arrow", Question)
-    (found,) = task.compute(FakeEngine(EngineSpec("fake", MODEL)), [replace(question, requires=())])
+    (found,) = computed(task, FakeEngine(EngineSpec("fake", MODEL)), [replace(question, requires=())])
     assert not found.answers and found.refusals[0].item_id == question.question_id
 
 

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -22,9 +22,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from augment_service.engines.endpoint.engine import EndpointEngine
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
-from augment_service.http import batcher, middleware, server
+from augment_service.http import middleware, server
+from augment_service.http import service as service_module
 from augment_service.http.app import build_app
-from augment_service.http.requests import DEFAULT_ANSWER, Completion, EngineDeathError, RequestError
+from augment_service.http.requests import DEFAULT_ANSWER, Completion, EngineDeathError
 from augment_service.http.server import server_config
 from augment_service.http.service import Service
 from augment_service.http.tokenization import ModelTokenizer
@@ -52,6 +53,7 @@ class LocalRouter:
         self.trouble: list[Exception] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.num_sent = self.num_closed = 0
 
     async def ask(self, method: str, rows: list[Any]) -> list[Any]:
         self.calls.append((method, rows))
@@ -59,6 +61,18 @@ class LocalRouter:
             raise self.trouble.pop()
         await asyncio.to_thread(self.gate.wait, 30)
         return self.engine.echo(rows) if method == "echo" else self.engine.generate(rows)
+
+    async def stream(self, method: str, prompt: Prompt) -> AsyncIterator[Any]:
+        self.calls.append((method, [prompt]))
+        try:
+            for item in self.engine.stream(prompt):
+                if self.trouble:
+                    raise self.trouble.pop()
+                yield item
+                self.num_sent += 1
+                await asyncio.to_thread(self.gate.wait, 30)
+        finally:
+            self.num_closed += 1
 
     def describe(self) -> list[dict[str, Any]]:
         stats = self.engine.stats()
@@ -278,7 +292,8 @@ def test_the_openai_client_is_understood(openai: OpenAI) -> None:
     written = openai.completions.create(model="m", prompt="the cat", max_tokens=4, seed=3, echo=True)
     assert written.choices[0].text.startswith("the cat")
     stream = list(openai.completions.create(model="m", prompt="the cat", max_tokens=4, seed=3, stream=True))
-    assert [chunk.choices[0].text for chunk in stream] == [written.choices[0].text.removeprefix("the cat")]
+    assert "".join(chunk.choices[0].text for chunk in stream) == written.choices[0].text.removeprefix("the cat")
+    assert len(stream) > 2 and stream[-1].choices[0].finish_reason == written.choices[0].finish_reason
 
 
 def test_a_conversation_uses_the_chat_template(openai: OpenAI, router: LocalRouter) -> None:
@@ -291,8 +306,10 @@ def test_a_conversation_uses_the_chat_template(openai: OpenAI, router: LocalRout
     chunks = list(
         openai.chat.completions.create(model="m", messages=asked, seed=3, stream=True, stream_options=options)
     )
-    assert chunks[0].choices[0].delta.content == answer.choices[0].message.content
-    assert chunks[1].usage == answer.usage and len(chunks) == 2
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
+    assert text == answer.choices[0].message.content
+    assert chunks[-1].usage == answer.usage and len({chunk.id for chunk in chunks}) == 1
 
 
 def test_a_model_without_a_chat_template_says_so(router: LocalRouter) -> None:
@@ -481,17 +498,27 @@ def test_a_request_has_a_deadline(router: LocalRouter, bpe: Path) -> None:
 
 def test_who_hangs_up_is_not_worked_for(http: httpx.Client, router: LocalRouter) -> None:
     router.gate.clear()
-    with ThreadPoolExecutor(2) as threads:
-        running = [threads.submit(complete, http, seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
-        if len(router.calls) == 1:
-            running.append(threads.submit(complete, http, seed=2))
-        with pytest.raises(httpx.ReadTimeout):
-            complete(http, prompt="never", timeout=0.3)
-        wait_until(lambda: waiting_rows(http) == 0)
-        router.gate.set()
-        assert {answer.result().status_code for answer in running} == {200}
-    assert not any(row.text == "never" for _, rows in router.calls for row in rows)
+    with pytest.raises(httpx.ReadTimeout):
+        complete(http, timeout=0.3)
+    wait_until(lambda: waiting_rows(http) == 0)
+    with http.stream(
+        "POST", "/v1/completions", json={"model": "m", "prompt": ["the cat", "mat"], "stream": True}
+    ) as events:
+        first = next(events.iter_lines())
+        assert json.loads(first.removeprefix("data: "))["choices"][0]["text"]
+    wait_until(lambda: waiting_rows(http) == 0)
+    assert router.num_closed == 2 and router.num_sent <= 2
+    router.gate.set()
+    assert complete(http).status_code == 200
+
+
+def test_a_stream_that_breaks_says_why(http: httpx.Client, router: LocalRouter) -> None:
+    with http.stream("POST", "/v1/completions", json={"model": "m", "prompt": "the cat sat", "stream": True}) as events:
+        lines = events.iter_lines()
+        next(lines)
+        router.trouble.append(EngineDeathError())
+        rest = [json.loads(line.removeprefix("data: ")) for line in lines if line]
+    assert rest[-1]["error"]["code"] == "engine_died"
 
 
 def test_a_request_that_kills_an_engine_is_not_sent_to_another(http: httpx.Client, router: LocalRouter) -> None:
@@ -501,25 +528,6 @@ def test_a_request_that_kills_an_engine_is_not_sent_to_another(http: httpx.Clien
     assert answer.headers["x-should-retry"] == "false"  # or the client of openai would kill the next one
     assert len(router.calls) == 1
     assert complete(http).status_code == 200
-
-
-def test_requests_that_shared_a_batch_with_it_are_answered() -> None:
-    calls: list[list[str]] = []
-
-    async def call(rows: list[str]) -> list[str]:
-        calls.append(rows)
-        if "poison" in rows:
-            raise EngineDeathError
-        return [row.upper() for row in rows]
-
-    async def ask() -> list[Any]:
-        line = batcher.Batcher(call, width=1)
-        requests = (line.submit(rows) for rows in (["a", "b"], ["poison", "c"], ["d"]))
-        return await asyncio.gather(*requests, return_exceptions=True)
-
-    first, second, third = asyncio.run(ask())
-    assert (first, third) == (["A", "B"], ["D"]) and isinstance(second, EngineDeathError)
-    assert calls == [["a", "b", "poison", "c", "d"], ["a", "b"], ["poison", "c"], ["d"]]
 
 
 def test_errors_of_the_engines_have_their_status(http: httpx.Client, router: LocalRouter) -> None:
@@ -538,7 +546,7 @@ def test_a_refused_row_refuses_its_request_alone(http: httpx.Client, router: Loc
     with ThreadPoolExecutor(3) as threads:
         bad = threads.submit(complete, http, prompt=["the cat", "a " * 60])
         good = [threads.submit(complete, http, prompt="the mat", seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 4)
+        wait_until(lambda: waiting_rows(http) == 4)
         router.gate.set()
     assert bad.result().status_code == 400 and "prompt 1" in bad.result().json()["error"]["message"]
     assert [answer.result().status_code for answer in good] == [200, 200]
@@ -556,34 +564,18 @@ def wait_until(done: Any) -> None:
         time.sleep(0.01)
 
 
-def test_what_arrives_while_the_engines_work_becomes_one_batch(http: httpx.Client, router: LocalRouter) -> None:
-    router.gate.clear()
-    with ThreadPoolExecutor(22) as threads:
-        first = [threads.submit(complete, http, seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
-        busy = len(router.calls)
-        later = [threads.submit(complete, http, seed=at) for at in range(20)]
-        if busy == 1:  # both were gathered for one engine; the other takes a lone row of the later ones
-            wait_until(lambda: len(router.calls) == 2)
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 22)
-        router.gate.set()
-        assert {answer.result().status_code for answer in [*first, *later]} == {200}
-    assert len(router.calls) <= 5
-
-
 def test_when_too_many_rows_wait_requests_are_refused(
     http: httpx.Client, router: LocalRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher, "MAX_WAITING", 4)
+    monkeypatch.setattr(service_module, "MAX_WAITING", 4)
     router.gate.clear()
     with ThreadPoolExecutor(4) as threads:
-        running = [threads.submit(complete, http, prompt="the cat", seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) == 2)
-        running += [threads.submit(complete, http, prompt=["the cat"] * 2, seed=at) for at in range(2)]
-        wait_until(lambda: sum(len(rows) for _, rows in router.calls) + waiting_rows(http) == 6)
-        late = complete(http, prompt=["the cat"] * 4)
+        running = [threads.submit(complete, http, prompt=["the cat"] * 2, seed=at) for at in range(2)]
+        wait_until(lambda: waiting_rows(http) == 4)
+        late = complete(http)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "overloaded")
         assert int(late.headers["Retry-After"]) > 0
+        assert complete(http, stream=True).status_code == 503
         router.gate.set()
         assert {answer.result().status_code for answer in running} == {200}
     assert complete(http).status_code == 200
@@ -609,34 +601,20 @@ def test_the_key_is_in_no_log(http: httpx.Client, caplog: pytest.LogCaptureFixtu
     assert KEY not in caplog.text + "".join(capfd.readouterr()) and "wrong-key" not in caplog.text
 
 
-def test_rows_are_shared_among_free_engines() -> None:
-    sizes: list[int] = []
-
-    async def call(rows: list[int]) -> list[int]:
-        sizes.append(len(rows))
-        await asyncio.sleep(0)
-        return [-row for row in rows]
-
-    async def ask() -> list[int]:
-        return await batcher.Batcher(call, width=3).submit(range(1, 10))
-
-    assert asyncio.run(ask()) == [-row for row in range(1, 10)]
-    assert sizes == [3, 3, 3]
-
-
-def test_missing_answers_are_an_error() -> None:
-    async def call(rows: list[int]) -> list[int]:
-        return rows[1:]
-
-    with pytest.raises(RequestError):
-        asyncio.run(batcher.Batcher(call, width=1).submit([1, 2]))
+def test_a_large_request_is_shared_among_engines(http: httpx.Client, router: LocalRouter) -> None:
+    prompts = [f"the cat {at}" for at in range(40)]
+    choices = choices_of(complete(http, prompt=prompts, seed=1))
+    assert [len(rows) for _, rows in router.calls] == [20, 20]
+    assert [choice["text"] for choice in choices] == [
+        row.text for _, rows in router.calls for row in router.engine.generate(rows)
+    ]
 
 
 def test_streams_are_events(http: httpx.Client) -> None:
     answer = complete(http, stream=True, stream_options={"include_usage": True})
     assert answer.headers["content-type"].startswith("text/event-stream")
-    first, usage, done = [event.removeprefix("data: ") for event in answer.text.strip().split("\n\n")]
-    assert json.loads(first)["choices"][0]["finish_reason"] and json.loads(usage)["usage"]["prompt_tokens"] > 0
-    assert done == "[DONE]"
+    *parts, last, usage, done = [event.removeprefix("data: ") for event in answer.text.strip().split("\n\n")]
+    assert parts and json.loads(last)["choices"][0]["finish_reason"]
+    assert json.loads(usage)["usage"]["prompt_tokens"] > 0 and done == "[DONE]"
     refused = complete(http, stream=True, model="other")
     assert refused.status_code == 404

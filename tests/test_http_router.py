@@ -1,6 +1,7 @@
 """The router of the HTTP service over a pool that is none: which engine gets a call, what a death costs."""
 
 import asyncio
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ class Pool:
         self.loading: set[int] = set()
         self.alive = [True] * num_engines
         self.trouble: list[Exception] = []
+        self.hold: asyncio.Event | None = None
         self._began: dict[int, bool] = {}
 
     def states(self) -> list[ActorState]:
@@ -43,13 +45,19 @@ class Pool:
             call = _fail(DEATH)
             self._began[id(call)] = self.deaths.pop(0)
             return call
-        return _answer([row + 1 for row in args[0]])
+        return _answer([row + 1 for row in args[0]], self.hold)
+
+    async def ask_stream(self, method: str, args: tuple[Any, ...], *, actors: list[int]) -> Any:
+        for item in (*args, 1, 2):
+            yield _answer(item)
 
     def died_under(self, call: Any) -> bool:
         return self._began[id(call)]
 
 
-async def _answer(value: Any) -> Any:
+async def _answer(value: Any, hold: asyncio.Event | None = None) -> Any:
+    if hold is not None:
+        await hold.wait()
     return value
 
 
@@ -123,14 +131,48 @@ def test_a_call_that_its_engine_had_not_begun_goes_to_another() -> None:
     asyncio.run(run())
 
 
-def test_a_call_under_which_its_engine_died_is_not_sent_again() -> None:
+def test_a_call_under_which_its_engine_died_is_tried_once_more_by_itself() -> None:
     async def run() -> None:
         pool = Pool()
         router = await watched(pool)
         pool.deaths = [False, True]
+        assert await router.ask("answer", [1]) == [2]  # another call was to blame
+        assert [actors for _, actors in pool.asked] == [[0, 1, 2], [0, 1, 2], [2]]
+        pool.deaths = [True, True]
         with pytest.raises(EngineDeathError):
             await router.ask("answer", [1])
-        assert len(pool.asked) == 2
+        assert len(pool.asked) == 5
+
+    asyncio.run(run())
+
+
+def test_calls_on_trial_come_one_after_the_other_and_have_an_engine_to_themselves() -> None:
+    async def run() -> None:
+        pool = Pool()
+        router = await watched(pool)
+        pool.deaths = [True, True]
+        held = pool.hold = asyncio.Event()
+        calls = [asyncio.create_task(router.ask("answer", [at])) for at in range(2)]
+        while len(pool.asked) < 3:
+            await asyncio.sleep(0.01)
+        other = asyncio.create_task(router.ask("answer", [5]))
+        await asyncio.sleep(0.1)
+        assert [actors for _, actors in pool.asked[2:]] == [[2], [0, 1]]
+        held.set()
+        assert await asyncio.gather(*calls, other) == [[1], [2], [6]]
+
+    asyncio.run(run())
+
+
+def test_a_stream_passes_on_what_comes_and_ends_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        router = await watched(Pool())
+        ended: list[Any] = []
+        monkeypatch.setattr(ray, "cancel", ended.append)
+        assert [item async for item in router.stream("stream", "row")] == ["row", 1, 2]
+        async with aclosing(router.stream("stream", "row")) as items:
+            assert await anext(items) == "row"
+        assert len(ended) == 2
 
     asyncio.run(run())
 

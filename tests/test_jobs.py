@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from augment_service.engines.protocol import Engine, EngineSpec
-from augment_service.jobs import RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
+from augment_service.jobs import OnRow, RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.worker import EngineWorker
 from data.errors import InputError
 from data.records import Document, Generation, Refusal
@@ -32,13 +32,12 @@ class Echoing:
     asked: ClassVar[type] = Document
     answered: ClassVar[type] = Generation
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
-        return [
-            RowAnswer((), (Refusal(row.doc_id, self.kind, "it is bad", "none"),))
-            if row.text.startswith("bad")
-            else RowAnswer(tuple(Generation(row.doc_id, f"{row.text}{at}", "stop", 1) for at in range(2)))
-            for row in rows
-        ]
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
+        for at, row in reversed(list(enumerate(rows))):  # in any order
+            if row.text.startswith("bad"):
+                on_row(at, RowAnswer((), (Refusal(row.doc_id, self.kind, "it is bad", "none"),)))
+            else:
+                on_row(at, RowAnswer(tuple(Generation(row.doc_id, f"{row.text}{n}", "stop", 1) for n in range(2))))
 
 
 def make(folder: Path, corpora: str, texts: Sequence[str] = ()) -> Path:
@@ -117,7 +116,9 @@ def test_refusals_are_written_with_every_shard_and_before_it(tmp_path: Path, mon
     assert len(read_refusals(target)) == 1
     # Then all is answered: the refusal of the first attempt is gone.
     run(job_of(make(tmp_path / "documents", "xx", ["bad", "good"]), tmp_path / "out", Echoing()))
-    monkeypatch.setattr(Echoing, "compute", lambda self, engine, rows: [RowAnswer(()) for _ in rows])
+    monkeypatch.setattr(
+        Echoing, "compute", lambda self, engine, rows, on_row: [on_row(at, RowAnswer(())) for at in range(len(rows))]
+    )
     target.unlink()
     run(job)
     assert refusals_path(target).exists()

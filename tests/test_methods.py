@@ -1,5 +1,6 @@
 """Augmentation methods: prompts, what is made of what was written, prompt books, and the sealed folder."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,10 +167,11 @@ def test_verdicts_do_not_depend_on_the_order_of_the_units(folder: Path, tmp_path
 def test_of_equal_texts_in_a_corpus_the_first_is_kept(
     folder: Path, tmp_path: Path, book: PromptBook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def same(self: object, prompts: list) -> list[Generation]:
+    def same(self: object, prompts: list, on_answer: Callable[[int, Generation], None]) -> None:
         document = "Otter 1 swims. stoat 1 runs"  # said by a document, but for case and the full stop
         texts = [document if at % 2 else "The same text, in all." for at in range(len(prompts))]
-        return [Generation(p.prompt_id, text, "stop", 3) for p, text in zip(prompts, texts, strict=True)]
+        for at, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            on_answer(at, Generation(prompt.prompt_id, text, "stop", 3))
 
     monkeypatch.setattr("augment_service.engines.fake.FakeEngine.generate", same)
     rows = [row for row in augment(tmp_path / "out", folder, book) if not row.method.startswith("global")]

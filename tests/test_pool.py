@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from pool_workers import FileWorker, RowWorker, StuckWorker, units_of, wait_for, wait_until
-from ray.util.placement_group import placement_group_table
+from pool_workers import FileWorker, PickyWorker, RowWorker, StuckWorker, units_of, wait_for, wait_until
 
 from cluster.meter import Meter
 from cluster.pool import ActorPool, Unit
@@ -253,17 +252,67 @@ def test_what_fails_a_group_is_reported_by_its_affinity(pool: ActorPool) -> None
     assert {name: type(error) for name, error in errors.items()} == {"bad": InputError, "worse": ResumableError}
 
 
+@pytest.mark.parametrize("kind", ["hangs", "fails"])
+def test_an_actor_works_as_soon_as_it_is_ready_whatever_the_others_do(
+    session: Session, tmp_path: Path, kind: str
+) -> None:
+    with ActorPool(PickyWorker, (str(tmp_path), kind), num_actors=3, num_cpus=1) as pool:
+        receipts = pool.run(units_of([f"u{at}" for at in range(8)], "doze", args=(0.5,)), ignore)
+        assert len(receipts) == 8 and len({receipt.node for receipt in receipts}) == 1
+        assert any("no room here" in problem for problem in pool.problems) == (kind == "fails")
+
+
+def test_an_actor_that_has_no_place_does_not_hold_the_others(session: Session, tmp_path: Path) -> None:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=40, num_cpus=1, place_seconds=60) as pool:
+        assert len(pool.run(units_of([f"u{at}" for at in range(40)]), ignore)) == 40
+
+
+def test_units_of_a_wide_pool_run_at_once_and_calls_beside_them(session: Session, tmp_path: Path) -> None:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=1, num_cpus=1, width=3) as pool:
+        asked: list[str] = []
+
+        def look() -> None:
+            for at in range(3):
+                wait_for(tmp_path / f"u{at}.pid")
+            asked.append(ray.get(pool.ask("write", ("note",))).unit)
+            (tmp_path / "release").touch()
+
+        with meanwhile(look):
+            receipts = pool.run([*units_of([f"u{at}" for at in range(3)], "wait"), *units_of(["last"])], ignore)
+        assert asked == ["note"] and len(receipts) == 4
+
+
+def test_a_death_under_several_units_costs_each_another_try(session: Session, tmp_path: Path) -> None:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=1, num_cpus=1, width=3) as pool:
+        units = [*units_of(["a", "b"], "wait"), *units_of(["crash"], "die"), *units_of(["c"])]
+        threading.Timer(1.0, (tmp_path / "release").touch).start()
+        with pytest.raises(ResumableError, match=r"1 units failed, each twice: crash"):
+            pool.run(units, ignore)
+        assert all((tmp_path / name).exists() for name in "abc")
+
+
+def test_a_stream_yields_as_it_comes_and_ends_with_who_reads_it(session: Session, tmp_path: Path) -> None:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=1, num_cpus=1, width=2) as pool:
+        assert [ray.get(ref) for ref in pool.ask_stream("count", ("whole", 5))] == [0, 1, 2, 3, 4]
+        items = pool.ask_stream("count", ("cut", 1000))
+        assert ray.get(next(items)) == 0
+        ray.cancel(items)
+        assert wait_for(tmp_path / "cut.ended") == "CancelledCallError"
+        with pytest.raises(InputError, match="bad row"):
+            list(map(ray.get, pool.ask_stream("refuse", ("row",))))
+
+
 def test_an_error_of_the_constructor_arrives_as_it_was_raised(session: Session) -> None:
     with pytest.raises(InputError, match="no such folder"):
         ActorPool(FileWorker, ("/no/such/folder",), num_actors=1, num_cpus=1)
 
 
 def test_a_pool_that_has_no_place_says_so(session: Session, folder: Path) -> None:
-    with pytest.raises(ResumableError, match=r"no room for 2 actors with \{'CPU': 5\} each"):
-        ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=5, place_seconds=1)
+    with pytest.raises(ResumableError, match=r"no room for any of 2 actors \(7 CPUs, 0 GPUs each.*; free are \d CPUs"):
+        ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=7, place_seconds=1)
 
 
-def test_a_closed_pool_leaves_no_process_and_no_group_behind(session: Session, folder: Path) -> None:
+def test_a_closed_pool_leaves_no_process_behind(session: Session, folder: Path) -> None:
     free = ray.available_resources()["CPU"]
     with ActorPool(FileWorker, (str(folder),), num_actors=2, num_cpus=1) as pool:
         processes = [psutil.Process(actor.pid) for actor in pool.states()]
@@ -271,8 +320,7 @@ def test_a_closed_pool_leaves_no_process_and_no_group_behind(session: Session, f
         with pytest.raises(InputError):  # closed in mid-work, one unit running and another queued
             pool.run([*units_of(["row 8"], "refuse"), *units_of(["a", "b", "c"], "doze", args=(1000,))], ignore)
     wait_until(lambda: not any(map(is_alive, processes)), "an actor lives on")
-    states = {group["state"] for group in placement_group_table().values()}
-    wait_until(lambda: ray.available_resources().get("CPU", 0) == free, f"places are not given back: {states}")
+    wait_until(lambda: ray.available_resources().get("CPU", 0) == free, "places are not given back")
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -1,13 +1,17 @@
 """The vLLM engine on a tiny random model, against plain transformers and against its own slow twin."""
 
+import contextvars
 import json
 import re
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +21,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.engines.vllm import VllmEngine, gumbel_noise, sampling, tries
-from augment_service.engines.vllm import llm as host
+from augment_service.engines.vllm import stream as streaming
 from augment_service.engines.vllm.checkpoints import read_shape
-from augment_service.engines.vllm.llm import EngineHost, Request, engine_settings
+from augment_service.engines.vllm.llm import EngineHost, engine_settings
 from augment_service.engines.vllm.sampling import RowProcessor
-from augment_service.engines.vllm.strategies import STRATEGIES, Strategy, choose_strategy
+from augment_service.engines.vllm.strategies import STRATEGIES, Query, Strategy, choose_strategy
+from augment_service.engines.vllm.stream import Request
 from augment_service.engines.vllm.tries import Branch, Trie
 from augment_service.engines.window import fit_window
 from augment_service.tokens import TextReader
+from cluster import cancellation
+from cluster.cancellation import CancelledCallError
 from data.errors import InputError, ResumableError
 from data.records import DistillationExample, Distribution, Generation, Prompt, Refusal, Score, ScoreItem
 from data.seeds import derive_seed
@@ -194,23 +201,88 @@ def test_more_options_than_vllm_judges_at_once(
     assert_scores(engine, folder, [ScoreItem("i", "", "w9", tuple(WORDS[:10]))])
 
 
-def test_many_requests_are_run_in_batches(
+def test_no_more_requests_are_in_flight_than_the_memory_allows(
     engine: VllmEngine, folder: Path, items: list[ScoreItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
-    generate = engine._host._llm.generate
-    monkeypatch.setattr(
-        engine._host._llm,
-        "generate",
-        lambda rows, *rest, **more: sizes.append(len(rows)) or generate(rows, *rest, **more),
-    )
-    monkeypatch.setattr(host, "MAX_REQUESTS", 5)
+    monkeypatch.setattr(streaming, "MAX_TOKENS", 600)  # three contexts of 200 tokens
+    most, step = 0, engine._host._llm.llm_engine.step
+
+    def watched() -> list[Any]:
+        nonlocal most
+        most = max(most, engine._host._llm.llm_engine.get_num_unfinished_requests())
+        return step()
+
+    monkeypatch.setattr(engine._host._llm.llm_engine, "step", watched)
     assert_scores(engine, folder, items)
-    assert sizes == [5, 5, 5, 1]
-    monkeypatch.setattr(host, "MAX_TOKENS", 203)
-    sizes.clear()
-    engine.score(items)
-    assert sizes == [*[2] * 6, 4]
+    assert 2 <= most <= 6
+
+
+def test_a_slow_row_holds_nobody(engine: VllmEngine) -> None:
+    """Neither the other rows of its call nor those of other threads."""
+    slow = Prompt("slow", "local", "d", "", "w1 w2", 200, 0.9, 1, "")
+    quick = [Prompt(f"q{i}", "local", "d", "", f"w3 w{i}", 4, 0.9, i, "") for i in range(40)]
+    seen: list[str] = []
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(engine.generate, [slow, *quick[:20]], lambda _, row: seen.append(row.prompt_id))
+        second = threads.submit(engine.generate, quick[20:], lambda _, row: seen.append(row.prompt_id))
+        together = first.result() + second.result()
+    assert seen[-1] == "slow" and len(seen) == 41
+    assert together == [*engine.generate([slow, *quick[:20]]), *engine.generate(quick[20:])]
+
+
+def test_a_text_is_streamed_as_it_is_written(engine: VllmEngine) -> None:
+    prompt = Prompt("p", "local", "d", CONTEXT, " w3", 12, 0.9, 5, "")
+    *parts, whole = engine.stream(prompt)
+    assert isinstance(whole, Generation)
+    assert [whole] == engine.generate([prompt])
+    assert "".join(map(str, parts)) == whole.text and len(parts) > 6
+    (refusal,) = engine.stream(replace(prompt, max_tokens=10_000))
+    assert isinstance(refusal, Refusal)
+
+
+def test_who_stops_early_takes_the_requests_along(engine: VllmEngine) -> None:
+    long = Prompt("p", "local", "d", "", "w1 w2", 200, 0.9, 1, "")
+    stream = engine.stream(long)
+    next(stream)
+    stream.close()
+    with pytest.raises(ZeroDivisionError):  # an error of whoever takes the answers
+        engine.generate(
+            [replace(long, max_tokens=2), *[replace(long, seed=i) for i in range(9)]], lambda at, _: 1 // at
+        )
+    assert not engine._host._llm.llm_engine.has_unfinished_requests()
+    context, event = contextvars.copy_context(), threading.Event()
+    context.run(cancellation._CANCELLED.set, event)
+    with ThreadPoolExecutor(1) as threads:
+        work = threads.submit(context.run, engine.generate, [replace(long, seed=i) for i in range(200)])
+        event.set()
+        with pytest.raises(CancelledCallError):
+            work.result()
+    assert not engine._host._llm.llm_engine.has_unfinished_requests()
+
+
+def test_a_long_continuation_is_read_in_one_pass(engine: VllmEngine, folder: Path) -> None:
+    """Where its tokens are in the cache already, they are written one by one: both are exact."""
+    draw = Random(4)
+    context, shared = (" ".join(draw.choices(WORDS, k=count)) for count in (100, 35))
+    options = [" ".join(draw.choices(WORDS, k=40)) for _ in range(3)] + [f"{shared} w1 w2", f"{shared} w3"]
+    item = ScoreItem("long", context, " w7", tuple(options))
+    num_steps = 0
+    step = engine._host._llm.llm_engine.step
+
+    def counted() -> list[Any]:
+        nonlocal num_steps
+        num_steps += 1
+        return step()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine._host._llm.llm_engine, "step", counted)
+        (fresh,) = engine.score([item])
+        steps_fresh, num_steps = num_steps, 0
+        (again,) = engine.score([item])
+    assert steps_fresh < 20 and num_steps > 30
+    assert isinstance(fresh, Score) and isinstance(again, Score)
+    assert fresh.token_log_likelihoods == pytest.approx(again.token_log_likelihoods, abs=1e-5)
+    assert_scores(engine, folder, [item])
 
 
 def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> None:
@@ -229,7 +301,7 @@ def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> 
 def test_a_cached_position_is_never_taken_for_a_score(strategy: type[Strategy]) -> None:
     trie = Trie([5, 6, 7])
     trie.add([8])
-    request = Request(trie.prefix, None, (trie, Branch((), (1,))))  # type: ignore[arg-type]
+    request = Request(trie.prefix, None, Query(trie, Branch((), (1,))))  # type: ignore[arg-type]
     for num_cached in (3, 9, None):
         with pytest.raises(ResumableError, match="prefix cache"):
             strategy().read(request, SimpleNamespace(num_cached_tokens=num_cached))  # type: ignore[arg-type]

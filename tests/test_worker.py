@@ -1,16 +1,23 @@
 """The worker of a resumable unit: whole, in pieces, with refusals and failing rows, on a full disk."""
 
+import contextvars
 import errno
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from pool_workers import wait_until
 
 from augment_service.engines.protocol import EngineSpec, ParityError
-from augment_service.jobs import RowAnswer, RowRange
+from augment_service.jobs import OnRow, RowAnswer, RowRange
 from augment_service.worker import EngineWorker, piece_path
+from cluster import cancellation
+from cluster.cancellation import CancelledCallError, check_cancelled
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
 from data.store import read_refusals, read_shard, refusals_path, write_shard
@@ -28,14 +35,8 @@ class Writing:
     asked: ClassVar[type] = Prompt
     answered: ClassVar[type] = Generation
 
-    def compute(self, engine: Any, rows: Sequence[Any]) -> list[RowAnswer]:
-        return [
-            RowAnswer((), (row,)) if isinstance(row, Refusal) else RowAnswer((row,)) for row in self.ask(engine, rows)
-        ]
-
-    def ask(self, engine: Any, rows: Sequence[Any]) -> list[Any]:
-        answers: list[Any] = engine.generate(rows)
-        return answers
+    def compute(self, engine: Any, rows: Sequence[Any], on_row: OnRow) -> None:
+        engine.generate(rows, lambda at, answer: on_row(at, RowAnswer.of(answer)))
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ class Scoring(Writing):
     asked: ClassVar[type] = ScoreItem
     answered: ClassVar[type] = Score
 
-    def ask(self, engine: Any, rows: Sequence[Any]) -> list[Any]:
-        answers: list[Any] = engine.score(rows)
-        return answers
+    def compute(self, engine: Any, rows: Sequence[Any], on_row: OnRow) -> None:
+        engine.score(rows, lambda at, answer: on_row(at, RowAnswer.of(answer)))
 
 
 def generate(
@@ -87,7 +87,7 @@ def count_rows(worker: EngineWorker, monkeypatch: pytest.MonkeyPatch) -> list[st
     asked: list[str] = []
     generate = worker._engine.generate
     monkeypatch.setattr(
-        worker._engine, "generate", lambda rows: asked.extend(row.prompt_id for row in rows) or generate(rows)
+        worker._engine, "generate", lambda rows, on: asked.extend(row.prompt_id for row in rows) or generate(rows, on)
     )
     return asked
 
@@ -253,3 +253,77 @@ def test_a_server_is_answered_by_the_base_model(worker: EngineWorker, tmp_path: 
     assert (worker.answer(PROMPTS), worker.judge(ITEMS), worker.echo([[1, 2, 3]])) == base
     bad = worker.judge([replace(ITEMS[0], continuations=("",))])[0]
     assert isinstance(bad, Refusal)
+
+
+@dataclass(frozen=True)
+class Held(Writing):
+    """As `Writing`; the row `p5` is answered last, when a file is there."""
+
+    gate: str = ""
+
+    def compute(self, engine: Any, rows: Sequence[Any], on_row: OnRow) -> None:
+        answers = engine.generate(rows, None)
+        late = [at for at, row in enumerate(rows) if row.prompt_id == "p5"]
+        for at in range(len(rows)):
+            if at not in late:
+                on_row(at, RowAnswer.of(answers[at]))
+        while late and not Path(self.gate).exists():
+            time.sleep(0.01)
+            check_cancelled()
+        for at in late:
+            on_row(at, RowAnswer.of(answers[at]))
+
+
+def test_rows_that_are_answered_are_written_while_others_are_not(
+    source: str, target: Path, worker: EngineWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a kill leaves is not computed again, and the shard is the same."""
+    monkeypatch.setattr("augment_service.worker.WRITE_SECONDS", 0.05)
+    task, rows = Held(str(tmp_path / "gate")), RowRange(source, 0, 8)
+    whole = tmp_path / "whole.arrow"
+    generate(worker, source, whole, "u")
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(worker.run_unit, task, rows, str(target), "u", None)
+        pieces = [piece_path(target, (0, 5)), piece_path(target, (6, 8))]
+        wait_until(lambda: all(piece.exists() for piece in pieces), "the rows are not written")
+        assert not target.exists() and not running.done()
+        other = EngineWorker(SPEC)  # as after a kill
+        asked = count_rows(other, monkeypatch)
+        generate(other, source, target, "u")
+        assert asked == ["p5"]
+        (tmp_path / "gate").touch()
+        running.result()
+    assert target.read_bytes() == whole.read_bytes()
+
+
+def test_a_unit_that_is_cancelled_keeps_what_it_has(
+    source: str, target: Path, worker: EngineWorker, tmp_path: Path
+) -> None:
+    context, event = contextvars.copy_context(), threading.Event()
+    context.run(cancellation._CANCELLED.set, event)
+    with ThreadPoolExecutor(1) as threads:
+        unit = (Held(str(tmp_path / "gate")), RowRange(source, 0, 8), str(target), "u", None)
+        running = threads.submit(context.run, worker.run_unit, *unit)
+        event.set()
+        with pytest.raises(CancelledCallError):
+            running.result()
+    assert piece_path(target, (0, 5)).exists() and not target.exists()
+
+
+def test_weights_are_replaced_when_nobody_uses_them_first_come_first(worker: EngineWorker) -> None:
+    held, order = worker._weights, list[str]()
+    base, other = worker._base, OTHER
+
+    def use(name: str, ref: CheckpointRef) -> None:
+        with held.held(ref):
+            order.append(name)
+
+    with ThreadPoolExecutor(3) as threads:
+        with held.held(base), held.held(base):  # shared by two
+            swap = threads.submit(use, "other", other)
+            wait_until(lambda: len(held._waiting) == 1, "the swap does not wait")
+            late = threads.submit(use, "base", base)  # it could go on, but the swap would wait for ever
+            wait_until(lambda: len(held._waiting) == 2, "a call overtakes the swap")
+            assert order == []
+        swap.result(), late.result()
+    assert order == ["other", "base"] and worker.stats()["swaps"] == 2

@@ -4,12 +4,14 @@ It has the protocol and the refusals of a real engine; its texts and scores mean
 context is split and hashed once, so the cost of a shard is linear in what it holds.
 """
 
+import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
-from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer
 from augment_service.tokens import HINTS
 from data import records
 from data.seeds import derive_seed, stream
@@ -17,6 +19,8 @@ from data.seeds import derive_seed, stream
 COUNTS = (
     "prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "scored_tokens", "swaps", "cold_restarts"
 )  # fmt: skip
+Row = TypeVar("Row")
+Answer = TypeVar("Answer")
 
 
 @lru_cache(maxsize=8)
@@ -35,20 +39,27 @@ class FakeEngine:
         self._counts = dict.fromkeys(COUNTS, 0)
         self._seconds = 0.0
         self._last = ""
+        self._lock = threading.Lock()
 
-    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
+    def generate(
+        self, prompts: Sequence[records.Prompt], on_answer: OnAnswer = None
+    ) -> list[records.Generation | records.Refusal]:
         """As `Engine.generate`: words of the prompt in an order that the prompt and its seed decide."""
-        started = time.perf_counter()
-        answers = [self._write(prompt) for prompt in prompts]
-        self._seconds += time.perf_counter() - started
-        return answers
+        return self._each(prompts, self._write, on_answer)
 
-    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
+    def stream(self, prompt: records.Prompt) -> Iterator[str | records.Generation | records.Refusal]:
+        """As `Engine.stream`, word by word."""
+        (answer,) = self.generate([prompt])
+        if isinstance(answer, records.Generation):
+            words = answer.text.split()
+            yield from (f" {word}" if at else word for at, word in enumerate(words))
+        yield answer
+
+    def score(
+        self, items: Sequence[records.ScoreItem], on_answer: OnAnswer = None
+    ) -> list[records.Score | records.Refusal]:
         """As `Engine.score`: between -0.1 and -10 nats per word, decided by the weights and the text."""
-        started = time.perf_counter()
-        answers = [self._judge(item) for item in items]
-        self._seconds += time.perf_counter() - started
-        return answers
+        return self._each(items, self._judge, on_answer)
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """As `TokenEngine.echo`: every other token is the likeliest, as its neighbours decide."""
@@ -59,9 +70,22 @@ class FakeEngine:
             self._counts["prompt_tokens"] += 0 if refusal else len(row)
         return answers
 
-    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
+    def distill(
+        self, examples: Sequence[records.DistillationExample], on_answer: OnAnswer = None
+    ) -> list[records.Distribution | records.Refusal]:
         """As `TokenEngine.distill`: each token is itself the likeliest, and its neighbours follow."""
-        return [self._expect(example) for example in examples]
+        return self._each(examples, self._expect, on_answer)
+
+    def _each(
+        self, rows: Sequence[Row], answer: Callable[[Row], Answer | records.Refusal], on_answer: OnAnswer
+    ) -> list[Answer | records.Refusal]:
+        started, answers = time.perf_counter(), Answers[Answer](rows, on_answer)
+        for at, row in enumerate(rows):
+            with self._lock:
+                found = answer(row)
+            answers.add(at, found)
+        self._seconds += time.perf_counter() - started
+        return answers.rows
 
     def load_weights(self, ref: records.CheckpointRef) -> None:
         """Other weights are another hash."""

@@ -1,8 +1,8 @@
 """What an engine is: it generates and scores in the records of `data.records`. Writes no files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, NoReturn, Protocol, runtime_checkable
+from typing import Any, Generic, Literal, NoReturn, Protocol, TypeVar, runtime_checkable
 
 from data import records
 from data.errors import InputError
@@ -11,6 +11,8 @@ EngineKind = Literal["vllm", "fake", "endpoint"]
 EndpointApi = Literal["completions", "chat"]
 CPU_CACHE_GIB = 0.5  # of an engine on the CPU, unless `kv_cache_gib` is given
 GPU_MEMORY_SHARE = 0.9
+OnAnswer = Callable[[int, Any], None] | None  # called with a row's index and answer as soon as it is there
+Answer = TypeVar("Answer")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _USED_BY: dict[EngineKind, frozenset[str]] = {
     "vllm": frozenset(
@@ -81,22 +83,55 @@ def _refuse(name: str, what: str, hint: str) -> NoReturn:
     raise InputError(what, where=f"engine setting {name}", hint=hint)
 
 
+class Answers(Generic[Answer]):
+    """The answers to some rows as they come, in any order; `rows` has them in the rows' order in the end.
+
+    Rows that are refused beforehand are answered at once.
+    """
+
+    def __init__(self, read: Sequence[Any], on_answer: OnAnswer) -> None:
+        """`read` are the rows as they are sent to the model, or their refusals."""
+        self._on_answer = on_answer
+        self.rows: list[Any] = [None] * len(read)
+        for at, row in enumerate(read):
+            if isinstance(row, records.Refusal):
+                self.add(at, row)
+
+    def add(self, at: int, answer: Answer | records.Refusal) -> None:
+        """The answer to row `at`."""
+        self.rows[at] = answer
+        if self._on_answer is not None:
+            self._on_answer(at, answer)
+
+
 class Engine(Protocol):
-    """A model that generates and scores: `augment_service.engines.vllm`, `.fake`, `.endpoint`."""
+    """A model that generates and scores: `augment_service.engines.vllm`, `.fake`, `.endpoint`.
+
+    Any number of threads may ask it at once, but for `load_weights`. `on_answer` gets each row's index and answer as
+    soon as it is there, in any order.
+    """
 
     @property
     def window(self) -> int | None:
         """Tokens that a prompt and its answer may have together; None if no bound is known here."""
         ...
 
-    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
+    def generate(
+        self, prompts: Sequence[records.Prompt], on_answer: OnAnswer = None
+    ) -> list[records.Generation | records.Refusal]:
         """One text per prompt, in the prompts' order; a row depends on its prompt alone, not on its batch.
 
         What is wrong with a single row (too long, empty) is a `Refusal` in its place; the other rows are answered.
         """
         ...
 
-    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
+    def stream(self, prompt: records.Prompt) -> Iterator[str | records.Generation | records.Refusal]:
+        """The text of one prompt in parts, as they are written; then the `Generation` with all of it."""
+        ...
+
+    def score(
+        self, items: Sequence[records.ScoreItem], on_answer: OnAnswer = None
+    ) -> list[records.Score | records.Refusal]:
         """Exact log-likelihoods (nats), one `Score` per item, in the items' order; a `Refusal` as in `generate`."""
         ...
 
@@ -126,7 +161,9 @@ class TokenEngine(Engine, Protocol):
         """One `Echo` per row of token ids, which must leave room for one more; a `Refusal` names the row's index."""
         ...
 
-    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
+    def distill(
+        self, examples: Sequence[records.DistillationExample], on_answer: OnAnswer = None
+    ) -> list[records.Distribution | records.Refusal]:
         """One `Distribution` per example, in the examples' order; a `Refusal` as in `generate`."""
         ...
 

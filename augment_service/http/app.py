@@ -1,7 +1,9 @@
 """The HTTP service's routes: OpenAI's completions, chat and models; health, status and metrics. No files."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,6 +19,7 @@ from augment_service.http.router import PoolRouter
 from augment_service.http.service import Service
 from data.errors import InputError, ResumableError
 
+LOG = logging.getLogger(__name__)
 PATHS = ("/health", "/metrics", "/status", "/v1/models", "/v1/completions", "/v1/chat/completions")
 
 
@@ -37,11 +40,11 @@ def build_app(service: Service, router: PoolRouter, *, key: str, deadline_second
 
     @app.post("/v1/completions")
     async def completions(body: requests.Completion) -> Response:
-        return _rendered(await service.complete(body), body)
+        return await _streamed(service, body) if body.stream else JSONResponse(await service.complete(body))
 
     @app.post("/v1/chat/completions")
     async def chat(body: requests.Chat) -> Response:
-        return _rendered(await service.chat(body), body)
+        return await _streamed(service, body) if body.stream else JSONResponse(await service.chat(body))
 
     @app.get("/health")
     async def health() -> JSONResponse:
@@ -61,24 +64,29 @@ def build_app(service: Service, router: PoolRouter, *, key: str, deadline_second
     return AccessMiddleware(app, key=key, metrics=metrics, known=frozenset(PATHS), deadline_seconds=deadline_seconds)
 
 
-def _rendered(answer: dict[str, Any], body: requests.Request) -> Response:
-    if not body.stream:
-        return JSONResponse(answer)
+async def _streamed(service: Service, body: requests.Completion | requests.Chat) -> Response:
+    """Events as the text is written; what is wrong before the first one has a status of its own."""
+    chunks = service.stream(body)
+    first = await anext(chunks)
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return StreamingResponse(_events(answer, with_usage), media_type="text/event-stream")
+
+    async def events() -> AsyncIterator[str]:
+        async with aclosing(chunks):
+            try:
+                yield _event(first)
+                async for chunk in chunks:
+                    if chunk["choices"] or with_usage:
+                        yield _event(chunk)
+                yield "data: [DONE]\n\n"
+            except Exception as error:
+                LOG.exception("a stream ended early", exc_info=error)
+                yield _event({"error": _refusal(error).content()})
+
+    return StreamingResponse(events(), media_type="text/event-stream")
 
 
-async def _events(answer: dict[str, Any], with_usage: bool) -> AsyncIterator[str]:
-    """A stream of one chunk with the whole text: engines answer whole batches."""
-    usage = answer.pop("usage")
-    if answer["object"] == "chat.completion":
-        answer["object"] = "chat.completion.chunk"
-        for choice in answer["choices"]:
-            choice["delta"] = choice.pop("message")
-    yield f"data: {json.dumps(answer)}\n\n"
-    if with_usage:
-        yield f"data: {json.dumps({**answer, 'choices': [], 'usage': usage})}\n\n"
-    yield "data: [DONE]\n\n"
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content)}\n\n"
 
 
 def _refusal(error: Exception) -> RequestError:

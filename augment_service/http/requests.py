@@ -38,10 +38,13 @@ class RequestError(Exception):
         self.status, self.message, self.code, self.param = status, message, code, param
         self.wait, self.is_final = wait, is_final
 
+    def content(self) -> dict[str, str | None]:
+        """OpenAI's error."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
     def response(self) -> JSONResponse:
         """The answer, with the headers of that status."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         headers = {"Retry-After": str(self.wait)} if self.wait else {}
         if self.is_final:
             headers["X-Should-Retry"] = "false"
@@ -49,7 +52,7 @@ class RequestError(Exception):
             headers["WWW-Authenticate"] = "Bearer"
         if self.status in (408, 413):
             headers["Connection"] = "close"  # the rest of the body is not read
-        return JSONResponse({"error": error}, self.status, headers)
+        return JSONResponse({"error": self.content()}, self.status, headers)
 
 
 class EngineDeathError(RequestError):

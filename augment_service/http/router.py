@@ -5,7 +5,7 @@ A watched engine that lost its process loads its model again at once, before any
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import ray
@@ -28,6 +28,8 @@ class PoolRouter:
         self._actors: list[ActorState] = pool.states()
         self._stats: dict[int, tuple[int, dict[str, float]]] = {}  # engine -> restarts when it answered, its counts
         self._pending: dict[int, asyncio.Task[None]] = {}
+        self._trial = asyncio.Lock()  # of a call under which an engine died
+        self._on_trial: int | None = None  # the engine that has it
 
     @property
     def width(self) -> int:
@@ -35,23 +37,48 @@ class PoolRouter:
         return len(self._actors)
 
     async def ask(self, method: str, rows: list[Any]) -> list[Any]:
-        """One call of a worker's method on these rows, at a ready engine if there is one.
+        """One call of a worker's method on these rows, at a ready engine if there is one; cancelling it ends the call.
 
-        A call that waits at an engine which dies of another call's rows, or of nothing of ours, goes to another
-        engine. Raises EngineDeathError if the engine died while it worked on these rows; InputError and ResumableError,
-        other errors that a worker raises, and Ray's errors.
+        An engine that dies works on many calls, and one of them may be to blame. Each is tried once more, one after
+        the other, at an engine that gets nothing else meanwhile if there are others. Raises EngineDeathError if that
+        dies, too; InputError and ResumableError, other errors that a worker raises, and Ray's errors.
         """
+        try:
+            return await self._ask(method, rows, self._ready_engines)
+        except EngineDeathError:
+            async with self._trial:
+                engines = self._ready_engines()
+                self._on_trial = engines[-1] if len(engines) > 1 else None
+                try:
+                    return await self._ask(method, rows, lambda: engines[-1:])
+                finally:
+                    self._on_trial = None
+
+    async def stream(self, method: str, *args: Any) -> AsyncIterator[Any]:
+        """What a worker's method yields, as it comes; closing this ends the call. Raises as `ask`, without a retry."""
+        items = await asyncio.to_thread(self._pool.ask_stream, method, args, actors=self._ready_engines())
+        try:
+            async for ref in items:
+                yield await _unwrapped(ref)
+        except ray.exceptions.RayActorError as error:
+            raise EngineDeathError from error
+        finally:
+            ray.cancel(items)
+
+    async def _ask(self, method: str, rows: list[Any], engines: Callable[[], list[int]]) -> list[Any]:
+        """A call that its engine has not begun when it dies goes to another. Raises EngineDeathError if it has."""
         for _ in range(MAX_TRIES):
-            ref = await asyncio.to_thread(self._send, method, rows)  # large rows take a while to be packed
+            # large rows take a while to be packed
+            ref = await asyncio.to_thread(self._pool.ask, method, (rows,), actors=engines())
             try:
                 return await _unwrapped(ref)
             except asyncio.CancelledError:
-                ray.cancel(ref)  # only what has not begun
+                ray.cancel(ref)
                 raise
             except ray.exceptions.RayActorError as error:
                 death = error
                 if await asyncio.to_thread(self._pool.died_under, ref):
-                    LOG.error("an engine died under the call %s of %d rows", method, len(rows))
+                    LOG.error("an engine died while it worked on a call %s of %d rows", method, len(rows))
                     raise EngineDeathError from error
                 self._actors = await asyncio.to_thread(self._pool.states)
         raise ResumableError(f"{MAX_TRIES} engines died one after the other; they restart by themselves") from death
@@ -72,7 +99,7 @@ class PoolRouter:
         ]
 
     async def watch(self) -> None:
-        """Ask every engine for its counts, periodically; an engine that is busy answers after its batch."""
+        """Ask every engine for its counts, periodically."""
         while True:
             try:
                 self._actors = await asyncio.to_thread(self._pool.states)
@@ -93,11 +120,10 @@ class PoolRouter:
         finally:
             del self._pending[number]
 
-    def _send(self, method: str, rows: list[Any]) -> ray.ObjectRef:
-        """A call at an engine that was ready at the last watch, so the cluster is not asked; else at one that loads."""
-        ready = [number for number in range(self.width) if self._is_ready(number)]
-        alive = [number for number, actor in enumerate(self._actors) if actor.alive]
-        return self._pool.ask(method, (rows,), actors=ready or alive)
+    def _ready_engines(self) -> list[int]:
+        """Those that were ready at the last watch, so the cluster is not asked; without any, those that load."""
+        ready = [number for number in range(self.width) if self._is_ready(number) and number != self._on_trial]
+        return ready or [number for number, actor in enumerate(self._actors) if actor.alive]
 
     def _is_ready(self, number: int) -> bool:
         actor = self._actors[number]

@@ -10,10 +10,11 @@ from functools import cached_property
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.window import fit_window
-from augment_service.worker import EngineWorker
+from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from cluster.memory import gpu_bytes
 from cluster.meter import Meter, export, format_seconds
 from cluster.placement import Placement, plan
@@ -114,6 +115,12 @@ class LazyEngines(ExitStack):
             seconds = engine.deadline_seconds, engine.start_seconds
             return self.enter_context(start_pool(spec, placement, *seconds))
 
+    def report_problems(self) -> None:
+        """Print which engines failed to start, while others work."""
+        for problem in self.pool.problems:
+            self._setting.console.print(f"[yellow]{escape(problem)}[/]", highlight=False, soft_wrap=True)
+        self.pool.problems.clear()
+
 
 def start_pool(
     spec: EngineSpec,
@@ -132,6 +139,7 @@ def start_pool(
         deadline_seconds=deadline_seconds,
         start_seconds=start_seconds,
         name=name,
+        width=UNITS_AT_ONCE,
     )
 
 
@@ -161,6 +169,7 @@ def do_units(
             pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()), group_errors)
     finally:
         pool.meter = None
+        engines.report_problems()
     done = meter.snapshot()
     console.print(f"{stage}: {done.items} rows in {format_seconds(done.seconds)}, {done.rates()}", highlight=False)
 

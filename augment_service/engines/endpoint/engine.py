@@ -7,13 +7,14 @@ answers `/v1/completions` with `echo` and `logprobs` (vLLM and `entail serve` do
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple, TypeVar
 
 from augment_service.engines.endpoint.answers import ScoredText, model_names, read_scored, read_written, usage_of
 from augment_service.engines.endpoint.client import EndpointClient, RetryPolicy, RowError
-from augment_service.engines.protocol import EngineSpec, check_scoring
+from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer, check_scoring
+from cluster.cancellation import check_cancelled
 from data.errors import InputError
 from data.records import CheckpointRef, Generation, Prompt, Refusal, Score, ScoreItem
 
@@ -47,6 +48,7 @@ class EndpointEngine:
         self._client = EndpointClient(
             spec.url, key_variable=spec.key_variable, connections=self._width, retry=retry or RetryPolicy()
         )
+        self._threads = ThreadPoolExecutor(self._width, thread_name_prefix="endpoint")
         self._seconds = 0.0
         served = self._client.ask("/models", None, "its list of models", model_names)
         if self._model not in served:
@@ -56,11 +58,21 @@ class EndpointEngine:
                 hint="name one of its models",
             )
 
-    def generate(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
+    def generate(self, prompts: Sequence[Prompt], on_answer: OnAnswer = None) -> list[Generation | Refusal]:
         """As `Engine.generate`. The seed is sent along; whether it is honoured is up to the server."""
-        return self._each(prompts, lambda prompt: prompt.prompt_id, self._write)
+        answers = Answers[Generation](prompts, on_answer)
+        for at, answer in self._each(prompts, lambda prompt: prompt.prompt_id, self._write):
+            answers.add(at, answer)
+        return answers.rows
 
-    def score(self, items: Sequence[ScoreItem]) -> list[Score | Refusal]:
+    def stream(self, prompt: Prompt) -> Iterator[str | Generation | Refusal]:
+        """As `Engine.stream`, in one part."""
+        (answer,) = self.generate([prompt])
+        if isinstance(answer, Generation):
+            yield answer.text
+        yield answer
+
+    def score(self, items: Sequence[ScoreItem], on_answer: OnAnswer = None) -> list[Score | Refusal]:
         """As `Engine.score`: the joined text is sent, so the server tokenises it as a whole.
 
         The continuation's tokens are those that reach past the end of `context + prompt`; a token that crosses this
@@ -68,13 +80,28 @@ class EndpointEngine:
         for a chat, which has no likelihood of a given text.
         """
         check_scoring(self._api)
+        answers = Answers[Score](items, on_answer)
         asked: dict[_Pair, str] = {}
-        for item in items:
-            for pair in _pairs(item) if _has_texts(item) else ():
+        waiting: dict[_Pair, list[int]] = {}
+        left = [0] * len(items)
+        for at, item in enumerate(items):
+            pairs = dict.fromkeys(_pairs(item)) if _has_texts(item) else {}
+            left[at] = len(pairs)
+            for pair in pairs:
                 asked.setdefault(pair, item.item_id)
-        answers = self._each(list(asked.items()), lambda entry: entry[1], lambda entry: self._score_pair(*entry))
-        scored = dict(zip(asked, answers, strict=True))
-        return [self._assemble(item, scored) for item in items]
+                waiting.setdefault(pair, []).append(at)
+            if not pairs:
+                answers.add(at, self._assemble(item, {}))
+        scored: dict[_Pair, ScoredText | Refusal] = {}
+        entries = list(asked.items())
+        for number, answer in self._each(entries, lambda entry: entry[1], lambda entry: self._score_pair(*entry)):
+            pair = entries[number][0]
+            scored[pair] = answer
+            for at in waiting[pair]:
+                left[at] -= 1
+                if not left[at]:
+                    answers.add(at, self._assemble(items[at], scored))
+        return answers.rows
 
     def load_weights(self, ref: CheckpointRef) -> None:
         """Raises InputError unless `ref` is the served model: an endpoint's weights cannot be replaced."""
@@ -91,12 +118,16 @@ class EndpointEngine:
 
     def close(self) -> None:
         """Drop the connections."""
+        self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
     def _each(
         self, rows: Sequence[Row], name: Callable[[Row], str], ask: Callable[[Row], Answer]
-    ) -> list[Answer | Refusal]:
-        """All rows in their order, one per connection at a time; any error but a RowError ends it."""
+    ) -> Iterator[tuple[int, Answer | Refusal]]:
+        """The index and answer of each row as it comes, one per connection at a time; an error but a RowError ends it.
+
+        Calls of several threads share the connections.
+        """
 
         def one(row: Row) -> Answer | Refusal:
             try:
@@ -105,11 +136,14 @@ class EndpointEngine:
                 return Refusal(name(row), error.kind, error.what, HINTS[error.kind])
 
         started = time.perf_counter()
-        threads = ThreadPoolExecutor(self._width, thread_name_prefix="endpoint")
+        places = {self._threads.submit(one, row): at for at, row in enumerate(rows)}
         try:
-            return list(threads.map(one, rows))
+            for future in as_completed(places):
+                check_cancelled()
+                yield places[future], future.result()
         finally:
-            threads.shutdown(cancel_futures=True)
+            for future in places:
+                future.cancel()
             self._seconds += time.perf_counter() - started
 
     def _write(self, prompt: Prompt) -> Generation:

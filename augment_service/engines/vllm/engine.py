@@ -4,39 +4,45 @@ Weights are used only if the engine reproduces their reference, see `augment_ser
 """
 
 import logging
-from collections.abc import Iterable, Sequence
-from itertools import chain
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import torch
 from vllm import RequestOutput, SamplingParams
+from vllm.sampling_params import RequestOutputKind
 
-from augment_service.engines.protocol import EngineSpec, ParityError
+from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer, ParityError
 from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_shape
-from augment_service.engines.vllm.llm import ON_CPU, EngineHost, Request
+from augment_service.engines.vllm.llm import ON_CPU, EngineHost
+from augment_service.engines.vllm.scoring import Evaluation, Values
 from augment_service.engines.vllm.strategies import choose_strategy, distillation_request, read_distribution
-from augment_service.engines.vllm.tries import Trie
+from augment_service.engines.vllm.stream import Request, Tag
 from augment_service.model_folder import check_model
 from augment_service.reference import NUM_PREFIX, Difference, Reference, difference, find_reference, likely_causes
 from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, reading_order
 from data import records
+from data.errors import InputError
 from data.seeds import vocabulary_fingerprint
 
 logger = logging.getLogger(__name__)
-Values = dict[TokenPair, list[tuple[float, bool]]]  # per token: log-probability, whether it is the likeliest
 
 
 class VllmEngine:
     """`TokenEngine` of `augment_service.engines.protocol` over vLLM; scores by `strategy`.
 
-    One engine per process. Raises InputError; ParityError, which is one, if the reference is not reproduced.
+    One engine per process. Several threads may ask it at once, but not while weights are loaded. Raises InputError;
+    ParityError, which is one, if the reference is not reproduced.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
         check_model(spec, on_cpu=ON_CPU)  # the folder may be another one on this node
         folder = Path(spec.model)
         self.strategy = choose_strategy(spec.scoring)
+        self.strategy.reads_long &= not spec.max_lora_rank
         shape, self._dtype = read_shape(folder), _choose_dtype(spec.dtype)
         self._spec, self._shape = spec, shape
         reference = find_reference(folder, self._dtype)  # before vLLM loads the weights, which takes the same memory
@@ -47,6 +53,7 @@ class VllmEngine:
         self._tokenizer = self._host.tokenizer
         self._reader = TextReader(self._tokenizer, window=self.window, num_ids=shape.num_ids)
         self._counts = dict.fromkeys(("generated_tokens", "scored_tokens", "swaps", "cold_restarts"), 0)
+        self._lock = threading.Lock()  # of the counts
         self._difference = Difference(0.0, 0.0)
         try:
             if not self._reproduces(reference):
@@ -55,58 +62,88 @@ class VllmEngine:
             self.close()
             raise
 
-    def generate(self, prompts: Sequence[records.Prompt]) -> list[records.Generation | records.Refusal]:
+    def generate(
+        self, prompts: Sequence[records.Prompt], on_answer: OnAnswer = None
+    ) -> list[records.Generation | records.Refusal]:
         """As `Engine.generate`. Temperature 0 is greedy; else a row depends on its seed and prompt, not its batch.
 
         (Up to ties: batches of another size may round logits otherwise by 1e-6.) `stop` is not part of the text.
         """
         rows = self._reader.prompts(prompts)
-        answers: list[Any] = list(rows)
+        answers = Answers[records.Generation](rows, on_answer)
         order = reading_order([(prompt.context, prompt.text) for prompt in prompts])
         requests = (
             Request(row, self._sampling(prompts[at]), at)
             for at in order
             if not isinstance(row := rows[at], records.Refusal)
         )
-        for request, output in self._host.run(requests):
-            written, prompt = output.outputs[0], prompts[request.tag]
-            self._counts["generated_tokens"] += len(written.token_ids)
-            reason = written.finish_reason or "length"
-            answers[request.tag] = records.Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
-        return answers
+        for request, output in self._outputs(requests):
+            answers.add(request.tag, self._generation(prompts[request.tag], output))
+        return answers.rows
 
-    def score(self, items: Sequence[records.ScoreItem]) -> list[records.Score | records.Refusal]:
+    def stream(self, prompt: records.Prompt) -> Iterator[str | records.Generation | records.Refusal]:
+        """As `Engine.stream`."""
+        (row,) = self._reader.prompts([prompt])
+        if isinstance(row, records.Refusal):
+            yield row
+            return
+        params = self._sampling(prompt)
+        params.output_kind = RequestOutputKind.CUMULATIVE
+        num_sent = 0
+        for _, output in self._outputs(iter([Request(row, params, 0)])):
+            text = output.outputs[0].text
+            if text[num_sent:]:
+                yield text[num_sent:]
+                num_sent = len(text)
+            if output.finished:
+                yield self._generation(prompt, output)
+
+    def score(
+        self, items: Sequence[records.ScoreItem], on_answer: OnAnswer = None
+    ) -> list[records.Score | records.Refusal]:
         """As `Engine.score`. Each context is computed once, and so are tokens that continuations share.
 
         No context is warmed beforehand: vLLM shares full blocks even between requests that begin in the same step.
         """
         rows = self._reader.items(items)
+        answers = Answers[records.Score](rows, on_answer)
         order = reading_order([(item.context, item.prompt) for item in items])
-        sound = [row for at in order if not isinstance(row := rows[at], records.Refusal)]
-        values = self._evaluate(pair for row in sound for pair in (*row.pairs, *row.unconditional))
-        self._counts["scored_tokens"] += sum(map(len, values.values()))
-        return [
-            row if isinstance(row, records.Refusal) else _assemble(item.item_id, row, values, self._difference.max)
-            for item, row in zip(items, rows, strict=True)
-        ]
+        asked = [(at, row) for at in order if not isinstance(row := rows[at], records.Refusal)]
+        evaluation = Evaluation(self.strategy, [[*row.pairs, *row.unconditional] for _, row in asked])
+        self._count("scored_tokens", evaluation.num_tokens)
+        for group, values in self._evaluate(evaluation):
+            at, row = asked[group]
+            answers.add(at, _assemble(items[at].item_id, row, values, self._difference.max))
+        return answers.rows
 
     def echo(self, rows: Sequence[Sequence[int]]) -> list[records.Echo | records.Refusal]:
         """As `TokenEngine.echo`; each row is computed by itself, without the prefix cache."""
+        if self._spec.max_lora_rank:
+            hint = "start one with max_lora_rank 0"
+            raise InputError("an engine for adapters has no logits of prompts", where="echo", hint=hint)
         checked = self._reader.ids(rows, num_more=1)
-        answers: list[Any] = list(checked)
+        answers = Answers[records.Echo](checked, None)
         params = SamplingParams(
-            max_tokens=1, temperature=0.0, prompt_logprobs=1, logprobs=1, detokenize=False, flat_logprobs=True
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=1,
+            logprobs=1,
+            detokenize=False,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
         requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, records.Refusal))
-        for request, output in self._host.run(requests):
-            answers[request.tag] = _echo_of(output)
-            self._counts["scored_tokens"] += len(request.prompt) - 1
-        return answers
+        for request, output in self._outputs(requests):
+            answers.add(request.tag, _echo_of(output))
+            self._count("scored_tokens", len(request.prompt) - 1)
+        return answers.rows
 
-    def distill(self, examples: Sequence[records.DistillationExample]) -> list[records.Distribution | records.Refusal]:
+    def distill(
+        self, examples: Sequence[records.DistillationExample], on_answer: OnAnswer = None
+    ) -> list[records.Distribution | records.Refusal]:
         """As `TokenEngine.distill`. Each context is computed once if the strategy can follow a given text."""
         rows = self._reader.examples(examples)
-        answers: list[Any] = list(rows)
+        answers = Answers[records.Distribution](rows, on_answer)
         vocabulary = vocabulary_fingerprint(self._tokenizer.get_vocab())
         order = reading_order([(example.context, example.prompt) for example in examples])
         requests = (
@@ -114,11 +151,11 @@ class VllmEngine:
             for at in order
             if not isinstance(row := rows[at], records.Refusal)
         )
-        for request, output in self._host.run(requests):
+        for request, output in self._outputs(requests):
             at, tokens = request.tag
-            answers[at] = read_distribution(examples[at], vocabulary, request, output)
-            self._counts["scored_tokens"] += len(tokens.path)
-        return answers
+            answers.add(at, read_distribution(examples[at], vocabulary, request, output))
+            self._count("scored_tokens", len(tokens.path))
+        return answers.rows
 
     def load_weights(self, ref: records.CheckpointRef) -> None:
         """As `Engine.load_weights`; on return the engine reproduces their reference, maybe after a cold restart.
@@ -149,7 +186,12 @@ class VllmEngine:
 
     def stats(self) -> dict[str, float]:
         """As `Engine.stats`."""
-        return {**self._host.counts, **self._counts, "parity_difference": self._difference.max}
+        return {
+            **self._host.counts,
+            **self._counts,
+            "seconds": self._host.seconds,
+            "parity_difference": self._difference.max,
+        }
 
     def close(self) -> None:
         """Release the model's memory, so that another engine can start in this process."""
@@ -159,6 +201,7 @@ class VllmEngine:
         # a stop that is one token ends the row by id: special tokens leave no text to compare with
         stop_id = self._tokenizer.get_vocab().get(prompt.stop) if prompt.stop else None
         options: dict[str, Any] = {"max_tokens": prompt.max_tokens, "temperature": 0.0}
+        options["output_kind"] = RequestOutputKind.FINAL_ONLY
         if prompt.stop:
             options["stop"] = [prompt.stop]
         if stop_id is not None:
@@ -170,16 +213,28 @@ class VllmEngine:
             options["extra_args"] = {"noise": (prompt.temperature, prompt.seed)}
         return SamplingParams(**options)
 
-    def _evaluate(self, pairs: Iterable[TokenPair]) -> Values:
-        """The values of every distinct pair; pairs with the same prefix share one trie."""
-        tries: dict[TokenRow, Trie] = {}
-        nodes: dict[TokenPair, list[int]] = {}
-        for pair in pairs:
-            trie = tries.setdefault(pair.prefix, Trie(pair.prefix))
-            nodes[pair] = trie.add(pair.continuation)
-        for request, output in self._host.run(chain.from_iterable(map(self.strategy.requests, tries.values()))):
-            self.strategy.read(request, output)
-        return {pair: [tries[pair.prefix].found[node] for node in path] for pair, path in nodes.items()}
+    def _generation(self, prompt: records.Prompt, output: RequestOutput) -> records.Generation:
+        written = output.outputs[0]
+        self._count("generated_tokens", len(written.token_ids))
+        reason = written.finish_reason or "length"
+        return records.Generation(prompt.prompt_id, written.text, reason, len(written.token_ids))
+
+    def _count(self, name: str, number: int) -> None:
+        with self._lock:
+            self._counts[name] += number
+
+    def _outputs(
+        self, requests: Iterator[Request[Tag]], more: deque[Request[Tag]] | None = None
+    ) -> Generator[tuple[Request[Tag], RequestOutput]]:
+        """The outputs of requests as they come; what is left of them is dropped if the caller stops."""
+        with closing(self._host.run(requests, more)) as outputs:
+            yield from outputs
+
+    def _evaluate(self, evaluation: Evaluation) -> Iterator[tuple[int, list[Values]]]:
+        """The values of the pairs of each group, as they are complete."""
+        for request, output in self._outputs(evaluation.requests(), evaluation.more):
+            for group in evaluation.read(request, output):
+                yield group, evaluation.values(group)
 
     def _reproduces(self, reference: Reference) -> bool:
         """Whether the engine is as close to the reference as its type allows; sets `_difference`."""
@@ -188,9 +243,12 @@ class VllmEngine:
         rows = [row[: self.window - 1] for row in reference.rows]
         pairs = [TokenPair(TokenRow((), row[:num_prefix]), row[num_prefix:]) for row in rows]
         # in two calls, so that the second one reads its prefixes from the cache, which is thereby compared, too
-        found = self._evaluate(pairs[::2]) | self._evaluate(pairs[1::2])
+        values: list[list[float]] = [[] for _ in pairs]
+        for start in (0, 1):
+            evaluation = Evaluation(self.strategy, [[pair] for pair in pairs[start::2]])
+            for group, (found,) in self._evaluate(evaluation):
+                values[start + 2 * group] = [value for value, _ in found]
         self._host.counts = counted
-        values = [[value for value, _ in found[pair]] for pair in pairs]
         self._difference = difference(reference, values, num_prefix)
         return self._difference.within(reference.limit(self._dtype))
 
@@ -204,9 +262,9 @@ class VllmEngine:
             )
 
 
-def _assemble(item_id: str, row: ItemTokens, values: Values, parity: float) -> records.Score:
-    scored = [values[pair] for pair in row.pairs]
-    alone = [values[pair] for pair in row.unconditional]
+def _assemble(item_id: str, row: ItemTokens, values: Sequence[Values], parity: float) -> records.Score:
+    """`values` are those of the item's pairs, then of its unconditional ones."""
+    scored, alone = values[: len(row.pairs)], values[len(row.pairs) :]
     return records.Score(
         item_id,
         log_likelihoods=tuple(sum(value for value, _ in tokens) for tokens in scored),

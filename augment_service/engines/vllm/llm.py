@@ -1,4 +1,4 @@
-"""The `vllm.LLM` of this process: start it, run requests in bounded batches, replace its weights, close it.
+"""The `vllm.LLM` of this process: start it, run requests, replace its weights, close it.
 
 Reads a folder of HF safetensors with its tokenizer, and adapters' folders.
 """
@@ -7,49 +7,41 @@ import gc
 import glob
 import os
 import tempfile
+import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers.utils.logging import disable_progress_bar
-from vllm import LLM, ModelRegistry, RequestOutput, SamplingParams
+from vllm import LLM, ModelRegistry, RequestOutput
 from vllm.distributed import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
 from augment_service.engines.protocol import CPU_CACHE_GIB, GPU_MEMORY_SHARE, EngineSpec
 from augment_service.engines.vllm.checkpoints import ModelShape
+from augment_service.engines.vllm.stream import EngineThread, Request, RequestStream
 from augment_service.engines.window import BLOCK
-from augment_service.tokens import TokenRow
 from data.errors import InputError, ResumableError
 from data.weights import weight_files
 
 ON_CPU = not torch.cuda.is_available()
-# Memory bounds for windows and vocabularies of any size: how much one call of vLLM gets, and the bytes of float32
-# logits (rows x vocabulary) of one step, which decide how many requests run concurrently.
-MAX_REQUESTS, MAX_TOKENS = 1024, 2**22
+# The bytes of float32 logits (rows x vocabulary) of one step decide how many requests run concurrently.
 LOGITS_BYTES, MAX_ROWS, MIN_ROWS = (2**27, 256, 8) if ON_CPU else (2**29, 1024, 8)
 COUNTS = ("prompt_tokens", "cached_tokens", "computed_tokens", "seconds")
 Tag = TypeVar("Tag")
-
-
-@dataclass(frozen=True, slots=True)
-class Request(Generic[Tag]):
-    """Token ids to read, how to continue them, and the caller's own tag."""
-
-    prompt: TokenRow | list[int]
-    params: SamplingParams
-    tag: Tag
 
 
 @dataclass
 class EngineHost:
     """Holds the model. `options` are further arguments of `vllm.LLM`, `folder` holds the resident weights.
 
-    `counts`: tokens read, of them from the prefix cache, positions computed, seconds in vLLM.
+    `run` may be called by several threads at once; all other methods while none of them runs. `counts`: tokens read, of
+    them from the prefix cache, positions computed, seconds of starts and loads.
     """
 
     spec: EngineSpec
@@ -61,11 +53,24 @@ class EngineHost:
     adapter: LoRARequest | None = None
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
     _llm: Any = None
+    _thread: Any = None  # an EngineThread and a RequestStream while a model is resident
+    _stream: Any = None
     _num_adapters: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, folder: str) -> None:
         """Start vLLM with the weights in `folder`, after closing a model that is resident. Raises InputError."""
         self.close()
+        self._thread = EngineThread()
+        try:
+            self._thread.do(partial(self._start, folder))
+        except BaseException:
+            self.close()
+            raise
+        self._stream = RequestStream(self._thread, self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs)
+        self.folder = folder
+
+    def _start(self, folder: str) -> None:
         disable_progress_bar()
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(self.v2_runner))
         known = ModelRegistry.models.get(self.shape.architecture) if ON_CPU else None
@@ -91,7 +96,12 @@ class EngineHost:
                 where="engine setting scoring",
                 hint="set it to auto",
             )
-        self.folder = folder
+        self._thread.set_engine(self._llm.llm_engine)
+
+    @property
+    def seconds(self) -> float:
+        """Time in vLLM."""
+        return self.counts["seconds"] + (self._thread.seconds if self._thread else 0.0)
 
     @property
     def window(self) -> int:
@@ -103,24 +113,22 @@ class EngineHost:
         """The model's tokenizer."""
         return self._llm.get_tokenizer()
 
-    def run(self, requests: Iterable[Request[Tag]]) -> Iterator[tuple[Request[Tag], RequestOutput]]:
-        """Each request with its output, in order; requests are consumed batch by batch."""
-        for batch in _batches(requests):
-            started = time.perf_counter()
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": list(request.prompt)} for request in batch],
-                [request.params for request in batch],
-                use_tqdm=False,
-                lora_request=self.adapter,
-            )
-            self.counts["seconds"] += time.perf_counter() - started
-            for output in outputs:
-                num_read, num_cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
-                self.counts["prompt_tokens"] += num_read
-                self.counts["cached_tokens"] += num_cached
-                # the last token that a request writes is never read back, so it is not computed
-                self.counts["computed_tokens"] += num_read - num_cached + len(output.outputs[0].token_ids) - 1
-            yield from zip(batch, outputs, strict=True)
+    def run(
+        self, requests: Iterable[Request[Tag]], more: deque[Request[Tag]] | None = None
+    ) -> Generator[tuple[Request[Tag], RequestOutput]]:
+        """As `RequestStream.run`; close it to drop the requests that are left."""
+        for request, output in self._stream.run(requests, more, self.adapter):
+            if output.finished:
+                self._count(output)
+            yield request, output
+
+    def _count(self, output: RequestOutput) -> None:
+        num_read, num_cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
+        with self._lock:
+            self.counts["prompt_tokens"] += num_read
+            self.counts["cached_tokens"] += num_cached
+            # the last token that a request writes is never read back, so it is not computed
+            self.counts["computed_tokens"] += num_read - num_cached + len(output.outputs[0].token_ids) - 1
 
     def load(self, folder: str) -> None:
         """Replace the resident weights by those in `folder`, which must fit; nothing is checked here."""
@@ -129,13 +137,16 @@ class EngineHost:
             return
         started = time.perf_counter()
         self.folder = ""
+        self._thread.do(partial(self._load, folder))
+        self.folder = folder
+        self.counts["seconds"] += time.perf_counter() - started
+
+    def _load(self, folder: str) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": plain_path(folder)})
         if ON_CPU:
             self._llm.apply_model(rebuild_tied_head)
         if not self._llm.reset_prefix_cache():
             raise ResumableError("vLLM did not drop its prefix cache, which belongs to the previous weights")
-        self.folder = folder
-        self.counts["seconds"] += time.perf_counter() - started
 
     def read_adapter(self, name: str, folder: str) -> LoRARequest:
         """Load an adapter; `self.adapter = ...` applies it. Raises InputError if vLLM does not support it."""
@@ -144,7 +155,7 @@ class EngineHost:
         self._num_adapters += 1  # a new id each time: the folder's content may have changed
         adapter = LoRARequest(f"{name} {self._num_adapters}", self._num_adapters, plain_path(folder))
         try:
-            self._llm.llm_engine.add_lora(adapter)
+            self._thread.do(partial(self._llm.llm_engine.add_lora, adapter))
         except ValueError as error:
             raise InputError(
                 f"vLLM does not support this adapter: {error}", where=folder, hint="merge the adapter into its model"
@@ -153,8 +164,15 @@ class EngineHost:
 
     def close(self) -> None:
         """Release the model's memory, so that another can be started in this process."""
+        if self._thread is not None:
+            self._thread.do(self._close)
+            self._thread.end()
+            self._thread = self._stream = None
+
+    def _close(self) -> None:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
+            self._thread.set_engine(None)
             self._llm = None
             self.folder, self.adapter = "", None
             cleanup_dist_env_and_memory()
@@ -218,17 +236,3 @@ def rebuild_tied_head(model: torch.nn.Module) -> None:
     """Rebuild the packed copy of a tied output layer: a reload does not, and scores would be silently wrong."""
     if getattr(model.config, "tie_word_embeddings", False) and hasattr(model, "lm_head"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
-
-
-def _batches(requests: Iterable[Request[Tag]]) -> Iterator[list[Request[Tag]]]:
-    """Requests in their order, in lists of at most `MAX_REQUESTS` and not many more than `MAX_TOKENS` tokens."""
-    batch: list[Request[Tag]] = []
-    num_tokens = 0
-    for request in requests:
-        batch.append(request)
-        num_tokens += len(request.prompt)
-        if len(batch) == MAX_REQUESTS or num_tokens >= MAX_TOKENS:
-            yield batch
-            batch, num_tokens = [], 0
-    if batch:
-        yield batch

@@ -1,36 +1,57 @@
 """Strategies that get exact log-probabilities of continuations from vLLM, chosen by what the installed vLLM offers.
 
 A strategy turns the branches of a trie into requests and reads their outputs. Log-probabilities are raw: taken before
-a token is forced. The same strategies find the likeliest tokens at every position of a given text after a context,
-which those that make an engine write given tokens compute once. Touches no files.
+a token is forced. A long continuation is read in one pass rather than written token by token. The same strategies find
+the likeliest tokens at every position of a given text after a context, which those that make an engine write given
+tokens compute once. Touches no files.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from vllm import RequestOutput, SamplingParams
+from vllm.sampling_params import RequestOutputKind
 from vllm.triton_utils import HAS_TRITON
 
-from augment_service.engines.vllm.llm import Request
 from augment_service.engines.vllm.sampling import RowProcessor
+from augment_service.engines.vllm.stream import Request
 from augment_service.engines.vllm.tries import Branch, Trie
 from augment_service.tokens import ExampleTokens
 from data.errors import InputError, ResumableError
 from data.records import DistillationExample, Distribution
 
 AUTO = "auto"
-Query = tuple[Trie, Branch]
+LONG_PATH = 16  # tokens; a longer continuation is read in one pass where the strategy allows it
 Example = tuple[int, ExampleTokens]  # with the index of the example
 _ZERO = -1e4  # nats; the probability is 0 in float32, and a product with it is no NaN
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a request finds: the values of a branch, which it writes or reads.
+
+    Or it only fills the prefix cache, and `then` come the requests that need it filled.
+    """
+
+    trie: Trie
+    branch: Branch
+    kind: Literal["write", "read", "fill"] = "write"
+    then: tuple["Request[Query]", ...] = ()
+
+
 class Strategy(ABC):
-    """How to score. `v2_runner` says which of vLLM's model runners it needs (None: either)."""
+    """How to score. `v2_runner` says which of vLLM's model runners it needs (None: either).
+
+    `reads_long` says whether long continuations are read in one pass, after a prefix from the cache. An engine for
+    adapters cannot: vLLM has no logits of prompts there.
+    """
 
     name: ClassVar[str]
     v2_runner: ClassVar[bool | None] = None
+    reads_long: bool = False
     needs: ClassVar[tuple[str, ...]]  # fields of SamplingParams
 
     def obstacle(self) -> str:
@@ -46,14 +67,50 @@ class Strategy(ABC):
         """Options of `SamplingParams` that make an engine write these tokens; None if this strategy cannot."""
         return None
 
-    @abstractmethod
-    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
-        """The requests that find all values of a trie."""
+    def branches(self, trie: Trie) -> Iterator[Branch]:
+        """The branches that cover a trie, one per request: to each node with leaves, and all its leaves."""
+        return trie.branches(leaves_only=True)
 
-    def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """Store the output's values in `trie.found`: of the tokens that were written, then of the branch's children."""
+    @abstractmethod
+    def request(self, trie: Trie, branch: Branch) -> Request[Query]:
+        """The request that finds the values of a branch."""
+
+    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
+        """The requests that find all values of a trie, with those that follow from reading their outputs.
+
+        Long branches come after a request that fills the cache with their prefix: else the first would compute the
+        logits of all of it.
+        """
+        long = []
+        for branch in self.branches(trie):
+            if self.reads_long and len(branch.nodes) > LONG_PATH:
+                long.append(_reading(trie, branch, skip_reading_prefix_cache=False))
+            else:
+                yield self.request(trie, branch)
+        if long:
+            yield Request(trie.prefix, exact_params(max_tokens=1), Query(trie, Branch((), ()), "fill", tuple(long)))
+
+    def read(self, request: Request[Query], output: RequestOutput) -> Sequence[Request[Query]]:
+        """Store the output's values in `trie.found`; returns the requests that are needed now.
+
+        The values are those of tokens that were written or read, then of the branch's children. If the cache had
+        tokens of a long continuation already, their log-probabilities were not computed: then they are written.
+        """
+        query, num_prefix = request.tag, len(request.tag.trie.prefix)
+        trie, branch = query.trie, query.branch
+        if query.kind == "fill":
+            return query.then
+        if query.kind == "read":
+            # what another branch shares with this one may be found already, and then be in the cache
+            first = next((at for at, node in enumerate(branch.nodes) if node not in trie.found), len(branch.nodes))
+            if self.reads_long and _num_cached(output) >= num_prefix + first:
+                return [self.request(trie, branch)]
+            check_cache(output, num_prefix + first)
+            values = output.prompt_logprobs
+            for at, node in enumerate(branch.nodes[first:], start=num_prefix + first):
+                _read_node(trie, node, values, values.start_indices[at])
         check_cache(output, len(request.prompt))
-        (trie, branch), written = request.tag, output.outputs[0].logprobs
+        written: Any = output.outputs[0].logprobs
         nodes = branch.nodes if request.prompt is trie.prefix else ()  # else they were read as a part of the prompt
         for step, node in enumerate(nodes):
             _read_node(trie, node, written, written.start_indices[step])
@@ -63,6 +120,7 @@ class Strategy(ABC):
             for at, child in enumerate(branch.children, start=start + 1):
                 _check_token(trie.tokens[child], written.token_ids[at])
                 trie.found[child] = written.logprobs[at], best == trie.tokens[child]
+        return ()
 
 
 class Forced(Strategy):
@@ -73,19 +131,18 @@ class Forced(Strategy):
 
     name = "forced"
     v2_runner = False
-    needs = ("extra_args", "logprob_token_ids", "flat_logprobs")
+    reads_long = True
+    needs = ("extra_args", "logprob_token_ids", "flat_logprobs", "prompt_logprobs", "skip_reading_prefix_cache")
 
     def follow(self, path: list[int]) -> dict[str, Any]:
         """As `Strategy.follow`."""
         return {"extra_args": {"forced": path} if path else None}
 
-    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
-        """As `Strategy.requests`: one per node that has leaves."""
-        for branch in trie.branches(leaves_only=True):
-            path = trie.spell(branch.nodes)
-            asked = trie.spell(branch.children)
-            params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
-            yield Request(trie.prefix, params, (trie, branch))
+    def request(self, trie: Trie, branch: Branch) -> Request[Query]:
+        """As `Strategy.request`."""
+        path, asked = trie.spell(branch.nodes), trie.spell(branch.children)
+        params = exact_params(max_tokens=len(path) + 1, logprob_token_ids=asked, **self.follow(path))
+        return Request(trie.prefix, params, Query(trie, branch))
 
 
 class Replay(Strategy):
@@ -109,13 +166,15 @@ class Replay(Strategy):
         """As `Strategy.follow`."""
         return {"trace_decode_token_ids": path}
 
-    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
-        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
-        for leaf in trie.leaves():
-            branch = Branch(trie.path(leaf), ())
-            path = trie.spell(branch.nodes)
-            params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
-            yield Request(trie.prefix, params, (trie, branch))
+    def branches(self, trie: Trie) -> Iterator[Branch]:
+        """As `Strategy.branches`: one per continuation that is not the beginning of another."""
+        return (Branch(trie.path(leaf), ()) for leaf in trie.leaves())
+
+    def request(self, trie: Trie, branch: Branch) -> Request[Query]:
+        """As `Strategy.request`."""
+        path = trie.spell(branch.nodes)
+        params = exact_params(max_tokens=len(path), logprobs=0, **self.follow(path))
+        return Request(trie.prefix, params, Query(trie, branch))
 
 
 class Stepwise(Strategy):
@@ -124,11 +183,14 @@ class Stepwise(Strategy):
     name = "stepwise"
     needs = ("logprob_token_ids", "flat_logprobs")
 
-    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
-        """As `Strategy.requests`."""
-        for branch in trie.branches(leaves_only=False):
-            params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
-            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
+    def branches(self, trie: Trie) -> Iterator[Branch]:
+        """As `Strategy.branches`: one to each node that has children."""
+        return trie.branches(leaves_only=False)
+
+    def request(self, trie: Trie, branch: Branch) -> Request[Query]:
+        """As `Strategy.request`."""
+        params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
+        return Request([*trie.prefix, *trie.spell(branch.nodes)], params, Query(trie, branch))
 
 
 class Whole(Strategy):
@@ -137,22 +199,20 @@ class Whole(Strategy):
     name = "whole"
     needs = ("prompt_logprobs", "logprob_token_ids", "flat_logprobs")
 
-    def requests(self, trie: Trie) -> Iterator[Request[Query]]:
-        """As `Strategy.requests`: one per continuation that is not the beginning of another."""
-        for leaf in trie.leaves():
-            # the last token is asked for, not read: it may be the last one of the window
-            branch = Branch(trie.path(trie.parents[leaf]), (leaf,))
-            params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children))
-            yield Request([*trie.prefix, *trie.spell(branch.nodes)], params, (trie, branch))
+    def branches(self, trie: Trie) -> Iterator[Branch]:
+        """As `Strategy.branches`: one per continuation that is not the beginning of another."""
+        # the last token is asked for, not read: it may be the last one of the window
+        return (Branch(trie.path(trie.parents[leaf]), (leaf,)) for leaf in trie.leaves())
 
-    def read(self, request: Request[Query], output: RequestOutput) -> None:
-        """As `Strategy.read`; the other values are the prompt's."""
-        trie, branch = request.tag
-        check_cache(output, len(trie.prefix))
-        values = output.prompt_logprobs
-        for at, node in enumerate(branch.nodes, start=len(trie.prefix)):
-            _read_node(trie, node, values, values.start_indices[at])
-        super().read(request, output)
+    def request(self, trie: Trie, branch: Branch) -> Request[Query]:
+        """As `Strategy.request`."""
+        return _reading(trie, branch)
+
+
+def _reading(trie: Trie, branch: Branch, **options: Any) -> Request[Query]:
+    """The request that reads the path of a branch; without options, it computes the prefix again."""
+    params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children), **options)
+    return Request([*trie.prefix, *trie.spell(branch.nodes)], params, Query(trie, branch, "read"))
 
 
 STRATEGIES: tuple[type[Strategy], ...] = (Forced, Replay, Stepwise, Whole)
@@ -178,6 +238,7 @@ def exact_params(**options: Any) -> SamplingParams:
     """Greedy, never ended early, with flat lists of log-probabilities."""
     # no min_tokens: it would remove the end token from the choice, and so from the likeliest tokens
     options |= {"temperature": 0.0, "ignore_eos": True, "detokenize": False, "flat_logprobs": True}
+    options["output_kind"] = RequestOutputKind.FINAL_ONLY
     return SamplingParams(skip_clone=True, **options)  # made for one request, so vLLM need not copy them
 
 
@@ -186,11 +247,16 @@ def check_cache(output: RequestOutput, num_prefix: int) -> None:
 
     The logits of the last prefix token score the first token, so its position must have been computed.
     """
-    if output.num_cached_tokens is None or output.num_cached_tokens >= num_prefix:
+    if _num_cached(output) >= num_prefix:
         raise ResumableError(
             f"{output.num_cached_tokens} tokens came from the prefix cache, but the logits of token {num_prefix} were "
             "needed: its score would be arbitrary"
         )
+
+
+def _num_cached(output: RequestOutput) -> float:
+    # unknown is as bad as too many
+    return float("inf") if output.num_cached_tokens is None else output.num_cached_tokens
 
 
 def _read_node(trie: Trie, node: int, values: Any, at: int) -> None:
