@@ -18,7 +18,7 @@ from augment_service.augment import AUGMENTATIONS, plan_augmentation, seal_augme
 from augment_service.contexts import ALL
 from augment_service.engines.protocol import EngineSpec
 from augment_service.methods import AugmentPlan
-from augment_service.worker import EngineWorker
+from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from benchmarks.harness import Bench, Goal, print_ratios, run
 from cluster.pool import ActorPool
 from cluster.session import connect
@@ -54,7 +54,7 @@ def measure(bench: Bench) -> None:
     imported = _resident_mb()
     with (
         connect(address=None, log_dir=bench.folder, num_cpus=NUM_ACTORS),
-        ActorPool(EngineWorker, (spec,), num_actors=NUM_ACTORS, num_cpus=1.0) as pool,
+        ActorPool(EngineWorker, (spec,), num_actors=NUM_ACTORS, num_cpus=1.0, width=UNITS_AT_ONCE) as pool,
     ):
         started_mb = _resident_mb() - imported
         for number in range(bench.flags.rounds):

@@ -3,7 +3,8 @@
     python -m benchmarks.generation --json generation.json
 
 Every round has a fresh world and its prompts. Our side writes first; the peers are then told how many tokens each row
-had, so that all write the same number. The first round is greedy and not timed: there the texts are compared.
+had, so that all write the same number. The first round is greedy and not timed: there the texts are compared. Then the
+same with skewed lengths: one row in ten is ten times as long as the others.
 Reads a model folder; writes the report, shards and logs.
 """
 
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from data.records import Generation, Prompt
 from data.rendering import load_book
 from data.store import ROWS_PER_SHARD, read_refusals, read_shard, write_shard
 
-BARE, RAY_DATA = "bare_vllm", "ray_data_llm"
-GOALS = {BARE: Goal(0.95), RAY_DATA: Goal(1.0)}
+BARE, RAY_DATA, SKEWED = "bare_vllm", "ray_data_llm", "skewed_lengths"
+GOALS = {BARE: Goal(0.95), RAY_DATA: Goal(1.0), SKEWED: Goal(0.95)}
+SHORT, LONG, LONG_EVERY = 12, 120, 10  # tokens, and which rows are long
 NUM_FACTS, SAMPLES, TEMPERATURE = 64, 16, 0.7  # 3,072 prompts of three methods
 LEAST_EQUAL = 0.99  # of greedy texts: batches of another shape round logits otherwise, and near ties fall otherwise
 
@@ -42,12 +44,15 @@ class Scene:
     warm: dict[str, Side] = field(default_factory=dict)
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # by round: text, num_tokens, temperature
 
-    def write_prompts(self, name: str, temperature: float) -> list[dict[str, Any]]:
-        """The prompts of a round in shards; returns the units of work."""
+    def write_prompts(self, name: str, temperature: float, *, skewed: bool = False) -> list[dict[str, Any]]:
+        """The prompts of a round in shards; returns the units of work. Skewed ones write on to their length."""
         flags, folder = self.bench.flags, self.bench.folder / name
         facts, samples = (6, 1) if flags.smoke else (NUM_FACTS, SAMPLES)
         book = load_book(flags.model)
         prompts = make_prompts(name, book, num_facts=facts, samples=samples, temperature=temperature)
+        if skewed:
+            lengths = (SHORT if at % LONG_EVERY else LONG for at in range(len(prompts)))
+            prompts = [replace(row, max_tokens=length, stop="") for row, length in zip(prompts, lengths, strict=True)]
         units = []
         for number, start in enumerate(range(0, len(prompts), ROWS_PER_SHARD)):
             shard = prompts[start : start + ROWS_PER_SHARD]
@@ -87,13 +92,23 @@ class Scene:
         self.note(f"warm-{number}", units)
         return seconds
 
+    def ours_skewed(self, number: int) -> float:
+        """A round of skewed lengths on the warm pool."""
+        units = self.write_prompts(f"skewed-{number}", TEMPERATURE, skewed=True)
+        seconds = self.warm[OURS].call("run", units=units).seconds
+        self.note(f"skewed-{number}", units)
+        return seconds
+
     def bare(self, number: int) -> float:
         """A round on the warm `vllm.LLM`."""
-        return self.ask_bare(number)[0]
+        return self.ask_bare(f"warm-{number}")[0]
 
-    def ask_bare(self, number: int) -> tuple[float, list[str]]:
+    def bare_skewed(self, number: int) -> float:
+        """A round of skewed lengths on the warm `vllm.LLM`, all prompts at once."""
+        return self.ask_bare(f"skewed-{number}")[0]
+
+    def ask_bare(self, name: str) -> tuple[float, list[str]]:
         """Seconds and texts of a round on the warm `vllm.LLM`."""
-        name = f"warm-{number}"
         path = self.bench.folder / f"{name}.json"
         path.write_text(json.dumps(self.rows[name]))
         side = self.warm[BARE]
@@ -148,7 +163,7 @@ class Scene:
 def measure(bench: Bench) -> None:
     """Warm rounds against bare vLLM, then whole runs against `ray.data.llm`."""
     scene = Scene(bench, shared_environment(on_gpu=bench.on_gpu))
-    warm = measure_warm(scene)
+    warm, skewed = measure_warm(scene)
     sides: dict[str, Callable[[int], float]] = {OURS: scene.ours_whole}
     if not bench.flags.ours_only:
         sides[RAY_DATA] = scene.ray_data_whole
@@ -157,12 +172,23 @@ def measure(bench: Bench) -> None:
     rows = scene.rows["warm-0"]
     tokens = sum(row["num_tokens"] for row in rows)
     print_sides(bench, f"warm: {len(rows)} prompts, {tokens} tokens", warm, tokens, "tokens")
+    lengths = sorted(row["num_tokens"] for row in scene.rows["skewed-0"])
+    print_sides(
+        bench,
+        f"skewed: up to {lengths[-1]} tokens, half of them {lengths[len(lengths) // 2]}",
+        skewed,
+        sum(lengths),
+        "tokens",
+    )
     print_sides(bench, "from start to end", whole, sum(row["num_tokens"] for row in scene.rows["whole-0"]), "tokens")
-    ratios = {BARE: warm[BARE]["over_ours"], RAY_DATA: whole[RAY_DATA]["over_ours"]} if RAY_DATA in whole else {}
+    measured = {BARE: warm[BARE], RAY_DATA: whole[RAY_DATA], SKEWED: skewed[BARE]} if RAY_DATA in whole else {}
+    ratios: dict[str, float] = {name: side["over_ours"] for name, side in measured.items()}
     print_ratios(bench, ratios, GOALS)
     bench.report |= {
         "ratios": ratios,
         "warm": warm,
+        "skewed": skewed,
+        "skewed_tokens": lengths,
         "whole": whole,
         "prompts": len(rows),
         "tokens": tokens,
@@ -170,8 +196,8 @@ def measure(bench: Bench) -> None:
     }
 
 
-def measure_warm(scene: Scene) -> dict[str, dict[str, Any]]:
-    """Both sides warm, in turn; before that a greedy round in which their texts are compared."""
+def measure_warm(scene: Scene) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Both sides warm, in turn, with equal and with skewed lengths; before that a greedy round to compare texts."""
     bench = scene.bench
     with ExitStack() as stack:
         scene.warm[OURS] = stack.enter_context(scene.open_side(OURS, "pool", OURS))
@@ -180,6 +206,7 @@ def measure_warm(scene: Scene) -> dict[str, dict[str, Any]]:
         bench.report["start_seconds"] = {OURS: opened.seconds}
         bench.report["versions"] = {OURS: opened.value["versions"]}
         sides: dict[str, Callable[[int], float]] = {OURS: scene.ours}
+        skewed: dict[str, Callable[[int], float]] = {OURS: scene.ours_skewed}
         scene.ours(-1, temperature=0.0)
         if not bench.flags.ours_only:
             scene.warm[BARE] = stack.enter_context(scene.open_side(BARE, "bare_vllm", BARE))
@@ -190,8 +217,11 @@ def measure_warm(scene: Scene) -> dict[str, dict[str, Any]]:
             bench.report["start_seconds"][BARE] = opened.seconds
             bench.report["versions"][BARE] = opened.value["versions"]
             sides[BARE] = scene.bare
-            compare_texts(scene, scene.ask_bare(-1)[1])
-        return summarise(interleave(sides, bench.flags.rounds, bench.tell))
+            compare_texts(scene, scene.ask_bare("warm--1")[1])
+            skewed[BARE] = scene.bare_skewed
+        warm = summarise(interleave(sides, bench.flags.rounds, bench.tell))
+        bench.tell("skewed lengths: one row in ten is ten times as long")
+        return warm, summarise(interleave(skewed, bench.flags.rounds, bench.tell))
 
 
 def compare_texts(scene: Scene, theirs: Sequence[str]) -> None:

@@ -357,7 +357,7 @@ def test_wrong_flags_are_refused(words: list[str]) -> None:
 
 def test_a_goal_stands_for_a_figure_that_there_is() -> None:
     assert set(scoring.GOALS) == {*scoring.PEERS, "tokens_over_ideal", "max_abs_diff"}
-    assert set(generation.GOALS) == {"bare_vllm", "ray_data_llm"}
+    assert set(generation.GOALS) == {"bare_vllm", "ray_data_llm", "skewed_lengths"}
     assert set(swap.GOALS) == {"cold_engines", "max_abs_diff"}
 
 

