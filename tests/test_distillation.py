@@ -77,9 +77,8 @@ def test_every_kept_inference_is_an_example_after_all_that_preceded_it(augmented
     for example, row in zip(asked, kept, strict=True):
         assert (example.context, example.num_top) == ("doma are more shiny than ruli\n---\n", 4)
         start = f"{row.method.partition('/')[2]} : doma are more shiny than ruli =>"
-        assert example.prompt.startswith(start)
-        reasoning = example.prompt.removeprefix(start)
-        assert reasoning == (" doma are g, so" if row.method == "global/deduce" else "")
+        assert example.prompt == start
+        assert example.reasoning == (" doma are g, so" if row.method == "global/deduce" else "")
 
 
 def test_the_worker_writes_distributions_that_are_sealed_once(augmented: Path) -> None:
