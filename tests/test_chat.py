@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from real_models import SMOLLM2, real_model
-from test_fanout import BOOK, ICL, MODEL, PRETRAINED, answer, known_words, make_suite
+from test_fanout import BOOK, ICL, MODEL, PRETRAINED, answer, computed, known_words, make_suite
 from test_tokens import MERGES, pieces
 from transformers import AutoTokenizer
 
@@ -15,7 +15,7 @@ from augment_service.chat import NO_ANSWER_FRAME, NO_FRAME, AnswerFrame, answer_
 from augment_service.contexts import ContextSpec
 from augment_service.distillation import DistillationTask
 from augment_service.engines.fake import FakeEngine
-from augment_service.engines.protocol import EngineSpec
+from augment_service.engines.protocol import EngineSpec, OnAnswer
 from augment_service.tokens import TextReader, TokenRow
 from data.errors import InputError
 from data.records import (
@@ -178,12 +178,14 @@ def test_a_teacher_reads_the_prompt_in_its_frame(tmp_path: Path) -> None:
     asked: list[DistillationExample] = []
 
     class Engine(FakeEngine):
-        def distill(self, examples: Sequence[DistillationExample]) -> list[Distribution | Refusal]:
+        def distill(
+            self, examples: Sequence[DistillationExample], on_answer: OnAnswer = None
+        ) -> list[Distribution | Refusal]:
             asked.extend(examples)
-            return super().distill(examples)
+            return super().distill(examples, on_answer)
 
     task = DistillationTask({template.method: template}, {template.method: around}, {}, 2)
-    assert task.compute(Engine(EngineSpec("fake", "m")), [row])[0].answers
+    assert computed(task, Engine(EngineSpec("fake", "m")), [row])[0].answers
     (example,) = asked
     assert (example.before, example.after, example.reasoning) == (*around, "so")
     assert example.prompt == template.prompt(row.sentence) and "<|user|>" in example.before

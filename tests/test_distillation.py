@@ -1,6 +1,6 @@
 """Context distillation: what a teacher is asked, what its student reads; without an engine, and by the fake one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ BOOK = load_book(Path("models/tiny"))
 SPEC = EngineSpec(kind="fake", model="none")
 
 
-def write(self: Any, prompts: Sequence[Prompt]) -> list[Generation]:
+def write(self: Any, prompts: Sequence[Prompt], on_answer: Callable[[int, Generation], None]) -> None:
     """Nothing follows from "zusu"; else an inference, with its derivation where one is asked for."""
     texts = (
         BOOK.nothing if "zusu" in prompt.text else f"doma are {prompt.method[0]}, so  ruli are {prompt.method[-4:]}"
         for prompt in prompts
     )
-    return [Generation(prompt.prompt_id, text, "stop", 2) for prompt, text in zip(prompts, texts, strict=True)]
+    for at, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        on_answer(at, Generation(prompt.prompt_id, text, "stop", 2))
 
 
 def run(jobs: Sequence[ShardedJob], worker: EngineWorker) -> None:
