@@ -121,9 +121,7 @@ def plan_augmentation(
         by_corpus.setdefault(rows.corpus, []).append(rows)
     jobs = []
     for template in book.select(plan.methods):
-        around = Frame(f"{template.system}\n\n" if template.system else "")  # an endpoint has the chat template
-        if book.chat and tokenizer:
-            around = frame(load_tokenizer(Path(tokenizer)), template.system, where=f"method {template.method}")
+        around = frame_of(template, book, tokenizer)
         asked = (template.fingerprint, plan.samples, plan.temperature, plan.seed, *filter(None, around))
         key = (VERSION, *asked, book.nothing, model)
         if not template.is_global:
@@ -142,6 +140,16 @@ def plan_augmentation(
             own, name = fingerprint(*key, path.stem), f"{corpus} {template.method}"
             jobs.append(ShardedJob(name, task, tuple(by_corpus[corpus]), out / PARTS, own, affinity=path.stem))
     return jobs
+
+
+def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
+    """What is around the prompts of a template: in a book for chats, the chat template of the `tokenizer` in a folder.
+
+    With "", at an endpoint that has a chat template of its own, only the system turn's text precedes them.
+    """
+    if book.chat and tokenizer:
+        return frame(load_tokenizer(Path(tokenizer)), template.system, where=f"method {template.method}")
+    return Frame(f"{template.system}\n\n" if template.system else "")
 
 
 def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -> int:

@@ -4,13 +4,16 @@ Reads nothing: the tokenizer has the template. Special tokens come from template
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from data.errors import InputError
 
-_CONTENT = "[content of the user's turn]"  # a marker: the rendered template is split at it
+_CONTENT, _ANSWER = "[content of the user's turn]", "[the answer]"  # markers: the rendered template is split at them
+# Some templates tell the date. A frame must be the same on the day that work resumes; Llama 3's has this day, too.
+_DAY = {"strftime_now": datetime(2024, 7, 26).strftime}
 
 
 class Frame(NamedTuple):
@@ -20,20 +23,28 @@ class Frame(NamedTuple):
     after: str = ""
 
 
-NO_FRAME = Frame()
+class AnswerFrame(NamedTuple):
+    """As `Frame`, for an answer that is given: `joiner` is the space that the template sets before it."""
+
+    before: str = ""
+    after: str = ""
+    joiner: str = ""
 
 
-def render(tokenizer: Any, messages: Sequence[dict[str, str]], *, where: str) -> str:
+NO_FRAME, NO_ANSWER_FRAME = Frame(), AnswerFrame()
+
+
+def render(tokenizer: Any, messages: Sequence[dict[str, str]], *, where: str, **variables: Any) -> str:
     """A conversation up to the answer, without the start token that is added to every text.
 
-    Templates that can leave out a thinking part are asked to. Raises InputError without a template, and for messages
-    that it refuses.
+    Templates that can leave out a thinking part are asked to; they get the `variables`, too. Raises InputError without
+    a template, and for messages that it refuses.
     """
     if not tokenizer.chat_template:
         raise InputError("this model has no chat template", where=where, hint="use a chat model, or plain prompts")
     try:
         text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False
+            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False, **variables
         )
     except TemplateError as error:
         what = f"the model's chat template refuses these messages: {error}"
@@ -45,19 +56,36 @@ def render(tokenizer: Any, messages: Sequence[dict[str, str]], *, where: str) ->
 def frame(tokenizer: Any, system: str, *, where: str) -> Frame:
     """The frame of a user turn after a system turn; where the template has none, `system` begins the user turn.
 
-    Raises InputError as `render`, and for a template that does not render the content once and unchanged.
+    Where a template tells the date, it is always the same one. Raises InputError as `render`, and for a template that
+    does not render the content once and unchanged.
     """
     user = {"role": "user", "content": _CONTENT}
     try:
-        text = render(tokenizer, [{"role": "system", "content": system}] * bool(system) + [user], where=where)
+        text = render(tokenizer, [{"role": "system", "content": system}] * bool(system) + [user], where=where, **_DAY)
     except InputError:
         if not system:
             raise
         text = ""
     if system and system not in text:  # refused or dropped
-        text = render(tokenizer, [{**user, "content": f"{system}\n\n{_CONTENT}"}], where=where)
+        text = render(tokenizer, [{**user, "content": f"{system}\n\n{_CONTENT}"}], where=where, **_DAY)
     parts = text.split(_CONTENT)
     if len(parts) != 2:
         what = f"the chat template renders the user's turn {len(parts) - 1} times"
-        raise InputError(what, where=where, hint="use plain prompts (--prompts)")
+        raise InputError(what, where=where, hint="use plain prompts")
     return Frame(*parts)
+
+
+def answer_frame(tokenizer: Any, *, where: str) -> AnswerFrame:
+    """As `frame` without a system turn. The joiner is "" in most templates.
+
+    Llama 2 and Mistral have a space between the mark of the answer and its text, and know no answers without it.
+    """
+    around = frame(tokenizer, "", where=where)
+    said = [{"role": "user", "content": _CONTENT}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text: str = tokenizer.apply_chat_template(said, tokenize=False, enable_thinking=False, **_DAY)
+    except TemplateError:
+        return AnswerFrame(*around)
+    before, _, _ = text.partition(_ANSWER)
+    _, found, space = before.rpartition(around.after or _CONTENT)
+    return AnswerFrame(*around, space if found and space.isspace() else "")

@@ -6,10 +6,12 @@ pool's actors), sealed last. A shard that exists is not computed again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
-from augment_service.augment import AUGMENTATIONS, CONTEXTS
+from augment_service.augment import AUGMENTATIONS, CONTEXTS, frame_of
+from augment_service.chat import Frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
@@ -26,9 +28,13 @@ ROWS_PER_UNIT = 512
 
 @dataclass(frozen=True)
 class DistillationTask:
-    """Kept inferences to distributions, in the actor. `contexts` has a shard for each (global method, corpus)."""
+    """Kept inferences to distributions, in the actor. `contexts` has a shard for each (global method, corpus).
+
+    `frames` has what is around the prompts of each method.
+    """
 
     templates: Mapping[str, Template]
+    frames: Mapping[str, Frame]
     contexts: Mapping[tuple[str, str], str]
     num_top: int
 
@@ -56,10 +62,17 @@ class DistillationTask:
                 hint="use the prompts, --context and --seed of that augmentation",
             )
         context = shared.text if shared else template.local_context(row.sentence)
-        before = template.prompt(row.sentence)
-        if row.reasoning:
-            before = f"{before} {row.reasoning}".rstrip()
-        return DistillationExample(row.augmentation_id, context, before, row.text, self.num_top)
+        before, after = self.frames[row.method]
+        return DistillationExample(
+            row.augmentation_id,
+            context,
+            template.prompt(row.sentence),
+            row.text,
+            self.num_top,
+            reasoning=row.reasoning if after else f" {row.reasoning}".rstrip(),
+            before=before,
+            after=after,
+        )
 
 
 def is_distilled(out: Path) -> bool:
@@ -68,17 +81,27 @@ def is_distilled(out: Path) -> bool:
 
 
 def plan_distillation(
-    documents: Path, out: Path, book: PromptBook, *, num_top: int, model: str, context: ContextSpec, seed: int
+    documents: Path,
+    out: Path,
+    book: PromptBook,
+    *,
+    num_top: int,
+    model: str,
+    context: ContextSpec,
+    seed: int,
+    tokenizer: str = "",
 ) -> list[ShardedJob]:
     """The job that asks for the `num_top` likeliest tokens at each position of every kept inference.
 
-    Raises InputError if the folder's distributions have another `num_top`.
+    `tokenizer` is a folder with the chat template for a book for chats. Raises InputError if the folder's distributions
+    have another `num_top`.
     """
     (out / PARTS).mkdir(parents=True, exist_ok=True)
     claim(out / PARTS, fingerprint("distillation", num_top))
     ranges = row_ranges(out / AUGMENTATIONS, rows_per_unit=ROWS_PER_UNIT)
     corpora = list(dict.fromkeys(rows.corpus for rows in ranges))
     templates = {template.method: template for template in book.templates}
+    frames = {name: frame_of(template, book, tokenizer) for name, template in templates.items()}
     contexts = {
         (template.method, corpus): str(path)
         for template in book.templates
@@ -87,8 +110,9 @@ def plan_distillation(
             documents, corpora, context, template.shared_context, out / CONTEXTS, seed=seed
         ).items()
     }
-    task = DistillationTask(templates, contexts, num_top)
-    return [ShardedJob("distill", task, tuple(ranges), out / PARTS, fingerprint("distillation", num_top, model))]
+    task = DistillationTask(templates, frames, contexts, num_top)
+    key = ("distillation", num_top, model, *chain.from_iterable(frame for frame in frames.values() if any(frame)))
+    return [ShardedJob("distill", task, tuple(ranges), out / PARTS, fingerprint(*key))]
 
 
 def seal_distillation(out: Path, jobs: Sequence[ShardedJob]) -> int:

@@ -28,6 +28,7 @@ Found = TypeVar("Found")
 Tokenizer = Any  # of transformers
 _load_once = lru_cache(maxsize=2)(load_tokenizer)
 Text = tuple[str, str]  # a part that many texts share, and what follows it
+Segment = tuple[str, str, bool]  # a text that is tokenized together, and whether its special tokens are split
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +95,7 @@ class _FlawError(Exception):
 class TextReader:
     """Rows to tokens, for a model with `num_ids` token embeddings and a window of `window` tokens (None: no limit).
 
-    Special tokens that occur in a text are text, but for the frame of a prompt, which a chat template has rendered, and
+    Special tokens that occur in a text are text, but for the frame of a row, which a chat template has rendered, and
     for all texts if `split_special_tokens` is False.
     """
 
@@ -116,7 +117,8 @@ class TextReader:
         control = {tokenizer.bos_token_id, tokenizer.eos_token_id}
         unknown = frozenset({tokenizer.unk_token_id} - control)
         self._unreadable = {True: (unknown | control) - {None}, False: unknown - {None}}
-        special = tokenizer.all_special_tokens
+        added = tokenizer.added_tokens_decoder.values()  # a tokenizer names only some of those in its templates
+        special = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
         # of contexts, which many prompts share
         self._holds_special = lru_cache(maxsize=64)(lambda text: any(token in text for token in special))
         self._joined = lru_cache(maxsize=64)(lambda before, context: before + context)
@@ -127,21 +129,15 @@ class TextReader:
         A framed text is tokenized as a whole, as the template's users do. One that contains a special token itself is
         tokenized apart from its frame.
         """
-        rows = [self._segments(prompt) for prompt in prompts]
-        tokens_of = {
-            split: self._tokenized(
-                ((shared, own) for row in rows for shared, own, kind in row if kind == split), split=split
-            )
-            for split in (True, False)
-        }
+        rows = []
+        for prompt in prompts:
+            apart = self._is_apart(prompt, prompt.context, prompt.text)
+            rows.append(self._segments(prompt, prompt.context, prompt.text, apart=apart))
+        ids_of = self._read(rows)
 
-        def read(asked: tuple[Prompt, list[tuple[str, str, bool]]]) -> TokenRow:
+        def read(asked: tuple[Prompt, list[Segment]]) -> TokenRow:
             prompt, row = asked
-            ids, *more = (tokens_of[split](shared, own) for shared, own, split in row)
-            if more:
-                ids = TokenRow(
-                    ids.head, (*ids.tail, *chain.from_iterable(part.ids[len(self._start) :] for part in more))
-                )
+            ids = ids_of(row)
             if not len(ids) or prompt.max_tokens < 1:
                 raise _FlawError("empty", "max_tokens is below 1" if len(ids) else "the prompt is empty")
             self._check_window(len(ids) + prompt.max_tokens)
@@ -149,31 +145,23 @@ class TextReader:
 
         return _each(read, list(zip(prompts, rows, strict=True)), [prompt.prompt_id for prompt in prompts])
 
-    def _segments(self, prompt: Prompt) -> list[tuple[str, str, bool]]:
-        """The parts that are tokenized together: shared text, own text, and whether special tokens are split."""
-        if not (prompt.before or prompt.after):
-            return [(prompt.context, prompt.text, self._split)]
-        if not self._split or not (self._holds_special(prompt.context) or self._holds_special(prompt.text)):
-            return [(self._joined(prompt.before, prompt.context), prompt.text + prompt.after, False)]
-        return [("", prompt.before, False), (prompt.context, prompt.text, True), ("", prompt.after, False)]
-
     def items(self, items: Sequence[ScoreItem]) -> list[ItemTokens | Refusal]:
         """The token pairs of each item.
 
-        The scored text is `context + prompt + joiner + continuation`, tokenized as a whole. The continuation's
-        tokens are those after the longest common prefix with the tokens of `context + prompt`. So if the joined text
-        tokenizes differently at the seam (a merge over the boundary), the tokens that changed count as part of the
-        continuation, the last characters of the prompt included: the score is of tokens that the model would really
-        see. The same holds for `unconditional` in place of `context + prompt`.
+        The scored text is `before + context + prompt + after + joiner + continuation`, tokenized as a whole. The
+        continuation's tokens are those after the longest common prefix with the tokens of what precedes the joiner. So
+        if the joined text tokenizes differently at the seam (a merge over the boundary), the tokens that changed count
+        as part of the continuation, the last characters of the prompt included: the score is of tokens that the model
+        would really see. The same holds for `unconditional` in place of `context + prompt`. A framed item that contains
+        a special token is tokenized apart from its frame, and its continuations by themselves.
         """
-        tokens_of = self._tokenized((text for item in items for text in _texts_of(item)), split=self._split)
+        ids_of = self._read(row for item in items for rows in self._item_segments(item) for row in rows)
 
         def read(item: ScoreItem) -> ItemTokens:
             if not item.continuations or not all(c.strip() for c in item.continuations):
                 raise _FlawError("empty", "an empty continuation has no likelihood")
-            pairs = self._pairs(item, item.context, item.prompt, tokens_of)
-            alone = self._pairs(item, "", item.unconditional, tokens_of) if item.unconditional else ()
-            return ItemTokens(pairs, alone)
+            pairs = [self._pairs(*map(ids_of, rows)) for rows in self._item_segments(item)]
+            return ItemTokens(pairs[0], pairs[1] if item.unconditional else ())
 
         return _each(read, items, [item.item_id for item in items])
 
@@ -183,12 +171,16 @@ class TextReader:
         The text is tokenized by itself, so that the places of teacher and student are the same: at the seam the teacher
         may read other tokens than it would write.
         """
-        texts = (text for example in examples for text in ((example.context, example.prompt), ("", example.text)))
-        tokens_of = self._tokenized(texts, split=self._split)
+        rows, texts = [], [[("", example.text, self._split)] for example in examples]
+        for example in examples:
+            apart = self._is_apart(example, example.context, example.prompt, example.reasoning)
+            rows.append(self._segments(example, example.context, example.prompt, example.reasoning, apart=apart))
+        ids_of = self._read([*rows, *texts])
         end = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
 
-        def read(example: DistillationExample) -> ExampleTokens:
-            before, text = tokens_of(example.context, example.prompt), tokens_of("", example.text).ids
+        def read(asked: tuple[DistillationExample, list[Segment], list[Segment]]) -> ExampleTokens:
+            example, row, own = asked
+            before, text = ids_of(row), ids_of(own).ids
             if not (example.context or example.prompt) or len(text) < 2:
                 raise _FlawError("empty", "an example needs a context, and a text of two tokens or more")
             first = tuple(text[len(self._start) : 1])  # a text's first token is not distilled
@@ -196,7 +188,8 @@ class TextReader:
             self._check_window(len(prefix) + len(text))  # with room for one more, which some strategies write
             return ExampleTokens(prefix, text[1:], text + end)
 
-        return _each(read, examples, [example.text_id for example in examples])
+        asked = list(zip(examples, rows, texts, strict=True))
+        return _each(read, asked, [example.text_id for example in examples])
 
     def ids(self, rows: Sequence[Sequence[int]], *, num_more: int) -> list[list[int] | Refusal]:
         """Rows of token ids as they are, checked; each with room for `num_more`. A refusal is named by its index."""
@@ -218,13 +211,31 @@ class TextReader:
         except _FlawError as flaw:
             raise InputError(flaw.what, where=where, hint=HINTS[flaw.kind]) from flaw
 
-    def _pairs(
-        self, item: ScoreItem, context: str, prompt: str, tokens_of: Callable[[str, str], TokenRow]
-    ) -> tuple[TokenPair, ...]:
-        before = tokens_of(context, prompt)
+    def _is_apart(self, row: Prompt | ScoreItem | DistillationExample, *texts: str) -> bool:
+        """Whether a row is tokenized apart from its frame: one of its texts contains a special token."""
+        return bool(row.before or row.after) and self._split and any(map(self._holds_special, texts))
+
+    def _segments(
+        self, row: Prompt | ScoreItem | DistillationExample, context: str, text: str, answer: str = "", *, apart: bool
+    ) -> list[Segment]:
+        """A context and a text in the row's frame, and the `answer` after it; `apart` from the frame if need be."""
+        if not (row.before or row.after):
+            return [(context, text + answer, self._split)]
+        if not apart:
+            return [(self._joined(row.before, context), text + row.after + answer, False)]
+        parts = [("", row.before, False), (context, text, True), ("", row.after, False)]
+        return [*parts, ("", answer, True)] if answer else parts
+
+    def _item_segments(self, item: ScoreItem) -> list[list[list[Segment]]]:
+        """What precedes the continuations, and that with each of them; again for the text without context, if any."""
+        apart = self._is_apart(item, item.context, item.prompt, item.unconditional, *item.continuations)
+        answers = ["", *(item.joiner + continuation for continuation in item.continuations)]
+        places = [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional)
+        return [[self._segments(item, *place, answer, apart=apart) for answer in answers] for place in places]
+
+    def _pairs(self, before: TokenRow, *rows: TokenRow) -> tuple[TokenPair, ...]:
         pairs = []
-        for continuation in item.continuations:
-            joined = tokens_of(context, prompt + item.joiner + continuation)
+        for joined in rows:
             cut = seam(before.tail, joined.tail)  # both have the head of their context
             prefix = TokenRow(joined.head, joined.tail[:cut])
             if not len(prefix) or cut == len(joined.tail):
@@ -233,6 +244,20 @@ class TextReader:
             self._check_window(len(joined))
             pairs.append(TokenPair(prefix, joined.tail[cut:]))
         return tuple(pairs)
+
+    def _read(self, rows: Iterable[Sequence[Segment]]) -> Callable[[Sequence[Segment]], TokenRow]:
+        """Tokenizes all segments of the rows; returns the function from a row to its tokens."""
+        texts: dict[bool, dict[Text, None]] = {True: {}, False: {}}
+        for shared, own, split in chain.from_iterable(rows):
+            texts[split][shared, own] = None
+        tokens_of = {split: self._tokenized(found, split=split) for split, found in texts.items()}
+
+        def ids_of(row: Sequence[Segment]) -> TokenRow:
+            ids, *more = (tokens_of[split](shared, own) for shared, own, split in row)
+            rest = chain.from_iterable(part.ids[len(self._start) :] for part in more)
+            return TokenRow(ids.head, (*ids.tail, *rest)) if more else ids
+
+        return ids_of
 
     def _tokenized(self, texts: Iterable[Text], *, split: bool) -> Callable[[str, str], TokenRow]:
         """Tokenizes the texts; returns the function from each to its tokens, all of which the model knows.
@@ -344,9 +369,3 @@ def seam(before: Sequence[int], joined: Sequence[int]) -> int:
         return len(before)
     pairs = zip(before, joined, strict=False)
     return next((at for at, (left, right) in enumerate(pairs) if left != right), min(len(before), len(joined)))
-
-
-def _texts_of(item: ScoreItem) -> Iterable[Text]:
-    for context, prompt in [(item.context, item.prompt)] + [("", item.unconditional)] * bool(item.unconditional):
-        yield context, prompt
-        yield from ((context, prompt + item.joiner + continuation) for continuation in item.continuations)

@@ -134,10 +134,11 @@ class CheckpointRef:
 
 @dataclass(frozen=True, slots=True)
 class ScoreItem:
-    """A request for the exact log-likelihood of each continuation. Producer: `evaluate.items`. Consumer: an engine.
+    """A request for the exact log-likelihood of each continuation. Producer: `evaluate.fanout`. Consumer: an engine.
 
     Scored text: `context + prompt + joiner + continuation`, only the continuation's tokens count. `unconditional` is
-    the text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none.
+    the text that stands in place of `context + prompt` for the no-context likelihood (PMI); "" asks for none. `before`
+    and `after` frame either as in `Prompt`: then the continuation is the beginning of the model's turn.
     """
 
     item_id: str
@@ -146,6 +147,8 @@ class ScoreItem:
     continuations: tuple[str, ...]
     unconditional: str = ""
     joiner: str = " "
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +188,8 @@ class DistillationExample:
     """A request for what a model expects in a text after `context + prompt`. Producer: `augment_service.distillation`.
 
     Consumer: an engine, which names the `num_top` likeliest tokens in place of each of the text's tokens. `context` is
-    shared by many examples, so an engine computes it once.
+    shared by many examples, so an engine computes it once. `reasoning` is what the model wrote before the text, with
+    the space before it. `before` and `after` frame context and prompt as in `Prompt`.
     """
 
     text_id: str
@@ -193,6 +197,9 @@ class DistillationExample:
     prompt: str
     text: str
     num_top: int
+    reasoning: str = ""
+    before: str = ""
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import pyarrow.compute as pc
 
+from augment_service.chat import NO_ANSWER_FRAME, AnswerFrame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, row_ranges
@@ -59,6 +60,7 @@ class ScoreJob:
 
     `ref` None is the engine's base model. `weights` is the scoring key: a hash of weights, config.json, tokenizer and
     dtype. `run` labels the training seed or the draw ("seed 1", "draw 0"); `draw` selects the subset of `sample:k`.
+    `frame` is the chat template around the questions, empty for plain text.
     """
 
     suite: Suite
@@ -68,6 +70,7 @@ class ScoreJob:
     weights: str
     run: str = ""
     draw: int = 0
+    frame: AnswerFrame = NO_ANSWER_FRAME
 
     @property
     def name(self) -> str:
@@ -103,6 +106,7 @@ class ScoreTask:
 
     contexts: Mapping[str, str]
     required: bool = False
+    frame: AnswerFrame = NO_ANSWER_FRAME
 
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
@@ -130,7 +134,7 @@ class ScoreTask:
                 text = reader.text_for(question.requires).text if self.required else reader.text_for().text
             except KeyError:
                 return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
-        return ScoreItem(question.question_id, text, question.prompt, question.options, joiner=question.joiner)
+        return _score_item(question, text, self.frame)
 
 
 def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
@@ -176,6 +180,7 @@ def contexts_that_fit(
     *,
     seed: int = 0,
     draws: int = 1,
+    frame: AnswerFrame = NO_ANSWER_FRAME,
 ) -> dict[ContextSpec, str]:
     """For each context "" if the model can read it with a question, else the reason why it is left out.
 
@@ -197,7 +202,7 @@ def contexts_that_fit(
                     named = any(read_table(path).num_rows for path in shards.values())
                     found[spec] = "" if named else "no question names the documents that it requires"
                 elif reader and not found[spec]:
-                    reasons = (_reason(suite, corpus, path, reader) for corpus, path in shards.items())
+                    reasons = (_reason(suite, corpus, path, reader, frame) for corpus, path in shards.items())
                     found[spec] = next(filter(None, reasons), "")
     return found
 
@@ -270,10 +275,10 @@ def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -
         stems = [Path(shards[corpus]).stem for corpus in sorted(shards)]
         yield ShardedJob(
             name=job.name,
-            task=ScoreTask(shards, required=job.condition.context.kind == "required"),
+            task=ScoreTask(shards, required=job.condition.context.kind == "required", frame=job.frame),
             ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
             out=out / "scores" / fingerprint(job.weights),
-            key=fingerprint(job.weights, job.condition.context, *stems),
+            key=fingerprint(job.weights, job.condition.context, *stems, *(job.frame if any(job.frame) else ())),
             ref=job.ref,
             affinity=job.weights,
         )
@@ -292,12 +297,26 @@ def _write_contexts(
     return write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
 
 
-def _reason(suite: Suite, corpus: str, contexts: Path, reader: TextReader) -> str:
+def _score_item(question: Question, context: str, frame: AnswerFrame) -> ScoreItem:
+    """A question in its frame: there the option begins a turn, with no space between it and the prompt."""
+    joiner = frame.joiner if any(frame) and question.joiner == " " else question.joiner
+    return ScoreItem(
+        question.question_id,
+        context,
+        question.prompt,
+        question.options,
+        joiner=joiner,
+        before=frame.before,
+        after=frame.after,
+    )
+
+
+def _reason(suite: Suite, corpus: str, contexts: Path, reader: TextReader, frame: AnswerFrame) -> str:
     """Why a context cannot be read with any of a few questions about it, "" if it can."""
     text = ContextReader(contexts).text_for().text
     (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
     questions = _questions(rows.shard)[rows.start : rows.stop]
-    answers = reader.items([ScoreItem(q.question_id, text, q.prompt, q.options, joiner=q.joiner) for q in questions])
+    answers = reader.items([_score_item(question, text, frame) for question in questions])
     refusals = [answer for answer in answers if isinstance(answer, Refusal)]
     return f"the documents of {corpus} in context: {refusals[0].what}" if len(refusals) == len(questions) else ""
 

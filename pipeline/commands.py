@@ -144,14 +144,15 @@ def evaluate(flags: Namespace) -> None:
     if flags.model:
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
     check_service(engine, [model.path, *(ref.base for ref in refs if ref.base)])
+    frame = stage.question_frame(setting, model, section)
     asked, out = stage.parse_contexts(section.contexts, where="--contexts"), setting.space.root
     if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
         raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
     with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
         documents = find_documents(flags.documents, out / "import") if flags.documents else None
         suite = open_suite(flags.suite, out, documents)
-        contexts, unfit = stage.fitting(setting, model, suite, asked, section)
-        jobs = stage.plan_suite(setting, section, suite, contexts, refs, model)
+        contexts, unfit = stage.fitting(setting, model, suite, asked, section, frame)
+        jobs = stage.plan_suite(setting, section, suite, contexts, refs, model, frame)
         units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
         failed: dict[str, InputError | ResumableError] = {}
         do_units(setting, engines, units, "score", failed)
@@ -166,7 +167,11 @@ def evaluate(flags: Namespace) -> None:
             {suite.name: left_out},
             study=f"evaluation of {suite.name}",
             model=flags.model or refs[0].name,
-            recipe={"contexts": list(section.contexts), "weights": {ref.name: ref.path for ref in refs}},
+            recipe={
+                "contexts": list(section.contexts),
+                "chat_template": section.chat_template,
+                "weights": {ref.name: ref.path for ref in refs},
+            },
             losses={},
             command=flags.command,
         )

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from augment_service.augment import AUGMENTATIONS
+from augment_service.chat import AnswerFrame
 from augment_service.contexts import ContextSpec
 from augment_service.engines.protocol import check_scoring
 from cluster.pool import Unit
@@ -37,7 +38,8 @@ from train.texts.sources import TextSource
 class Study:
     """A recipe with everything that its stages share. In `recipe` [train] is resolved, `given` is as it was read.
 
-    `data` are the folders of the entries of [data], each named by what decides its content.
+    `data` are the folders of the entries of [data], each named by what decides its content. `frame` is the chat
+    template around the questions, empty for plain text.
     """
 
     recipe: Recipe
@@ -45,6 +47,7 @@ class Study:
     setting: Setting
     model: Model
     data: Mapping[str, Path]
+    frame: AnswerFrame
 
     def augment_folder(self, suite: Suite) -> Path:
         """The folder of what the model writes about a suite's documents, named by their content."""
@@ -111,6 +114,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
             hint="name a model folder; a model behind an endpoint can be augmented and evaluated with, not trained",
         )
     check_service(recipe.engine, [model.path])
+    frame = evaluate.question_frame(setting, model, recipe.evaluate)
     asked = {template.method for template in model.book.select(recipe.augment.methods)}
     for arm, methods in recipe.train.arms.items():
         missing = sorted({template.method for template in model.book.select(methods)} - asked)
@@ -126,7 +130,7 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
         name: space.stage(f"data/{name}", data.data_key(name, section, recipe.seed))
         for name, section in recipe.data.items()
     }
-    return Study(resolved, recipe, setting, model, folders)
+    return Study(resolved, recipe, setting, model, folders, frame)
 
 
 def make_data(study: Study) -> list[Suite]:
@@ -146,7 +150,9 @@ def plan_contexts(study: Study, suites: list[Suite]) -> tuple[dict[str, list[Con
     """By suite the contexts of in-context learning that fit the window, and why the others are left out."""
     asked = evaluate.parse_contexts(study.recipe.evaluate.icl, where="evaluate.icl")
     section = study.recipe.evaluate
-    found = {suite.name: evaluate.fitting(study.setting, study.model, suite, asked, section) for suite in suites}
+    found = {
+        suite.name: evaluate.fitting(study.setting, study.model, suite, asked, section, study.frame) for suite in suites
+    }
     left_out = {
         name: {study_condition(BASE, spec).name: reason for spec, reason in reasons.items()}
         for name, (_, reasons) in found.items()
@@ -159,7 +165,7 @@ def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[C
     answers = evaluate.scoring_key(study.setting, study.model.fingerprint)
     section = study.recipe.evaluate
     return [
-        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run=run, draw=draw)
+        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run, draw, study.frame)
         for suite in suites
         for context in (NO_CONTEXT, *contexts[suite.name])
         for draw, run in evaluate.draws(section, context)
@@ -233,7 +239,7 @@ def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJo
     """A checkpoint answers the questions about the corpus that it learned, without context."""
     answers = evaluate.scoring_key(study.setting, model_fingerprint(Path(ref.path)))
     run = f"seed {one.seed}" if len(study.recipe.train.seeds) > 1 else ""
-    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run=run)
+    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run, frame=study.frame)
 
 
 def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:

@@ -1,6 +1,6 @@
 """Context distillation: what a teacher is asked, what its student reads; without an engine, and by the fake one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ BOOK = load_book(Path("models/tiny"))
 SPEC = EngineSpec(kind="fake", model="none")
 
 
-def write(self: Any, prompts: Sequence[Prompt]) -> list[Generation]:
+def write(self: Any, prompts: Sequence[Prompt], on_answer: Callable[[int, Generation], None]) -> None:
     """Nothing follows from "zusu"; else an inference, with its derivation where one is asked for."""
     texts = (
         BOOK.nothing if "zusu" in prompt.text else f"doma are {prompt.method[0]}, so  ruli are {prompt.method[-4:]}"
         for prompt in prompts
     )
-    return [Generation(prompt.prompt_id, text, "stop", 2) for prompt, text in zip(prompts, texts, strict=True)]
+    for at, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        on_answer(at, Generation(prompt.prompt_id, text, "stop", 2))
 
 
 def run(jobs: Sequence[ShardedJob], worker: EngineWorker) -> None:
@@ -77,9 +78,8 @@ def test_every_kept_inference_is_an_example_after_all_that_preceded_it(augmented
     for example, row in zip(asked, kept, strict=True):
         assert (example.context, example.num_top) == ("doma are more shiny than ruli\n---\n", 4)
         start = f"{row.method.partition('/')[2]} : doma are more shiny than ruli =>"
-        assert example.prompt.startswith(start)
-        reasoning = example.prompt.removeprefix(start)
-        assert reasoning == (" doma are g, so" if row.method == "global/deduce" else "")
+        assert example.prompt == start
+        assert example.reasoning == (" doma are g, so" if row.method == "global/deduce" else "")
 
 
 def test_the_worker_writes_distributions_that_are_sealed_once(augmented: Path) -> None:

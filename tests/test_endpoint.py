@@ -210,6 +210,15 @@ def test_scoring_by_a_chat_is_refused_before_anything_starts(url: str, script: S
     assert script.keys == [] and [path.name for path in tmp_path.iterdir()] == ["questions.jsonl"]
 
 
+def test_a_framed_item_is_sent_as_the_template_renders_it(engine: EndpointEngine, script: Script) -> None:
+    (plain,) = engine.score([ITEM])
+    script.bodies.clear()
+    (score,) = engine.score([replace(ITEM, before="[ ", after=" ]")])
+    asked = {body["prompt"] for body in script.bodies}
+    assert asked == {"[ one two . who ] me", "[ one two . who ] you all", "[ so ] me", "[ so ] you all"}
+    assert isinstance(plain, Score) and isinstance(score, Score) and score.num_tokens == plain.num_tokens
+
+
 def test_an_interface_is_a_setting_of_endpoints_alone_and_part_of_what_answers() -> None:
     with pytest.raises(InputError):
         parse_section(Engine, "engine", {("engine", "endpoint_api"): ("--endpoint-api", "chat")}, command="augment")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_model
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from augment_service import tokens
@@ -190,6 +190,50 @@ def test_special_tokens_in_a_text_are_text_unless_a_template_rendered_it(words: 
     # A vocabulary of whole words cannot split them: the row is refused, and named.
     (row,) = TextReader(words).prompts([replace(data, text="w1 <eos>")])
     assert isinstance(row, Refusal) and row.kind == "tokens" and "<eos>" in row.what
+
+
+def test_a_framed_item_is_tokenized_as_a_whole_and_its_text_without_context_is_framed_too() -> None:
+    item = ScoreItem("i", "ab", "xa", ("b", "x"), "x", "", before="</s>a", after="</s>")
+    row = pairs_of(pieces([]), item)
+    assert [tuple(pair.prefix) for pair in row.pairs] == [(0, 1, 2, 2, 3, 4, 2, 1)] * 2
+    assert [tuple(pair.prefix) for pair in row.unconditional] == [(0, 1, 2, 4, 1)] * 2
+    assert [pair.continuation for pair in (*row.pairs, *row.unconditional)] == [(3,), (4,)] * 2
+    spaced = pairs_of(pieces([]), replace(item, joiner=" "))
+    assert [pair.continuation for pair in spaced.pairs] == [(5, 3), (5, 4)]
+    merged = pairs_of(pieces([("x", "b")]), replace(item, after="x"))  # over the seam, as without a frame
+    assert [pair.continuation for pair in merged.pairs] == [(6,), (4,)]
+
+
+@pytest.mark.parametrize("place", ["context", "prompt", "unconditional", "option"])
+def test_no_text_of_a_framed_item_is_a_control_token(place: str) -> None:
+    item = ScoreItem("i", "ab", "xa", ("b", "x"), "x", "", before="</s>a", after="</s>")
+    is_option = place == "option"
+    change = {"continuations": ("b", "x</s>")} if is_option else {place: getattr(item, place) + "</s>"}
+    row, plain = pairs_of(pieces([]), replace(item, **change)), pairs_of(pieces([]), item)
+    for found, wanted in zip((*row.pairs, *row.unconditional), (*plain.pairs, *plain.unconditional), strict=True):
+        assert [*found.prefix].count(1) == [*wanted.prefix].count(1) and 1 not in found.continuation
+        assert not is_option or [*found.prefix] == [*wanted.prefix]
+    assert (row.pairs[0].continuation, row.pairs[1].continuation[:1]) == ((3,), (4,))
+
+
+def test_special_tokens_that_the_tokenizer_does_not_name_are_text_too() -> None:
+    tokenizer = pieces([])
+    tokenizer.add_tokens([AddedToken("<turn>", special=True)])
+    turn = tokenizer.convert_tokens_to_ids("<turn>")
+    item = ScoreItem("i", "a<turn>b", "x", ("b",), "", "", before="<turn>", after="<turn>")
+    (pair,) = pairs_of(tokenizer, item).pairs
+    assert [*pair.prefix].count(turn) == 2
+
+
+def test_framed_rows_of_one_context_share_the_frame_and_the_context(words: PreTrainedTokenizerFast) -> None:
+    context = "w1 w2 w3 " * 400
+    items = [ScoreItem(str(at), context, f"w{at}", ("w5", "w7"), "", "", "w8 ", " w9 ") for at in range(50)]
+    rows = [row for row in TextReader(words).items(items) if isinstance(row, ItemTokens)]
+    prefixes = [pair.prefix for row in rows for pair in row.pairs]
+    assert len(prefixes) == 100
+    assert len({id(prefix.head) for prefix in prefixes}) == 1
+    assert max(len(prefix.tail) for prefix in prefixes) < tokens.TAIL
+    assert {len(prefix) for prefix in prefixes} == {1203}
 
 
 def test_rows_of_one_context_share_its_tokens_and_cost_their_own(words: PreTrainedTokenizerFast) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import checkpoint, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from augment_service.chat import answer_frame
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.vllm import VllmEngine
 from augment_service.reference import NUM_PREFIX, Difference, find_reference
@@ -67,6 +69,43 @@ def test_it_starts_and_says_how_far_it_is_from_fp32(engine: VllmEngine, smollm2:
 
 def test_scores_are_those_of_plain_transformers(engine: VllmEngine, smollm2: Path) -> None:
     assert_scores(engine, smollm2)
+
+
+def test_framed_scores_are_those_of_plain_transformers_on_the_chat_template(engine: VllmEngine, smollm2: Path) -> None:
+    """The reference renders the conversation itself and appends the tokens of the option."""
+    around = answer_frame(AutoTokenizer.from_pretrained(smollm2), where="here")
+    plain = [replace(item, joiner=around.joiner, unconditional="Answer:") for item in ITEMS]
+    items = [replace(item, before=around.before, after=around.after) for item in plain]
+    limit = find_reference(smollm2, engine._dtype).limit(engine._dtype)
+    alone = [replace(item, context="", prompt=item.unconditional) for item in plain]
+    wanted, free = (chat_scores(smollm2, asked) for asked in (plain, alone))
+    for score, row, row_free in zip(engine.score(items), wanted, free, strict=True):
+        assert isinstance(score, Score)
+        assert score.num_tokens == tuple(map(len, row))
+        distance = torch.tensor(score.token_log_likelihoods) - torch.tensor(
+            [value for option in row for value in option]
+        )
+        assert distance.abs().max() <= limit.max
+        off = torch.tensor(score.unconditional) - torch.tensor([sum(option) for option in row_free])
+        assert (off.abs() <= limit.max * torch.tensor([*map(len, row_free)])).all()
+
+
+def chat_scores(folder: Path, items: list[ScoreItem]) -> list[list[list[float]]]:
+    """Per item and option, the log-probability of each of its tokens as the beginning of the assistant's turn."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    found = []
+    for item in items:
+        said = [{"role": "user", "content": item.context + item.prompt}]
+        asked = tokenizer.apply_chat_template(said, add_generation_prompt=True)["input_ids"]
+        row = []
+        for option in item.continuations:
+            own = tokenizer(option, add_special_tokens=False)["input_ids"]
+            with torch.inference_mode():
+                logits = model(torch.tensor([asked + own])).logits[0, -len(own) - 1 : -1]
+            row.append(logits.log_softmax(-1)[range(len(own)), torch.tensor(own)].tolist())
+        found.append(row)
+    return found
 
 
 def test_it_writes_what_plain_transformers_would(engine: VllmEngine, smollm2: Path) -> None:

@@ -114,14 +114,15 @@ class FakeEngine:
         return records.Generation(prompt.prompt_id, text, reason, len(chosen))
 
     def _judge(self, item: records.ScoreItem) -> records.Score | records.Refusal:
-        (before, digest), words = _read(item.context), item.prompt.split()
+        own, alone_own = (item.before + text + item.after for text in (item.prompt, item.unconditional))
+        (before, digest), words = _read(item.context), own.split()
         sizes = tuple(len(continuation.split()) for continuation in item.continuations)
         size = len(before) + len(words)
         is_empty = not sizes or not all(sizes)
         refusal = self._refuse(item.item_id, 0 if is_empty else size, size + max(sizes, default=0))
         if refusal:
             return refusal
-        values = [self._value(digest, item.prompt, continuation) for continuation in item.continuations]
+        values = [self._value(digest, own, continuation) for continuation in item.continuations]
         pairs = list(zip(values, sizes, strict=True))
         alone = item.continuations if item.unconditional else ()
         self._count(item.context, len(before), len(words), "scored_tokens", sum(sizes))
@@ -131,12 +132,13 @@ class FakeEngine:
             num_tokens=sizes,
             greedy=tuple(value > -0.5 for value in values),
             token_log_likelihoods=tuple(value for value, size in pairs for _ in range(size)),
-            unconditional=tuple(self._value(0, item.unconditional, text) * len(text.split()) for text in alone),
+            unconditional=tuple(self._value(0, alone_own, text) * len(text.split()) for text in alone),
         )
 
     def _expect(self, example: records.DistillationExample) -> records.Distribution | records.Refusal:
         row = [zlib.crc32(word.encode()) for word in example.text.split()]
-        num_shared, num_own = len(_read(example.context)[0]), len(example.prompt.split())
+        own = example.before + example.prompt + example.after + example.reasoning
+        num_shared, num_own = len(_read(example.context)[0]), len(own.split())
         before = num_shared + num_own
         refusal = self._refuse(example.text_id, before if len(row) > 1 else 0, before + len(row))
         if refusal:

@@ -39,9 +39,6 @@ def check(model: Model, section: Augment) -> None:
             where="augment.context",
             hint="leave it out, or add a global method",
         )
-    if isinstance(section, AugmentCommand) and section.teacher_top_k and model.book.chat:
-        what, hint = "a teacher reads plain prompts, and this book is for chat models", "add --prompts english"
-        raise InputError(what, where="--teacher-top-k", hint=hint)
 
 
 def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Augment) -> Augmentation:
@@ -82,6 +79,7 @@ def distill(
         model=model.fingerprint,
         context=context,
         seed=setting.seed,
+        tokenizer=model.path if model.folder else "",
     )
     if is_distilled(out):
         return

@@ -8,7 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from augment_service.chat import NO_ANSWER_FRAME, AnswerFrame, answer_frame
 from augment_service.contexts import ContextSpec, parse_context
+from augment_service.model_folder import load_tokenizer
 from cluster.memory import gpu_bytes
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
@@ -33,13 +35,34 @@ def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
     return list(dict.fromkeys(parse_context(text, where=where) for text in texts))
 
 
+def question_frame(setting: Setting, model: Model, section: Scoring) -> AnswerFrame:
+    """The model's chat template around every question, reported; empty if questions are plain text.
+
+    All weights are asked through it. Raises InputError where there is none.
+    """
+    if not section.chat_template:
+        return NO_ANSWER_FRAME
+    where = "evaluate.chat_template, flag --chat-template"
+    if model.folder is None:
+        what = f"the chat template of {model.name} is not known here: it is no model folder"
+        raise InputError(what, where=where, hint="give --model a folder with a tokenizer, or ask plain questions")
+    found = answer_frame(load_tokenizer(model.folder), where=where)
+    setting.say("chat", "each question is a user's turn of the model's chat template, its options begin the answer")
+    return found
+
+
 def fitting(
-    setting: Setting, model: Model, suite: Suite, contexts: Sequence[ContextSpec], section: Scoring
+    setting: Setting,
+    model: Model,
+    suite: Suite,
+    contexts: Sequence[ContextSpec],
+    section: Scoring,
+    frame: AnswerFrame,
 ) -> tuple[list[ContextSpec], dict[ContextSpec, str]]:
     """The contexts of a suite that fit the model's window, and the reasons for leaving out the others; reported."""
     window = setting.window(model) if model.folder else None
     reasons = contexts_that_fit(
-        suite, contexts, model.path, window, model.book, seed=setting.seed, draws=section.repeats
+        suite, contexts, model.path, window, model.book, seed=setting.seed, draws=section.repeats, frame=frame
     )
     left_out = {spec: reason for spec, reason in reasons.items() if reason}
     for spec, reason in left_out.items():
@@ -171,6 +194,7 @@ def plan_suite(
     contexts: Sequence[ContextSpec],
     refs: Sequence[CheckpointRef],
     model: Model,
+    frame: AnswerFrame,
 ) -> list[ScoreJob]:
     """Every model in every context; a `ref` that is the engines' own model is the base."""
     jobs = []
@@ -178,7 +202,7 @@ def plan_suite(
         base = ref.path == model.path
         answers = scoring_key(setting, model.fingerprint if base else _fingerprint(ref, model))
         jobs += [
-            ScoreJob(suite, "", condition, None if base else ref, answers, run=run, draw=draw)
+            ScoreJob(suite, "", condition, None if base else ref, answers, run, draw, frame)
             for context in contexts
             for condition in (Condition(condition_name(ref.name, context), ref.name, context),)
             for draw, run in draws(section, context)

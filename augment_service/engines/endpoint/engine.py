@@ -205,6 +205,7 @@ def _has_texts(item: ScoreItem) -> bool:
 
 
 def _pairs(item: ScoreItem) -> list[_Pair]:
-    """The item's continuations after `context + prompt`, then after `unconditional` if it has one."""
-    befores = [item.context + item.prompt, *filter(None, [item.unconditional])]
+    """The item's continuations after `context + prompt`, then after `unconditional` if it has one; all framed."""
+    texts = [item.context + item.prompt, *filter(None, [item.unconditional])]
+    befores = [item.before + text + item.after for text in texts]
     return [_Pair(before, item.joiner + continuation) for before in befores for continuation in item.continuations]
