@@ -53,6 +53,10 @@ class TokenRow:
     def __hash__(self) -> int:
         return hash((id(self.head), self.tail))
 
+    def then(self, more: Sequence[int]) -> "TokenRow":
+        """These tokens and more."""
+        return TokenRow(self.head, (*self.tail, *more))
+
     @property
     def ids(self) -> list[int]:
         """All ids as one list."""

@@ -18,6 +18,7 @@ import torch
 from tiny_models import CONTEXT, VOCABULARY, WINDOW, WORDS, make_model, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from augment_service import tokens as tokens_module
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.engines.vllm import VllmEngine, gumbel_noise, sampling, tries
@@ -29,7 +30,7 @@ from augment_service.engines.vllm.strategies import STRATEGIES, Query, Strategy,
 from augment_service.engines.vllm.stream import Request
 from augment_service.engines.vllm.tries import Branch, Trie
 from augment_service.engines.window import fit_window
-from augment_service.tokens import TextReader
+from augment_service.tokens import TextReader, TokenRow
 from cluster import cancellation
 from cluster.cancellation import CancelledCallError
 from data.errors import InputError, ResumableError
@@ -110,6 +111,26 @@ def test_a_context_is_computed_once(engine: VllmEngine) -> None:
     assert cost["cached_tokens"] == 19 * 192  # the full blocks, for all of the twenty requests but the first
     assert cost["computed_tokens"] == 20 * (202 + 1) - 19 * 192  # and the last token of an option is never read
     assert cost["scored_tokens"] == 40
+
+
+def test_a_shared_beginning_is_hashed_once(engine: VllmEngine, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same blocks in the cache as by vLLM's own hashes."""
+    monkeypatch.setattr(tokens_module, "TAIL", 16)
+    monkeypatch.setattr(streaming, "MIN_HEAD", 32)
+    hashed: list[int] = []
+    own = engine._host._thread._hashes._hasher
+    monkeypatch.setattr(
+        engine._host._thread._hashes, "_hasher", lambda row: hashed.append(len(found := own(row))) or found
+    )
+    context = " ".join(Random(5).choices(WORDS, k=200))
+    items = [ScoreItem(f"i{i}", context, f" w{i} w{i + 1}", ("w1 w2", "w3 w4")) for i in range(10)]
+    monkeypatch.setattr(streaming, "MIN_HEAD", 10**6)
+    assert spent(engine, items)["cached_tokens"] == 19 * 192
+    monkeypatch.setattr(streaming, "MIN_HEAD", 32)
+    hashed.clear()
+    assert spent(engine, items)["cached_tokens"] == 20 * 192  # the blocks of before are found
+    assert sum(hashed) == 6 + 19 * (6 - 5)  # six full blocks, five of them in the part that is tokenized once
+    assert_scores(engine, folder, items)
 
 
 def test_distributions_are_those_of_a_plain_forward_pass(
@@ -299,7 +320,7 @@ def test_the_likelihood_without_context_is_computed_once(engine: VllmEngine) -> 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in STRATEGIES if not strategy().obstacle()])
 def test_a_cached_position_is_never_taken_for_a_score(strategy: type[Strategy]) -> None:
-    trie = Trie([5, 6, 7])
+    trie = Trie(TokenRow((), (5, 6, 7)))
     trie.add([8])
     request = Request(trie.prefix, None, Query(trie, Branch((), (1,))))  # type: ignore[arg-type]
     for num_cached in (3, 9, None):

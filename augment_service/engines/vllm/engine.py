@@ -132,7 +132,11 @@ class VllmEngine:
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        requests = (Request(row, params, at) for at, row in enumerate(checked) if not isinstance(row, records.Refusal))
+        requests = (
+            Request(TokenRow((), tuple(row)), params, at)
+            for at, row in enumerate(checked)
+            if not isinstance(row, records.Refusal)
+        )
         for request, output in self._outputs(requests):
             answers.add(request.tag, _echo_of(output))
             self._count("scored_tokens", len(request.prompt) - 1)

@@ -190,7 +190,7 @@ class Stepwise(Strategy):
     def request(self, trie: Trie, branch: Branch) -> Request[Query]:
         """As `Strategy.request`."""
         params = exact_params(max_tokens=1, logprob_token_ids=trie.spell(branch.children))
-        return Request([*trie.prefix, *trie.spell(branch.nodes)], params, Query(trie, branch))
+        return Request(trie.prefix.then(trie.spell(branch.nodes)), params, Query(trie, branch))
 
 
 class Whole(Strategy):
@@ -212,7 +212,7 @@ class Whole(Strategy):
 def _reading(trie: Trie, branch: Branch, **options: Any) -> Request[Query]:
     """The request that reads the path of a branch; without options, it computes the prefix again."""
     params = exact_params(max_tokens=1, prompt_logprobs=0, logprob_token_ids=trie.spell(branch.children), **options)
-    return Request([*trie.prefix, *trie.spell(branch.nodes)], params, Query(trie, branch, "read"))
+    return Request(trie.prefix.then(trie.spell(branch.nodes)), params, Query(trie, branch, "read"))
 
 
 STRATEGIES: tuple[type[Strategy], ...] = (Forced, Replay, Stepwise, Whole)
@@ -275,7 +275,7 @@ def distillation_request(strategy: Strategy, query: Example, num_top: int) -> Re
     options = strategy.follow(tokens.path)
     if options is None:
         params = exact_params(max_tokens=1, prompt_logprobs=num_top)
-        return Request([*tokens.prefix, *tokens.path], params, query)
+        return Request(tokens.prefix.then(tokens.path), params, query)
     return Request(tokens.prefix, exact_params(max_tokens=len(tokens.path), logprobs=num_top, **options), query)
 
 

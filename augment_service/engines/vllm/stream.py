@@ -8,7 +8,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,8 +20,10 @@ from vllm import RequestOutput, SamplingParams
 from augment_service.tokens import TokenRow
 from cluster.cancellation import check_cancelled
 
-# Token ids of all requests in flight, which vLLM copies: 128 MiB. Beyond, requests wait at their caller.
-MAX_TOKENS = 2**24
+# Token ids of all requests in flight, which vLLM copies: some 200 MiB. Beyond, requests wait at their caller.
+MAX_TOKENS = 2**23
+MIN_HEAD = 1024  # tokens; shorter shared beginnings are hashed with each request
+MAX_HEADS = 16
 ROWS_AHEAD = 2  # requests of one caller that vLLM has, in multiples of those that it runs concurrently
 POLL_SECONDS = 0.5  # between two looks whether a caller that waits was cancelled
 Tag = TypeVar("Tag")
@@ -32,7 +34,7 @@ Result = TypeVar("Result")
 class Request(Generic[Tag]):
     """Token ids to read, how to continue them, and the caller's own tag."""
 
-    prompt: TokenRow | list[int]
+    prompt: TokenRow
     params: SamplingParams
     tag: Tag
 
@@ -45,6 +47,34 @@ class _Lane(Generic[Tag]):
     outputs: SimpleQueue[list[RequestOutput] | Exception] = field(default_factory=SimpleQueue)
 
 
+class HeadHashes:
+    """Hashes the blocks of a shared beginning once; vLLM alone does so for each request, which may take 0.1 s.
+
+    Takes the place of `EngineCore.request_block_hasher`. `head` is that of the request which is being added, `adapter`
+    goes into its hashes.
+    """
+
+    def __init__(self, hasher: Callable[[Any], list[Any]]) -> None:
+        self._hasher = hasher
+        self._known: dict[tuple[int, Any], tuple[Sequence[int], list[Any]]] = {}  # with the head, so that its id stays
+        self.head: Sequence[int] = ()
+        self.adapter: Any = None
+
+    def __call__(self, request: Any) -> list[Any]:
+        """The hashes of the full blocks of a request that has none yet, or of those that are full now."""
+        if request.block_hashes or len(self.head) < MIN_HEAD:
+            return self._hasher(request)
+        key = id(self.head), self.adapter
+        if key in self._known:
+            request.block_hashes.extend(self._known[key][1])  # it goes on after these
+            return self._hasher(request)
+        hashes = self._hasher(request)
+        if len(self._known) == MAX_HEADS:
+            del self._known[next(iter(self._known))]
+        self._known[key] = self.head, hashes[: len(self.head) * len(hashes) // request.num_tokens]
+        return hashes
+
+
 class EngineThread:
     """The thread in which everything of vLLM happens. `step` is `LLMEngine.step`.
 
@@ -55,6 +85,7 @@ class EngineThread:
         self._inbox: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()
         self._lanes: dict[str, _Lane[Any]] = {}  # by request; the thread's own
         self._engine: Any = None
+        self._hashes: Any = None
         self.seconds = 0.0  # of steps
         threading.Thread(target=self._work, name="engine", daemon=True).start()
 
@@ -67,13 +98,17 @@ class EngineThread:
     def set_engine(self, engine: Any) -> None:
         """The `LLMEngine` to step; from within `do`."""
         self._engine = engine
+        if engine is not None:
+            core = engine.engine_core.engine_core
+            core.request_block_hasher = self._hashes = HeadHashes(core.request_block_hasher)
 
     def add(self, lane: _Lane[Any], requests: dict[str, Request[Any]], adapter: Any) -> None:
         """Hand requests to vLLM; from within `do`."""
         started = time.perf_counter()
+        self._hashes.adapter = None if adapter is None else adapter.lora_int_id
         for name, request in requests.items():
-            ids = request.prompt if isinstance(request.prompt, list) else request.prompt.ids
-            prompt = {"type": "token", "prompt_token_ids": ids}
+            self._hashes.head = request.prompt.head
+            prompt = {"type": "token", "prompt_token_ids": request.prompt.ids}
             self._engine.add_request(name, prompt, request.params, lora_request=adapter)
             self._lanes[name] = lane
         self.seconds += time.perf_counter() - started
