@@ -1,14 +1,15 @@
 """Every use of Ray's private interfaces, in one file: check it when Ray's pinned version changes. No files."""
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import ray
-from ray._private import ray_constants, services
+from ray._private import ray_constants, services, utils
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.node import Node
@@ -54,6 +55,14 @@ def essential_processes() -> Iterator[None]:
         patch.object(services, "start_api_server", lambda *_, **__: ("", None)),
         patch.object(Node, "start_log_monitor", lambda _: None),
     ):
+        yield
+
+
+@contextmanager
+def own_sigterm_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM, if it has one, where Ray would install its own."""
+    has_own = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN, None)
+    with patch.object(utils, "set_sigterm_handler", lambda _: None) if has_own else nullcontext():
         yield
 
 

@@ -20,6 +20,7 @@ from cluster.ray_internals import (
     holds_sockets,
     is_node,
     loopback_only,
+    own_sigterm_handler,
     temporary_folder,
     use_token,
 )
@@ -61,7 +62,8 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
     """
     os.environ.update(RAY_ENABLE_UV_RUN_RUNTIME_ENV="0", RAY_USAGE_STATS_ENABLED="0")
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # leaves CUDA_VISIBLE_DEVICES alone in actors without a GPU
-    context = _start(num_cpus) if address is None else _attach(address)
+    with own_sigterm_handler():
+        context = _start(num_cpus) if address is None else _attach(address)
     try:
         logs = _link_logs(Path(context.address_info["session_dir"]) / "logs", log_dir)
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from training_runs import encode
@@ -63,7 +63,6 @@ def test_epochs_and_seeds_shuffle_anew() -> None:
     assert not np.array_equal(schedule[0], drawn(50, 50, 1, seed=1)[0])
 
 
-@settings(deadline=None)
 @given(rows=ROWS, world_size=st.integers(1, 4), extra=st.integers(0, 9), seed=st.integers(0, 99))
 def test_rank_slices_partition_the_global_batch(rows: list[list[int]], world_size: int, extra: int, seed: int) -> None:
     size = {"batch_size": world_size + extra, "num_steps": 3, "seed": seed}

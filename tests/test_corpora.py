@@ -77,7 +77,7 @@ def write_arrow(path: Path, members: list[str]) -> Path:
     ("write", "suffix"),
     [(write_jsonl, "jsonl"), (write_csv, "csv"), (write_parquet, "parquet"), (write_arrow, "arrow")],
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(members=rows)
 def test_any_rows_come_back_in_order(write, suffix: str, members: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ LINES = {
 }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.sampled_from(sorted(LINES)), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
 def test_each_broken_line_is_reported_by_its_number(kinds: list[str], block_bytes: int, has_end: bool) -> None:
     before = lines.BLOCK_BYTES

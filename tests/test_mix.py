@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data.seeds import derive_seed
@@ -43,7 +43,6 @@ def test_shares_of_tokens_come_out_as_asked_over_a_long_run(weights: list[float]
     assert all((count > 0) == (weight > 0) for count, weight in zip(first_tenth, weights, strict=True))
 
 
-@settings(deadline=None)
 @given(
     texts=TEXTS,
     budget=st.one_of(st.builds(Budget, steps=st.integers(1, 30)), st.builds(Budget, epochs=st.floats(0.1, 5))),
@@ -59,7 +58,6 @@ def test_the_usual_schedule_is_that_of_the_loop_over_draws(
     assert np.array_equal(fast.rows, rows) and np.array_equal(fast.bounds, bounds)
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, weights=st.lists(st.floats(0.1, 9), min_size=3, max_size=3), seed=SEEDS)
 def test_within_a_weighted_source_texts_occur_equally_often(
     texts: list[tuple[int, int]], weights: list[float], seed: int
@@ -74,7 +72,6 @@ def test_within_a_weighted_source_texts_occur_equally_often(
     assert np.array_equal(schedule.rows, again.rows)
 
 
-@settings(deadline=None)
 @given(texts=TEXTS, budget=st.integers(1, 900), weighted=st.booleans(), batch_tokens=st.sampled_from([0, 50]))
 def test_a_budget_of_tokens_is_met_to_within_half_a_text(
     texts: list[tuple[int, int]], budget: int, weighted: bool, batch_tokens: int

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy, kl_div
 
@@ -23,7 +23,6 @@ def top_of(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, log_probs
 
 
-@settings(deadline=None)
 @given(**CASES)
 def test_a_student_that_equals_its_teacher_has_nothing_to_learn(seed: int, k: int, sharpness: float) -> None:
     student = logits_of(seed, sharpness, 4).requires_grad_()
@@ -33,7 +32,6 @@ def test_a_student_that_equals_its_teacher_has_nothing_to_learn(seed: int, k: in
     assert student.grad is not None and student.grad.abs().max() < 1e-4
 
 
-@settings(deadline=None)
 @given(**CASES)
 def test_it_is_the_full_divergence_at_k_of_all_tokens_and_never_more(seed: int, k: int, sharpness: float) -> None:
     student, teacher = logits_of(seed, sharpness, 4).requires_grad_(), logits_of(seed + 1000, sharpness, 4)

@@ -70,7 +70,7 @@ def assert_shortest(facts: list[Statement], derived: dict, close: Callable[[Iter
 
 
 @given(statements({"kind": ("",), "trait": ("",), "link": ("flimp", "dask")}))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_inheritance_is_what_brute_force_finds(facts: list[Statement]) -> None:
     assert_shortest(facts, derive(facts, SEMANTIC), lambda some: brute_force(some, semantic_step))
 
@@ -90,7 +90,7 @@ def plain_step(known: set[Statement]) -> set[Statement]:
 
 
 @given(statements({"all": ("",), "some": ("",), "no": ("",), "more": ("rare", "kind"), "less": ("rare",)}))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_syllogisms_and_comparisons_have_shortest_proofs(facts: list[Statement]) -> None:
     canonical = list(dict.fromkeys(fact.canonical() for fact in facts))
     assert_shortest(canonical, derive(facts, PLAIN), lambda some: brute_force(some, plain_step))
@@ -106,7 +106,7 @@ def properties_step(known: set[Statement]) -> set[Statement]:
 
 
 @given(statements({"all": ("",), "no": ("",), "more": ("rare", "kind")}))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_properties_of_the_small_sets_are_what_brute_force_finds(facts: list[Statement]) -> None:
     assert_shortest(facts, derive(facts, PROPERTIES), lambda some: brute_force(some, properties_step))
 
@@ -121,13 +121,12 @@ def steps_step(known: set[Statement]) -> set[Statement]:
 
 
 @given(statements({"is": ("maker", "ruler", "ruler of the maker")}))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_steps_of_the_small_sets_are_what_brute_force_finds(facts: list[Statement]) -> None:
     assert_shortest(facts, derive(facts, STEPS), lambda some: brute_force(some, steps_step))
 
 
 @given(st.permutations(range(5)), statements({"kind": ("",), "trait": ("",)}))
-@settings(deadline=None)
 def test_the_order_of_facts_changes_nothing(order: list[int], facts: list[Statement]) -> None:
     shuffled = [facts[index] for index in order if index < len(facts)]
     assert derive(shuffled, SEMANTIC) == derive(facts, SEMANTIC)
@@ -142,7 +141,7 @@ def semantic_templates() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("form", "template"), semantic_templates())
 @given(nouns=st.lists(nouns, min_size=3, max_size=3, unique=True), verb=verbs, adjective=adjectives)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_every_semantic_template_reads_back(
     form: str, template: str, nouns: list[str], verb: str, adjective: str
 ) -> None:
@@ -158,7 +157,6 @@ def test_every_semantic_template_reads_back(
 
 
 @given(st.sampled_from(sorted(simple.load_wordings()["forms"])), nouns, nouns, st.data())
-@settings(deadline=None)
 def test_every_wording_of_the_simple_sets_reads_back(form: str, one: str, two: str, data: st.DataObject) -> None:
     wordings = simple.load_wordings()
     relation = data.draw(st.sampled_from(("dangerous", "famous", "kind"))) if form in ("more", "less") else ""
@@ -193,7 +191,6 @@ def terms(draw: st.DrawFn, depth: int = 3) -> tuple:
 
 
 @given(terms())
-@settings(deadline=None)
 def test_terms_read_back_however_they_are_spaced(term: tuple) -> None:
     assert read(show(term)) == term
     assert read(show(term).replace(" ", "")) == term

@@ -57,7 +57,6 @@ def test_ranks_carry_like_loads(lengths: list[int], world_size: int) -> None:
     assert max(loads) - min(loads) <= max(lengths)
 
 
-@settings(deadline=None)
 @given(rows=ROWS, world_size=st.integers(1, 4), num_rows=st.integers(1, 5))
 def test_packed_ranks_teach_what_padded_ones_teach(rows: list[list[int]], world_size: int, num_rows: int) -> None:
     """Whatever the layout and the ranks, also more ranks than texts: the same labels after the same inputs."""
@@ -81,7 +80,7 @@ def test_packed_ranks_teach_what_padded_ones_teach(rows: list[list[int]], world_
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(rows=ROWS, num_rows=st.sampled_from([1, 1, 2, 3]))
 def test_packed_loss_is_the_loss_of_each_text_alone(kind: str, rows: list[list[int]], num_rows: int) -> None:
     """In float64: sums in float32 differ by as much. Gemma's windows are 8 tokens wide, less than most texts."""

@@ -49,7 +49,7 @@ def read_document(document: Weighted, length: int) -> tuple[list[Statement], lis
 
 
 @given(st.integers(0, 10**6), st.sampled_from((48, 192, 768)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_everything_after_the_separator_follows_from_what_stands_before(seed: int, length: int) -> None:
     facts, lines = read_document(world_document(Random(seed), length), length)
     known = derive(facts, PLAIN)
@@ -72,7 +72,7 @@ def test_everything_after_the_separator_follows_from_what_stands_before(seed: in
     st.sampled_from((48, 192, 768)),
     st.sampled_from(((hierarchy_document, PROPERTIES), (process_document, STEPS), (syllogism_document, PLAIN))),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_what_linked_documents_say_follows_and_is_deduced_from_both_premises(seed: int, length: int, kind) -> None:
     document, theory = kind
     facts, lines = read_document(document(Random(seed), length), length)
@@ -115,7 +115,7 @@ def test_linked_worlds_know_all_that_two_facts_yield(sample, theory) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_conclusions_are_the_oracles(seed: int) -> None:
     world = sample_world(Random(seed), 30)
     known = derive(world.facts, PLAIN)

@@ -111,7 +111,7 @@ def fail(schedule: Schedule, actor: int, place: int | None = 0, *, by_death: boo
     accidents=st.integers(0, 4),
     width=st.integers(1, 4),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_accidents_lose_nothing_and_blame_no_row(
     sizes: list[int], num_actors: int, choices: list[int], accidents: int, width: int
 ) -> None:
@@ -131,7 +131,7 @@ def test_accidents_lose_nothing_and_blame_no_row(
     raises=st.booleans(),
     width=st.integers(1, 4),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_exactly_the_failing_rows_fail_and_all_else_is_done(
     sizes: list[int], num_actors: int, choices: list[int], seeds: set[tuple[int, int]], raises: bool, width: int
 ) -> None:
@@ -158,7 +158,7 @@ def test_exactly_the_failing_rows_fail_and_all_else_is_done(
     row=st.integers(0, 39),
     raises=st.booleans(),
 )
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_broken_actor_fails_no_row_but_the_failing_ones(
     sizes: list[int], choices: list[int], row: int, raises: bool
 ) -> None:
@@ -244,7 +244,6 @@ def hand_out_all(schedule: Schedule, num_actors: int) -> list[list[int]]:
 
 
 @given(affinities=st.text("abc ", min_size=5, max_size=60))
-@settings(deadline=None)
 def test_two_actors_share_equal_units_sixty_to_forty_at_most(affinities: str) -> None:
     did = hand_out_all(Schedule(units_of([1] * len(affinities), affinities), 2), 2)
     assert sorted(did[0] + did[1]) == list(range(len(affinities)))

@@ -85,7 +85,7 @@ def test_a_text_begins_with_the_start_token_and_has_no_end_token() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     context=st.lists(st.sampled_from(["ab", "a", "b", "xx", "xxxxx", "abab", "", "ba"]), min_size=10, max_size=60),
     following=st.lists(st.text("abx ", max_size=12), min_size=3, max_size=5),

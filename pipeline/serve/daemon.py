@@ -37,6 +37,7 @@ from pipeline.serve.state import ServiceRequest, ServiceState, path_of
 from pipeline.stages.resources import place, start_pool
 
 HOST = "127.0.0.1"
+AGAIN_SECONDS = 1.0  # until an ignored end is tried again
 SAVE_SECONDS = 1.0  # between two updates of the list of our processes
 
 
@@ -62,27 +63,26 @@ def _run(request: ServiceRequest) -> None:
         if (dead := files.read_state(name)) is not None:
             files.forget(dead)  # we hold the lock, so its daemon is dead
         stack.callback(files.remove_files, name)
-        _end_on_sigterm()
-        listener = stack.enter_context(_listen(request.port))
-        state = ServiceState(name, files.this_process(), spec.model, request.model, weights, spec.kind, time.time())
-        key = files.make_key(state.key_path)
-        save = stack.enter_context(_saved(state))
-        session = stack.enter_context(connect(address=request.address, log_dir=path_of(name, "logs")))
-        _end_on_sigterm()  # Ray installs a handler of its own
-        placement = place(session, spec, engines=request.engines)
-        pool = start_pool(spec, placement, request.deadline_seconds, request.start_seconds, name)
-        stack.enter_context(pool)
-        window = ray.get(pool.ask("window", ()))
-        router = PoolRouter(pool)
-        service = Service(router, ModelTokenizer(folder), model=request.model, weights=weights, window=window)
-        url = f"http://{HOST}:{listener.getsockname()[1]}/v1"
+        with _ended_by_sigterm():  # left first, so that nothing interrupts what ends the rest
+            listener = stack.enter_context(_listen(request.port))
+            state = ServiceState(name, files.this_process(), spec.model, request.model, weights, spec.kind, time.time())
+            key = files.make_key(state.key_path)
+            save = stack.enter_context(_saved(state))
+            session = stack.enter_context(connect(address=request.address, log_dir=path_of(name, "logs")))
+            placement = place(session, spec, engines=request.engines)
+            pool = start_pool(spec, placement, request.deadline_seconds, request.start_seconds, name)
+            stack.enter_context(pool)
+            window = ray.get(pool.ask("window", ()))
+            router = PoolRouter(pool)
+            service = Service(router, ModelTokenizer(folder), model=request.model, weights=weights, window=window)
+            url = f"http://{HOST}:{listener.getsockname()[1]}/v1"
 
-        def ready() -> None:
-            save(replace(state, address=session.address, url=url))
-            print(f"{name} answers at {url}, the key is in {state.key_path}", flush=True)
+            def ready() -> None:
+                save(replace(state, address=session.address, url=url))
+                print(f"{name} answers at {url}, the key is in {state.key_path}", flush=True)
 
-        app = build_app(service, router, key=key, deadline_seconds=request.request_seconds)
-        asyncio.run(_answer(app, router, listener, ready))
+            app = build_app(service, router, key=key, deadline_seconds=request.request_seconds)
+            asyncio.run(_answer(app, router, listener, ready))
 
 
 class _Server(uvicorn.Server):
@@ -150,12 +150,24 @@ def _saved(state: ServiceState) -> Iterator[Callable[[ServiceState], None]]:
         keeper.join()
 
 
-def _end_on_sigterm() -> None:
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends by SystemExit, which is raised again until the block is left.
+
+    Where a signal arrives may be a place that ignores exceptions, as Python does while it forks.
+    """
+
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # shut down only once
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS, AGAIN_SECONDS)
         sys.exit(0)
 
+    signal.signal(signal.SIGALRM, end)
     signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":
