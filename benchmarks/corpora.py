@@ -50,7 +50,7 @@ def write_texts(texts: Sequence[str], folder: Path) -> None:
     (folder / "texts.json").write_text(json.dumps(texts))
 
 
-def make_model(folder: Path, *, words: int = NUM_WORDS, **sizes: Any) -> Path:
+def make_model(folder: Path, dtype: str = "float32", /, *, words: int = NUM_WORDS, **sizes: Any) -> Path:
     """A Llama with random weights and a token for each of the words w0, w1, ...; 25 million parameters by default."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -66,7 +66,7 @@ def make_model(folder: Path, *, words: int = NUM_WORDS, **sizes: Any) -> Path:
         "max_position_embeddings": 1024, "tie_word_embeddings": True,
     }  # fmt: skip
     config = LlamaConfig(vocab_size=len(vocabulary), bos_token_id=None, eos_token_id=1, pad_token_id=0, **shape | sizes)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
 

@@ -4,10 +4,10 @@ Part of `benchmarks.training` (`--mfu`). The peak is that of a large matrix mult
 """
 
 import statistics
-from typing import Any
 
 from benchmarks.corpora import Load, make_model, words_of, write_texts
 from benchmarks.harness import OURS, Bench, print_ratios
+from benchmarks.roofline import BILLION, measure_peak
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
 from data.errors import InputError
@@ -16,31 +16,20 @@ from train.plan.flops import flops_per_token
 from train.plan.shapes import read_shape
 
 ROW_TOKENS, ROWS, STEPS = 4096, 4, 20
-SIZES = {
-    "words": 32_000, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": ROW_TOKENS,
-}  # fmt: skip
-
-
-def measure_peak(bench: Bench) -> dict[str, Any]:
-    """The GPU's name and the FLOP/s of a large matrix multiplication. Raises InputError on a machine without a GPU."""
-    if not bench.on_gpu:
-        raise InputError(
-            "this needs a GPU, and nvidia-smi names none",
-            where="this machine",
-            hint="run it on a machine with one; benchmarks.scoring and benchmarks.training measure on a CPU",
-        )
-    environment = shared_environment(on_gpu=True)
-    with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:
-        peak = side.call("multiply").value
-    bench.tell(f"{peak['gpu']}: {peak['flops'] / 1e12:.0f} TFLOP/s")
-    return peak
 
 
 def measure_mfu(bench: Bench) -> None:
     """Rounds of one finetuning on full rows. Raises InputError on a machine without a GPU."""
-    peak = measure_peak(bench)
-    model = make_model(bench.folder / "model", **SIZES)
+    if not bench.on_gpu:
+        raise InputError(
+            "this needs a GPU, and nvidia-smi names none",
+            where="this machine",
+            hint="run it on a machine with one; without --mfu this measures on a CPU",
+        )
+    environment = shared_environment(on_gpu=True)
+    with Side("peak", "benchmarks.sides.peak", folder=bench.folder / "peak", environment=environment) as side:
+        peak = measure_peak(bench, side)
+    model = make_model(bench.folder / "model", **BILLION | {"max_position_embeddings": ROW_TOKENS})
     load, words = Load("documents", ROWS, STEPS), words_of(model)
     rng = stream(0, "benchmarks", "mfu")
     texts = [" ".join(rng.choices(words, k=ROW_TOKENS - 1)) for _ in range(load.num_texts)]  # and the end token
@@ -50,9 +39,7 @@ def measure_mfu(bench: Bench) -> None:
         "batch_size": ROWS, "learning_rate": 1e-5, "stage": 1,
     }  # fmt: skip
     rates = []
-    with Side(
-        OURS, "benchmarks.sides.finetune", folder=bench.folder / OURS, environment=shared_environment(on_gpu=True)
-    ) as side:
+    with Side(OURS, "benchmarks.sides.finetune", folder=bench.folder / OURS, environment=environment) as side:
         versions = side.call("open").value["versions"]
         for number in range(-1, bench.flags.rounds):
             found = side.call("train", name=str(number), out=str(bench.folder / f"out{number}"), **job).value

@@ -1,87 +1,71 @@
-"""Scoring on a GPU: a model of a billion random parameters, 16,000 tokens of context, against what the GPU can do.
+"""What a machine can do at most with a model: the bounds that the speeds of `benchmarks.gpu` are held against.
 
-    python -m benchmarks.roofline --json roofline.json
-
-The bound is the time that the arithmetic of the computed tokens takes at the speed of a large matrix multiplication,
-measured on the same GPU. Refuses a machine without one. Writes the model under the work folder, and the report.
+Scoring is bound by the arithmetic of the computed tokens, writing in each of its steps by that or by reading weights
+and keys and values once. Both at speeds measured on the same machine: a large matrix multiplication, a large copy.
+Part of `benchmarks.gpu` and `benchmarks.mfu`; also makes what is scored and what is continued.
 """
 
-import statistics
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.harness import OURS, Bench, forget, print_ratios, run
-from benchmarks.mfu import measure_peak
-from benchmarks.settings import shared_environment
+from benchmarks.harness import Bench
 from benchmarks.side import Side
-from data.records import ScoreItem
+from data.records import Prompt, ScoreItem
 from data.seeds import stream
-from data.store import write_shard
+from train.plan.flops import multiplied_weights
+from train.plan.shapes import BF16, Shape
 
-NUM_WORDS = 32_000
-CONTEXT_TOKENS, NUM_QUESTIONS, NUM_OPTIONS, QUESTION_TOKENS = 16_000, 60, 4, 14
-
-
-@dataclass(frozen=True)
-class Size:
-    """The shape of a Llama; the output layer is the input embedding."""
-
-    width: int = 2048
-    inner: int = 8192
-    layers: int = 16
-    heads: int = 32
-    key_value_heads: int = 8
-    window: int = 16_384
-
-    @property
-    def parameters(self) -> int:
-        """Weights of the matrices that a token is multiplied with; the embedding counts once, as the output layer."""
-        attention = 2 * self.width**2 * (1 + self.key_value_heads / self.heads)
-        return round(self.layers * (attention + 3 * self.width * self.inner) + NUM_WORDS * self.width)
+NUM_OPTIONS, QUESTION_TOKENS, OPTION_TOKENS = 4, 14, (2, 6)
+TEMPERATURE = 0.7
+# A Llama of a billion parameters, as arguments of `corpora.make_model`.
+BILLION: dict[str, int] = {
+    "words": 32_000, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 16_384,
+}  # fmt: skip
 
 
-def arithmetic(size: Size, context: int, more: int) -> float:
-    """Floating-point operations to compute a context of so many tokens, and `more` tokens that each see all of it."""
-    attention = 4 * size.layers * size.width * (context**2 / 2 + context * more)
-    return 2.0 * size.parameters * (context + more) + attention
+def measure_peak(bench: Bench, side: Side) -> dict[str, Any]:
+    """The device's name, the FLOP/s of a large matrix multiplication, the bytes per second of a large copy.
+
+    `side` is a process that measures them: its memory is free when it has ended.
+    """
+    peak = side.call("measure_peak", device="cuda" if bench.on_gpu else "cpu").value
+    bench.tell(f"{peak['name']}: {peak['flops'] / 1e12:.3g} TFLOP/s, {peak['bytes_per_second'] / 1e9:.3g} GB/s")
+    return peak
 
 
-def make_model(folder: Path, size: Size) -> Path:
-    """A Llama of that size with random bfloat16 weights, and a tokenizer that knows the words w0, w1, ..."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+def arithmetic(shape: Shape, tokens: int, pairs: float, outputs: int) -> float:
+    """Floating-point operations to compute `tokens` that see `pairs` tokens before them, all together.
 
-    vocabulary = {"<eos>": 0} | {f"w{number}": number for number in range(1, NUM_WORDS)}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=NUM_WORDS,
-        hidden_size=size.width,
-        intermediate_size=size.inner,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.key_value_heads,
-        max_position_embeddings=size.window,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=0,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
+    `outputs` of them are multiplied with the output layer.
+    """
+    inner = multiplied_weights(shape) - shape.embedding
+    return 2.0 * (tokens * inner + outputs * shape.embedding) + 4.0 * shape.layers * shape.queries * pairs
 
 
-def make_items(number: int, context_tokens: int, num_questions: int) -> list[ScoreItem]:
-    """Questions of random words after one context of random words; options of 2 to 6 tokens."""
+def scoring_seconds(shape: Shape, peak: Mapping[str, Any], *, context: int, computed: int, scored: int) -> float:
+    """The least time to compute a context and `computed - context` tokens that each see all of it."""
+    pairs = context**2 / 2 + context * (computed - context)
+    return arithmetic(shape, computed, pairs, scored) / peak["flops"]
+
+
+def writing_seconds(shape: Shape, peak: Mapping[str, Any], *, rows: int, prompt: int, written: int) -> float:
+    """The least time in which that many rows read a prompt and write so many tokens each, all rows in each step."""
+    seconds = arithmetic(shape, rows * prompt, rows * prompt**2 / 2, rows) / peak["flops"]
+    kept = 2 * BF16 * shape.layers * shape.keys  # bytes of keys and values of a token
+    for seen in range(prompt + 1, prompt + written):
+        computing = arithmetic(shape, rows, rows * seen, rows) / peak["flops"]
+        reading = (BF16 * multiplied_weights(shape) + rows * seen * kept) / peak["bytes_per_second"]
+        seconds += max(computing, reading)
+    return seconds
+
+
+def make_items(number: int, num_words: int, context_tokens: int, num_questions: int) -> list[ScoreItem]:
+    """Questions of random words after one context of random words; options of 2 to 6 tokens. `number` decides them."""
     rng = stream(0, "benchmarks", "roofline", number)
 
     def words(count: int) -> str:
-        return " ".join(f"w{rng.randrange(1, NUM_WORDS)}" for _ in range(count))
+        return " ".join(f"w{rng.randrange(num_words)}" for _ in range(count))
 
     context = words(context_tokens)
     return [
@@ -89,61 +73,16 @@ def make_items(number: int, context_tokens: int, num_questions: int) -> list[Sco
             f"{number}-{at}",
             context,
             " " + words(QUESTION_TOKENS),
-            tuple(words(rng.randint(2, 6)) for _ in range(NUM_OPTIONS)),
+            tuple(words(rng.randint(*OPTION_TOKENS)) for _ in range(NUM_OPTIONS)),
         )
         for at in range(num_questions)
     ]
 
 
-def measure(bench: Bench) -> None:
-    """Rounds on fresh contexts."""
-    peak = measure_peak(bench)
-    size = Size()
-    model = make_model(bench.folder / "model", size)
-    bench.tell(f"made a model of {size.parameters / 1e9:.2f} billion parameters")
-    with Side(
-        OURS, "benchmarks.sides.pool", folder=bench.folder / OURS, environment=shared_environment(on_gpu=True)
-    ) as side:
-        opening = bench.opening | {"model": str(model)}
-        opened = side.call("open", folder=str(bench.folder / OURS / "ray"), **opening)
-        bench.tell(f"started in {opened.seconds:.1f} s")
-        rounds = [score(bench, side, number) for number in range(-1, bench.flags.rounds)][1:]
-    report(bench, size, peak, rounds)
-    bench.report |= opened.value
-
-
-def score(bench: Bench, side: Side, number: int) -> dict[str, float]:
-    """One round; returns its seconds and the tokens that were computed."""
-    source, target = (bench.folder / f"{kind}-{number}.arrow" for kind in ("items", "scores"))
-    items = make_items(number, CONTEXT_TOKENS, NUM_QUESTIONS)
-    write_shard(source, ScoreItem, items)
-    forget(target)
-    before = side.call("stats").value
-    unit = {"task": "score", "source": str(source), "target": str(target), "num_rows": len(items)}
-    seconds = side.call("run", units=[unit]).seconds
-    computed = side.call("stats").value["computed_tokens"] - before["computed_tokens"]
-    bench.tell(f"round {number + 1}: {seconds:.2f} s, {computed:.0f} tokens computed")
-    return {"seconds": seconds, "computed": computed}
-
-
-def report(bench: Bench, size: Size, peak: dict[str, Any], rounds: list[dict[str, float]]) -> None:
-    """Tokens a second, and the share of the bound."""
-    shares = [
-        arithmetic(size, CONTEXT_TOKENS, int(entry["computed"]) - CONTEXT_TOKENS) / peak["flops"] / entry["seconds"]
-        for entry in rounds
+def make_prompts(number: int, num_words: int, num_rows: int, prompt_tokens: int, max_tokens: int) -> list[Prompt]:
+    """Prompts of random words that share nothing; `number` decides them."""
+    rng = stream(0, "benchmarks", "roofline prompts", number)
+    texts = [" ".join(f"w{rng.randrange(num_words)}" for _ in range(prompt_tokens)) for _ in range(num_rows)]
+    return [
+        Prompt(f"{number}-{at}", "", "", "", text, max_tokens, TEMPERATURE, at, "") for at, text in enumerate(texts)
     ]
-    ratios = {
-        "tokens_per_second": statistics.median(entry["computed"] / entry["seconds"] for entry in rounds),
-        "share_of_roofline": statistics.median(shares),
-    }
-    print_ratios(bench, ratios, {})
-    bench.report |= {"ratios": ratios, "rounds": rounds, "peak": peak, "parameters": size.parameters}
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; returns the exit code."""
-    return run("roofline", (__doc__ or "").partition("\n")[0], measure, arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import generation, harness, peers, roofline, scoring, settings, start, swap, worlds
+from benchmarks import generation, harness, peers, scoring, settings, start, swap, worlds
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
 from benchmarks.side import ROOT, Answer, Side, SideError
 from benchmarks.sides import start as sides_start
@@ -27,7 +26,7 @@ from data.rendering import load_book
 
 TINY = ROOT / "models" / "tiny"
 BOOK = load_book(TINY)
-NAMES = ("generation", "launch", "roofline", "scoring", "start", "swap", "training")
+NAMES = ("generation", "gpu", "launch", "scoring", "start", "swap", "training")
 # A side that talks, as libraries do, on the channel that is meant for answers.
 PARROT = """
 import os, sys
@@ -188,39 +187,6 @@ def test_the_ideal_computes_a_context_once_and_each_question_with_each_option() 
     context = 1 + sum(len(line.split()) + 1 for line in items[0].context.splitlines())  # <s> and the line ends
     suffixes = sum(len(f"{item.prompt} {option}".split()) for item in items for option in item.continuations)
     assert scoring.ideal_tokens(tokenizer, items) == context + suffixes
-
-
-# ---- the roofline
-
-
-def test_the_roofline_refuses_a_machine_without_a_gpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(harness, "has_gpu", lambda: False)
-    assert roofline.main(["--json", str(tmp_path / "out.json")]) == 2
-    assert "needs a GPU" in capsys.readouterr().err
-    assert not (tmp_path / "out.json").exists()
-
-
-def test_the_arithmetic_is_that_of_the_model_made(tmp_path: Path) -> None:
-    size = roofline.Size(width=64, inner=96, layers=2, heads=4, key_value_heads=2, window=64)
-    folder = roofline.make_model(tmp_path, size)
-    with safe_open(folder / "model.safetensors", "pt") as tensors:
-        shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-    assert size.parameters == sum(shape[0] * shape[1] for shape in shapes if len(shape) == 2)
-    assert 0.9e9 < roofline.Size().parameters < 1.3e9
-    # one token after n others: the matrices, and two products with n keys and values in each layer
-    step = roofline.arithmetic(size, 10, 1) - roofline.arithmetic(size, 10, 0)
-    assert step == 2 * size.parameters + 2 * 2 * 10 * 64 * 2
-
-
-def test_the_questions_fit_the_window_of_the_large_model(tmp_path: Path) -> None:
-    items = roofline.make_items(0, roofline.CONTEXT_TOKENS, 3)
-    longest = max(
-        len(f"{item.context}{item.prompt} {option}".split()) for item in items for option in item.continuations
-    )
-    assert roofline.CONTEXT_TOKENS < longest <= roofline.Size().window
-    assert roofline.make_items(1, 10, 1)[0].context != roofline.make_items(2, 10, 1)[0].context
 
 
 # ---- the peers
