@@ -1,6 +1,6 @@
 """Checks of the vLLM engine on this machine, and its speed. A process per engine, as engines have in the pipeline.
 
-A check raises AssertionError with what is wrong, or returns its figures. All bounds are nats of one token, unless said.
+A check raises AssertionError with what is wrong, or returns its figures. Differences are nats of one token.
 """
 
 import contextvars
@@ -20,7 +20,6 @@ from augment_service.engines.vllm.strategies import STRATEGIES, choose_strategy
 from augment_service.reference import Difference, Reference, compute_reference, difference
 from benchmarks import roofline
 from benchmarks.corpora import make_model
-from benchmarks.harness import largest_difference
 from benchmarks.side import serve
 from benchmarks.sides.peak import PeakSide
 from benchmarks.swap import make_checkpoints
@@ -31,8 +30,8 @@ from data.weights import weights_fingerprint
 
 KV_CACHE_GIB = 0.25
 NUM_ROWS, ROW_TOKENS = 4, 256  # of the texts whose every token is compared with fp32
-SWAP_LIMIT = 1e-5  # nats of one token in float32, between weights that were swapped in and a cold start
-LEAST_MOVED = 0.1  # nats by which other weights change some score; less, and they were not loaded
+SWAP_LIMIT = Difference(1e-5, 1e-5)  # in float32, between weights that were swapped in and a cold start
+LEAST_MOVED = 0.1  # by other weights, of some token's score; less, and they were not loaded
 LEAST_EQUAL = 0.9  # of float32 texts that are written one by one and together: near ties, roundings decide
 NUM_THREADS, NUM_TEXTS, TEXT_TOKENS = 4, 12, 24
 NUM_CANCELLED, CANCELLED_TOKENS = 200, 400
@@ -61,9 +60,9 @@ class Subject:
         return self.reference.limit(self.dtype)
 
     @property
-    def swap_limit(self) -> float:
+    def swap_limit(self) -> Difference:
         """How far two ways to the same weights may be apart: 16-bit kernels may round otherwise in other batches."""
-        return SWAP_LIMIT if self.dtype == torch.float32 else self.limit.max
+        return SWAP_LIMIT if self.dtype == torch.float32 else self.limit
 
     def scores(self) -> list[Score]:
         """The engine's scores of all items."""
@@ -114,8 +113,9 @@ def check_strategies(subject: Subject) -> Figures:
     figures: Figures = {}
     for name in (name for name in names if name != "whole"):
         assert [row.num_tokens for row in found[name]] == [row.num_tokens for row in found["whole"]], f"{name}: tokens"
-        figures[name] = largest_difference(*(_token_scores(found[one]) for one in (name, "whole")))
-        assert figures[name] <= subject.limit.max, f"{name} is off `whole` by {figures[name]:.3g}"
+        distance = distance_of(*(_token_scores(found[one]) for one in (name, "whole")))
+        assert distance.within(subject.limit), f"{name} is off `whole` by {distance}; the limit is {subject.limit}"
+        figures[name] = distance.max
     assert own.name in figures, f"the engine's own strategy, {own.name}, was not compared"
     return {**figures, "limit": subject.limit.max, "tokens_of_whole_over_own": computed["whole"] / computed[own.name]}
 
@@ -129,11 +129,12 @@ def check_swap(subject: Subject) -> Figures:
         subject.engine.load_weights(ref)
         values.append(subject.token_scores())
     before, subject.swapped, after = values
-    moved, back = largest_difference(before, subject.swapped), largest_difference(before, after)
-    assert moved >= LEAST_MOVED, f"other weights moved the scores by {moved:.3g} only"
-    assert back <= subject.swap_limit, f"scores came back with a difference of {back:.3g}"
+    moved, back = distance_of(before, subject.swapped), distance_of(before, after)
+    is_other = moved.max >= LEAST_MOVED and not moved.within(subject.swap_limit)
+    assert is_other, f"other weights moved the scores by {moved} only"
+    assert back.within(subject.swap_limit), f"scores came back with a difference of {back}"
     assert subject.engine.stats()["cold_restarts"] == restarts, "a swap needed a cold restart"
-    return {"moved": moved, "back": back, "limit": subject.swap_limit}
+    return {"moved": moved.max, "back": back.max, "limit": subject.swap_limit.max}
 
 
 def check_cold_start(subject: Subject) -> Figures:
@@ -141,9 +142,9 @@ def check_cold_start(subject: Subject) -> Figures:
     assert subject.swapped, "no swap to compare with: it failed"
     subject.engine.close()
     subject.engine = VllmEngine(replace(subject.spec, model=subject.other.path))
-    distance = largest_difference(subject.swapped, subject.token_scores())
-    assert distance <= subject.swap_limit, f"swapped in and started cold differ by {distance:.3g}"
-    return {"max": distance, "limit": subject.swap_limit}
+    distance = distance_of(subject.swapped, subject.token_scores())
+    assert distance.within(subject.swap_limit), f"swapped in and started cold differ by {distance}"
+    return {"max": distance.max, "limit": subject.swap_limit.max}
 
 
 def check_stream(subject: Subject) -> Figures:
@@ -267,8 +268,6 @@ def obstacle(spec: EngineSpec) -> str:
     """Why this machine cannot run an engine; "" if it can."""
     if torch.cuda.device_count() < spec.tensor_parallel > 1:
         return f"{spec.tensor_parallel} GPUs are needed, {torch.cuda.device_count()} are here"
-    if torch.cuda.is_available() and spec.dtype == "bfloat16" and not torch.cuda.is_bf16_supported():
-        return "this GPU has no bfloat16"
     known = {strategy.name: strategy for strategy in STRATEGIES}
     return known[spec.scoring]().obstacle() if spec.scoring in known else ""
 
@@ -287,6 +286,12 @@ def attempt(name: str, check: Callable[[Any], Figures], subject: Any) -> dict[st
 def result(name: str, state: str, reason: str, seconds: float = 0.0, figures: Figures | None = None) -> dict[str, Any]:
     """A check as the report has it."""
     return {"name": name, "state": state, "reason": reason, "seconds": seconds, "figures": figures or {}}
+
+
+def distance_of(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """How far two lists of the same length are apart; a NaN stays one."""
+    apart = (torch.tensor(first, dtype=torch.float64) - torch.tensor(second, dtype=torch.float64)).abs()
+    return Difference(apart.mean().item(), apart.max().item())
 
 
 def _token_scores(scores: Sequence[Score]) -> list[float]:
