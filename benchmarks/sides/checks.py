@@ -33,8 +33,7 @@ NUM_ROWS, ROW_TOKENS = 4, 256  # of the texts whose every token is compared with
 SWAP_LIMIT = Difference(1e-5, 1e-5)  # in float32, between weights that were swapped in and a cold start
 LEAST_MOVED = 0.1  # by other weights, of some token's score; less, and they were not loaded
 LEAST_EQUAL = 0.9  # of float32 texts that are written one by one and together: near ties, roundings decide
-NUM_THREADS, NUM_TEXTS, TEXT_TOKENS = 4, 12, 24
-NUM_CANCELLED, CANCELLED_TOKENS = 200, 400
+NUM_THREADS, NUM_TEXTS, TEXT_TOKENS, NUM_CANCELLED, CANCELLED_TOKENS = 4, 12, 24, 200, 400
 Figures = dict[str, float]
 
 
@@ -218,10 +217,8 @@ class ChecksSide(PeakSide):
 
         results = [attempt("start", start, None)]
         for name in checks[1:]:
-            if subjects:
-                results.append(attempt(name, CHECKS[name], subjects[0]))
-            else:
-                results.append(result(name, "skipped", "the engine did not start"))
+            idle = result(name, "skipped", "the engine did not start")
+            results.append(attempt(name, CHECKS[name], subjects[0]) if subjects else idle)
         for subject in subjects:
             subject.engine.close()
         return {"checks": results}
