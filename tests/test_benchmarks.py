@@ -16,7 +16,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import generation, harness, peers, scoring, settings, start, swap, worlds
+from benchmarks import generation, harness, long_context, peers, scoring, settings, start, swap, worlds
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
 from benchmarks.side import ROOT, Answer, Side, SideError
 from benchmarks.sides import start as sides_start
@@ -355,6 +355,13 @@ def test_generation_of_our_own_side(tmp_path: Path) -> None:
     assert report["prompts"] == 6 * 3
     assert report["tokens"] > report["prompts"]
     assert [len(report[part][OURS]["seconds"]) for part in ("warm", "whole")] == [1, 1]
+
+
+def test_long_contexts_are_prepared(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert long_context.main(["--smoke", "--json", str(out)]) == 0
+    report = read_report(out)
+    assert report["requests"] == 8 * 4 and set(report["ratios"]) == set(long_context.GOALS)
 
 
 def test_swap_notices_other_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
