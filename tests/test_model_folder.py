@@ -92,6 +92,8 @@ def test_what_can_be_served_is_accepted(folder: Path) -> None:
     check_model(spec, on_cpu=True)
     with pytest.raises(InputError):
         check_model(EngineSpec("vllm", str(folder), window=2**25), on_cpu=True)
+    with pytest.raises(InputError, match="no pipeline parallelism on CPUs"):
+        check_model(EngineSpec("vllm", str(folder), pipeline_parallel=2), on_cpu=True)
 
 
 def test_code_of_a_model_is_never_run_and_never_asked_about(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
