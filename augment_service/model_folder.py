@@ -34,7 +34,8 @@ def check_model(spec: EngineSpec, *, on_cpu: bool) -> None:
     folder = Path(spec.model)
     if on_cpu and spec.pipeline_parallel > 1:
         hint = "use tensor_parallel, or a machine with GPUs"
-        raise InputError("vLLM has no pipeline parallelism on CPUs", where="engine setting pipeline_parallel", hint=hint)
+        where = "engine setting pipeline_parallel"
+        raise InputError("vLLM has no pipeline parallelism on CPUs", where=where, hint=hint)
     config = load_config(folder)
     weight_files(folder)
     load_tokenizer(folder)

@@ -107,7 +107,13 @@ class ActorHost:
             if self._worker is None:
                 worker_class, init_args = self._make
                 with self._deadlines.within(self._start_seconds):
-                    self._worker = worker_class(*init_args)
+                    try:
+                        self._worker = worker_class(*init_args)
+                    except SAFE_ERRORS:
+                        raise
+                    except Exception:
+                        self._is_broken = True
+                        raise
 
     def _call(
         self,
