@@ -43,6 +43,7 @@ class EngineWorker:
         self._base = base
         self._weights = _ResidentWeights(self._engine, base)
         self._spending = _Spending(self._engine)
+        self._unfinished: dict[int, dict[int, RowAnswer]] = {}  # the answers of units that are being worked on
 
     def run_unit(
         self,
@@ -110,6 +111,10 @@ class EngineWorker:
         """The engine's counts since its start."""
         return self._engine.stats()
 
+    def progress(self) -> int:
+        """How many rows are answered in units that are not finished."""
+        return sum(map(len, list(self._unfinished.values())))
+
     def window(self) -> int | None:
         """Tokens of prompt and answer together; None where no bound is known."""
         return self._engine.window
@@ -137,9 +142,13 @@ class EngineWorker:
                 answers[row] = RowAnswer((), (Refusal(_id(requests[row]), CRASH, reason, hint),))
         missing = [row for row in range(*wanted) if row not in answers]
         if missing:
-            with self._weights.held(ref or self._base), _Pieces(whole, task.answered, answers) as pieces:
-                asked = [requests[row] for row in missing]
-                task.compute(self._engine, asked, lambda at, answer: pieces.add(missing[at], answer))
+            self._unfinished[id(answers)] = answers
+            try:
+                with self._weights.held(ref or self._base), _Pieces(whole, task.answered, answers) as pieces:
+                    asked = [requests[row] for row in missing]
+                    task.compute(self._engine, asked, lambda at, answer: pieces.add(missing[at], answer))
+            finally:
+                del self._unfinished[id(answers)]
         _write(path, task.answered, [answers[row] for row in range(*wanted)])
 
 

@@ -19,8 +19,9 @@ LOOPBACK = "127.0.0.1"
 class Snapshot:
     """The state of the work. Producer: `Meter`. Consumers: the progress line, the run summary, `export`.
 
-    `items` are rows that were answered or refused, of `total`. Of the `prompt_tokens`, `cached_tokens` were not
-    computed; `answer_tokens` were written or scored. `seconds` is the time since the meter began.
+    `items` are rows of finished units that were answered or refused, of `total`; `partial` are answered rows of units
+    that are not finished. Of the `prompt_tokens`, `cached_tokens` were not computed; `answer_tokens` were written or
+    scored. `seconds` is the time since the meter began.
     """
 
     total: int
@@ -32,6 +33,7 @@ class Snapshot:
     restarts: int = 0
     in_flight: int = 0
     seconds: float = 0.0
+    partial: int = 0
 
     @property
     def tokens(self) -> int:
@@ -39,14 +41,19 @@ class Snapshot:
         return self.prompt_tokens - self.cached_tokens + self.answer_tokens
 
     @property
+    def answered(self) -> int:
+        """All rows that are answered or refused."""
+        return self.items + self.partial
+
+    @property
     def eta_seconds(self) -> float | None:
-        """The time left at the mean rate; None before the first receipt."""
-        return max(self.total - self.items, 0) * self.seconds / self.items if self.items else None
+        """The time left at the mean rate; None before the first row."""
+        return max(self.total - self.answered, 0) * self.seconds / self.answered if self.answered else None
 
     @property
     def items_per_second(self) -> float:
         """Since the meter began."""
-        return self.items / self.seconds if self.seconds > 0 else 0.0
+        return self.answered / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -73,11 +80,15 @@ class Snapshot:
 
 
 class Meter:
-    """Adds up receipts. Fed by one thread, read by any: the snapshot is replaced as a whole."""
+    """Adds up receipts. Fed by one thread, read by any: the snapshot is replaced as a whole.
+
+    `on_change` is called when rows were answered.
+    """
 
     def __init__(self, total: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         """`total` is the number of items (rows); the time runs from now."""
         self._now, self._clock, self._began = Snapshot(total), clock, clock()
+        self.on_change: Callable[[], None] = lambda: None
 
     def receipt(self, receipt: ShardReceipt) -> None:
         """A whole unit is done."""
@@ -90,6 +101,12 @@ class Meter:
     def restart(self) -> None:
         """An actor was lost."""
         self._now = replace(self._now, restarts=self._now.restarts + 1)
+
+    def set_partial(self, partial: int) -> None:
+        """The number of answered rows in units that are not finished."""
+        if partial != self._now.partial:
+            self._now = replace(self._now, partial=partial)
+            self.on_change()
 
     def set_in_flight(self, in_flight: int) -> None:
         """The number of units in flight."""
@@ -108,6 +125,7 @@ class Meter:
             cached_tokens=self._now.cached_tokens + receipt.cached_tokens,
             answer_tokens=self._now.answer_tokens + receipt.answer_tokens,
         )
+        self.on_change()
 
 
 def format_seconds(seconds: float) -> str:

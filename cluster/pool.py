@@ -26,6 +26,7 @@ __all__ = ["ActorPool", "Unit"]
 
 PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its own
 POLL_SECONDS = 0.5  # between two checks of actors that are not ready
+PROGRESS_SECONDS = 5.0  # between two questions how many rows of its units an actor has
 PLACE_SECONDS = 600.0  # an autoscaling cluster takes minutes
 START_SECONDS = 1800.0  # a large model loads from a slow disk in many minutes
 ASK_DEADLINE_SECONDS = 3600.0
@@ -56,6 +57,9 @@ class Run:
     group_errors: dict[str, InputError] = field(default_factory=dict)
     seconds_per_row: float = 0.0  # of the slowest unit so far
     checked: float = 0.0
+    looked: float = 0.0
+    looks: dict[int, ray.ObjectRef] = field(default_factory=dict)  # by actor
+    partial: dict[int, int] = field(default_factory=dict)  # by actor, answered rows of units that are not finished
 
     def deadline(self, task: Task, explicit: float | None) -> float:
         """Seconds that a task may take."""
@@ -177,6 +181,7 @@ class ActorPool:
                 self._await(run, on_receipt)
         finally:
             self._run = None
+            run.meter.set_partial(0)
             for ref in (ref for calls in run.calls for ref in calls):
                 ray.cancel(ref)
         if group_errors is None:
@@ -264,6 +269,24 @@ class ActorPool:
             if any(now - call.sent > call.deadline for call in calls.values()) and self._is_stuck(actor):
                 self._group.kill(actor)  # and its calls will fail
         self._group.reopen([actor for actor in range(len(run.calls)) if run.schedule.is_trusted(actor)])
+        if self._group.spec.width > 1 and hasattr(self._group.spec.worker_class, "progress"):
+            self._look(run, now)
+
+    def _look(self, run: Run, now: float) -> None:
+        """Ask actors how many rows of their unfinished units are answered; the answers are taken at a later check."""
+        for actor, ref in list(run.looks.items()):
+            if ray.wait([ref], timeout=0)[0]:
+                del run.looks[actor]
+                try:
+                    run.partial[actor] = ray.get(ref)
+                except ray.exceptions.RayError:  # its calls fail, too
+                    run.partial.pop(actor, None)
+        run.meter.set_partial(sum(run.partial.values()))
+        if now - run.looked > PROGRESS_SECONDS:
+            run.looked = now
+            for actor, calls in enumerate(run.calls):
+                if calls and actor not in run.looks:
+                    run.looks[actor] = self._group.send(actor, "progress", (), {}, ASK_DEADLINE_SECONDS)
 
     def _is_stuck(self, actor: int) -> bool:
         """Whether an actor has exceeded the deadline of a call on which it works, and did not end itself."""
@@ -301,6 +324,7 @@ class ActorPool:
         num_rows = max(receipt.num_rows + receipt.num_refused, 1)
         run.seconds_per_row = max(run.seconds_per_row, receipt.wall_seconds / num_rows)
         run.schedule.done(actor, task)
+        run.partial[actor] = max(run.partial.get(actor, 0) - num_rows, 0)
         if task.rows:
             run.meter.piece(receipt)
             return
@@ -326,6 +350,7 @@ class ActorPool:
         late = [begun[call_id(lost)].seconds for lost in calls if _is_late(begun.get(call_id(lost)))]
         reason = f"it exceeded its deadline of {late[0]:g} s" if late else _describe_failure(error)
         calls.clear()
+        run.partial.pop(actor, None)
         if call is None:
             self._note_failed_start(actor, error, str(fatal or reason))
         else:

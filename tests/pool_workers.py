@@ -99,6 +99,14 @@ class FileWorker:
         return (self._folder / name).stat().st_size
 
 
+class CountingWorker(FileWorker):
+    """A worker that tells how many rows of its unfinished units are answered."""
+
+    def progress(self) -> int:
+        """Always the same number."""
+        return 3
+
+
 class PickyWorker(FileWorker):
     """A worker that is made where nobody else was yet; the other ones hang, or fail."""
 

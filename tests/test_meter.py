@@ -64,6 +64,18 @@ def test_a_meter_that_has_seen_nothing_divides_by_nothing(clock: Clock) -> None:
     assert now.rates() == "0.0 items/s"
 
 
+def test_rows_of_unfinished_units_count_until_they_are_finished(clock: Clock) -> None:
+    meter, seen = Meter(10, clock=clock), list[int]()
+    meter.on_change = lambda: seen.append(meter.snapshot().answered)
+    clock.now += 2.0
+    meter.set_partial(4)
+    meter.set_partial(4)
+    assert (meter.snapshot().eta_seconds, meter.snapshot().items_per_second) == (3.0, 2.0)
+    meter.set_partial(0)
+    meter.receipt(receipt(5))
+    assert seen == [4, 0, 5] and meter.snapshot().items == 5
+
+
 def test_work_that_is_done_has_no_time_left(clock: Clock) -> None:
     meter = Meter(3, clock=clock)
     clock.now += 2.0

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from pool_workers import FileWorker, PickyWorker, RowWorker, StuckWorker, units_of, wait_for, wait_until
+from pool_workers import CountingWorker, FileWorker, PickyWorker, RowWorker, StuckWorker, units_of, wait_for, wait_until
 
 from cluster.meter import Meter
 from cluster.pool import ActorPool, Unit
@@ -280,6 +280,23 @@ def test_units_of_a_wide_pool_run_at_once_and_calls_beside_them(session: Session
         with meanwhile(look):
             receipts = pool.run([*units_of([f"u{at}" for at in range(3)], "wait"), *units_of(["last"])], ignore)
         assert asked == ["note"] and len(receipts) == 4
+
+
+def test_rows_are_counted_while_their_unit_is_not_finished(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.pool.PROGRESS_SECONDS", 0.1)
+    with ActorPool(CountingWorker, (str(tmp_path),), num_actors=1, num_cpus=1, width=2) as pool:
+        pool.meter = meter = Meter(1)
+        seen: list[int] = []
+
+        def look() -> None:
+            seen.append(meter.snapshot().answered)
+            (tmp_path / "release").touch()
+
+        meter.on_change = look
+        pool.run(units_of(["slow"], "wait"), ignore)
+    assert seen[0] == 3 and meter.snapshot().answered == 1
 
 
 def test_a_death_under_several_units_costs_each_another_try(session: Session, tmp_path: Path) -> None:

@@ -166,7 +166,8 @@ def do_units(
                 port = stack.enter_context(export(meter.snapshot, port))
                 console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
             shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
-            pool.run(units, lambda _: shown.update(meter.snapshot().items, meter.snapshot().rates()), group_errors)
+            meter.on_change = lambda: shown.update(meter.snapshot().answered, meter.snapshot().rates())
+            pool.run(units, lambda _: None, group_errors)
     finally:
         pool.meter = None
         engines.report_problems()

@@ -71,7 +71,8 @@ class VllmEngine:
         """
         rows = self._reader.prompts(prompts)
         answers = Answers[records.Generation](rows, on_answer)
-        order = reading_order([(prompt.context, prompt.text) for prompt in prompts])
+        # else as they come: the prompts of one document are answered together
+        order = reading_order([(prompt.context, "") for prompt in prompts])
         requests = (
             Request(row, self._sampling(prompts[at]), at)
             for at in order
