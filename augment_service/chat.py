@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from data.errors import InputError
 
-_CONTENT, _ANSWER = "[content of the user's turn]", "[the answer]"  # markers: the rendered template is split at them
+_CONTENT, _ANSWER = "[content of the user's turn]", "[the answer]"  # the rendered template is split at these
 # Some templates tell the date. A frame must be the same on the day that work resumes; Llama 3's has this day, too.
 _DAY = {"strftime_now": datetime(2024, 7, 26).strftime}
 

@@ -22,6 +22,7 @@ from typing import Any
 from augment_service.engines.protocol import Engine, EngineSpec, TokenEngine
 from augment_service.engines.start import start_engine
 from augment_service.jobs import RowAnswer, RowRange, Task
+from cluster.cancellation import check_cancelled
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef, Echo, Generation, Prompt, Refusal, Score, ScoreItem, ShardReceipt
 from data.store import read_records, read_refusals, read_shard, read_table, refusals_path, write_shard
@@ -173,6 +174,7 @@ class _ResidentWeights:
             self._waiting.append(own)
             try:
                 self._turn.wait_for(lambda: self._waiting[0] is own and (self._resident == ref or not self._num_users))
+                check_cancelled()  # nobody waits for it any more: do not load weights for it
                 if self._resident != ref:
                     self._resident = None
                     self._engine.load_weights(ref)

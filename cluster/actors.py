@@ -46,8 +46,8 @@ class BegunCall(NamedTuple):
 class ActorHost:
     """The actor: holds one worker, made by a call and not here, so that its errors arrive as errors of a call.
 
-    Calls run in threads: one at a time if `width` is 1, else any number of single calls beside that many units. A
-    cancelled call's thread is told by `cluster.cancellation`.
+    Calls run in threads: one at a time if `width` is 1, else up to `MAX_SINGLE_CALLS` single calls beside that many
+    units. The thread of a call learns through `cluster.cancellation` that the call was cancelled.
     """
 
     def __init__(self, worker_class: type, init_args: tuple[object, ...], start_seconds: float, width: int) -> None:

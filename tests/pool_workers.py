@@ -100,7 +100,7 @@ class FileWorker:
 
 
 class CountingWorker(FileWorker):
-    """A worker that tells how many rows of its unfinished units are answered."""
+    """A worker that reports how many rows of its unfinished units are answered."""
 
     def progress(self) -> int:
         """Always the same number."""

@@ -66,7 +66,7 @@ class HeadHashes:
             return self._hasher(request)
         key = id(self.head), self.adapter
         if key in self._known:
-            request.block_hashes.extend(self._known[key][1])  # it goes on after these
+            request.block_hashes.extend(self._known[key][1])  # the hasher continues after these
             return self._hasher(request)
         hashes = self._hasher(request)
         if len(self._known) == MAX_HEADS:
@@ -227,6 +227,5 @@ def _next(lane: _Lane[Any]) -> list[RequestOutput]:
         except Empty:
             continue
         if isinstance(found, Exception):
-            lane.requests.clear()
             raise found
         return found
