@@ -50,7 +50,7 @@ def scoring_seconds(shape: Shape, peak: Mapping[str, Any], *, context: int, comp
 
 
 def writing_seconds(shape: Shape, peak: Mapping[str, Any], *, rows: int, prompt: int, written: int) -> float:
-    """The least time in which that many rows read a prompt and write so many tokens each, all rows in each step."""
+    """A lower bound in seconds: prefill of `rows` prompts, then decoding of `written` tokens each, in one batch."""
     seconds = arithmetic(shape, rows * prompt, rows * prompt**2 / 2, rows) / peak["flops"]
     kept = 2 * BF16 * shape.layers * shape.keys  # bytes of keys and values of a token
     for seen in range(prompt + 1, prompt + written):

@@ -79,7 +79,7 @@ def test_a_check_that_fails_and_a_process_that_dies_are_in_the_report_and_the_ex
 
 
 class StubEngine:
-    """An engine that errs by `wrong` where it is told to."""
+    """An engine whose results are off by `wrong` in the named methods."""
 
     def __init__(self, faulty: str, wrong: float) -> None:
         self._faulty, self._wrong = faulty, wrong

@@ -304,10 +304,26 @@ def test_a_unit_that_is_cancelled_keeps_what_it_has(
     with ThreadPoolExecutor(1) as threads:
         unit = (Held(str(tmp_path / "gate")), RowRange(source, 0, 8), str(target), "u", None)
         running = threads.submit(context.run, worker.run_unit, *unit)
+        wait_until(lambda: worker.progress() == 7, "the other rows are not answered")
         event.set()
         with pytest.raises(CancelledCallError):
             running.result()
     assert piece_path(target, (0, 5)).exists() and not target.exists()
+
+
+def test_no_weights_are_loaded_for_a_call_that_was_cancelled(worker: EngineWorker) -> None:
+    context, event = contextvars.copy_context(), threading.Event()
+    context.run(cancellation._CANCELLED.set, event)
+    event.set()
+
+    def use() -> None:
+        with worker._weights.held(OTHER):
+            pass
+
+    with pytest.raises(CancelledCallError):
+        context.run(use)
+    assert worker.stats()["swaps"] == 0
+    assert not worker._weights._waiting
 
 
 def test_weights_are_replaced_when_nobody_uses_them_first_come_first(worker: EngineWorker) -> None:
