@@ -101,7 +101,8 @@ class Scene:
             found = self.sides[name].call("train_trl", row_tokens=row_tokens or self.row_tokens, **words)
         else:
             config = self.bench.folder / f"deepspeed-{load.batch_size}.json"
-            config.write_text(json.dumps(zero_config(1, load.batch_size, 1.0, bf16=self.bench.on_gpu)))
+            on_gpu = self.bench.on_gpu
+            config.write_text(json.dumps(zero_config(1, load.batch_size, 1.0, bf16=on_gpu, on_gpu=on_gpu)))
             found = self.sides[name].call("train_hf", config=str(config), **words)
         return self.note(folder.name, name, found.value)
 

@@ -16,8 +16,9 @@ from data.records import Distribution, Document
 from data.seeds import vocabulary_fingerprint
 from data.store import write_folder
 from train.engine.checkpoint import METRICS
+from train.model.traits import Traits
 from train.run.finetune_run import FinetuneRun, Lora, TextSource
-from train.run.loop import base_packing_refusal, finetune
+from train.run.loop import finetune
 from train.run.training_plan import read_plan
 
 Train = Callable[..., list[dict[str, Any]]]
@@ -114,10 +115,8 @@ def taught(model: Any, tokenizer: Any, number: int) -> Distribution:
 
 
 def test_a_model_that_leaks_is_padded_or_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.run.loop.packing_refusal", lambda model: "it leaks")
-    base_packing_refusal.cache_clear()
+    monkeypatch.setattr("train.run.loop.traits_of", lambda config: Traits("sdpa", "it leaks", chunked=True))
     with pytest.raises(InputError, match="it leaks"):
         train(world, tmp_path / "packed", layout="packed")
     train(world, tmp_path / "auto")
-    base_packing_refusal.cache_clear()
     assert read_plan(tmp_path / "auto")["layout"]["name"] == "padded"

@@ -13,9 +13,10 @@ from tiny_models import random_model
 from transformers import MambaConfig, MambaForCausalLM
 
 from data.errors import InputError
-from train.model.objective import model_inputs, summed_loss
+from train.model.objective import model_inputs, summed_loss, targets_of
 from train.model.packed_attention import NAME, text_slots
-from train.model.packing_probe import arithmetic_of, packing_difference, packing_refusal
+from train.model.packing_probe import packing_difference, packing_refusal
+from train.model.traits import arithmetic_of
 from train.texts.batches import IGNORED, Batch, batches_of
 from train.texts.mix import Budget, Schedule, make_schedule
 from train.texts.packing import SHORT, SIMILAR, Arithmetic, Layout, balance, choose_layout, group_similar, most_rows
@@ -105,7 +106,9 @@ def test_packed_gradients_are_those_of_padded_rows(kind: str) -> None:
     for model, layout in ((PACKED_MODELS[kind], Layout("packed", 2)), (MODELS[kind], Layout("padded"))):
         (batch,) = batches(rows, layout)
         model.zero_grad()
-        summed_loss(model(**model_inputs(batch, "cpu")).logits, batch).backward()
+        targets = targets_of(batch, "cpu")
+        logits = model(**model_inputs(batch, "cpu")).logits
+        summed_loss(logits.flatten(0, 1)[targets.positions], targets).backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
     # Losses and some norms are computed in float32, whatever the model's precision.
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
@@ -209,6 +212,6 @@ def test_where_packing_leaks_auto_pads_and_packed_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_arithmetic_counts_the_weights_that_are_multiplied(kind: str) -> None:
-    tied, untied = (arithmetic_of(random_model(kind, tied=tied)) for tied in (True, False))
+    tied, untied = (arithmetic_of(random_model(kind, tied=tied).config) for tied in (True, False))
     assert tied == untied  # the output layer is multiplied with in both, the table of embeddings only looked up
     assert tied.per_pair == 4 * 64 * 2

@@ -63,7 +63,7 @@ def test_merged_adapters_have_the_loss_that_the_run_would_have_seen_next(
     world: Path, tmp_path: Path, stage: int, targets: tuple[str, ...]
 ) -> None:
     """Batches of all texts: so the loss of step 6 is that of the weights after 6 steps."""
-    settings = {"stage": stage, "lora": Lora(rank=4, alpha=8.0, targets=targets), "schedule": "constant"}
+    settings = {"stage": stage, "lora": Lora(rank=4, alpha=8.0, targets=targets, merged=True), "schedule": "constant"}
     settings |= {"batch_size": 24, "warmup_steps": 0, "activation_checkpointing": stage == 3}
     six = train_alone(make_run(world, tmp_path / "six", num_steps=6, **settings))
     seven = losses(train_alone(make_run(world, tmp_path / "seven", num_steps=7, **settings)))
@@ -125,24 +125,27 @@ def test_parts_hold_each_row_once_and_no_column_without_a_label() -> None:
 
 def test_zero_configs_are_golden() -> None:
     shared = {"gradient_clipping": 1.0, "steps_per_print": 10**9, "wall_clock_breakdown": False}
-    assert zero_config(0, 16, 1.0, bf16=False) == shared | {
+    assert zero_config(0, 16, 1.0, bf16=False, on_gpu=False) == shared | {
+        "gradient_clipping": 0.0,
         "train_micro_batch_size_per_gpu": 16,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": 0},
     }
-    assert zero_config(2, 4, 1.0, bf16=True, accumulation=8, offload="cpu") == shared | {
+    assert zero_config(2, 4, 1.0, bf16=True, on_gpu=True, accumulation=8, offload="cpu") == shared | {
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": 8,
         "zero_optimization": {
             "stage": 2,
-            "overlap_comm": False,
+            "overlap_comm": True,
             "offload_optimizer": {"device": "cpu", "pin_memory": True},
         },
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": True},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
     }
     disk = {"device": "nvme", "nvme_path": "swap"}
-    assert zero_config(3, 4, 1.0, bf16=False, offload="nvme", offload_folder="swap") == shared | {
+    assert zero_config(3, 4, 1.0, bf16=False, on_gpu=False, offload="nvme", offload_folder="swap") == shared | {
         "train_micro_batch_size_per_gpu": 4,
         "gradient_accumulation_steps": 1,
         "zero_optimization": {"stage": 3, "overlap_comm": False, "offload_optimizer": disk, "offload_param": disk},

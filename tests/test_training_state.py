@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file
 from training_runs import losses, make_run, make_world, starts, torchrun, train_alone
 
-import train.engine.zero_engine
-import train.run.loop
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from train.engine.checkpoint import METRICS, read_ref
@@ -77,27 +75,19 @@ def test_a_resumed_run_has_the_losses_and_weights_of_a_calm_one_bit_for_bit(
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_the_fp32_weights_behind_bf16_are_kept(
-    world: Path, tmp_path: Path, stage: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a GPU: the model is in bf16 there, and what is trained are fp32 copies."""
-    for module in (train.engine.zero_engine, train.run.loop):
-        monkeypatch.setattr(module, "precision", lambda: "bf16")
-    train.run.loop.load_base.cache_clear()
-    try:
-        settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3}
-        calm = train_alone(make_run(world, tmp_path / "calm", **settings))
-        run = make_run(world, tmp_path / "run", **settings, name="calm")
-        stopped(run, 8)
-        found = find_state(tmp_path / "run", json.loads(next(tmp_path.rglob("state.json")).read_text())["key"])
-        assert found is not None
-        tensors = load_file(Path(found.folder) / "part-00000.safetensors")
-        norm = tensors["weight/model.norm.weight"]
-        assert norm.dtype == torch.float32
-        assert not torch.equal(norm, norm.bfloat16().float())
-        assert losses(train_alone(run)) == losses(calm)
-    finally:
-        train.run.loop.load_base.cache_clear()
+def test_the_fp32_weights_behind_bf16_are_kept(world: Path, tmp_path: Path, stage: int) -> None:
+    """The model is in bf16, and what is trained are fp32 copies."""
+    settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3, "dtype": "bfloat16"}
+    calm = train_alone(make_run(world, tmp_path / "calm", **settings))
+    run = make_run(world, tmp_path / "run", **settings, name="calm")
+    stopped(run, 8)
+    found = find_state(tmp_path / "run", json.loads(next(tmp_path.rglob("state.json")).read_text())["key"])
+    assert found is not None
+    tensors = load_file(Path(found.folder) / "part-00000.safetensors")
+    norm = tensors["weight/model.norm.weight"]
+    assert norm.dtype == torch.float32
+    assert not torch.equal(norm, norm.bfloat16().float())
+    assert losses(train_alone(run)) == losses(calm)
 
 
 def test_adapters_resume_bit_for_bit(world: Path, tmp_path: Path) -> None:

@@ -94,14 +94,15 @@ def our_batches(documents: str, model: str, net: Any, settings: dict[str, Any]) 
 
     from train.model.objective import model_inputs
     from train.model.packed_attention import NAME
-    from train.model.packing_probe import arithmetic_of, packing_refusal
+    from train.model.traits import arithmetic_of, traits_of
     from train.run.finetune_run import FinetuneRun, TextSource
     from train.run.training_plan import open_plan, write_texts
 
     with tempfile.TemporaryDirectory() as folder:
         run = FinetuneRun("same", model, (TextSource(documents),), str(Path(folder) / "out"), **settings)
         write_texts(run)
-        plan = open_plan(run, packing_refusal(net), arithmetic_of(net), world_size=1)
+        refusal = traits_of(net.config).packing_refusal
+        plan = open_plan(run, refusal, arithmetic_of(net.config), world_size=1)
         if plan.layout.name == "packed":
             net.set_attn_implementation(NAME)
         for batch in plan.batches(0, 1):

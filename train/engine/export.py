@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 
 from augment_service.reference import FILE as REFERENCE
 from augment_service.reference import compute_reference, find_reference, write_reference
@@ -25,11 +25,12 @@ from data.rendering import BOOK_NAME
 from data.store import sync, write_json
 from data.weights import weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
-from train.engine.zero_engine import WEIGHT, full_tensors, write_together
-from train.model.lora import merge
+from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, write_together
+from train.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge, save_adapter
 from train.run.finetune_run import FinetuneRun, TextSource
 
 CARD = "README.md"
+_GENERATION = "generation_config.json"
 _COPIED = (
     BOOK_NAME,
     "tokenizer*",
@@ -38,18 +39,16 @@ _COPIED = (
     "vocab*",
     "merges*",
     "chat_template*",
-    "generation_config.json",
+    _GENERATION,
     "*.model",
 )
 
 
-def export(
-    engine: Any, run: FinetuneRun, base: PreTrainedModel, num_texts: int, record: Mapping[str, Any]
-) -> CheckpointRef:
+def export(engine: Any, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> CheckpointRef:
     """Write the engine's weights as the run's checkpoint, whole or not at all. All ranks call, rank 0 writes.
 
-    Adapters are merged into the `base`. `record` is what else `checkpoint.json` says of the run. Raises ResumableError
-    on every rank if rank 0 cannot write, and InputError if the weights are not finite.
+    Adapters are written alone, or merged into the base. `record` is what else `checkpoint.json` says of the run. Raises
+    ResumableError on every rank if rank 0 cannot write, and InputError if the weights are not finite.
     """
     out = Path(run.out)
     weights = _gather(engine, adapters_only=run.lora is not None)
@@ -60,9 +59,16 @@ def export(
             work = work_folder(out)
             work.mkdir(parents=True, exist_ok=True)
             if run.lora is None:
+                # transformers refuses to write generation settings that it reads; the base's file is copied instead.
+                engine.module.generation_config = GenerationConfig()
                 engine.module.save_pretrained(work, state_dict=weights)
+                (work / _GENERATION).unlink(missing_ok=True)
             else:
-                merge(base, run.lora, weights).save_pretrained(work)
+                save_adapter(engine.module, weights, run.base, work)
+                if run.lora.merged:
+                    merge(Path(run.base), work, work, dtype_of(run))
+                    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+                        (work / name).unlink()
             _complete(work, run, num_texts, record)
             os.replace(work, out)
             sync(out.parent)
@@ -76,7 +82,7 @@ def model_card(run: FinetuneRun, metrics: Sequence[dict[str, Any]], *, num_texts
     tokens = sum(row["tokens"] for row in metrics)
     method = "full weights"
     if run.lora is not None:
-        method = f"low-rank adapters (rank {run.lora.rank}, alpha {run.lora.alpha:g}), merged"
+        method = f"low-rank adapters (rank {run.lora.rank}, alpha {run.lora.alpha:g})" + ", merged" * run.lora.merged
     rows = {
         "weights": f"`{fingerprint}`",
         "base": f"`{Path(run.base).name}`",
@@ -146,9 +152,10 @@ def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str,
     for pattern in _COPIED:
         for path in Path(run.base).glob(pattern):
             shutil.copyfile(path, work / path.name)
-    with suppress(InputError, OSError, RuntimeError):  # an engine computes it where it is missing
-        rows = find_reference(Path(run.base), torch.float32).rows
-        write_reference(work / REFERENCE, compute_reference(work, rows=rows))
+    if run.lora is None or run.lora.merged:
+        with suppress(InputError, OSError, RuntimeError):  # an engine computes it where it is missing
+            rows = find_reference(Path(run.base), torch.float32).rows
+            write_reference(work / REFERENCE, compute_reference(work, rows=rows))
     fingerprint = weights_fingerprint(work)
     metrics = [json.loads(line) for line in (work / METRICS).read_text().splitlines()]
     (work / CARD).write_text(model_card(run, metrics, num_texts=num_texts, fingerprint=fingerprint))

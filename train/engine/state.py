@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,16 @@ from safetensors.torch import save_file
 from data.errors import InputError
 from data.store import sync, write_json
 from train.engine.checkpoint import METRICS
-from train.engine.zero_engine import KINDS, WEIGHT, full_tensors, optimizer_steps, trained_parameters, write_together
+from train.engine.load import read_part
+from train.engine.zero_engine import (
+    KINDS,
+    WEIGHT,
+    ReadState,
+    full_tensors,
+    optimizer_steps,
+    trained_parameters,
+    write_together,
+)
 
 STATE, LATEST = "state.json", "latest.json"
 _PARTS = "part-*.safetensors"
@@ -126,17 +135,23 @@ def find_state(out: Path, key: str) -> State | None:
     return None
 
 
-def open_state(state: State) -> Callable[[str, str], torch.Tensor]:
-    """A function that reads the state's tensors by name and kind, fp32 on the host."""
+def open_state(state: State) -> ReadState:
+    """A function that reads parts of the state's tensors."""
     index = _index(Path(state.folder))
-    return lambda name, kind: index[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")
+
+    def read(name: str, kind: str, start: int, stop: int) -> torch.Tensor:
+        stored = f"{kind}/{name}"
+        return read_part(index[stored], stored, start, stop)
+
+    return read
 
 
-def load_weights(model: torch.nn.Module, read: Callable[[str, str], torch.Tensor]) -> None:
-    """Copy a state's weights into a model before an engine wraps it."""
+def load_weights(model: torch.nn.Module, read: ReadState) -> None:
+    """Copy a state's weights into those trained parameters of a model that are whole, before an engine wraps it."""
     with torch.no_grad():
         for name, parameter in trained_parameters(model).items():
-            parameter.copy_(read(name, WEIGHT))
+            if not hasattr(parameter, "ds_id"):
+                parameter.copy_(read(name, WEIGHT, 0, parameter.numel()).view_as(parameter))
 
 
 def prune(out: Path, *, keep_last: int, keep_every: int) -> None:

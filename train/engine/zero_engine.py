@@ -5,10 +5,11 @@ parameter's name, so that it fits every other stage and number of ranks.
 """
 
 import logging
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -20,12 +21,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from data.errors import InputError, ResumableError
 from train.engine.zero_config import zero_config
-from train.model.objective import model_inputs, summed_loss
+from train.model.objective import model_inputs, targets_of
 from train.run.finetune_run import FinetuneRun
 from train.texts.batches import Batch, micro_batches
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
+# The fp32 numbers [start, stop) of a flattened tensor of a state, by the parameter's name and the kind.
+ReadState = Callable[[str, str, int, int], torch.Tensor]
 Result = TypeVar("Result")
 
 
@@ -114,54 +117,91 @@ def _all_or_none(act: Callable[[], Result], *kinds: type[Exception]) -> Result:
     return results[0]
 
 
-def precision() -> str:
-    """The precision on this machine: bf16 on a GPU that supports it, else fp32 (bf16 is far slower on CPUs)."""
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+def dtype_of(run: FinetuneRun) -> torch.dtype:
+    """The precision of a run's weights: as it says, or bf16 on a GPU that has it, else fp32.
+
+    bf16 is far slower on CPUs.
+    """
+    if run.dtype != "auto":
+        return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
+    has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
-    """An engine around `model` that trains the parameters which require a gradient."""
-    import deepspeed
-
-    bf16 = precision() == "bf16"
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # On the host the fused implementation is the fast one.
-    fused = True if not torch.cuda.is_available() or run.offload != "none" else None
-    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=fused)
-    config = zero_config(
+def config_of(run: FinetuneRun) -> dict[str, object]:
+    """DeepSpeed's configuration of a run."""
+    return zero_config(
         run.stage,
         -(-run.batch_size // (dist.get_world_size() * run.accumulation)),
         run.max_grad_norm,
-        bf16=bf16,
+        bf16=dtype_of(run) == torch.bfloat16,
+        on_gpu=torch.cuda.is_available(),
         accumulation=run.accumulation,
         offload=run.offload,
         offload_folder=run.offload_folder,
     )
+
+
+@contextmanager
+def partitioned(config: Mapping[str, object]) -> Iterator[None]:
+    """Parameters of modules that are made here are partitioned at once, with contents that mean nothing (stage 3)."""
+    import deepspeed
+
+    class Partitioning(deepspeed.zero.Init):  # type: ignore[misc,name-defined]
+        """Without the broadcast of each whole parameter, into which nothing has been read."""
+
+        def _zero_init_param(self, param: Any) -> None:
+            self._convert_to_deepspeed_param(param)
+            param.partition()
+
+    # Without overrides, since that of the precision would round buffers, too.
+    with Partitioning(config_dict_or_path=dict(config), tensor_overrides=()):
+        yield
+
+
+def start_engine(run: FinetuneRun, model: PreTrainedModel) -> Any:
+    """An engine around `model`, whose forward call returns a loss, that trains what requires a gradient."""
+    import deepspeed
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=True)
     if run.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    engine, *_ = deepspeed.initialize(model=model.train(), optimizer=optimizer, config=config, dist_init_required=False)
+    engine, *_ = deepspeed.initialize(
+        model=model.train(), optimizer=optimizer, config=config_of(run), dist_init_required=False
+    )
     return engine
 
 
-def take_step(engine: Any, batch: Batch, rate: float) -> torch.Tensor:
-    """One optimizer step over the micro-batches of a batch; returns this rank's share of the loss, on its device.
+def take_step(engine: Any, batch: Batch, rate: float, max_grad_norm: float = 0.0) -> torch.Tensor:
+    """One optimizer step over the micro-batches of a batch; returns two numbers [2] on this rank's device.
 
-    The loss is the mean over the labels of the global batch, in nats. The share is NaN if the gradient was not finite:
-    the engine then skips the step silently.
+    They are the rank's share of the loss, which is the mean over the labels of the global batch in nats, and the norm
+    of the whole gradient before it is clipped to `max_grad_norm` (0: never). Of a gradient that is not finite the norm
+    is not either, and no step is taken.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     shares = []
     for micro_batch in micro_batches(batch, engine.gradient_accumulation_steps()):
-        # No name refers to the logits, so that they are freed before the backward pass.
-        loss = summed_loss(engine(**model_inputs(micro_batch, engine.device)).logits, micro_batch)
-        share = loss / micro_batch.global_labels
+        inputs = model_inputs(micro_batch, engine.device)
+        share = engine(**inputs, targets=targets_of(micro_batch, engine.device)) / micro_batch.global_labels
         # The engine averages gradients over the ranks, but shares are summed over ranks and micro-batches.
         engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
-        engine.step()
         shares.append(share.detach())
-    total = torch.stack(shares).sum()
-    return total if engine.skipped_steps == 0 else torch.full_like(total, torch.nan)
+        if len(shares) < engine.gradient_accumulation_steps():
+            engine.step()
+    if engine.zero_optimization_stage():
+        engine.step()
+        norm = engine.get_global_grad_norm()
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(engine.module.parameters(), max_grad_norm or math.inf)
+        if not torch.isfinite(norm):
+            engine.zero_grad()  # AdamW passes over parameters without a gradient
+        engine.step()
+    total = torch.stack(shares).sum().float()
+    norm = torch.nan if norm is None or engine.skipped_steps else norm
+    return torch.stack([total, torch.as_tensor(norm, dtype=torch.float32, device=total.device)])
 
 
 def trained_parameters(module: torch.nn.Module) -> dict[str, Parameter]:
@@ -194,10 +234,10 @@ def optimizer_steps(engine: Any) -> int:
     return int(next(iter(_torch_optimizer(engine).state.values()))["step"])
 
 
-def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -> None:
+def restore(engine: Any, steps: int, read: ReadState) -> None:
     """Put an engine that has not stepped yet into the saved state in which AdamW had counted `steps`.
 
-    `read` returns the full fp32 tensor of a name and kind, as from `full_tensors`.
+    Every rank reads the parts of tensors that it keeps.
     """
     optimizer = _torch_optimizer(engine)
     for flat in _flat_tensors(engine):
@@ -211,44 +251,44 @@ def restore(engine: Any, steps: int, read: Callable[[str, str], torch.Tensor]) -
     with torch.no_grad():
         for name, parameter in trained_parameters(engine.module).items():
             for kind in KINDS:
-                value = read(name, kind).to(parameter.device)
                 if masters is not None:
                     master = masters[parameter]
-                    (master if kind == WEIGHT else optimizer.state[master][kind]).copy_(value)
-                else:
-                    _set_shard(parameter, kind, value)
+                    whole = read(name, kind, 0, parameter.numel()).view_as(parameter)
+                    (master if kind == WEIGHT else optimizer.state[master][kind]).copy_(whole)
+                elif hasattr(parameter, "ds_id"):
+                    _set_part(parameter, name, kind, read)
+                elif (mapping := parameter._hp_mapping) is not None:  # None: other ranks keep all of it
+                    address = mapping.lp_fragment_address
+                    value = read(name, kind, address.start, address.start + address.numel)
+                    mapping.get_hp_fragment(None if kind == WEIGHT else kind).copy_(value)
 
 
-def _set_shard(parameter: Parameter, kind: str, value: torch.Tensor) -> None:
-    """Store this rank's part of a full tensor as its stage does."""
-    from deepspeed import utils
+def _set_part(parameter: Any, name: str, kind: str, read: ReadState) -> None:
+    """Store this rank's part of a tensor at stage 3; the last rank's may extend beyond the tensor's end."""
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-    set_weight, set_moment = utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
-    if hasattr(parameter, "ds_id"):  # stage 3; the last rank's part may extend beyond the tensor's end
-        set_weight, set_moment = utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
-        size = parameter.ds_tensor.numel()
-        padded = torch.zeros(size * dist.get_world_size(), dtype=value.dtype, device=value.device)
-        padded[: value.numel()] = value.flatten()
-        value = padded.narrow(0, size * dist.get_rank(), size)
+    size = parameter.ds_tensor.numel()
+    start = min(size * dist.get_rank(), parameter.ds_numel)
+    stop = min(start + size, parameter.ds_numel)
+    value = torch.zeros(size, device=parameter.ds_tensor.device)
+    value[: stop - start] = read(name, kind, start, stop)
     if kind == WEIGHT:
-        set_weight(parameter, value)
+        safe_set_local_fp32_param(parameter, value)
     else:
-        set_moment(parameter, value, kind)
+        safe_set_local_optimizer_state(parameter, value, kind)
 
 
 def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The AdamW inside DeepSpeed's wrapper; stage 0 in fp32 has none."""
+    """The AdamW inside DeepSpeed's wrapper; stage 0 has none."""
     return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def _masters(engine: Any) -> dict[Parameter, torch.Tensor] | None:
-    """Each parameter's whole fp32 tensor at stage 0, itself or a copy; None above, where tensors are in shards."""
+    """Each parameter's whole fp32 tensor at stage 0, itself; None above, where tensors are in shards."""
     wrapper = engine.optimizer
-    if not hasattr(wrapper, "optimizer"):
-        return {parameter: parameter for group in wrapper.param_groups for parameter in group["params"]}
-    if hasattr(wrapper, "fp32_groups"):
-        return dict(zip(chain(*wrapper.fp16_groups), chain(*wrapper.fp32_groups), strict=True))
-    return None
+    if hasattr(wrapper, "optimizer"):
+        return None
+    return {parameter: parameter for group in wrapper.param_groups for parameter in group["params"]}
 
 
 def _flat_tensors(engine: Any) -> list[torch.Tensor]:

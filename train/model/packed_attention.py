@@ -16,6 +16,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from train.texts.packing import group_similar
 
 NAME = "packed_sdpa"  # of the attention implementation, in transformers
+# What transformers' fused attention acts on, and arguments that pass through every attention call.
+_OPTIONS = frozenset({"dropout", "scaling", "is_causal"})
+_WITHOUT_EFFECT = frozenset({"position_ids", "cache_position", "use_cache", "position_embeddings"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ def packed_attention(
     """Attention [rows, tokens, heads, channels] of queries, keys and values [rows, heads, tokens, channels].
 
     The signature is that of transformers' attention functions; `slots` is passed through the model's forward call.
+    Raises ValueError for options that would change the result and are not known.
     """
+    options = known_options(options)
     rows, _, width, _ = query.shape
     num_slots = sum(texts * tokens for texts, tokens in slots.calls)
     spread = [_Spread.apply(part.transpose(1, 2).flatten(0, 1), slots.slots, num_slots) for part in (query, key, value)]
@@ -70,6 +75,18 @@ def packed_attention(
         outputs.append(sdpa_attention_forward(module, *parts, mask, **options)[0].flatten(0, 1))
         start = end
     return torch.cat(outputs).index_select(0, slots.slots).unflatten(0, (rows, width)), None
+
+
+def known_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an attention call that fused attention acts on.
+
+    Raises ValueError for options that it would ignore: a soft cap, sinks, and whatever else is not known.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    unknown = sorted(name for name in given.keys() - _OPTIONS - _WITHOUT_EFFECT if not name.startswith("output_"))
+    if unknown:
+        raise ValueError(f"its attention has the option {', '.join(unknown)}")
+    return {name: options[name] for name in options.keys() & _OPTIONS}
 
 
 class _Spread(torch.autograd.Function):

@@ -16,7 +16,7 @@ from train.model.objective import model_inputs
 from train.model.packed_attention import NAME
 from train.texts.batches import IGNORED, Batch, batches_of
 from train.texts.mix import Budget, make_schedule
-from train.texts.packing import Arithmetic, Layout
+from train.texts.packing import Layout
 from train.texts.tokens import TokenRows
 
 _TEXT_TOKENS = (13, 9, 11)  # inputs of the probe's texts
@@ -87,19 +87,6 @@ def _short_windows(model: Any) -> Iterator[None]:
     finally:
         for holder, name, value in changed:
             setattr(holder, name, value)
-
-
-def arithmetic_of(model: Any) -> Arithmetic:
-    """Operations of a forward pass: two for each weight and token, four for each pair and attention channel.
-
-    An embedding that is only looked up is not counted.
-    """
-    config = model.config.get_text_config()
-    num_weights = sum(parameter.numel() for parameter in model.parameters())
-    if not config.tie_word_embeddings:
-        num_weights -= model.get_input_embeddings().weight.numel()
-    channels = getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
-    return Arithmetic(2.0 * num_weights, 4.0 * channels * config.num_attention_heads * config.num_hidden_layers)
 
 
 def _label_losses(model: Any, batch: Batch) -> torch.Tensor:

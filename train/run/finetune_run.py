@@ -17,10 +17,11 @@ Offload = Literal["none", "cpu", "nvme"]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adapters, trained in place of the weights and merged into them at the end.
+    """Low-rank adapters, trained in place of the weights.
 
     `rank` and `alpha` as peft defines them (the update is scaled by alpha / rank). `targets` are the ends of the names
-    of the linear layers to adapt; empty means all but the output layer. Producer: `pipeline`. Consumer: `train`.
+    of the linear layers to adapt; empty means all but the output layer. The checkpoint holds the adapters alone, or if
+    `merged` whole weights. Producer: `pipeline`. Consumer: `train`.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -29,6 +30,7 @@ class Lora:
     alpha: float = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     targets: tuple[str, ...] = ()
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,9 @@ class FinetuneRun:
     `match` the budget is that of a run on the texts `matched_to`, and this run has the same number of "steps" or
     "tokens". `batch_size` counts texts over all ranks; `batch_tokens`, if above 0, bounds the tokens of a batch
     instead. `max_grad_norm` clips gradients (0: never), `warmup_steps` are part of the steps, `stage` is the ZeRO
-    stage. `layout` says how texts share rows. `tokens` is a folder for tokenized texts that runs share ("": one beside
-    `out`, deleted at the end).
+    stage, `dtype` the precision of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
+    texts share rows. `tokens` is a folder for tokenized texts that runs share ("": one beside `out`, deleted at the
+    end).
 
     Each rank computes its rows of a step in `accumulation` micro-batches; `activation_checkpointing` recomputes
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state
@@ -71,6 +74,7 @@ class FinetuneRun:
     match: Literal["", "steps", "tokens"] = ""
     matched_to: tuple[TextSource, ...] = ()
     batch_tokens: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     layout: Literal["auto", "packed", "padded"] = "auto"
     objective: Literal["text", "distillation"] = "text"
     tokens: str = ""

@@ -5,7 +5,6 @@ states beside the checkpoint, and the checkpoint folder with `metrics.jsonl` and
 loss of a step is the mean over all label tokens of its global batch, whatever the number of ranks.
 """
 
-import copy
 import dataclasses
 import gc
 import json
@@ -15,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from augment_service.model_folder import load_config
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import derive_seed
@@ -30,17 +29,29 @@ from data.store import write_json
 from train.engine import state
 from train.engine.checkpoint import METRICS, find_finished, work_folder
 from train.engine.export import export
+from train.engine.load import load_sharded, load_whole
 from train.engine.state import Start, State
-from train.engine.zero_engine import agree, check_offload, join_group, precision, restore, start_engine, take_step
+from train.engine.zero_engine import (
+    WEIGHT,
+    ReadState,
+    agree,
+    check_offload,
+    config_of,
+    dtype_of,
+    join_group,
+    restore,
+    start_engine,
+    take_step,
+)
 from train.model import lora, packed_attention
-from train.model.packing_probe import arithmetic_of, packing_refusal
+from train.model.objective import attach_loss
+from train.model.traits import Traits, arithmetic_of, traits_of
 from train.run.finetune_run import FinetuneRun
 from train.run.heartbeat import PHASE, Heartbeat, Phases
 from train.run.keys import ROUNDING, key_of
 from train.run.trackers import check_trackers, open_trackers
 from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_tokens, open_plan, write_texts
 from train.texts.batches import Batch
-from train.texts.encode import load_encoder
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
 _NO_HEARTBEAT = Heartbeat(Path(), 0, None)
@@ -52,7 +63,8 @@ class _Task:
     """A run that is ready to start; `plan.run` has its budget in steps."""
 
     key: str
-    base: PreTrainedModel
+    config: Any
+    traits: Traits
     plan: TrainingPlan
     found: State | None
 
@@ -90,18 +102,20 @@ def _finetune(
         _clear(run)
         return finished
     agree(lambda: check_ranks(run, dist.get_world_size()))
-    phases.enter("loading the model")
-    base = agree(lambda: load_base(run.base))
     phases.enter("reading the texts")
+    config = agree(lambda: load_config(Path(run.base)))
+    traits = _on_rank_0(lambda: traits_of(config))
     _on_rank_0(lambda: write_texts(run))
-    refusal = agree(lambda: None if run.layout == "padded" else base_packing_refusal(run.base))
-    plan = agree(lambda: open_plan(run, refusal, arithmetic_of(base), world_size=dist.get_world_size()))
-    task = _Task(key, base, plan, _on_rank_0(lambda: _find_state(run, key)))
+    plan = agree(
+        lambda: open_plan(run, traits.packing_refusal, arithmetic_of(config), world_size=dist.get_world_size())
+    )
+    task = _Task(key, config, traits, plan, _on_rank_0(lambda: _find_state(run, key)))
     phases.enter("starting the engine")
     engine = _start(task)
     phases.enter("training")
     try:
-        start = Start(task.first_step, dist.get_world_size(), run.stage, precision(), phases.seconds())
+        precision = "bf16" if dtype_of(run) == torch.bfloat16 else "fp32"
+        start = Start(task.first_step, dist.get_world_size(), run.stage, precision, phases.seconds())
         starts = (*(task.found.starts if task.found else ()), start)
         for row in _train(engine, task, starts, heartbeat):
             if dist.get_rank() == 0:
@@ -109,7 +123,7 @@ def _finetune(
         phases.enter("writing the checkpoint")
         record: dict[str, Any] = {"key": key, "starts": [dataclasses.asdict(start) for start in starts]}
         record["computed_with"] = {name: getattr(run, name) for name in ROUNDING}
-        ref = export(engine, plan.run, base, len(plan.rows), record)
+        ref = export(engine, plan.run, len(plan.rows), record)
         _clear(run)
         return ref
     finally:
@@ -125,20 +139,6 @@ def learning_rate(run: FinetuneRun, step: int) -> float:
     done = (step - run.warmup_steps) / max(1, run.num_steps - run.warmup_steps)
     factors = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
     return run.learning_rate * factors[run.schedule]
-
-
-@lru_cache(maxsize=1)  # the runs of a list have one base
-def load_base(folder: str) -> PreTrainedModel:
-    """The model of a folder in the precision of this machine. Raises InputError if the folder has no model."""
-    load_encoder(folder)  # refuses a folder without a model
-    dtype = torch.bfloat16 if precision() == "bf16" else torch.float32
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-
-
-@lru_cache(maxsize=1)
-def base_packing_refusal(folder: str) -> str | None:
-    """`packing_refusal` of the base model in a folder."""
-    return packing_refusal(load_base(folder))
 
 
 def _on_rank_0(act: Callable[[], Result]) -> Result:
@@ -159,34 +159,46 @@ def _start(task: _Task) -> Any:
     """An engine at the run's beginning, or in the state that was found."""
     run = task.plan.run
     torch.manual_seed(run.seed)
-    model = copy.deepcopy(task.base)
+    read = state.open_state(task.found) if task.found else None
+    model = agree(lambda: _load(task, read))
     if task.plan.layout.name == "packed":
         model.set_attn_implementation(packed_attention.NAME)
     if run.lora is not None:
-        adapters = run.lora
-        model = agree(lambda: lora.wrap(model, adapters, where=f"run {run.name}"))
-    if task.found is None:
-        return start_engine(run, model)
-    read = state.open_state(task.found)
-    state.load_weights(model, read)
+        model = agree(partial(lora.wrap, model, run.lora, where=f"run {run.name}"))
+    attach_loss(model, chunked=task.traits.chunked)
+    if read:
+        state.load_weights(model, read)
     engine = start_engine(run, model)
-    restore(engine, task.found.optimizer_steps, read)
+    if task.found and read:
+        restore(engine, task.found.optimizer_steps, read)
     return engine
+
+
+def _load(task: _Task, read: ReadState | None) -> Any:
+    """The base model; at stage 3 its shards, of the weights that the state has."""
+    run, attention = task.plan.run, task.traits.attention
+    folder, dtype = Path(run.base), dtype_of(run)
+    if run.stage < 3 or run.offload == "nvme":
+        return load_whole(folder, dtype, attention)
+
+    def from_state(name: str, start: int, stop: int) -> torch.Tensor | None:
+        return read(name, WEIGHT, start, stop) if read and run.lora is None else None
+
+    return load_sharded(folder, dtype, attention, config_of(run), from_state)
 
 
 def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heartbeat) -> Iterator[dict[str, Any]]:
     """Take all remaining steps; yields the last line of each stretch of `metrics.jsonl`."""
     run, first, rank = task.plan.run, task.first_step, dist.get_rank()
     metrics = _open_work(task)
-    config = task.base.config.to_dict()
-    with closing(open_trackers(run, config, metrics.parent, resumed=task.found is not None)) as trackers:
+    with closing(open_trackers(run, task.config.to_dict(), metrics.parent, resumed=task.found is not None)) as trackers:
         stretch: list[tuple[Batch, torch.Tensor]] = []
         started = time.perf_counter()
         for step, batch in enumerate(task.plan.batches(rank, dist.get_world_size(), start=first), start=first):
             heartbeat.beat(f"step {step}")
             # Dropout is derived from seed, step and rank, so that there is no random state to save.
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
-            stretch.append((batch, take_step(engine, batch, learning_rate(run, step))))
+            stretch.append((batch, take_step(engine, batch, learning_rate(run, step), run.max_grad_norm)))
             done = step + 1
             save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
             if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
@@ -223,21 +235,25 @@ def _lines(
 ) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl` for a stretch of steps, equal on every rank but for the speed.
 
-    `loss` is in nats per token; `tokens` are those learned in the step, `total_tokens` those up to its end.
+    `loss` is in nats per token, `grad_norm` before clipping; `tokens` are those learned in the step, `total_tokens`
+    those up to its end.
     """
-    run, shares = task.plan.run, torch.stack([share for _, share in stretch])
+    run, numbers = task.plan.run, torch.stack([found for _, found in stretch])
+    shares = numbers[:, 0].contiguous()
     dist.all_reduce(shares)
     speed = round(sum(batch.global_labels for batch, _ in stretch) / seconds)
     rows = []
-    for step, (batch, _), loss in zip(range(first, first + len(stretch)), stretch, shares.tolist(), strict=True):
+    found = zip(range(first, first + len(stretch)), stretch, shares.tolist(), numbers[:, 1].tolist(), strict=True)
+    for step, (batch, _), loss, norm in found:
         rate = learning_rate(run, step)
-        if not math.isfinite(loss):
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what, value = ("norm of the gradient", norm) if math.isfinite(loss) else ("loss", loss)
             raise InputError(
-                f"the loss or its gradient became {loss} at step {step} (learning rate {rate:.3g})",
+                f"the {what} became {value} at step {step} (learning rate {rate:.3g})",
                 where=f"run {run.name}, the batch of {task.plan.name_texts(batch.indices.tolist())}",
                 hint="lower train.learning_rate, or clip gradients (train.max_grad_norm)",
             )
-        row = {"step": step, "loss": loss, "learning_rate": rate, "tokens": batch.global_labels}
+        row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate, "tokens": batch.global_labels}
         rows.append(row | {"total_tokens": batch.tokens, "tokens_per_second": speed})
     return rows
 
