@@ -51,6 +51,7 @@ COMMANDS = {  # the function that runs each, and its help
     "augment": ("pipeline.commands:augment", "let a model write down, in context, what follows from documents"),
     "train": ("pipeline.commands:train", "finetune a model on documents, and on augmentations where given"),
     "evaluate": ("pipeline.commands:evaluate", "score a suite of questions with a model and with checkpoints"),
+    "merge": ("pipeline.commands:merge", "write a checkpoint's adapters and its base as one model folder"),
     "serve": ("", "engines that stay up, behind an OpenAI-compatible HTTP port"),
     "serve up": ("pipeline.serve.commands:up", "start a service; returns when it answers"),
     "serve status": ("pipeline.serve.commands:status", "what is up, its engines and what they have done"),
@@ -93,6 +94,7 @@ def build_parser() -> Parser:
     _add_augment(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_merge(commands)
     _add_service(commands)
     pretrain = _command(commands, "pretrain")
     pretrain.add_argument("--seed", type=int, default=0, help="of the weights and the documents (default: 0)")
@@ -225,6 +227,13 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of sampled contexts (default: 0)")
     parser.add_argument("--out", type=Path, required=True, help="gets report/")
     add_sections(parser, {"evaluate": EvaluateSuite, "engine": Engine, "cluster": Cluster})
+
+
+def _add_merge(commands: Commands) -> None:
+    parser = _command(commands, "merge")
+    parser.add_argument("checkpoint", type=Path, help="a folder of adapters that `train` made")
+    parser.add_argument("--model", default="", help="its base model (default: where it was when it was trained)")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
 
 
 def _add_service(commands: Commands) -> None:

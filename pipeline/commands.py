@@ -139,7 +139,9 @@ def evaluate(flags: Namespace) -> None:
     refs, damaged, left_out = stage.find_checkpoints(flags.checkpoints)
     for name, reason in left_out.items():
         setting.say("skipped", f"{name}: {reason}")
-    resident = find_running(engine.service).model if engine.service else refs[0].path if refs else ""
+    setting = stage.with_adapters(setting, refs)
+    engine = setting.engine
+    resident = find_running(engine.service).model if engine.service else stage.resident_of(refs)
     model = find_model(flags.model or resident, engine, flags.prompts, address=cluster.address)
     if flags.model:
         refs = [CheckpointRef(BASE, model.path, model.fingerprint, "", 0), *refs]
@@ -176,6 +178,14 @@ def evaluate(flags: Namespace) -> None:
             command=flags.command,
         )
     stage.raise_excluded(excluded)
+
+
+def merge(flags: Namespace) -> None:
+    """`merge`: write a checkpoint's adapters and its base model as one model folder."""
+    from train.engine.export import merge_checkpoint
+
+    ref = merge_checkpoint(flags.checkpoint, Path(local_model(flags.model)) if flags.model else None, flags.out)
+    CONSOLE.print(f"model     {ref.fingerprint} in {ref.path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_reports(flags: Namespace) -> None:

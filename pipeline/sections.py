@@ -110,7 +110,7 @@ class AugmentCommand(Augment):
 
 
 class Lora(Section):
-    """Low-rank adapters in place of full weights; merged into the checkpoint."""
+    """Low-rank adapters in place of full weights; the checkpoint holds the adapters alone."""
 
     rank: int = Field(0, ge=0, description="rank of the adapters (0: full weights are trained)")
     alpha: float | None = Field(
@@ -120,6 +120,7 @@ class Lora(Section):
     targets: tuple[str, ...] = Field(
         (), description="ends of the names of the layers to adapt (default: all linear ones)"
     )
+    merged: bool = Field(False, description="the checkpoint holds whole weights, with the adapters merged in")
 
 
 class TrainRun(Section):
@@ -149,6 +150,9 @@ class TrainRun(Section):
     )
     mix: dict[str, Weight] = Field({}, description="shares of tokens, e.g. documents=0.5,local=0.3,replay=0.2")
     replay: str = Field("", description="folder of general text to be mixed in")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="precision of the weights; auto: bfloat16 on a GPU that has it, else float32"
+    )
     layout: Literal["auto", "packed", "padded"] = Field("auto", description="how texts share rows")
     ranks: int | None = Field(None, ge=1, description="training processes (default: as many as fit)")
     threads: int | None = Field(None, ge=1, description="CPU threads of a rank (default: its share of the cores)")

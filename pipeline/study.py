@@ -20,7 +20,6 @@ from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.store import content_of, write_text
-from data.weights import model_fingerprint
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
 from pipeline.models import Model, find_model
@@ -237,14 +236,14 @@ def train_all(study: Study, suites: list[Suite], cluster: LazyCluster) -> tuple[
 
 def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJob:
     """A checkpoint answers the questions about the corpus that it learned, without context."""
-    answers = evaluate.scoring_key(study.setting, model_fingerprint(Path(ref.path)))
+    answers = evaluate.scoring_key(study.setting, evaluate.fingerprint_of(ref, study.model))
     run = f"seed {one.seed}" if len(study.recipe.train.seeds) > 1 else ""
     return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run, frame=study.frame)
 
 
 def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
-    setting = study.setting
+    setting = evaluate.with_adapters(study.setting, [job.ref for job in jobs if job.ref])
     with LazyEngines(setting, study.model, cluster) as engines:
         do_units(setting, engines, _plan_scores(study, jobs), "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")

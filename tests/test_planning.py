@@ -43,7 +43,7 @@ def test_a_plan_is_printed_and_nothing_is_written(
     for word in ("8,030,261,248 parameters", "weights", "logits", "sent a step", "stage 3", "80 GiB each"):
         assert word in shown
     assert "stage 2 is the smallest that fits" in shown
-    assert entail(*words, "--stage", "0", "--ranks", "8", "--gpu-gib", "80") == 2
+    assert entail(*words, "--stage", "0", "--ranks", "8", "--gpu-gib", "60") == 2
     assert "stage 0 on 8 ranks needs" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_runs import ROOT, losses, make_run, make_world, starts, train_all, train_alone
+from training_runs import ROOT, losses, make_run, make_world, needs_too_much, starts, train_all, train_alone
 
 from cluster.session import connect
 from data.errors import InputError
@@ -52,6 +52,13 @@ def test_a_lane_that_gives_up_leaves_the_other_one_alone(world: Path, ray_sessio
     assert [str(error) for error in errors] == [str(refusal.value)]
     assert refusal.value.where.startswith("run bad") and "learning_rate" in refusal.value.hint
     assert (tmp_path / "good" / "checkpoint.json").exists() and not (tmp_path / "bad").exists()
+
+
+def test_a_rank_without_memory_is_reported_and_its_group_started_once_more_at_most(
+    ray_session: None, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="ran out of memory"):
+        train_all([needs_too_much(tmp_path)], 1, tmp_path / "storage", [])
 
 
 def test_more_workers_than_texts_in_a_batch_are_not_started_unless_they_were_asked_for(

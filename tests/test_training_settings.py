@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
+from peft import PeftModel
+from safetensors.torch import load_file
 from training_runs import losses, make_run, make_world, plain_loss, train_alone
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from data.errors import InputError
 from train.__main__ import main, read_runs
+from train.engine.export import merge_checkpoint
 from train.engine.zero_config import zero_config
 from train.run.finetune_run import Lora
 from train.run.keys import run_key
@@ -74,6 +77,75 @@ def test_merged_adapters_have_the_loss_that_the_run_would_have_seen_next(
     changed = {name.split(".")[-2] for name in before if not torch.equal(before[name], after[name])}
     every = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     assert changed == (set(targets) or every)
+
+
+def test_a_checkpoint_holds_the_adapters_alone_and_can_be_merged(world: Path, tmp_path: Path) -> None:
+    """Both have the loss that the run would have seen next."""
+    settings = {"lora": Lora(rank=4, alpha=8.0), "schedule": "constant", "batch_size": 24, "warmup_steps": 0}
+    six = train_alone(make_run(world, tmp_path / "six", num_steps=6, **settings))
+    wanted = losses(train_alone(make_run(world, tmp_path / "seven", num_steps=7, **settings)))[6]
+    folder = Path(six.path)
+    assert not (folder / "model.safetensors").exists() and not (folder / "config.json").exists()
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), six.path)
+    adapted.merge_and_unload().save_pretrained(tmp_path / "by-peft")
+    AutoTokenizer.from_pretrained(six.path).save_pretrained(tmp_path / "by-peft")
+    run = make_run(world, tmp_path / "six")
+    assert plain_loss(run, tmp_path / "by-peft") == pytest.approx(wanted, abs=1e-5)
+    merged = merge_checkpoint(folder, None, tmp_path / "merged")
+    assert plain_loss(run, merged.path) == pytest.approx(wanted, abs=1e-5)
+    ours, theirs = (load_file(path / "model.safetensors") for path in (tmp_path / "merged", tmp_path / "by-peft"))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert merged.num_steps == 6 and merged.fingerprint != six.fingerprint
+
+
+def test_adapters_of_a_transposed_layer_are_merged_as_peft_does(tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world")
+    config = GPT2Config(vocab_size=62, n_embd=32, n_layer=2, n_head=2, n_positions=64, bos_token_id=1, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(world / "base")
+    ref = train_alone(make_run(world, tmp_path / "run", num_steps=6, lora=Lora(rank=4)))
+    merged = merge_checkpoint(Path(ref.path), world / "base", tmp_path / "merged")
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world / "base"), ref.path)
+    theirs = model.merge_and_unload().state_dict()
+    ours = AutoModelForCausalLM.from_pretrained(merged.path).state_dict()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+
+
+def test_what_cannot_be_merged_is_refused(world: Path, tmp_path: Path) -> None:
+    whole = train_alone(make_run(world, tmp_path / "whole", num_steps=2))
+    adapter = train_alone(make_run(world, tmp_path / "adapter", num_steps=2, lora=Lora(rank=2)))
+    other = make_world(tmp_path / "other", hidden_size=64)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("")
+    for folder, base, out, message in (
+        (whole.path, None, "a", "whole weights"),
+        (adapter.path, tmp_path / "nowhere", "b", "base model is not there"),
+        (adapter.path, None, "full", "files already"),
+        (adapter.path, other / "base", "c", "another shape"),
+    ):
+        with pytest.raises(InputError, match=message):
+            merge_checkpoint(Path(folder), base, tmp_path / out)
+        assert not (tmp_path / "c").exists() and not list(tmp_path.glob(".*unfinished"))
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_adapters_on_an_output_layer_that_is_the_embedding_are_refused(
+    world: Path, tmp_path: Path, target: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{target}, whose weights are both the embedding and the output layer"):
+        train_alone(make_run(world, tmp_path / "run", lora=Lora(targets=(target,))))
+
+
+def test_generation_settings_that_transformers_does_not_write_are_copied(world: Path, tmp_path: Path) -> None:
+    other = make_world(tmp_path / "other")
+    content = '{"temperature": 0.6, "top_p": 0.9, "max_length": 64}'
+    (other / "base" / "generation_config.json").write_text(content)
+    for stage in (1, 3):
+        ref = train_alone(make_run(other, tmp_path / f"run-{stage}", num_steps=2, stage=stage))
+        assert (Path(ref.path) / "generation_config.json").read_text() == content
+    (other / "base" / "generation_config.json").unlink()
+    ref = train_alone(make_run(other, tmp_path / "without", num_steps=2))
+    assert not (Path(ref.path) / "generation_config.json").exists()
 
 
 def test_targets_that_do_not_exist_are_refused(world: Path, tmp_path: Path) -> None:

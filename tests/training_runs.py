@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BloomConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from data.records import CheckpointRef, Document
 from data.store import write_folder
@@ -119,6 +126,17 @@ def plain_loss(run: FinetuneRun, path: str | Path) -> float:
     with torch.inference_mode():
         sums = [model(torch.tensor([r]), labels=torch.tensor([r])).loss.item() * (len(r) - 1) for r in rows]
     return math.fsum(sums) / sum(len(row) - 1 for row in rows)
+
+
+def needs_too_much(folder: Path) -> FinetuneRun:
+    """A run whose attention weights need more memory than any machine of a test has: 8 x 16 x 16,000 x 16,000."""
+    world = make_world(folder / "world")
+    config = BloomConfig(vocab_size=62, hidden_size=32, n_layer=1, n_head=16, eos_token_id=1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(world / "base")
+    text = " ".join(["w1"] * 16_000)
+    write_folder(folder / "long" / "documents", Document, [Document(f"d{i}", text, "w") for i in range(8)])
+    source = TextSource(str(folder / "long" / "documents"))
+    return make_run(world, folder / "much", sources=(source,), batch_size=8)
 
 
 TINY = ROOT / "models" / "tiny"

@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
         for run in runs:
             finetune(run, partial(_report, run), heartbeat)
     except (InputError, ResumableError) as error:
-        if rank == 0:
+        if rank == 0 or type(error) not in (InputError, ResumableError):
             print(error, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 3
     return 0

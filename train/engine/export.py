@@ -8,28 +8,32 @@ model card and, last, `checkpoint.json`, in a work folder that a rename turns in
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from augment_service.reference import FILE as REFERENCE
 from augment_service.reference import compute_reference, find_reference, write_reference
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import sync, write_json
-from data.weights import weights_fingerprint
+from data.weights import INDEX, weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
-from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, write_together
+from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, gathered_weights, write_together
 from train.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge, save_adapter
 from train.run.finetune_run import FinetuneRun, TextSource
 
 CARD = "README.md"
+FILE_BYTES = 4 * 2**30
 _GENERATION = "generation_config.json"
 _COPIED = (
     BOOK_NAME,
@@ -51,29 +55,135 @@ def export(engine: Any, run: FinetuneRun, num_texts: int, record: Mapping[str, A
     ResumableError on every rank if rank 0 cannot write, and InputError if the weights are not finite.
     """
     out = Path(run.out)
-    weights = _gather(engine, adapters_only=run.lora is not None)
+    work = work_folder(out)
+    write_weights = _gather(engine, run, work)
 
     def write() -> None:
         if dist.get_rank() == 0:
-            _refuse_infinite(run, weights)
-            work = work_folder(out)
-            work.mkdir(parents=True, exist_ok=True)
-            if run.lora is None:
-                # transformers refuses to write generation settings that it reads; the base's file is copied instead.
-                engine.module.generation_config = GenerationConfig()
-                engine.module.save_pretrained(work, state_dict=weights)
-                (work / _GENERATION).unlink(missing_ok=True)
-            else:
-                save_adapter(engine.module, weights, run.base, work)
-                if run.lora.merged:
-                    merge(Path(run.base), work, work, dtype_of(run))
-                    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-                        (work / name).unlink()
+            write_weights()
             _complete(work, run, num_texts, record)
             os.replace(work, out)
             sync(out.parent)
 
     write_together(write)
+    return read_ref(out)
+
+
+def _gather(engine: Any, run: FinetuneRun, work: Path) -> Callable[[], None]:
+    """Take the weights from all ranks; returns what writes them on rank 0, or raises what went wrong meanwhile."""
+    if run.lora is not None:
+        adapters = {name: tensor.to("cpu", copy=True) for name, _, tensor in full_tensors(engine, kinds=(WEIGHT,))}
+        return partial(_write_adapters, engine, run, adapters, work)
+    if engine.zero_optimization_stage() < 3:
+        return partial(_write_whole, engine, run, work)
+    writer = WeightsWriter(work)
+    errors: list[Exception] = []
+    for name, tensor in gathered_weights(engine):
+        if tensor is None or errors:
+            continue  # every rank goes through all tensors, whatever happens on one
+        try:
+            _refuse_infinite(run, {name: tensor})
+            writer.add(name, tensor)
+        except (OSError, SafetensorError, InputError) as error:
+            errors.append(error)
+
+    def finish() -> None:
+        if errors:
+            raise errors[0]
+        writer.close()
+        engine.module.config.save_pretrained(work)
+
+    return finish
+
+
+def _write_whole(engine: Any, run: FinetuneRun, work: Path) -> None:
+    weights = engine.module.state_dict()
+    _refuse_infinite(run, weights)
+    # transformers refuses to write some generation settings that it reads; the base's file is copied instead.
+    engine.module.generation_config = GenerationConfig()
+    engine.module.save_pretrained(work, state_dict=weights)
+    (work / _GENERATION).unlink(missing_ok=True)
+
+
+def _write_adapters(engine: Any, run: FinetuneRun, adapters: dict[str, torch.Tensor], work: Path) -> None:
+    assert run.lora is not None
+    _refuse_infinite(run, adapters)
+    save_adapter(engine.module, adapters, run.base, work)
+    if run.lora.merged:
+        merge(Path(run.base), work, work, dtype_of(run))
+        for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            (work / name).unlink()
+
+
+class WeightsWriter:
+    """Writes tensors that come one after another into files of a few GiB, with an index if there are several."""
+
+    def __init__(self, folder: Path, most_bytes: int = FILE_BYTES) -> None:
+        self._folder, self._most = folder, most_bytes
+        self._tensors: dict[str, torch.Tensor] = {}
+        self._files: list[list[str]] = []
+        self._bytes = self._total = 0
+
+    def add(self, name: str, tensor: torch.Tensor) -> None:
+        """Take a tensor; a full file is written first."""
+        size = tensor.numel() * tensor.element_size()
+        if self._tensors and self._bytes + size > self._most:
+            self._write()
+        self._tensors[name] = tensor.contiguous()
+        self._bytes, self._total = self._bytes + size, self._total + size
+
+    def close(self) -> None:
+        """Write the last file, and give all of them their names."""
+        self._write()
+        count = len(self._files)
+        if count == 1:
+            (self._folder / self._name(0)).rename(self._folder / "model.safetensors")
+            return
+        index: dict[str, Any] = {"metadata": {"total_size": self._total}, "weight_map": {}}
+        for number, names in enumerate(self._files):
+            name = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            (self._folder / self._name(number)).rename(self._folder / name)
+            index["weight_map"] |= dict.fromkeys(names, name)
+        write_json(self._folder / INDEX, index)
+
+    def _write(self) -> None:
+        save_file(self._tensors, self._folder / self._name(len(self._files)), metadata={"format": "pt"})
+        self._files.append(list(self._tensors))
+        self._tensors, self._bytes = {}, 0
+
+    def _name(self, number: int) -> str:
+        return f"part-{number:05d}.safetensors"
+
+
+def merge_checkpoint(adapter: Path, base: Path | None, out: Path) -> CheckpointRef:
+    """Write a checkpoint of adapters, merged into its base in the base's precision, as a model folder.
+
+    Raises InputError for other folders and where `out` has files, ResumableError where nothing can be written.
+    """
+    ref = read_ref(adapter)
+    if not (adapter / ADAPTER_CONFIG).exists():
+        raise InputError("this checkpoint has whole weights", where=str(adapter), hint="use the folder as it is")
+    base = base or Path(ref.base)
+    if not (base / "config.json").exists():
+        raise InputError("the base model is not there", where=str(base), hint="name its folder: --model DIR")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("there are files already", where=str(out), hint="name a new folder")
+    work = work_folder(out)
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        work.mkdir(parents=True)
+        merge(base, adapter, work)
+        _copy(base, work)
+        for path in (*work.iterdir(), work):
+            sync(path)
+        content = json.loads((adapter / RECORD).read_text())
+        record = {"merged": content["fingerprint"], "fingerprint": weights_fingerprint(work), "base": str(base)}
+        write_json(work / RECORD, {**content, **record}, durable=True)
+        os.replace(work, out)
+    except (OSError, SafetensorError) as error:
+        raise ResumableError(f"the merged model could not be written: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
     return read_ref(out)
 
 
@@ -138,20 +248,15 @@ def _refuse_infinite(run: FinetuneRun, weights: dict[str, torch.Tensor]) -> None
         )
 
 
-def _gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
-    """The weights to be written; at stage 3 on rank 0 only, gathered from all ranks."""
-    if adapters_only:
-        return {name: tensor.to("cpu", copy=True) for name, _, tensor in full_tensors(engine, kinds=(WEIGHT,))}
-    if engine.zero_optimization_stage() == 3:
-        return engine._zero3_consolidated_16bit_state_dict() or {}
-    return engine.module.state_dict()
+def _copy(base: Path, work: Path) -> None:
+    for pattern in _COPIED:
+        for path in base.glob(pattern):
+            shutil.copyfile(path, work / path.name)
 
 
 def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> None:
     """Add the other files to the weights; `checkpoint.json` is last, when the rest has reached the disk."""
-    for pattern in _COPIED:
-        for path in Path(run.base).glob(pattern):
-            shutil.copyfile(path, work / path.name)
+    _copy(Path(run.base), work)
     if run.lora is None or run.lora.merged:
         with suppress(InputError, OSError, RuntimeError):  # an engine computes it where it is missing
             rows = find_reference(Path(run.base), torch.float32).rows

@@ -25,6 +25,11 @@ from train.engine.zero_engine import partitioned
 Read = Callable[[str, int, int], torch.Tensor | None]
 
 
+def read_config(folder: Path) -> Any:
+    """The configuration of a model folder. Raises InputError if it cannot be read."""
+    return load_config(folder)
+
+
 def load_whole(folder: Path, dtype: torch.dtype, attention: str | None = None) -> PreTrainedModel:
     """The model of a folder on this rank's device. Raises InputError if it cannot be read."""
     options: dict[str, Any] = {"attn_implementation": attention} if attention else {}
@@ -42,7 +47,7 @@ def load_sharded(
     A tensor that the training state has is read from there. Raises InputError if the files lack one.
     """
     with _refusals(folder):
-        config = load_config(folder)
+        config = read_config(folder)
         with no_init_weights(), partitioned(zero_config):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
         model.tie_weights()

@@ -229,6 +229,22 @@ def full_tensors(engine: Any, kinds: tuple[str, ...] = KINDS) -> Iterator[tuple[
             yield name, kind, tensor
 
 
+def gathered_weights(engine: Any) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """Name and tensor of all weights and stored buffers at stage 3, one gathered after another; all ranks go through.
+
+    A tied weight occurs once. Tensors are on rank 0 alone, on its host.
+    """
+    import deepspeed
+
+    first = dist.get_rank() == 0
+    names = {name for name, _ in engine.module.named_parameters(remove_duplicate=False)}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield name, parameter.detach().to("cpu", copy=True) if first else None
+    for name in engine.module.state_dict().keys() - names:
+        yield name, engine.module.get_buffer(name).to("cpu", copy=True) if first else None
+
+
 def optimizer_steps(engine: Any) -> int:
     """The number of steps that AdamW has counted, for the bias correction of its moments."""
     return int(next(iter(_torch_optimizer(engine).state.values()))["step"])

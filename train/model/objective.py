@@ -12,11 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from train.model.packed_attention import text_slots
+from train.plan.shapes import FP32, LOGITS_AT_ONCE
 from train.texts.batches import IGNORED, Batch
-
-# Of a chunk's logits in fp32: large enough for its matrix product to be efficient on a GPU.
-CHUNK_BYTES = 256 * 2**20
-_FP32 = 4
 
 
 class Targets(NamedTuple):
@@ -122,7 +119,7 @@ def _chunked_loss(causal: Any, *, targets: Targets, **inputs: Any) -> torch.Tens
     """The loss of a forward pass; if there are several chunks, the backward pass computes their logits again."""
     given = {name: value for name, value in inputs.items() if value is not None}  # peft adds empty arguments
     hidden = getattr(causal, causal.base_model_prefix)(**given)[0].flatten(0, 1)[targets.positions]
-    size = max(1, CHUNK_BYTES // (_FP32 * causal.config.get_text_config().vocab_size))
+    size = max(1, LOGITS_AT_ONCE // (FP32 * causal.config.get_text_config().vocab_size))
 
     def loss(states: torch.Tensor, part: Targets) -> torch.Tensor:
         return summed_loss(logits_of(causal, states), part)

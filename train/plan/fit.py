@@ -18,7 +18,7 @@ from data.errors import InputError
 from train.engine.zero_config import STAGES
 from train.plan import sizing
 from train.plan.largest_part import Part, largest_part, part_of_rows
-from train.plan.shapes import Shape, read_shape
+from train.plan.shapes import BF16, Shape, read_shape
 from train.run.finetune_run import FinetuneRun
 
 Stage = int | Literal["auto"]
@@ -49,7 +49,7 @@ def planned_machine(ranks: int | None = None, gpu_gib: float | None = None) -> M
 
 def first_stage(stage: Stage, offload: str) -> int:
     """The stage of a run before `fit_runs` chooses it."""
-    return max(1, sizing.lowest_stage(offload)) if stage == "auto" else stage
+    return max(1, sizing.LOWEST[offload]) if stage == "auto" else stage
 
 
 def fit_runs(
@@ -87,14 +87,16 @@ def print_plan(run: FinetuneRun, machine: Machine, console: Console, *, stage: S
     """
     shape = read_shape(Path(run.base))
     part = part_of_rows(run, machine.ranks, row_tokens) if row_tokens else largest_part(run, machine.ranks, shape)
-    setup = replace(setup_of(run, machine, part), stage=sizing.lowest_stage(run.offload))
+    setup = setup_of(run, machine, part)
+    setup = replace(setup, stage=sizing.lowest_stage(setup))
     adapters = f", adapters of {sizing.trained_parameters(shape, setup):,}" if setup.adapter_rank else ""
+    precision = "bfloat16" if setup.size == BF16 else "float32"
     batch = f"{setup.rows} padded rows of {setup.row_tokens} tokens"
     if setup.packed:
         batch = f"{setup.rows * setup.row_tokens:,} tokens of packed texts"
     console.print(
         f"model     {shape.family}, {shape.parameters:,} parameters{adapters}",
-        f"ranks     {machine.ranks} ({'GPU, bfloat16' if machine.on_gpu else 'CPU, float32'}), "
+        f"ranks     {machine.ranks} ({'GPU' if machine.on_gpu else 'CPU'}, {precision}), "
         f"{sizing.gib(machine.limit) if machine.limit else 'unknown memory'} each",
         f"batch     {batch} a rank" + f" in each of {run.accumulation} micro-batches" * (run.accumulation > 1),
         sep="\n",
@@ -124,6 +126,7 @@ def setup_of(run: FinetuneRun, machine: Machine, part: Part) -> sizing.Setup:
         checkpointing=run.activation_checkpointing,
         packed=part.packed,
         offload=run.offload,
+        bf16={"auto": None, "float32": False, "bfloat16": True}[run.dtype],
     )
 
 

@@ -13,6 +13,8 @@ from data.errors import InputError
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gpt2")
 BF16, FP32 = 2, 4  # bytes
+# Of logits in float32 that are computed at once: large enough for their matrix product to be efficient on a GPU.
+LOGITS_AT_ONCE = 256 * 2**20
 _GPT2_NAMES = {
     "hidden_size": "n_embd",
     "intermediate_size": "n_inner",
@@ -118,11 +120,8 @@ class Shape:
         return self._norm_bytes(self.width, size) + size * self.width
 
     def logit_bytes(self, size: int) -> int:
-        """Bytes of a token's logits at their peak, when the backward pass of the loss begins.
-
-        The logits; their log-softmax, its gradient and that of the loss in float32.
-        """
-        return self.vocabulary * (size + 3 * FP32)
+        """Bytes of a label's logits at their peak: the logits, in float32 if they are not, and their exponentials."""
+        return self.vocabulary * (2 * FP32 + size * (size < FP32))
 
     def _norm_bytes(self, features: int, size: int) -> int:
         if self.family == "gpt2":

@@ -9,15 +9,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from data.errors import InputError
-from train.engine.zero_config import STAGES
-from train.plan.shapes import BF16, FP32, Shape
+from train.engine.zero_config import STAGES, stage_of
+from train.plan.shapes import BF16, FP32, LOGITS_AT_ONCE, Shape
 
 GIB = 2**30
+LOWEST = {"none": 0, "cpu": 1, "nvme": 3}  # stage that supports an offload
 # DeepSpeed's defaults, in numbers: what is sent at a time, and what stage 3 keeps gathered.
 BUCKET, GATHERED, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
 PROCESS_BYTES = GIB  # libraries, the CUDA context, the buffers of the communication library
 USABLE = 0.95  # of the memory: the allocator loses some to fragmentation
 MOMENTS = 2 * FP32  # AdamW's
+WRITTEN = 4 * GIB  # of a checkpoint at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Setup:
     One rank computes `rows` rows of `row_tokens` tokens at a time, `accumulation` times a step. `adapter_rank` 0 trains
     all weights, else low-rank adapters of that rank. `packed`: each row is a text, and all are end to end. `offload`
     keeps the optimizer's state, and at stage 3 the weights too, in the host's memory ("cpu") or on its disk ("nvme").
-    On a CPU the host's memory is the ranks' own.
+    On a CPU the host's memory is the ranks' own. `bf16` is the precision of the weights (None: on a GPU, yes).
     """
 
     stage: int
@@ -40,15 +42,17 @@ class Setup:
     checkpointing: bool = False
     packed: bool = True
     offload: str = "none"
+    bf16: bool | None = None
 
     @property
     def size(self) -> int:
         """Bytes of a number of the model."""
-        return BF16 if self.on_gpu else FP32
+        return BF16 if (self.on_gpu if self.bf16 is None else self.bf16) else FP32
 
     def share(self, numbers: int, *, divided_from: int) -> int:
         """One rank's part of these numbers; all of them below the stage that divides them."""
-        return -(-numbers // self.ranks) if self.stage >= divided_from else numbers
+        divided = stage_of(self.stage, bf16=self.size == BF16) >= divided_from
+        return -(-numbers // self.ranks) if divided else numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,8 @@ class Memory:
     """Bytes on one rank by part. Producer: `plan`. Consumers: the command line, `smallest_stage`.
 
     `buffers` are DeepSpeed's for communication, `step` is what the optimizer needs besides its state while it steps,
-    when activations and logits are freed. `base` is the model as loaded, kept for the next run. `host` is the memory of
-    the node for a rank on a GPU; it is not part of `total`.
+    when activations and logits are freed. `host` is the memory of the node for a rank on a GPU; it is not part of
+    `total`.
     """
 
     weights: int
@@ -67,14 +71,13 @@ class Memory:
     activations: int
     logits: int
     step: int
-    base: int
     process: int
     host: int
 
     @property
     def total(self) -> int:
         """The peak, in bytes."""
-        resident = self.weights + self.gradients + self.optimizer + self.buffers + self.base + self.process
+        resident = self.weights + self.gradients + self.optimizer + self.buffers + self.process
         return resident + max(self.activations + self.logits, self.step)
 
     @property
@@ -100,23 +103,22 @@ def plan(shape: Shape, setup: Setup) -> Memory:
     frozen = model if setup.adapter_rank else 0
     weights = size * setup.share(frozen + trained, divided_from=3)
     # AdamW's moments, and master weights, which plain data parallelism in float32 does not need
-    masters = FP32 if setup.on_gpu or setup.stage else 0
+    masters = FP32 if size == BF16 or setup.stage else 0
     optimizer = (MOMENTS + masters) * setup.share(trained, divided_from=1)
     tokens = setup.rows * setup.row_tokens
     weights_away = away and setup.stage == 3
     offloaded = (optimizer + weights * weights_away) * (away and setup.offload == "cpu")
     return Memory(
         weights=0 if weights_away else weights,
-        gradients=size * setup.share(trained, divided_from=2),
+        gradients=_gradients(setup, trained),
         optimizer=0 if away else optimizer,
         buffers=_buffers(setup, model, trained),
         activations=_activations(shape, setup) * tokens,
-        logits=shape.logit_bytes(size) * tokens,
+        logits=shape.logit_bytes(size) * min(tokens, max(1, LOGITS_AT_ONCE // (FP32 * shape.vocabulary))),
         step=0 if away else _step(setup, trained),
-        base=0 if setup.on_gpu else size * model,
         process=PROCESS_BYTES,
-        # the model as loaded, and the copy that is moved to the GPU
-        host=(2 * size * model + offloaded + PROCESS_BYTES) if setup.on_gpu else 0,
+        # Weights are read onto the GPU, and written from there a file at a time.
+        host=(offloaded + WRITTEN + PROCESS_BYTES) if setup.on_gpu else 0,
     )
 
 
@@ -128,25 +130,28 @@ def trained_parameters(shape: Shape, setup: Setup) -> int:
 def sent_bytes(shape: Shape, setup: Setup) -> int:
     """Bytes that one rank sends in a step, over a ring.
 
-    Stages 0 and 1 reduce gradients once a step, stage 2 after every backward pass; stage 3 gathers all weights, also
-    frozen ones, twice in every pass and reduces the gradients.
+    Stages 0 and 1 reduce gradients once a step, stages 2 and 3 after every backward pass; gradients are in float32.
+    Stages 1 and 2 gather the trained weights once, stage 3 all weights, also frozen ones, twice in every pass. Stage 0
+    sums gradients on all ranks, which is two numbers for each, and so does stage 1 in bfloat16.
     """
     trained, passes = trained_parameters(shape, setup), setup.accumulation
-    numbers = {0: 2 * trained, 1: 2 * trained, 2: (1 + passes) * trained, 3: passes * trained}[setup.stage]
-    if setup.stage == 3:
-        numbers += 2 * passes * (shape.parameters + (trained if setup.adapter_rank else 0))
-    return numbers * setup.size * (setup.ranks - 1) // setup.ranks
+    bf16, stage = setup.size == BF16, stage_of(setup.stage, bf16=setup.size == BF16)
+    gradients = trained * {0: 2, 1: 1 + bf16, 2: passes, 3: passes}[stage]
+    weights = trained * (stage > 0)
+    if stage == 3:
+        weights = 2 * passes * (shape.parameters + (trained if setup.adapter_rank else 0))
+    return (FP32 * gradients + setup.size * weights) * (setup.ranks - 1) // setup.ranks
 
 
 def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
     """The lowest stage at which the setup fits into `limit` bytes a rank; None if none does."""
-    stages = STAGES[lowest_stage(setup.offload) :]
+    stages = STAGES[lowest_stage(setup) :]
     return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limit)), None)
 
 
-def lowest_stage(offload: str) -> int:
-    """The lowest stage that supports an offload."""
-    return {"none": 0, "cpu": 1, "nvme": 3}[offload]
+def lowest_stage(setup: Setup) -> int:
+    """The lowest stage that supports the setup's precision and offload."""
+    return stage_of(LOWEST[setup.offload], bf16=setup.size == BF16)
 
 
 def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
@@ -196,14 +201,18 @@ def _buffers(setup: Setup, model: int, trained: int) -> int:
     return setup.size * (bucket + min(model, GATHERED + PREFETCHED))
 
 
+def _gradients(setup: Setup, trained: int) -> int:
+    """Gradients in float32; below stage 2 in bfloat16, too, as the backward pass leaves them."""
+    also = BF16 * trained * (setup.size == BF16 and setup.stage < 2)
+    return FP32 * setup.share(trained, divided_from=2) + also
+
+
 def _step(setup: Setup, trained: int) -> int:
-    """Gradients in the layout and precision of the master weights, and AdamW's temporaries on a GPU."""
+    """Gradients once more, in the layout of the master weights."""
     mine = setup.share(trained, divided_from=1)
-    if setup.stage == 3:
-        mine = min(mine, GATHERED)  # one group of parameters after another
-    if not setup.on_gpu:
-        return FP32 * mine * (setup.stage in (1, 2))
-    return 2 * FP32 * mine
+    if setup.size == BF16:  # they are in this layout already; the optimizer is fused
+        return 0
+    return FP32 * mine * (setup.stage in (1, 2))
 
 
 def _activations(shape: Shape, setup: Setup) -> int:

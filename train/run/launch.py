@@ -164,7 +164,7 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
 def _train_all(config: dict[str, Any]) -> None:
     """Train all runs of a lane in order, on each worker. Errors go into a file, since a restart would repeat them."""
     from train.engine.zero_engine import split_group
-    from train.run.loop import finetune
+    from train.run.loop import OutOfMemoryError, finetune
 
     torch.set_num_threads(config["num_threads"])
     storage, context, ranks = Path(config["storage"]), ray.get_runtime_context(), config["ranks_per_run"]
@@ -173,6 +173,8 @@ def _train_all(config: dict[str, Any]) -> None:
     heartbeat = Heartbeat(storage / _HEARTBEATS, rank, config["stall_seconds"], node=context.get_node_id())
     lane = split_group(ranks, ray.util.get_node_ip_address())
     lanes = storage / _LANES
+    if (lanes / _ERROR.format(lane)).exists():
+        return  # it gave up before the group was restarted
     for position, run in enumerate(config["runs"][lane::num_lanes]):
 
         def report(row: dict[str, Any], position: int = position, run: FinetuneRun = run) -> None:
@@ -190,6 +192,9 @@ def _train_all(config: dict[str, Any]) -> None:
 
         try:
             finetune(run, report, heartbeat)
+        except OutOfMemoryError as error:
+            _write_error(error, lanes / _ERROR.format(lane))
+            raise  # ends the group, whose other ranks wait for this one
         except (InputError, ResumableError) as error:
             if rank % ranks == 0:
                 _write_error(error, lanes / _ERROR.format(lane))

@@ -21,7 +21,6 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from augment_service.model_folder import load_config
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.seeds import derive_seed
@@ -29,7 +28,7 @@ from data.store import write_json
 from train.engine import state
 from train.engine.checkpoint import METRICS, find_finished, work_folder
 from train.engine.export import export
-from train.engine.load import load_sharded, load_whole
+from train.engine.load import load_sharded, load_whole, read_config
 from train.engine.state import Start, State
 from train.engine.zero_engine import (
     WEIGHT,
@@ -54,8 +53,13 @@ from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_toke
 from train.texts.batches import Batch
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
+_NO_MEMORY = "can't allocate memory"  # what torch says of a host's memory
 _NO_HEARTBEAT = Heartbeat(Path(), 0, None)
 Result = TypeVar("Result")
+
+
+class OutOfMemoryError(InputError):
+    """Memory ran out on this rank, which a restart would repeat; other ranks do not know of it."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,21 @@ def finetune(
 
     Every rank calls it. It resumes from the last training state, if there is one. `report` is called on rank 0 every
     few steps with the step's line of `metrics.jsonl` and `num_steps`; `heartbeat` beats with every step and phase.
-    Raises InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write.
+    Raises InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write, and
+    OutOfMemoryError on the ranks alone that it happens to: their processes must end, for the others wait for them.
     """
     try:
         return _finetune(run, report, heartbeat, Phases(heartbeat))
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+            raise
+        wanted = next((line for line in str(error).splitlines() if "allocate" in line), str(error))
+        raise OutOfMemoryError(
+            f"a rank ran out of memory: {wanted.strip()[:240]}",
+            where=f"run {run.name}",
+            hint="raise train.accumulation or train.stage, set train.activation_checkpointing, or lower the batch; "
+            "`entail train --plan` shows what needs how much",
+        ) from error
     finally:
         heartbeat.pause()
 
@@ -103,15 +118,20 @@ def _finetune(
         return finished
     agree(lambda: check_ranks(run, dist.get_world_size()))
     phases.enter("reading the texts")
-    config = agree(lambda: load_config(Path(run.base)))
+    config = agree(lambda: read_config(Path(run.base)))
     traits = _on_rank_0(lambda: traits_of(config))
     _on_rank_0(lambda: write_texts(run))
     plan = agree(
         lambda: open_plan(run, traits.packing_refusal, arithmetic_of(config), world_size=dist.get_world_size())
     )
     task = _Task(key, config, traits, plan, _on_rank_0(lambda: _find_state(run, key)))
+    phases.enter("loading the model")
+    read = state.open_state(task.found) if task.found else None
+    model = _load(task, read)
     phases.enter("starting the engine")
-    engine = _start(task)
+    engine = start_engine(task.plan.run, model)
+    if task.found and read:
+        restore(engine, task.found.optimizer_steps, read)
     phases.enter("training")
     try:
         precision = "bf16" if dtype_of(run) == torch.bfloat16 else "fp32"
@@ -155,12 +175,11 @@ def _find_state(run: FinetuneRun, key: str) -> State | None:
     return state.find_state(Path(run.out), key)
 
 
-def _start(task: _Task) -> Any:
-    """An engine at the run's beginning, or in the state that was found."""
+def _load(task: _Task, read: ReadState | None) -> Any:
+    """The model at the run's beginning, or with the weights of the state that `read` reads."""
     run = task.plan.run
     torch.manual_seed(run.seed)
-    read = state.open_state(task.found) if task.found else None
-    model = agree(lambda: _load(task, read))
+    model = agree(lambda: _load_base(task, read))
     if task.plan.layout.name == "packed":
         model.set_attn_implementation(packed_attention.NAME)
     if run.lora is not None:
@@ -168,14 +187,11 @@ def _start(task: _Task) -> Any:
     attach_loss(model, chunked=task.traits.chunked)
     if read:
         state.load_weights(model, read)
-    engine = start_engine(run, model)
-    if task.found and read:
-        restore(engine, task.found.optimizer_steps, read)
-    return engine
+    return model
 
 
-def _load(task: _Task, read: ReadState | None) -> Any:
-    """The base model; at stage 3 its shards, of the weights that the state has."""
+def _load_base(task: _Task, read: ReadState | None) -> Any:
+    """The base model; at stage 3 its shards, with the weights of the state if all are trained."""
     run, attention = task.plan.run, task.traits.attention
     folder, dtype = Path(run.base), dtype_of(run)
     if run.stage < 3 or run.offload == "nvme":
