@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from augment_service.model_folder import LOAD_ERRORS, load_tokenizer
 from cluster.locks import private_folder
+from data.cache import cache_folder
 from data.errors import InputError
 from data.seeds import fingerprint
 from data.store import write_text
-from data.weights import cache_folder, model_fingerprint, weights_fingerprint
+from data.weights import model_fingerprint, weights_fingerprint
 
 FILE = "reference.json"
 VERSION = 1  # of the texts and the computation

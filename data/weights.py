@@ -7,19 +7,15 @@ Reads the files of a model folder (safetensors headers and bytes, no torch). Has
 import hashlib
 import json
 import mmap
-import os
-import time
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
+from data.cache import cached_hash
 from data.errors import InputError
 from data.seeds import fingerprint
 
 INDEX = "model.safetensors.index.json"  # names the file of each tensor
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
-_SETTLED_SECONDS = 2.0  # a younger file may still change without changing its time, by the clock's granularity
 # Besides the weights, the files that decide what a model computes for a text.
 _OTHER_FILES = (
     "config.json",
@@ -96,52 +92,18 @@ def weights_fingerprint(folder: Path) -> str:
     Raises InputError if there are no weights, or a file is missing, truncated or corrupt.
     """
     files = weight_files(folder)
-    try:
-        cached = _cache_path(files)
-        if cached is not None and (found := _read_cached(cached)):
-            return found
+
+    def compute() -> str:
         digests = {name: digest for path in files for name, digest in _tensor_digests(path).items()}
-        is_unchanged = cached == _cache_path(files)
+        whole = hashlib.blake2b(digest_size=16)
+        for name in sorted(digests):
+            whole.update(digests[name])
+        return whole.hexdigest()
+
+    try:
+        return cached_hash("weights", files, compute)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    whole = hashlib.blake2b(digest_size=16)
-    for name in sorted(digests):
-        whole.update(digests[name])
-    if cached is not None and is_unchanged:
-        with suppress(OSError):
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            cached.write_text(whole.hexdigest())
-    return whole.hexdigest()
-
-
-def _cache_path(files: Sequence[Path]) -> Path | None:
-    """Where the fingerprint of exactly these files is cached; None without a home folder or for files just written."""
-    states = [(os.path.abspath(path), path.stat()) for path in files]  # noqa: PTH100 - Path.resolve would follow links
-    if max(state.st_mtime for _, state in states) > time.time() - _SETTLED_SECONDS:
-        return None
-    name = fingerprint(*(part for path, state in states for part in (path, state.st_size, state.st_mtime_ns)))
-    folder = cache_folder()
-    return folder / "weights" / name if folder else None
-
-
-def cache_folder() -> Path | None:
-    """`$XDG_CACHE_HOME/entail` or `~/.cache/entail`; None without a home folder."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not Path(base).is_absolute():
-        try:
-            base = str(Path.home() / ".cache")
-        except RuntimeError:  # no home folder
-            return None
-    return Path(base) / "entail"
-
-
-def _read_cached(path: Path) -> str:
-    """The fingerprint in a file of the cache; "" if there is none, or it is damaged."""
-    with suppress(OSError, ValueError):
-        content = path.read_text()
-        if len(bytes.fromhex(content)) == 16:
-            return content
-    return ""
 
 
 def _tensor_digests(path: Path) -> dict[str, bytes]:

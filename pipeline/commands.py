@@ -107,6 +107,7 @@ def train(flags: Namespace) -> None:
             out=out / f"seed-{seed}" if several else out,
             seed=seed,
             objective="distillation" if flags.teacher else "text",
+            tokens=out.with_name(".tokens"),
         )
         for seed in section.seeds
     ]
@@ -114,7 +115,8 @@ def train(flags: Namespace) -> None:
         machine = planned_machine(section.ranks, flags.gpu_gib)
         print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
-    with setting.space.locked(), LazyCluster(setting, section) as lazy:
+    whole_nodes = stage.takes_whole_nodes(section, model)
+    with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes) as lazy:
         refs = stage.train_all(setting, section, runs, lazy, work)
     for ref in refs:
         setting.say("checkpoint", f"{ref.fingerprint} in {ref.path}")

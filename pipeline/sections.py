@@ -150,10 +150,14 @@ class TrainRun(Section):
     )
     mix: dict[str, Weight] = Field({}, description="shares of tokens, e.g. documents=0.5,local=0.3,replay=0.2")
     replay: str = Field("", description="folder of general text to be mixed in")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="precision of the weights; auto: bfloat16 on a GPU that has it, else float32"
     )
     layout: Literal["auto", "packed", "padded"] = Field("auto", description="how texts share rows")
+    max_text_tokens: int = Field(0, ge=0, description="longest training text in tokens (0: what the model can read)")
+    long_texts: Literal["cut", "skip"] = Field(
+        "cut", description="whether longer texts are cut into several, or left out; both are counted"
+    )
     ranks: int | None = Field(None, ge=1, description="training processes (default: as many as fit)")
     threads: int | None = Field(None, ge=1, description="CPU threads of a rank (default: its share of the cores)")
     stage: Literal[0, 1, 2, 3, "auto"] = Field(1, description="DeepSpeed ZeRO stage; auto: the smallest that fits")

@@ -88,7 +88,8 @@ def run_study(
             suites = make_data(study)
         contexts, left_out = plan_contexts(study, suites)
         base_jobs = plan_base_jobs(study, suites, contexts)
-        with LazyCluster(setting, study.recipe.train) as cluster:
+        whole_nodes = train.takes_whole_nodes(study.recipe.train, study.model)
+        with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes) as cluster:
             before_training(study, suites, base_jobs, cluster)
             with space.timed("train"):
                 trained, refs = train_all(study, suites, cluster)

@@ -15,6 +15,7 @@ from data.errors import InputError
 from data.records import Augmentation, Generation
 from data.store import write_folder
 from data.weights import weights_fingerprint
+from train.engine import export
 from train.engine.checkpoint import read_ref
 from train.run.finetune_run import TextSource
 from train.run.loop import learning_rate
@@ -138,12 +139,14 @@ def test_weights_that_are_not_finite_are_not_exported(
 ) -> None:
     run = make_run(world, tmp_path / "run", num_steps=1, warmup_steps=0)
 
-    def gather(engine: Any, *, adapters_only: bool) -> dict[str, torch.Tensor]:
-        weights = engine.module.state_dict()
-        weights["model.norm.weight"] = weights["model.norm.weight"] * torch.nan
-        return weights
+    whole = export._write_whole
 
-    monkeypatch.setattr("train.engine.export._gather", gather)
+    def write(engine: Any, *words: Any) -> None:
+        with torch.no_grad():
+            engine.module.model.norm.weight.mul_(torch.nan)
+        whole(engine, *words)
+
+    monkeypatch.setattr(export, "_write_whole", write)
     with pytest.raises(InputError, match=r"model\.norm\.weight") as refusal:
         train_alone(run)
     assert refusal.value.where == "run run" and not (tmp_path / "run").exists()

@@ -116,7 +116,7 @@ def in_bf16(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple
     folder, found = tmp_path_factory.mktemp("bf16"), {}
     for ranks in (1, 2):
         runs = [
-            make_run(world, folder / f"{stage}-{ranks}", stage=stage, dtype="bfloat16", accumulation=2)
+            make_run(world, folder / f"{stage}-{ranks}", stage=stage, precision="bfloat16", accumulation=2)
             for stage in range(4)
         ]
         torchrun(runs, folder / f"ranks-{ranks}", num_ranks=ranks)
@@ -137,7 +137,7 @@ def test_the_stage_changes_nothing_in_bf16_but_rounding(in_bf16: dict[tuple[int,
 def test_nothing_is_learned_before_the_first_step(world: Path, tmp_path: Path, stage: int) -> None:
     """DeepSpeed's own stage 0 in bf16 takes a step without gradients, which decays the weights and counts."""
     join_group()
-    run = make_run(world, tmp_path / "run", stage=stage, dtype="bfloat16", weight_decay=0.1)
+    run = make_run(world, tmp_path / "run", stage=stage, precision="bfloat16", weight_decay=0.1)
     model = AutoModelForCausalLM.from_pretrained(world / "base", dtype=torch.bfloat16)
     before = {name: parameter.detach().float().clone() for name, parameter in model.named_parameters()}
     attach_loss(model)

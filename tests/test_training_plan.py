@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import VOCABULARY, WINDOW, make_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from training_runs import read_texts
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -23,11 +23,12 @@ from train.run.launch import ranks_for
 from train.run.training_plan import TrainingPlan, check_ranks, open_plan, write_texts
 from train.texts import sources as sources_module
 from train.texts.batches import IGNORED, Batch
-from train.texts.encode import encode_rows, load_encoder
+from train.texts.encode import TextLimits, encode_rows, load_encoder
 from train.texts.packing import Arithmetic
 from train.texts.tokens import open_tokens, write_tokens
 
 ARITHMETIC = Arithmetic(1e5, 1e2)
+LIMITS = TextLimits(WINDOW)
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def learned_in(batch: Batch) -> list[int]:
 def test_tokens_rest_in_flat_files_that_are_mapped_and_written_once(world: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sources_module, "ROWS_AT_ONCE", 4)
     run, encoder = make_run(world, tmp_path), load_encoder(str(world / "base"))
-    write_tokens(run.sources, tmp_path, encoder, where="here")
+    write_tokens(run.sources, tmp_path, encoder, LIMITS, where="here")
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    assert {path.name for path in files} == {"ids", "offsets", "first_labels", "manifest.json"}
-    write_tokens(run.sources[::-1], tmp_path, encoder, where="here")
+    assert {path.name for path in files} == {"ids", "offsets", "first_labels", "texts", "manifest.json"}
+    write_tokens(run.sources[::-1], tmp_path, encoder, LIMITS, where="here")
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    rows = open_tokens(run.sources, tmp_path, encoder)
+    rows = open_tokens(run.sources, tmp_path, encoder, LIMITS)
     assert isinstance(rows._parts[0].ids, np.memmap)
     texts = [text for source in run.sources for chunk, _ in sources_module.read_rows(source) for text in chunk]
     assert [row.tolist() for row in rows] == [[*row, 1] for row in encoder.tokenizer(texts)["input_ids"]]
@@ -113,7 +114,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 )
 def test_the_prompt_is_read_and_not_learned(prompt: str, text: str, learned: str) -> None:
     tokenizer = byte_tokenizer()
-    (row, _), (first, _) = encode_rows([text, "x y"], [prompt, "x"], tokenizer, window=99, where="here")
+    found = encode_rows([text, "x y"], [prompt, "x"], tokenizer, TextLimits(99), where="here")
+    row, first = found.rows[0], found.firsts[0]
     assert tokenizer.decode(row) == f"{prompt}{text}<eos>"
     if prompt:
         assert tokenizer.decode(row[first:]) == learned
@@ -137,8 +139,9 @@ def test_prompts_of_a_column_carry_no_label_in_any_layout(world: Path, tmp_path:
     (batch,) = packed.batches(0, 1)
     assert learned_in(batch) == sorted(label for text in wanted for label in text)
     assert batch.position_ids is not None and len(batch.labels) < 8
-    with pytest.raises(InputError, match="nothing is left to learn"):
-        encode_rows([""], ["w1 w2"], load_encoder(str(world / "base")).tokenizer, window=WINDOW, where="here")
+    tokenizer = load_encoder(str(world / "base")).tokenizer
+    found = encode_rows(["", "w3"], ["w1 w2", "w1 "], tokenizer, LIMITS, where="here")
+    assert found.empty == 1 and found.texts == [1]
 
 
 def test_control_tokens_in_a_text_are_characters_of_it(tmp_path: Path) -> None:
@@ -148,7 +151,7 @@ def test_control_tokens_in_a_text_are_characters_of_it(tmp_path: Path) -> None:
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<|none|>", eos_token="<|end|>")
     texts = ["A text ends with <|end|> here.", "It may be <|none|>.", "Rain fell."]
-    rows, _ = encode_rows(texts, [""] * 3, tokenizer, window=WINDOW, where="here")
+    rows = encode_rows(texts, [""] * 3, tokenizer, LIMITS, where="here").rows
     assert [tokenizer.decode(row[:-1]) for row in rows] == texts
     assert all(row[-1] == 1 and not {0, 1} & {*row[:-1]} for row in rows)
 
@@ -156,7 +159,70 @@ def test_control_tokens_in_a_text_are_characters_of_it(tmp_path: Path) -> None:
 def test_control_tokens_that_are_words_of_the_vocabulary_are_refused(world: Path) -> None:
     tokenizer = load_encoder(str(world / "base")).tokenizer
     with pytest.raises(InputError, match="<eos>"):
-        encode_rows(["w1 <eos> w2", "w1 w2"], [""] * 2, tokenizer, window=WINDOW, where="here")
+        encode_rows(["w1 <eos> w2", "w1 w2"], [""] * 2, tokenizer, LIMITS, where="here")
+
+
+def long_texts(folder: Path) -> TextSource:
+    """Texts of 4, 31 (too long for a window of 10), 0 and 9 tokens with their ends."""
+    lengths = (3, 30, 0, 8)
+    texts = [" ".join(f"w{i}" for i in range(length)) for length in lengths]
+    write_folder(folder, Document, [Document(f"d{i}", text, "w") for i, text in enumerate(texts)])
+    return TextSource(str(folder))
+
+
+def test_long_texts_are_cut_without_losing_a_token_or_left_out_and_counted(world: Path, tmp_path: Path) -> None:
+    source = long_texts(tmp_path / "texts")
+    changes = {"sources": (source,), "num_steps": 0, "num_epochs": 1.0, "max_text_tokens": 10}
+    cut = plan_of(make_run(world, tmp_path / "cut", **changes))
+    assert cut.left_out == {"cut": 1, "skipped": 0, "empty": 1}
+    assert [len(row) for row in cut.rows] == [4, 7, 8, 8, 8, 9]
+    whole = load_encoder(str(world / "base")).tokenizer(" ".join(f"w{i}" for i in range(30)))["input_ids"]
+    assert np.concatenate([cut.rows[index] for index in range(1, 5)]).tolist() == [*whole, 1]
+    assert cut.name_texts([0, 1, 4, 5]) == f"d0, d1, d1, d3 in {source.folder}"
+    assert cut.summary()["texts"] == {"cut": 1, "skipped": 0, "empty": 1}
+    skipped = plan_of(make_run(world, tmp_path / "skip", **changes, long_texts="skip"))
+    assert skipped.left_out == {"cut": 0, "skipped": 1, "empty": 1}
+    assert [len(row) for row in skipped.rows] == [4, 9]
+    assert skipped.name_texts([0, 1]) == f"d0, d3 in {source.folder}"
+    with pytest.raises(InputError, match="all 2 texts are longer than 3 tokens") as refusal:
+        long = TextSource(str(tmp_path / "long"))
+        write_folder(tmp_path / "long", Document, [Document(f"d{i}", "w1 w2 w3 w4", "w") for i in range(2)])
+        plan_of(
+            make_run(
+                world, tmp_path / "none", **changes | {"sources": (long,), "max_text_tokens": 3}, long_texts="skip"
+            )
+        )
+    assert "long_texts" in refusal.value.hint
+
+
+def test_a_long_text_with_a_prompt_loses_its_end_and_one_with_a_long_prompt_is_left_out(world: Path) -> None:
+    tokenizer = load_encoder(str(world / "base")).tokenizer
+    texts, prompts = ["w1 w2 w3 w4", "w1 w2"], ["w5 ", "w5 w6 w7 w8 "]
+    found = encode_rows(texts, prompts, tokenizer, TextLimits(4), where="here")
+    assert [tokenizer.decode(row) for row in found.rows] == ["w5 w1 w2 w3"]
+    assert (found.firsts, found.texts, found.cut, found.skipped) == ([1], [0], 1, 1)
+
+
+def test_pieces_begin_as_the_tokenizer_begins_a_text(tmp_path: Path) -> None:
+    core = Tokenizer(
+        models.WordLevel({"<bos>": 0, "<eos>": 1, **{f"w{i}": 2 + i for i in range(20)}}, unk_token="<bos>")
+    )
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token="<eos>")
+    found = encode_rows([" ".join(f"w{i}" for i in range(10))], [""], tokenizer, TextLimits(6), where="here")
+    assert found.rows == [[0, 2, 3, 4], [0, 5, 6, 7, 8], [0, 9, 10, 11, 1]]
+
+
+def test_tokens_and_schedules_are_computed_once(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(world, tmp_path / "one", tokens=str(tmp_path / "tokens"))
+    before = plan_of(run)
+    monkeypatch.setattr("train.texts.tokens.encode_rows", None)
+    monkeypatch.setattr("train.run.training_plan.make_schedule", None)
+    after = plan_of(dataclasses.replace(run, name="two", out=str(tmp_path / "two")))
+    assert isinstance(after.schedule.rows, np.memmap)
+    assert after.schedule.rows.tolist() == before.schedule.rows.tolist()
+    assert after.schedule.tokens.tolist() == before.schedule.tokens.tolist()
 
 
 def test_weights_decide_the_shares_and_matching_the_length(world: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_a_resumed_run_has_the_losses_and_weights_of_a_calm_one_bit_for_bit(
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_fp32_weights_behind_bf16_are_kept(world: Path, tmp_path: Path, stage: int) -> None:
     """The model is in bf16, and what is trained are fp32 copies."""
-    settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3, "dtype": "bfloat16"}
+    settings = {"stage": stage, "checkpoint_every": 4, "learning_rate": 1e-3, "precision": "bfloat16"}
     calm = train_alone(make_run(world, tmp_path / "calm", **settings))
     run = make_run(world, tmp_path / "run", **settings, name="calm")
     stopped(run, 8)

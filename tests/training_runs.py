@@ -26,7 +26,7 @@ from train.engine.checkpoint import METRICS
 from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import Progress, finetune_all
 from train.run.loop import finetune
-from train.texts.encode import encode_rows
+from train.texts.encode import TextLimits, encode_rows
 from train.texts.sources import read_rows
 
 WORDS = [f"w{i}" for i in range(60)]
@@ -103,7 +103,7 @@ def read_texts(sources: Sequence[TextSource]) -> list[str]:
 
 def encode(texts: Sequence[str], tokenizer: Any, *, window: int = 64) -> list[list[int]]:
     """Token ids of texts without prompts."""
-    return encode_rows(texts, [""] * len(texts), tokenizer, window=window, where="here")[0]
+    return encode_rows(texts, [""] * len(texts), tokenizer, TextLimits(window), where="here").rows
 
 
 def losses(ref: CheckpointRef) -> list[float]:

@@ -70,9 +70,10 @@ def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ran
 class LazyCluster(ExitStack):
     """A Ray session that starts when its placement is first asked for, and ends with the block."""
 
-    def __init__(self, setting: Setting, train: TrainRun | None = None) -> None:
+    def __init__(self, setting: Setting, train: TrainRun | None = None, *, whole_nodes: bool = False) -> None:
+        """With `whole_nodes`, ranks without GPUs get a node each, unless the section says how many there are."""
         super().__init__()
-        self._setting, self._train = setting, train
+        self._setting, self._train, self._whole_nodes = setting, train, whole_nodes
 
     @cached_property
     def placement(self) -> Placement:
@@ -85,6 +86,8 @@ class LazyCluster(ExitStack):
         setting.say("logs", str(setting.space.logs))
         spec = engine_spec(setting.engine, "", setting.seed)
         engines, ranks = setting.engine.engines, self._train.ranks if self._train else None
+        if ranks is None and self._whole_nodes and not session.gpus:
+            ranks = len(session.nodes)
         placed = place(session, spec, engines=engines, ranks=ranks)
         for wanted, found, name in ((engines, placed.engines, "engines"), (ranks, placed.ranks, "ranks")):
             if wanted and wanted > found:

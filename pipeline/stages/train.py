@@ -14,7 +14,7 @@ from pipeline.progress import bar, training_note
 from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
 from train.engine.checkpoint import find_finished, how_computed, read_ref
-from train.plan.defaults import default_training, parameters_of
+from train.plan.defaults import SMALL, default_training, parameters_of
 from train.plan.fit import first_stage, fit_runs, machine_of
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
@@ -25,8 +25,8 @@ from train.texts.sources import TextSource
 DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
 # Settings that a run takes over as they are.
 _SAME = (
-    "batch_tokens schedule weight_decay max_grad_norm dtype layout accumulation activation_checkpointing offload "
-    "offload_folder checkpoint_every keep_last keep_every trackers"
+    "batch_tokens schedule weight_decay max_grad_norm precision layout max_text_tokens long_texts accumulation "
+    "activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every trackers"
 ).split()
 
 
@@ -51,6 +51,17 @@ def resolve(section: TrainRun, model: Model, say: Callable[[str, str], None]) ->
     return section.model_copy(update=changes)
 
 
+def takes_whole_nodes(section: TrainRun, model: Model) -> bool:
+    """Whether a rank on CPUs should have all cores of its node.
+
+    More ranks on the same cores do not compute faster, and send all gradients to each other in every step. Only models
+    of the embedded model's size gain, for their products are too small for several threads.
+    """
+    assert model.folder is not None
+    one_each = isinstance(section, Train) and section.ranks_per_run > 0
+    return not one_each and parameters_of(model.folder) >= SMALL
+
+
 def build_run(
     section: TrainRun,
     model: Model,
@@ -61,8 +72,9 @@ def build_run(
     seed: int,
     matched_to: tuple[TextSource, ...] = (),
     objective: Literal["text", "distillation"] = "text",
+    tokens: Path | None = None,
 ) -> FinetuneRun:
-    """One finetuning run of a resolved section."""
+    """One finetuning run of a resolved section; `tokens` is a folder for tokenized texts that other runs share."""
     lora, same = section.lora, {name: getattr(section, name) for name in _SAME}
     alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
     match: Literal["", "steps", "tokens"] = ""
@@ -85,6 +97,7 @@ def build_run(
         seed=seed,
         stage=first_stage(section.stage, section.offload),
         objective=objective,
+        tokens=str(tokens or ""),
         lora=Lora(lora.rank, alpha, lora.dropout, lora.targets, lora.merged) if lora.rank else None,
         **same,
     )
@@ -139,9 +152,12 @@ def train_all(
     if any(find_finished(Path(run.out), key_of(run)) is None for run in runs):
         _train_all(setting, section, fit(setting, section, runs, cluster.placement), cluster.placement, storage)
     refs = [read_ref(Path(run.out)) for run in runs]
-    plans = describe_plans([read_plan(Path(ref.path)) for ref in refs])
+    found = [read_plan(Path(ref.path)) for ref in refs]
+    plans = describe_plans(found)
     hows = sorted({how_computed(Path(ref.path)) for ref in refs})
     setting.say("train", f"{len(runs)} run{'s' * (len(runs) > 1)} of {plans}, {', '.join(hows)}")
+    if left_out := describe_left_out([plan.get("texts", {}) for plan in found]):
+        setting.say("texts", left_out)
     return refs
 
 
@@ -195,6 +211,17 @@ def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:
     named = f"{next(iter(layouts))} ({next(iter(layouts.values()))})" if len(layouts) == 1 else ", ".join(layouts)
     spans = (_span([plan[key] for plan in plans]) for key in ("num_steps", "num_tokens"))
     return "{} steps, {} tokens, {}".format(*spans, named)
+
+
+def describe_left_out(counts: Sequence[Mapping[str, int]]) -> str:
+    """How many texts were cut, skipped or empty, over all runs, in a phrase; "" if none was."""
+    names = {
+        "cut": "longer than the window were cut into several",
+        "skipped": "longer than the window were left out",
+        "empty": "with nothing to learn were left out",
+    }
+    totals = {phrase: sum(of.get(name, 0) for of in counts) for name, phrase in names.items()}
+    return "; ".join(f"{total:,} {phrase}" for phrase, total in totals.items() if total)
 
 
 def read_losses(checkpoint: Path) -> list[tuple[int, float]]:

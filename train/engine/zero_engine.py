@@ -122,8 +122,8 @@ def dtype_of(run: FinetuneRun) -> torch.dtype:
 
     bf16 is far slower on CPUs.
     """
-    if run.dtype != "auto":
-        return torch.bfloat16 if run.dtype == "bfloat16" else torch.float32
+    if run.precision != "auto":
+        return torch.bfloat16 if run.precision == "bfloat16" else torch.float32
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if has_bf16 else torch.float32
 

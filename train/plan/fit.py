@@ -126,7 +126,7 @@ def setup_of(run: FinetuneRun, machine: Machine, part: Part) -> sizing.Setup:
         checkpointing=run.activation_checkpointing,
         packed=part.packed,
         offload=run.offload,
-        bf16={"auto": None, "float32": False, "bfloat16": True}[run.dtype],
+        bf16={"auto": None, "float32": False, "bfloat16": True}[run.precision],
     )
 
 

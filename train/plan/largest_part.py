@@ -48,7 +48,8 @@ def largest_part(run: FinetuneRun, ranks: int, shape: Shape, *, skip_missing: bo
     """
     chosen = tuple(source for source in run.sources if not skip_missing or is_sealed(Path(source.folder)))
     inputs, sources = _sample(run.base, chosen)
-    longest = min(int(inputs.max()), shape.window)
+    inputs = np.minimum(inputs, (run.max_text_tokens or shape.window) - 1)
+    longest = int(inputs.max())
     # A source without texts leaves its share to the others, or is refused when the texts are tokenized.
     weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(chosen)]
     schedule = make_schedule(

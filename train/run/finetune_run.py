@@ -41,9 +41,10 @@ class FinetuneRun:
     `match` the budget is that of a run on the texts `matched_to`, and this run has the same number of "steps" or
     "tokens". `batch_size` counts texts over all ranks; `batch_tokens`, if above 0, bounds the tokens of a batch
     instead. `max_grad_norm` clips gradients (0: never), `warmup_steps` are part of the steps, `stage` is the ZeRO
-    stage, `dtype` the precision of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
-    texts share rows. `tokens` is a folder for tokenized texts that runs share ("": one beside `out`, deleted at the
-    end).
+    stage, `precision` that of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
+    texts share rows. Texts of more than `max_text_tokens` (0: what the model can read) become several texts, or with
+    `long_texts` "skip" are left out. `tokens` is a folder for tokenized texts and schedules that runs share, and that
+    is kept ("": one beside `out`, deleted at the end).
 
     Each rank computes its rows of a step in `accumulation` micro-batches; `activation_checkpointing` recomputes
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state
@@ -74,9 +75,11 @@ class FinetuneRun:
     match: Literal["", "steps", "tokens"] = ""
     matched_to: tuple[TextSource, ...] = ()
     batch_tokens: Annotated[int, Field(ge=0)] = 0
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     layout: Literal["auto", "packed", "padded"] = "auto"
     objective: Literal["text", "distillation"] = "text"
+    max_text_tokens: Annotated[int, Field(ge=0)] = 0
+    long_texts: Literal["cut", "skip"] = "cut"
     tokens: str = ""
     accumulation: Annotated[int, Field(ge=1)] = 1
     activation_checkpointing: bool = False

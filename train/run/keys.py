@@ -15,7 +15,7 @@ from train.texts.encode import load_encoder
 from train.texts.sources import content_of
 
 # Decides rounding alone: any of these may change between two starts of a run.
-ROUNDING = ("dtype", "stage", "accumulation", "activation_checkpointing", "offload", "layout")
+ROUNDING = ("precision", "stage", "accumulation", "activation_checkpointing", "offload", "layout")
 _WITHOUT_EFFECT = ("name", "offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume", "trackers")
 _PATHS = ("base", "sources", "matched_to", "out", "tokens")
 _NOTES = ("_name_or_path", "transformers_version")  # of config.json, without effect

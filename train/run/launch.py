@@ -3,8 +3,8 @@
 The group may be split into lanes of a few workers each, which train runs side by side.
 
 Reads: the runs' inputs. Writes: their checkpoints, through the workers; in the storage folder the progress or the error
-of each lane, the heartbeats of the ranks, and until all runs are finished their tokens. The storage folder must be
-shared by all nodes.
+of each lane, the heartbeats of the ranks, and the runs' tokens and schedules, for later ones. The storage folder must
+be shared by all nodes.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ RunError = InputError | ResumableError
 MAX_RESTARTS = 3
 STALL_SECONDS = 1800.0
 _POLL_SECONDS = 0.5
-_LANES, _HEARTBEATS, _TOKENS = "lanes", "heartbeats", "tokens"
+_LANES, _HEARTBEATS, TOKENS = "lanes", "heartbeats", "tokens"
 _PROGRESS, _ERROR = "progress-{}.json", "error-{}.json"
 
 
@@ -92,7 +92,7 @@ def finetune_all(
     """
     storage = storage.absolute()
     # All runs share one folder of tokens: what several of them learn from is tokenized once.
-    runs = [absolute(dataclasses.replace(run, tokens=run.tokens or str(storage / _TOKENS))) for run in runs]
+    runs = [absolute(dataclasses.replace(run, tokens=run.tokens or str(storage / TOKENS))) for run in runs]
     check_trackers(name for run in runs for name in run.trackers)
     todo = _unfinished(runs)
     if not (exact_ranks or ranks_per_run):
@@ -116,7 +116,6 @@ def finetune_all(
             _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
         for path in sorted((storage / _LANES).glob(_ERROR.format("*"))):
             raise _read_error(path)
-    shutil.rmtree(storage / _TOKENS, ignore_errors=True)
     return [dataclasses.replace(read_ref(Path(run.out)), name=run.name) for run in runs]
 
 

@@ -7,19 +7,28 @@ run's output folder; all processes but one only read them.
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.seeds import fingerprint
 from train.run.finetune_run import FinetuneRun
 from train.texts.batches import Batch, batches_of
-from train.texts.encode import TextEncoder, load_encoder
-from train.texts.mix import Budget, Schedule, make_schedule, match_budget, source_shares
+from train.texts.encode import TextEncoder, TextLimits, load_encoder
+from train.texts.mix import (
+    Budget,
+    Schedule,
+    load_schedule,
+    make_schedule,
+    match_budget,
+    save_schedule,
+    source_shares,
+)
 from train.texts.packing import Arithmetic, Layout, choose_layout
 from train.texts.sources import TextSource, name_texts
-from train.texts.tokens import TokenRows, open_tokens, write_tokens
+from train.texts.tokens import TokenRows, count_left_out, open_tokens, tokens_folder, write_tokens
 
 PLAN = "plan.json"
 _TEXTS_NAMED = 64  # in an error message
@@ -29,13 +38,15 @@ _TEXTS_NAMED = 64  # in an error message
 class TrainingPlan:
     """The texts of every step and their layout. Producer: `open_plan`. Consumer: `train.run.loop`.
 
-    `run` has its budget in steps, in whatever unit it was given.
+    `run` has its budget in steps, in whatever unit it was given. `left_out` counts texts: those that were cut, skipped
+    for their length, and empty.
     """
 
     run: FinetuneRun
     rows: TokenRows
     schedule: Schedule
     layout: Layout
+    left_out: Mapping[str, int]
 
     def batches(self, rank: int, world_size: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one rank from step `start` on."""
@@ -62,6 +73,7 @@ class TrainingPlan:
             "epochs": len(self.schedule.rows) / len(self.rows),
             "source_shares": source_shares(self.schedule, self.rows.lengths, len(self.run.sources)),
             "layout": dataclasses.asdict(self.layout),
+            "texts": dict(self.left_out),
         }
 
 
@@ -87,7 +99,7 @@ def write_texts(run: FinetuneRun) -> None:
     """Tokenize the run's texts, unless that is done. One process at a time; raises InputError for wrong input."""
     encoder = load_encoder(run.base)
     for sources in (run.sources, run.matched_to):
-        write_tokens(sources, _tokens_folder(run), encoder, where=f"the texts of run {run.name}")
+        write_tokens(sources, _tokens_folder(run), encoder, _limits(run, encoder), where=f"the texts of run {run.name}")
     _schedule_texts(run, encoder)  # an empty mix or a source without texts shows only here
 
 
@@ -96,7 +108,8 @@ def open_plan(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *, 
 
     `refusal` is the reason why the model cannot be trained on packed rows, if it cannot.
     """
-    rows, schedule = _schedule_texts(run, load_encoder(run.base))
+    encoder = load_encoder(run.base)
+    rows, schedule = _schedule_texts(run, encoder)
     layout = choose_layout(
         run.layout,
         refusal=refusal,
@@ -116,7 +129,8 @@ def open_plan(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *, 
         matched_to=(),
         warmup_steps=min(run.warmup_steps, schedule.num_steps),
     )
-    return TrainingPlan(resolved, rows, schedule, layout)
+    left_out = count_left_out(run.sources, _tokens_folder(run), encoder, _limits(run, encoder))
+    return TrainingPlan(resolved, rows, schedule, layout, left_out)
 
 
 def delete_tokens(run: FinetuneRun) -> None:
@@ -128,12 +142,16 @@ def delete_tokens(run: FinetuneRun) -> None:
 def _schedule_texts(run: FinetuneRun, encoder: TextEncoder) -> tuple[TokenRows, Schedule]:
     budget = Budget(run.num_steps, run.num_tokens, run.num_epochs)
     if run.match:
-        reference = open_tokens(run.matched_to, _tokens_folder(run), encoder)
-        budget = match_budget(run.match, _schedule(run, run.matched_to, reference, budget))
-    rows = open_tokens(run.sources, _tokens_folder(run), encoder)
+        reference = open_tokens(run.matched_to, _tokens_folder(run), encoder, _limits(run, encoder))
+        budget = match_budget(run.match, _schedule(run, run.matched_to, reference, budget, encoder))
+    rows = open_tokens(run.sources, _tokens_folder(run), encoder, _limits(run, encoder))
     if run.objective == "distillation":
         _check_teachers(run, rows)
-    return rows, _schedule(run, run.sources, rows, budget)
+    return rows, _schedule(run, run.sources, rows, budget, encoder)
+
+
+def _limits(run: FinetuneRun, encoder: TextEncoder) -> TextLimits:
+    return TextLimits(min(run.max_text_tokens or encoder.window, encoder.window), run.long_texts)
 
 
 def _check_teachers(run: FinetuneRun, rows: TokenRows) -> None:
@@ -149,15 +167,18 @@ def _check_teachers(run: FinetuneRun, rows: TokenRows) -> None:
         )
 
 
-def _schedule(run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget) -> Schedule:
-    return make_schedule(
-        rows.lengths,
-        _weights(run, sources, rows),
-        budget=budget,
-        batch_size=run.batch_size,
-        batch_tokens=run.batch_tokens,
-        seed=run.seed,
-    )
+def _schedule(
+    run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget, encoder: TextEncoder
+) -> Schedule:
+    """The schedule of a run, made once and then mapped by every rank and every later start."""
+    weights = _weights(run, sources, rows)
+    root, limits = _tokens_folder(run), _limits(run, encoder)
+    names = [tokens_folder(source, root, encoder, limits).name for source in sources]
+    settings = {"batch_size": run.batch_size, "batch_tokens": run.batch_tokens, "seed": run.seed}
+    folder = root / "schedules" / fingerprint(names, weights, budget, sorted(settings.items()))
+    if not folder.exists():
+        save_schedule(make_schedule(rows.lengths, weights, budget=budget, **settings), folder)
+    return load_schedule(folder)
 
 
 def _weights(run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows) -> list[float]:

@@ -5,10 +5,11 @@ Reads: the tokenizer and the configuration of a model folder. Writes: nothing.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data.errors import InputError
 from data.seeds import fingerprint
@@ -34,6 +35,36 @@ class TextEncoder:
     vocab_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """How long a training text may be, in tokens, and what becomes of longer ones."""
+
+    window: int
+    long: Literal["cut", "skip"] = "cut"
+
+
+@dataclass
+class EncodedRows:
+    """Rows of tokens. Producer: `encode_rows`. Consumer: `train.texts.tokens`.
+
+    For each row the index of its first label, at least 1, and of its text. The counts are of texts: those that were
+    cut, skipped for their length, and skipped because nothing can be learned from them.
+    """
+
+    rows: list[list[int]] = field(default_factory=list)
+    firsts: list[int] = field(default_factory=list)
+    texts: list[int] = field(default_factory=list)
+    cut: int = 0
+    skipped: int = 0
+    empty: int = 0
+
+    def add(self, text: int, row: list[int], first: int) -> None:
+        """Add a row of a text."""
+        self.rows.append(row)
+        self.firsts.append(first)
+        self.texts.append(text)
+
+
 @lru_cache(maxsize=2)
 def load_encoder(base: str) -> TextEncoder:
     """The tokenizer of a model folder. Raises InputError if the folder holds no model or no tokenizer."""
@@ -50,16 +81,17 @@ def encode_rows(
     texts: Sequence[str],
     prompts: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase",
+    limits: TextLimits,
     *,
-    window: int,
     where: str,
-) -> tuple[list[list[int]], list[int]]:
-    """Token ids of each prompt and text as one, and the index of each row's first label, at least 1.
+) -> EncodedRows:
+    """Token ids of each prompt and text as one.
 
     Rows have the tokenizer's special tokens, and end in its eos token if it has one; those that a text contains are
-    read as its characters. A token that spans the end of the prompt belongs to the text. Raises InputError for words
-    outside a closed vocabulary, or with control tokens for words, for texts longer than the model's `window` or too
-    short to predict anything, and for prompts if the tokenizer gives no offsets.
+    read as its characters. A token that spans the end of the prompt belongs to the text. A text that is longer than
+    `limits.window` becomes several rows, or is skipped; with a prompt, it loses its end. Texts without a token to learn
+    are skipped. Raises InputError for words outside a closed vocabulary, or with control tokens for words, and for
+    prompts if the tokenizer gives no offsets.
     """
     whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
     masked = any(prompts)
@@ -70,7 +102,7 @@ def encode_rows(
             hint="name a model with a fast tokenizer (tokenizer.json), or leave the prompt column out",
         )
     options = {"return_attention_mask": False, "return_offsets_mapping": masked, "split_special_tokens": True}
-    encoded = tokenizer(whole, **options)
+    encoded = tokenizer(whole, **options, verbose=False)
     rows: list[list[int]] = encoded["input_ids"]
     _refuse_unknown(whole, rows, tokenizer, where)
     eos = tokenizer.eos_token_id
@@ -80,18 +112,30 @@ def encode_rows(
     if masked:
         spans = encoded["offset_mapping"]
         firsts = [_first_label(of_row, len(prompt)) for of_row, prompt in zip(spans, prompts, strict=True)]
-    for text, prompt, row, first in zip(whole, prompts, rows, firsts, strict=True):
-        if not 2 <= len(row) <= window:
-            raise InputError(
-                f"a text of {len(row)} tokens cannot be trained on (2 to {window} can be): {text[:60]!r}",
-                where=where,
-                hint="import the documents with --chunk-tokens, drop empty texts, or use a model with a longer window",
-            )
-        if prompt and first >= len(row) - (row[-1] == eos):
-            raise InputError(
-                f"nothing is left to learn after the prompt: {text[:60]!r}", where=where, hint="drop empty texts"
-            )
-    return rows, firsts
+    found = EncodedRows()
+    for index, (prompt, row, first) in enumerate(zip(prompts, rows, firsts, strict=True)):
+        content = len(row) - (row[-1:] == [eos]) if prompt else len(row)
+        if len(row) < 2 or first >= content:
+            found.empty += 1
+        elif len(row) <= limits.window:
+            found.add(index, row, first)
+        elif limits.long == "skip" or (prompt and first >= limits.window):
+            found.skipped += 1
+        else:
+            found.cut += 1
+            pieces = [row[: limits.window]] if prompt else _pieces(row, limits.window, tokenizer.bos_token_id)
+            for piece in pieces:
+                found.add(index, piece, first)
+    return found
+
+
+def _pieces(row: list[int], window: int, bos: int | None) -> list[list[int]]:
+    """A row in parts of nearly equal length, each with the bos token of the row, if it has one."""
+    start = row[:1] if row[0] == bos else []
+    body, most = row[len(start) :], window - len(start)
+    count = -(-len(body) // most)
+    bounds = [len(body) * number // count for number in range(count + 1)]
+    return [start + body[first:last] for first, last in pairwise(bounds)]
 
 
 def _first_label(spans: Sequence[tuple[int, int]], prompt_characters: int) -> int:

@@ -1,16 +1,21 @@
-"""Which texts are learned in which step: shuffles, shares of sources, budgets. Pure: reads and writes nothing.
+"""Which texts are learned in which step: shuffles, shares of sources, budgets. Reads and writes folders of schedules.
 
 A schedule is decided by the texts' lengths, their sources' weights, the budget, the batch size and the seed alone.
 """
 
+import dataclasses
 import math
+import os
+import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
+from pathlib import Path
 
 import numpy as np
 
+from data.errors import ResumableError
 from data.seeds import derive_seed
 
 
@@ -92,6 +97,27 @@ def make_schedule(
         rows, bounds = np.concatenate(list(epochs))[:num_draws], np.array([*range(0, num_draws, batch_size), num_draws])
     tokens = np.add.reduceat(lengths.num_labels[rows], bounds[:-1]).cumsum()
     return Schedule(rows, bounds, tokens)
+
+
+def save_schedule(schedule: Schedule, folder: Path) -> None:
+    """Write a schedule into a new folder, whole or not at all. Raises ResumableError if it cannot be written."""
+    work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        work.mkdir(parents=True)
+        for field in dataclasses.fields(schedule):
+            np.save(work / f"{field.name}.npy", getattr(schedule, field.name))
+        if not folder.exists():  # or another process has been faster
+            os.replace(work, folder)
+    except OSError as error:
+        raise ResumableError(f"the schedule could not be written: {error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def load_schedule(folder: Path) -> Schedule:
+    """The schedule in a folder, memory-mapped."""
+    names = [field.name for field in dataclasses.fields(Schedule)]
+    return Schedule(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names))
 
 
 def match_budget(match: str, reference: Schedule) -> Budget:

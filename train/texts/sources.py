@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.cache import cached_hash
 from data.errors import InputError
 from data.records import Distribution
 from data.seeds import fingerprint
@@ -132,12 +133,18 @@ def is_distribution(source: TextSource) -> bool:
 
 def content_of(source: TextSource) -> str:
     """A hash of the texts that a source yields, independent of the folder's path and of its division into shards."""
-    stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards_of(source) else 0
+    shards = shards_of(source)
+    stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards else 0
     return _content_of(replace(source, weight=None), stamp)
 
 
 @lru_cache(maxsize=256)  # the runs of a study share their texts
 def _content_of(source: TextSource, stamp: int) -> str:
+    files = [Path(source.folder) / MANIFEST, *shards_of(source)]
+    return cached_hash("texts", files, lambda: _hash_texts(source), source)
+
+
+def _hash_texts(source: TextSource) -> str:
     if is_distribution(source):
         return fingerprint("distributions", _manifest(source)["content"])
     digest = hashlib.blake2b(digest_size=16)

@@ -1,17 +1,20 @@
 """Texts as tokens: tokenized once into flat files, memory-mapped by every rank.
 
 Reads: Arrow folders of texts, a chunk at a time; a base model's tokenizer. Writes: one folder for each source, named
-by its content and the tokenizer: `ids` (int32, all tokens end to end), `offsets` (int64, where each text begins),
-`first_labels` (int32), for a teacher's rows `top_ids` (int32) and `top_log_probs` (float32), and `manifest.json`.
+by its content and the tokenizer: `ids` (int32, all tokens end to end), `offsets` (int64, where each row begins),
+`first_labels` (int32), `texts` (int64), for a teacher's rows `top_ids` (int32) and `top_log_probs` (float32), and
+`manifest.json`.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +22,30 @@ from data.errors import InputError, ResumableError
 from data.records import Distribution
 from data.seeds import fingerprint, vocabulary_fingerprint
 from data.store import MANIFEST, read_shard, write_json
-from train.texts.encode import TextEncoder, encode_rows
+from train.texts.encode import TextEncoder, TextLimits, encode_rows
 from train.texts.mix import Lengths
 from train.texts.sources import TextSource, content_of, is_distribution, no_texts, read_rows, shards_of
 
-_FILES = {"ids": "<i4", "offsets": "<i8", "first_labels": "<i4", "top_ids": "<i4", "top_log_probs": "<f4"}
+_FILES = {
+    "ids": "<i4", "offsets": "<i8", "first_labels": "<i4", "texts": "<i8", "top_ids": "<i4", "top_log_probs": "<f4"
+}  # fmt: skip
+_COUNTS = ("cut", "skipped", "empty")
 Chunk = dict[str, np.ndarray]  # by the name of the file that it is appended to
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSource:
-    """The tokens of one source of n texts. Producer: `open_tokens`. Consumer: `TokenRows`.
+    """The n rows of tokens of one source. Producer: `open_tokens`. Consumer: `TokenRows`.
 
-    `ids` holds all tokens end to end, `offsets` [n + 1] where texts begin and end, `first_labels` [n] the index of each
-    text's first token that is learned. `top_ids` and `top_log_probs` (nats) are a teacher's k values for every token of
-    a text but the first, or empty.
+    `ids` holds all tokens end to end, `offsets` [n + 1] where rows begin and end, `first_labels` [n] the index of each
+    row's first token that is learned, `texts` [n] the position of its text in the source (empty: rows are texts).
+    `top_ids` and `top_log_probs` (nats) are a teacher's k values for every token of a row but the first, or empty.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     first_labels: np.ndarray
+    texts: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     top_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     top_log_probs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
@@ -94,51 +101,91 @@ class TokenRows(Sequence[np.ndarray]):
         return part.top_ids[first:last].reshape(shape), part.top_log_probs[first:last].reshape(shape)
 
     def locate(self, index: int) -> tuple[int, int]:
-        """The source of a text, and its position there."""
-        source = int(self.lengths.sources[index])
-        return source, int(index - self._starts[source])
+        """The source of a row, and the position of its text there."""
+        part, local = self._find(index)
+        return int(self.lengths.sources[index]), int(part.texts[local]) if len(part.texts) else local
 
     def _find(self, index: int) -> tuple[TokenSource, int]:
-        source, local = self.locate(index)
-        return self._parts[source], local
+        source = int(self.lengths.sources[index])
+        return self._parts[source], int(index - self._starts[source])
 
 
-def write_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder, *, where: str) -> None:
-    """Tokenize each source into its folder under `root`, unless it is there. Only one process at a time may call this.
+def write_tokens(
+    sources: Sequence[TextSource], root: Path, encoder: TextEncoder, limits: TextLimits, *, where: str
+) -> None:
+    """Tokenize each source into its folder under `root`, unless it is there.
 
     Raises InputError as `encode_rows`, and for tokens outside the model's vocabulary.
     """
     for source in sources:
-        folder = _folder(source, root, encoder)
+        folder = tokens_folder(source, root, encoder, limits)
         if (folder / MANIFEST).exists():
             continue
         work = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         work.mkdir(parents=True)
         try:
             chunks = _teacher_chunks if is_distribution(source) else _text_chunks
-            _write(work, chunks(source, encoder, where), encoder.vocab_size, where)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(work, folder)
+            with _parallel_tokenizers():
+                _write(work, chunks(source, encoder, limits, where), encoder.vocab_size, where)
+            if not (folder / MANIFEST).exists():  # or another process has been faster
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(work, folder)
         except OSError as error:
             raise ResumableError(f"the tokens could not be written: {error}") from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def open_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder) -> TokenRows:
+def open_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder, limits: TextLimits) -> TokenRows:
     """The rows of all sources, in the order of sources, memory-mapped. Raises InputError if there are none."""
-    rows = TokenRows([_open(_folder(source, root, encoder)) for source in sources])
+    rows = TokenRows([_open(tokens_folder(source, root, encoder, limits)) for source in sources])
     if not len(rows):
-        raise no_texts(sources)
+        raise _nothing_left(sources, count_left_out(sources, root, encoder, limits), limits)
     return rows
 
 
-def _folder(source: TextSource, root: Path, encoder: TextEncoder) -> Path:
-    return root / fingerprint(content_of(source), encoder.fingerprint, encoder.window)
+def count_left_out(
+    sources: Sequence[TextSource], root: Path, encoder: TextEncoder, limits: TextLimits
+) -> dict[str, int]:
+    """How many texts of the sources were cut, skipped for their length, and empty."""
+    manifests = [_read_manifest(tokens_folder(source, root, encoder, limits)) for source in sources]
+    return {name: sum(manifest["left_out"].get(name, 0) for manifest in manifests) for name in _COUNTS}
+
+
+def tokens_folder(source: TextSource, root: Path, encoder: TextEncoder, limits: TextLimits) -> Path:
+    """The folder of a source's tokens, named by everything that decides them."""
+    return root / fingerprint(content_of(source), encoder.fingerprint, limits.window, limits.long)
+
+
+def _nothing_left(sources: Sequence[TextSource], left_out: dict[str, int], limits: TextLimits) -> InputError:
+    if left_out["skipped"]:
+        what = f"all {left_out['skipped']:,} texts are longer than {limits.window} tokens, and were skipped"
+        where = "; ".join(source.folder for source in sources)
+        return InputError(what, where=where, hint="set train.long_texts to cut, or raise train.max_text_tokens")
+    return no_texts(sources)
+
+
+@contextmanager
+def _parallel_tokenizers() -> Iterator[None]:
+    """Let fast tokenizers use all cores; the commands turn that off for everything else."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    return content
 
 
 def _open(folder: Path) -> TokenSource:
-    counts: dict[str, int] = json.loads((folder / MANIFEST).read_text())["counts"]
+    counts: dict[str, int] = _read_manifest(folder)["counts"]
     arrays = {
         # An empty file cannot be mapped.
         name: np.memmap(folder / name, _FILES[name], "r") if count else np.empty(0, _FILES[name])
@@ -150,8 +197,11 @@ def _open(folder: Path) -> TokenSource:
 def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -> None:
     """Append chunks to the files of a folder, the manifest last."""
     counts: dict[str, int] = {}
-    nothing: Chunk = {"ids": np.empty(0), "offsets": np.zeros(1), "first_labels": np.empty(0)}
+    left_out = dict.fromkeys(_COUNTS, 0)
+    nothing: Chunk = {"ids": np.empty(0), "offsets": np.zeros(1), "first_labels": np.empty(0), "texts": np.empty(0)}
     for chunk in chain([nothing], chunks):
+        for name in _COUNTS:
+            left_out[name] += int(chunk.pop(name, 0))
         largest = max(int(chunk[name].max(initial=-1)) for name in ("ids", "top_ids") if name in chunk)
         if largest >= vocab_size:
             raise InputError(
@@ -164,20 +214,23 @@ def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -
             with (folder / name).open("ab") as file:
                 values.astype(_FILES[name]).tofile(file)
             counts[name] = counts.get(name, 0) + len(values)
-    write_json(folder / MANIFEST, {"counts": counts})
+    write_json(folder / MANIFEST, {"counts": counts, "left_out": left_out})
 
 
-def _text_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Iterator[Chunk]:
+def _text_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, where: str) -> Iterator[Chunk]:
+    before = 0
     for texts, prompts in read_rows(source):
         if texts:
-            rows, firsts = encode_rows(texts, prompts, encoder.tokenizer, window=encoder.window, where=where)
-            yield _chunk(rows, firsts)
+            found = encode_rows(texts, prompts, encoder.tokenizer, limits, where=where)
+            counts = {name: np.array(getattr(found, name)) for name in _COUNTS}
+            yield _chunk(found.rows, found.firsts, before + np.array(found.texts, np.int64)) | counts
+            before += len(texts)
 
 
-def _teacher_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Iterator[Chunk]:
+def _teacher_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, where: str) -> Iterator[Chunk]:
     """A teacher's rows have tokens of their own, which must be those of the base model's vocabulary."""
     vocabulary = vocabulary_fingerprint(encoder.tokenizer.get_vocab())
-    num_top = 0
+    num_top = before = 0
     for shard in shards_of(source):
         rows = read_shard(shard, Distribution)
         num_top = num_top or (rows[0].num_top if rows else 0)
@@ -188,7 +241,7 @@ def _teacher_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Ite
                 "the distributions belong to another vocabulary than the base model's": row.vocabulary != vocabulary,
                 f"the distributions of {row.text_id} are not {num_top} tokens for each of {positions} positions": not (
                     row.num_top == num_top >= 1
-                    and 1 <= positions < encoder.window
+                    and 1 <= positions < limits.window
                     and len(row.top_ids) == len(row.top_log_probs) == positions * num_top
                 ),
             }
@@ -197,12 +250,14 @@ def _teacher_chunks(source: TextSource, encoder: TextEncoder, where: str) -> Ite
                     raise InputError(problem, where=where, hint="use distributions that the base model itself wrote")
         if rows:
             yield {
-                **_chunk([row.token_ids for row in rows], [1] * len(rows)),
+                **_chunk([row.token_ids for row in rows], [1] * len(rows), before + np.arange(len(rows))),
                 "top_ids": np.concatenate([np.array(row.top_ids) for row in rows]),
                 "top_log_probs": np.concatenate([np.array(row.top_log_probs) for row in rows]),
             }
+            before += len(rows)
 
 
-def _chunk(rows: Sequence[Sequence[int]], firsts: Sequence[int]) -> Chunk:
-    ends = np.cumsum([len(row) for row in rows])
-    return {"ids": np.concatenate([np.array(row) for row in rows]), "offsets": ends, "first_labels": np.array(firsts)}
+def _chunk(rows: Sequence[Sequence[int]], firsts: Sequence[int], texts: np.ndarray) -> Chunk:
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    ids = np.concatenate([np.empty(0, np.int64), *(np.array(row) for row in rows)])
+    return {"ids": ids, "offsets": ends, "first_labels": np.array(firsts, np.int64), "texts": texts}

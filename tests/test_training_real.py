@@ -1,0 +1,147 @@
+"""A real model in training: its losses at every stage are those of a plain loop, and a killed run goes on exactly."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from real_models import SMOLLM2, real_model
+from training_runs import ROOT, losses, train_alone
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.records import Document
+from data.store import write_folder
+from train.engine.checkpoint import read_ref
+from train.engine.state import states_folder
+from train.run.finetune_run import FinetuneRun, TextSource
+from train.run.loop import learning_rate
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+TEXTS = (
+    "Marie Curie was born in Warsaw. She moved to Paris in 1891 and studied physics there.",
+    "In 1903 she shared the Nobel Prize in Physics with her husband Pierre.",
+    "The otter is heavier than the stoat, and the stoat is heavier than the weasel. So is the badger.",
+    "Water boils at 100 degrees Celsius at sea level.",
+    "ChatML ends a turn with <|im_end|> and GPT-2 writes <|endoftext|> between two texts.",
+    "Обь впадает в Карское море.",
+)
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
+    """Every step learns all texts, so that their order does not matter."""
+    folder = tmp_path_factory.mktemp("real")
+    write_folder(folder / "documents", Document, [Document(f"d{i}", text, "w") for i, text in enumerate(TEXTS)])
+    return FinetuneRun(
+        name="real",
+        base=str(real_model(SMOLLM2)),
+        sources=(TextSource(str(folder / "documents")),),
+        out=str(folder / "real"),
+        num_steps=STEPS,
+        batch_size=len(TEXTS),
+        learning_rate=1e-4,
+        warmup_steps=2,
+        weight_decay=0.1,
+    )
+
+
+def plain_losses(run: FinetuneRun, dtype: torch.dtype) -> list[float]:
+    """The losses of transformers and torch alone: one text after another, all logits at once.
+
+    What is trained are fp32 weights and gradients, the model computes with these weights in `dtype`.
+    """
+    model = AutoModelForCausalLM.from_pretrained(run.base, dtype=dtype).train()
+    tokenizer = AutoTokenizer.from_pretrained(run.base)
+    rows = [[*tokenizer(text, split_special_tokens=True)["input_ids"], tokenizer.eos_token_id] for text in TEXTS]
+    labels = sum(len(row) - 1 for row in rows)
+    parameters = list(model.parameters())
+    trained = [torch.nn.Parameter(parameter.detach().float().clone()) for parameter in parameters]
+    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=True)
+    found = []
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = learning_rate(run, step)
+        for master in trained:
+            master.grad = torch.zeros_like(master)
+        total = 0.0
+        for row in rows:
+            ids = torch.tensor([row])
+            logits = model(ids[:, :-1]).logits[0].float()
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum") / labels
+            loss.backward()
+            total += loss.item()
+            for master, parameter in zip(trained, parameters, strict=True):
+                master.grad += parameter.grad
+                parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(trained, run.max_grad_norm)
+        optimizer.step()
+        with torch.no_grad():
+            for master, parameter in zip(trained, parameters, strict=True):
+                parameter.copy_(master)
+        found.append(total)
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(run: FinetuneRun) -> list[float]:
+    return plain_losses(run, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"stage": 0, "layout": "padded"},
+        {"stage": 1, "layout": "packed"},
+        {"stage": 2, "layout": "padded", "accumulation": 3},
+        {"stage": 3, "layout": "packed", "activation_checkpointing": True},
+    ],
+    ids=lambda settings: f"stage-{settings['stage']}-{settings['layout']}",
+)
+def test_the_losses_are_those_of_a_plain_loop(
+    run: FinetuneRun, plain: list[float], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    ref = train_alone(dataclasses.replace(run, out=str(tmp_path / "run"), **settings))
+    assert losses(ref) == pytest.approx(plain, abs=1e-3)
+    assert plain[-1] < plain[0] - 0.2
+    rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < row["grad_norm"] < 100 for row in rows)
+
+
+def test_in_bf16_the_losses_are_those_of_a_plain_loop_with_weights_in_fp32(
+    run: FinetuneRun, plain: list[float], tmp_path: Path
+) -> None:
+    """They lag behind fp32 at first: half a rounding of bf16 is larger than the first updates of most weights."""
+    wanted = plain_losses(run, torch.bfloat16)
+    for stage in (1, 3):
+        ref = train_alone(dataclasses.replace(run, out=str(tmp_path / f"{stage}"), stage=stage, precision="bfloat16"))
+        assert losses(ref) == pytest.approx(wanted, abs=5e-2)
+    assert wanted[0] == pytest.approx(plain[0], abs=3e-2) and wanted[1] > plain[1] + 0.3
+    exported = AutoModelForCausalLM.from_pretrained(ref.path)
+    assert exported.dtype == torch.bfloat16
+
+
+def test_a_killed_run_goes_on_where_its_last_state_is(run: FinetuneRun, tmp_path: Path) -> None:
+    calm = dataclasses.replace(run, out=str(tmp_path / "calm"), num_steps=6)
+    killed = dataclasses.replace(calm, out=str(tmp_path / "killed"), checkpoint_every=2, keep_last=1)
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps(dataclasses.asdict(killed)))
+    command = [sys.executable, "-m", "train", str(path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    states = states_folder(Path(killed.out))
+    deadline = time.monotonic() + 300
+    while not (states / "step-00000002").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not Path(killed.out).exists()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=300)
+    record = json.loads((Path(killed.out) / "checkpoint.json").read_text())
+    assert [start["step"] for start in record["starts"]] in ([0, 2], [0, 4])
+    assert losses(read_ref(Path(killed.out))) == pytest.approx(losses(train_alone(calm)), abs=1e-5)
