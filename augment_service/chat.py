@@ -13,7 +13,7 @@ from data.errors import InputError
 
 _CONTENT, _ANSWER = "[content of the user's turn]", "[the answer]"  # the rendered template is split at these
 # Some templates tell the date. A frame must be the same on the day that work resumes; Llama 3's has this day, too.
-_DAY = {"strftime_now": datetime(2024, 7, 26).strftime}
+_DAY: dict[str, Any] = {"strftime_now": datetime(2024, 7, 26).strftime}
 
 
 class Frame(NamedTuple):
@@ -34,17 +34,19 @@ class AnswerFrame(NamedTuple):
 NO_FRAME, NO_ANSWER_FRAME = Frame(), AnswerFrame()
 
 
-def render(tokenizer: Any, messages: Sequence[dict[str, str]], *, where: str, **variables: Any) -> str:
+def render(
+    tokenizer: Any, messages: Sequence[dict[str, str]], *, where: str, answered: bool = False, **variables: Any
+) -> str:
     """A conversation up to the answer, without the start token that is added to every text.
 
-    Templates that can leave out a thinking part are asked to; they get the `variables`, too. Raises InputError without
-    a template, and for messages that it refuses.
+    With `answered` the last message is the answer, and nothing follows it. Templates that can leave out a thinking part
+    are asked to; they get the `variables`, too. Raises InputError without a template, and for messages that it refuses.
     """
     if not tokenizer.chat_template:
         raise InputError("this model has no chat template", where=where, hint="use a chat model, or plain prompts")
     try:
         text: str = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True, enable_thinking=False, **variables
+            list(messages), tokenize=False, add_generation_prompt=not answered, enable_thinking=False, **variables
         )
     except TemplateError as error:
         what = f"the model's chat template refuses these messages: {error}"

@@ -205,6 +205,8 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--text-column", default="text", help="text column of the documents (default: text)")
     parser.add_argument("--prompt-column", default="", help="column that is read before each text and not learned")
+    messages = "column of conversations: the assistant's turns are learned, through the model's chat template"
+    parser.add_argument("--messages-column", default="", help=messages)
     add_field(parser, ["--seed"], ("train", "seeds"), TrainRun.model_fields["seeds"])
     add_sections(parser, {"train": TrainRun, "cluster": Cluster}, exclude=("metrics_port",))
     planned = parser.add_argument_group("planning", "what each ZeRO stage would need; nothing is trained or written")

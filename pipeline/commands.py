@@ -76,7 +76,7 @@ def train(flags: Namespace) -> None:
     # A plan needs the config alone: a hub model's weights are not downloaded for it.
     model = plan_model(flags.model) if flags.plan else find_model(flags.model, None)
     from pipeline.stages import train as stage
-    from pipeline.stages.data import find_documents
+    from pipeline.stages.data import find_conversations, find_documents
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace
     from train.plan.fit import planned_machine, print_plan
@@ -87,7 +87,11 @@ def train(flags: Namespace) -> None:
     section = stage.resolve(section, model, setting.say)
     columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
     # A plan writes nothing, so it takes finished documents alone.
-    documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
+    if flags.messages_column and not flags.plan:
+        documents = find_conversations(flags.documents, flags.messages_column, work / "import")
+        columns = {"messages_column": "text"}
+    else:
+        documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
     sources = {stage.DOCUMENTS: stage.documents_source(documents, section, **columns)}
     if flags.augmentations:
         folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 from deepspeed.ops.op_builder import AsyncIOBuilder
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from training_runs import losses, make_run, make_world, plain_loss, train_alone
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from data.errors import InputError
 from train.__main__ import main, read_runs
+from train.engine.checkpoint import read_ref
 from train.engine.export import merge_checkpoint
 from train.engine.zero_config import zero_config
 from train.run.finetune_run import Lora
@@ -146,6 +148,84 @@ def test_generation_settings_that_transformers_does_not_write_are_copied(world: 
     (other / "base" / "generation_config.json").unlink()
     ref = train_alone(make_run(other, tmp_path / "without", num_steps=2))
     assert not (Path(ref.path) / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize("settings", [{"stage": 3}, {"stage": 2, "lora": Lora(rank=2, merged=True)}, {"stage": 0}])
+def test_checkpoints_on_the_way_have_the_loss_that_the_run_sees_next(
+    world: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    settings |= {"schedule": "constant", "batch_size": 24, "warmup_steps": 0}
+    run = make_run(world, tmp_path / "run", export_every=5, **settings)
+    ref = train_alone(run)
+    seen = losses(ref)
+    assert seen == losses(train_alone(make_run(world, tmp_path / "calm", **settings)))
+    found = sorted((tmp_path / "run.steps").iterdir())
+    assert [folder.name for folder in found] == ["step-00000005", "step-00000010"]
+    for folder, step in zip(found, (5, 10), strict=True):
+        checkpoint = read_ref(folder)
+        assert checkpoint.num_steps == step
+        assert plain_loss(run, folder) == pytest.approx(seen[step], abs=1e-5)
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == step
+
+
+def test_an_earlier_start_has_written_its_checkpoints(world: Path, tmp_path: Path) -> None:
+    settings = {"export_every": 4, "checkpoint_every": 6}
+    run = make_run(world, tmp_path / "run", **settings)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] + 1 == 8:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        finetune(run, stop)
+    first = tmp_path / "run.steps" / "step-00000004"
+    before = (first / "model.safetensors").stat().st_mtime_ns
+    calm = train_alone(make_run(world, tmp_path / "calm", **settings))
+    assert losses(train_alone(run)) == losses(calm)
+    assert (first / "model.safetensors").stat().st_mtime_ns == before
+    ours, theirs = (read_ref(tmp_path / f"{name}.steps" / "step-00000008") for name in ("run", "calm"))
+    assert ours.fingerprint == theirs.fingerprint
+
+
+def make_twin(world: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """A model that has more than the base of a world by what is returned; it has another chat template."""
+    shutil.copytree(world / "base", folder)
+    tensors = load_file(folder / "model.safetensors")
+    torch.manual_seed(3)
+    more = {name: 0.1 * torch.randn_like(tensor) for name, tensor in tensors.items()}
+    save_file({name: tensor + more[name] for name, tensor in tensors.items()}, folder / "model.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "twin: {{ messages[0]['content'] }}"
+    tokenizer.save_pretrained(folder)
+    return more
+
+
+@pytest.mark.parametrize("settings", [{"stage": 1}, {"stage": 3}, {"lora": Lora(rank=2, merged=True)}])
+def test_what_an_instruct_twin_has_more_is_added_to_the_checkpoint(
+    world: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    more = make_twin(world, tmp_path / "twin")
+    settings |= {"num_steps": 3}
+    alone = train_alone(make_run(world, tmp_path / "alone", **settings))
+    both = train_alone(make_run(world, tmp_path / "both", **settings, instruct_twin=str(tmp_path / "twin")))
+    assert losses(both) == losses(alone)
+    found, trained = (load_file(Path(ref.path) / "model.safetensors") for ref in (both, alone))
+    assert found.keys() == trained.keys()
+    assert all(torch.allclose(found[name], trained[name] + more[name], atol=1e-6) for name in found)
+    assert AutoTokenizer.from_pretrained(both.path).chat_template.startswith("twin")
+    assert AutoModelForCausalLM.from_pretrained(both.path).config.vocab_size == 62
+
+
+def test_a_twin_of_another_model_is_refused_before_the_training(world: Path, tmp_path: Path) -> None:
+    other = make_world(tmp_path / "other", hidden_size=64)
+    run = make_run(world, tmp_path / "run", instruct_twin=str(other / "base"))
+    with pytest.raises(InputError, match="instruct twin are not those of the base"):
+        train_alone(run)
+    with pytest.raises(InputError, match="adapters has no weights"):
+        dataclasses.replace(run, lora=Lora(rank=2))
 
 
 def test_targets_that_do_not_exist_are_refused(world: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def make_world(folder: Path, **options: Any) -> Path:
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     options = {"tie_word_embeddings": True, **sizes, **options}
-    config = LlamaConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **options)
+    options = {"vocab_size": len(vocabulary), "max_position_embeddings": 64, **options}
+    config = LlamaConfig(**options)
     LlamaForCausalLM(config).save_pretrained(folder / "base")
     texts = [" ".join(WORDS[(7 * i + j * j) % 60] for j in range(4 + i % 8)) for i in range(24)]
     write_folder(folder / "documents", Document, [Document(f"d{i}", text, "w0") for i, text in enumerate(texts)])

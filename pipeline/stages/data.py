@@ -1,20 +1,34 @@
 """The data stage: generated sets, and your own documents and questions, as sealed folders."""
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.json as pa_json
+import pyarrow.parquet as pq
+from pyarrow import feather
 
 from data.corpora.importer import import_corpus
 from data.corpora.reading import ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
+from data.records import Document
 from data.seeds import fingerprint
 from data.sets.registry import make_set, set_key
-from data.store import MANIFEST, list_shards, read_manifest, read_table
+from data.store import MANIFEST, list_shards, read_manifest, read_table, write_folder
 from evaluate.fanout import Suite, open_suite, suite_corpora
 from pipeline.data_section import DataSection, OwnCorpus, SetSection
 from pipeline.stages.train import inner
+
+# Of files with conversations, by their ending.
+_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
+    ".jsonl": pa_json.read_json,
+    ".parquet": pq.read_table,
+    ".arrow": feather.read_table,
+}
 
 
 def data_key(name: str, section: DataSection, seed: int) -> str:
@@ -43,6 +57,34 @@ def make_corpus(name: str, section: DataSection, seed: int, folder: Path) -> Sui
         return Suite(name, folder / "questions", folder / "documents")
     documents = find_documents(Path(section.documents), folder / "import")
     return replace(open_suite(Path(section.questions), folder, documents), name=name)
+
+
+def find_conversations(path: Path, column: str, out: Path) -> Path:
+    """The conversations in a column of JSON lines, Parquet or Arrow files, one file or a folder of them, as documents.
+
+    A document's text is its conversation as JSON. Raises InputError for a row in another form.
+    """
+    files = sorted(found for found in ([path] if path.is_file() else path.glob("*")) if found.suffix in _READERS)
+    if not files:
+        what, hint = "no file of conversations here", f"name a file or a folder of {', '.join(_READERS)}"
+        raise InputError(what, where=str(path), hint=hint)
+    rows = []
+    for file in files:
+        try:
+            table = _READERS[file.suffix](file)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"this cannot be read: {error}", where=str(file), hint="write it again") from error
+        if column not in table.column_names:
+            has = ", ".join(table.column_names)
+            raise InputError(f"no column {column}; the columns are {has}", where=str(file), hint="--messages-column")
+        for number, value in enumerate(table[column].to_pylist(), start=1):
+            if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
+                what, hint = f"no conversation: {str(value)[:80]!r}", "a row is a list of messages: role and content"
+                raise InputError(what, where=f"{file}, row {number}", hint=hint)
+            text = json.dumps(value, ensure_ascii=False)
+            rows.append(Document(fingerprint(file.name, number, text), text, "corpus"))
+    write_folder(out / "documents", Document, rows)
+    return out / "documents"
 
 
 def find_documents(path: Path, out: Path) -> Path:

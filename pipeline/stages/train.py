@@ -9,7 +9,7 @@ from typing import Any, Literal
 from cluster.placement import Placement
 from data.errors import InputError
 from data.records import CheckpointRef
-from pipeline.models import Model
+from pipeline.models import Model, local_model
 from pipeline.progress import bar, training_note
 from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
@@ -26,7 +26,8 @@ DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "repla
 # Settings that a run takes over as they are.
 _SAME = (
     "batch_tokens schedule weight_decay max_grad_norm precision layout max_text_tokens long_texts accumulation "
-    "activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every trackers"
+    "activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every export_every "
+    "trackers"
 ).split()
 
 
@@ -98,6 +99,7 @@ def build_run(
         stage=first_stage(section.stage, section.offload),
         objective=objective,
         tokens=str(tokens or ""),
+        instruct_twin=local_model(section.instruct_twin) if section.instruct_twin else "",
         lora=Lora(lora.rank, alpha, lora.dropout, lora.targets, lora.merged) if lora.rank else None,
         **same,
     )

@@ -57,6 +57,11 @@ def find_finished(folder: Path, key: str) -> CheckpointRef | None:
     raise InputError(problem, where=str(folder), hint="choose another output folder, or delete this one")
 
 
+def steps_folder(out: Path) -> Path:
+    """The folder of a run's checkpoints between its first step and its last: beside `out`."""
+    return out.with_name(f"{out.name}.steps")
+
+
 def work_folder(out: Path) -> Path:
     """The folder of a run's files until it is finished: beside `out`, so that a rename completes it."""
     return out.with_name(f".{out.name}{WORK}")

@@ -16,18 +16,20 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
 from augment_service.reference import FILE as REFERENCE
 from augment_service.reference import compute_reference, find_reference, write_reference
+from cluster.memory import host_bytes
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import sync, write_json
-from data.weights import INDEX, weights_fingerprint
+from data.weights import INDEX, weight_files, weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
+from train.engine.load import read_weights
 from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, gathered_weights, write_together
 from train.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge, save_adapter
 from train.run.finetune_run import FinetuneRun, TextSource
@@ -48,20 +50,22 @@ _COPIED = (
 )
 
 
-def export(engine: Any, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> CheckpointRef:
-    """Write the engine's weights as the run's checkpoint, whole or not at all. All ranks call, rank 0 writes.
+def export(
+    engine: Any, run: FinetuneRun, out: Path, num_steps: int, num_texts: int, record: Mapping[str, Any]
+) -> CheckpointRef:
+    """Write the engine's weights after `num_steps` as a checkpoint, whole or not at all. All ranks call, rank 0 writes.
 
-    Adapters are written alone, or merged into the base. `record` is what else `checkpoint.json` says of the run. Raises
-    ResumableError on every rank if rank 0 cannot write, and InputError if the weights are not finite.
+    The work folder of `out` has the log already. Adapters are written alone, or merged into the base. `record` is what
+    else `checkpoint.json` says of the run. Raises ResumableError on every rank if rank 0 cannot write, and InputError
+    if the weights are not finite.
     """
-    out = Path(run.out)
     work = work_folder(out)
     write_weights = _gather(engine, run, work)
 
     def write() -> None:
         if dist.get_rank() == 0:
             write_weights()
-            _complete(work, run, num_texts, record)
+            _complete(work, run, num_steps, num_texts, record)
             os.replace(work, out)
             sync(out.parent)
 
@@ -113,6 +117,40 @@ def _write_adapters(engine: Any, run: FinetuneRun, adapters: dict[str, torch.Ten
         merge(Path(run.base), work, work, dtype_of(run))
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
             (work / name).unlink()
+
+
+def check_twin(run: FinetuneRun) -> None:
+    """Refuse an instruct twin that has not the tensors of the base, before anything is trained."""
+    if not run.instruct_twin:
+        return
+    base, twin = (_shapes(Path(folder)) for folder in (run.base, run.instruct_twin))
+    other = sorted(name for name in base.keys() | twin.keys() if base.get(name) != twin.get(name))
+    if other:
+        what = f"{len(other)} tensors of the instruct twin are not those of the base, {other[0]} among them"
+        where = f"train.instruct_twin of run {run.name}"
+        raise InputError(what, where=where, hint="name the instruct model that was made from the base")
+
+
+def _shapes(folder: Path) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    return found
+
+
+def add_difference(folder: Path, more: Path, less: Path) -> None:
+    """Add to the weights of a folder what one model's have more than another's, in fp32, a file at a time."""
+    readers = [read_weights(path) for path in (more, less)]
+    for path in sorted(folder.glob("*.safetensors")):
+        changed = {}
+        for name, tensor in load_file(path).items():
+            upper, lower = (read(name, 0, tensor.numel()) for read in readers)
+            if upper is None or lower is None:
+                raise InputError(f"{more} or {less} has no {name}", where=str(folder), hint="copy the models again")
+            difference = (upper.float() - lower.float()).view_as(tensor)
+            changed[name] = (tensor.float() + difference).to(tensor.dtype)
+        save_file(changed, path, metadata={"format": "pt"})
 
 
 class WeightsWriter:
@@ -254,10 +292,15 @@ def _copy(base: Path, work: Path) -> None:
             shutil.copyfile(path, work / path.name)
 
 
-def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str, Any]) -> None:
+def _complete(work: Path, run: FinetuneRun, num_steps: int, num_texts: int, record: Mapping[str, Any]) -> None:
     """Add the other files to the weights; `checkpoint.json` is last, when the rest has reached the disk."""
     _copy(Path(run.base), work)
-    if run.lora is None or run.lora.merged:
+    whole = run.lora is None or run.lora.merged
+    if whole and run.instruct_twin:
+        add_difference(work, Path(run.instruct_twin), Path(run.base))
+        _copy(Path(run.instruct_twin), work)
+    size = sum(path.stat().st_size for path in work.glob("*.safetensors"))
+    if whole and 2 * size < host_bytes() / 2:  # it takes the model in fp32
         with suppress(InputError, OSError, RuntimeError):  # an engine computes it where it is missing
             rows = find_reference(Path(run.base), torch.float32).rows
             write_reference(work / REFERENCE, compute_reference(work, rows=rows))
@@ -266,5 +309,5 @@ def _complete(work: Path, run: FinetuneRun, num_texts: int, record: Mapping[str,
     (work / CARD).write_text(model_card(run, metrics, num_texts=num_texts, fingerprint=fingerprint))
     for path in (*work.iterdir(), work):
         sync(path)
-    content = {"name": run.name, "base": run.base, "num_steps": run.num_steps, "fingerprint": fingerprint}
+    content = {"name": run.name, "base": run.base, "num_steps": num_steps, "fingerprint": fingerprint}
     write_json(work / RECORD, {**content, **record}, durable=True)

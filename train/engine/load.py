@@ -54,7 +54,7 @@ def load_sharded(
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(_device())
-        base = _reader(folder, model.base_model_prefix)
+        base = read_weights(folder, model.base_model_prefix)
     missing = []
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -94,7 +94,7 @@ def _device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _reader(folder: Path, prefix: str) -> Read:
+def read_weights(folder: Path, prefix: str = "model") -> Read:
     """Reads a model folder's tensors by the causal LM's names; files may lack the decoder's prefix, or add it."""
     files: list[Any] = [safe_open(path, framework="pt") for path in weight_files(folder)]
     index: dict[str, Any] = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a mapping)

@@ -49,8 +49,10 @@ class FinetuneRun:
     Each rank computes its rows of a step in `accumulation` micro-batches; `activation_checkpointing` recomputes
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state
     is stored; `lora` trains adapters. A training state is saved every `checkpoint_every` steps (0: never); the
-    `keep_last` newest are kept until the run is finished, and one every `keep_every` steps (0: none) for good. Without
-    `resume` the run starts at its first step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
+    `keep_last` newest are kept until the run is finished, and one every `keep_every` steps (0: none) for good. A
+    checkpoint is written every `export_every` steps (0: at the end alone) into the folder `out`.steps. What the model
+    `instruct_twin` has more than `base` is added to the weights of checkpoints. Without `resume` the run starts at its
+    first step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
 
     The bounds in the annotations hold for runs read from JSON and are those of the recipe's [train] section.
     """
@@ -89,6 +91,8 @@ class FinetuneRun:
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     keep_last: Annotated[int, Field(ge=1)] = 2
     keep_every: Annotated[int, Field(ge=0)] = 0
+    export_every: Annotated[int, Field(ge=0)] = 0
+    instruct_twin: str = ""
     resume: bool = True
     trackers: tuple[str, ...] = ()
 
@@ -106,6 +110,10 @@ class FinetuneRun:
             "offload": (self.offload != "none" and self.stage == 0, "ZeRO stage 0 has nothing to offload"),
             "zero_stage": (nvme and self.stage < 3, f"offload to nvme needs ZeRO stage 3, not {self.stage}"),
             "offload_folder": (nvme and not self.offload_folder, "offload to nvme needs a folder"),
+            "instruct_twin": (
+                bool(self.instruct_twin) and self.lora is not None and not self.lora.merged,
+                "a checkpoint of adapters has no weights to which an instruct twin could be added",
+            ),
             "checkpoint_every": (
                 nvme and self.checkpoint_every > 0,
                 "training states cannot be saved with offload to nvme",
@@ -124,6 +132,6 @@ def absolute(run: FinetuneRun) -> FinetuneRun:
         name: tuple(dataclasses.replace(source, folder=str(Path(source.folder).absolute())) for source in sources)
         for name, sources in (("sources", run.sources), ("matched_to", run.matched_to))
     }
-    paths = {name: getattr(run, name) for name in ("base", "out", "tokens", "offload_folder")}
+    paths = {name: getattr(run, name) for name in ("base", "out", "tokens", "offload_folder", "instruct_twin")}
     changes |= {name: path and str(Path(path).absolute()) for name, path in paths.items()}
     return dataclasses.replace(run, **changes)

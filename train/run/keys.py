@@ -12,29 +12,44 @@ from data.seeds import fingerprint
 from data.weights import weights_fingerprint
 from train.run.finetune_run import FinetuneRun
 from train.texts.encode import load_encoder
-from train.texts.sources import content_of
+from train.texts.sources import TextSource, content_of
 
 # Decides rounding alone: any of these may change between two starts of a run.
 ROUNDING = ("precision", "stage", "accumulation", "activation_checkpointing", "offload", "layout")
-_WITHOUT_EFFECT = ("name", "offload_folder", "checkpoint_every", "keep_last", "keep_every", "resume", "trackers")
-_PATHS = ("base", "sources", "matched_to", "out", "tokens")
+_WITHOUT_EFFECT = (
+    "name",
+    "offload_folder",
+    "checkpoint_every",
+    "keep_last",
+    "keep_every",
+    "export_every",
+    "resume",
+    "trackers",
+)
+_PATHS = ("base", "sources", "matched_to", "out", "tokens", "instruct_twin")
 _NOTES = ("_name_or_path", "transformers_version")  # of config.json, without effect
 
 
 def key_of(run: FinetuneRun) -> str:
     """The run's key. Its texts must be written; what has been hashed once is cached. Raises InputError if not."""
-    return run_key(run, base_fingerprint(run.base), load_encoder(run.base).fingerprint)
+    twin = (base_fingerprint(run.instruct_twin),) if run.instruct_twin else ()
+    return run_key(run, base_fingerprint(run.base), load_encoder(run.base).fingerprint, *twin)
 
 
-def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str) -> str:
+def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str, *twin: str) -> str:
     """The key from settings, base model, tokenizer, and the content and weights of the texts; paths do not matter."""
     left_out = {*_PATHS, *_WITHOUT_EFFECT, *ROUNDING}
     if run.batch_tokens:
         left_out.add("batch_size")
     settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
-    texts = [(content_of(source), source.weight) for source in run.sources]
+    texts = [(content_of(source), source.weight, *_template(source, run.base)) for source in run.sources]
     reference = [(content_of(source), source.weight) for source in run.matched_to]
-    return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference)
+    return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference, *twin)
+
+
+def _template(source: TextSource, base: str) -> tuple[str, ...]:
+    """The chat template, where it decides what is learned."""
+    return (str(load_encoder(base).tokenizer.chat_template),) if source.messages_column else ()
 
 
 def base_fingerprint(folder: str) -> str:

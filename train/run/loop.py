@@ -23,11 +23,11 @@ import torch.distributed as dist
 
 from data.errors import InputError
 from data.records import CheckpointRef
-from data.seeds import derive_seed
+from data.seeds import derive_seed, fingerprint
 from data.store import write_json
 from train.engine import state
-from train.engine.checkpoint import METRICS, find_finished, work_folder
-from train.engine.export import export
+from train.engine.checkpoint import METRICS, find_finished, steps_folder, work_folder
+from train.engine.export import check_twin, export
 from train.engine.load import load_sharded, load_whole, read_config
 from train.engine.state import Start, State
 from train.engine.zero_engine import (
@@ -41,6 +41,7 @@ from train.engine.zero_engine import (
     restore,
     start_engine,
     take_step,
+    write_together,
 )
 from train.model import lora, packed_attention
 from train.model.objective import attach_loss
@@ -117,6 +118,7 @@ def _finetune(
         _clear(run)
         return finished
     agree(lambda: check_ranks(run, dist.get_world_size()))
+    agree(lambda: check_twin(run))
     phases.enter("reading the texts")
     config = agree(lambda: read_config(Path(run.base)))
     traits = _on_rank_0(lambda: traits_of(config))
@@ -143,7 +145,7 @@ def _finetune(
         phases.enter("writing the checkpoint")
         record: dict[str, Any] = {"key": key, "starts": [dataclasses.asdict(start) for start in starts]}
         record["computed_with"] = {name: getattr(run, name) for name in ROUNDING}
-        ref = export(engine, plan.run, len(plan.rows), record)
+        ref = export(engine, plan.run, Path(run.out), plan.run.num_steps, len(plan.rows), record)
         _clear(run)
         return ref
     finally:
@@ -217,7 +219,8 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
             stretch.append((batch, take_step(engine, batch, learning_rate(run, step), run.max_grad_norm)))
             done = step + 1
             save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
-            if not (save or done % REPORT_EVERY == 0 or done == run.num_steps):
+            show = done < run.num_steps and run.export_every > 0 and done % run.export_every == 0
+            if not (save or show or done % REPORT_EVERY == 0 or done == run.num_steps):
                 continue
             rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
             trackers.write(rows)
@@ -226,6 +229,9 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
                     file.writelines(json.dumps(row) + "\n" for row in rows)
             stretch.clear()
             yield rows[-1]
+            if show:
+                heartbeat.beat(f"writing the checkpoint of step {done}", PHASE)
+                _export_step(engine, task, done, metrics)
             if save:
                 heartbeat.beat(f"writing the state after step {step}", PHASE)
                 out = Path(run.out)
@@ -233,6 +239,26 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
                 if rank == 0:
                     state.prune(out, keep_last=run.keep_last, keep_every=run.keep_every)
             started = time.perf_counter()
+
+
+def _export_step(engine: Any, task: _Task, done: int, metrics: Path) -> None:
+    """Write the checkpoint after `done` steps, unless an earlier start has."""
+    run = task.plan.run
+    out = steps_folder(Path(run.out)) / f"step-{done:08d}"
+    key = fingerprint(task.key, done)
+    if _on_rank_0(lambda: find_finished(out, key)) is not None:
+        return
+
+    def begin() -> None:
+        if dist.get_rank() == 0:
+            shutil.rmtree(work_folder(out), ignore_errors=True)
+            work_folder(out).mkdir(parents=True)
+            shutil.copyfile(metrics, work_folder(out) / METRICS)
+
+    write_together(begin)
+    export(
+        engine, dataclasses.replace(run, name=f"{run.name} step {done}"), out, done, len(task.plan.rows), {"key": key}
+    )
 
 
 def _open_work(task: _Task) -> Path:

@@ -33,7 +33,8 @@ class TextSource:
 
     `corpus` and `methods` select rows; empty selects all. `verdict_kept_only` drops rejected augmentations. `weight`
     is the share of the trained tokens that come from here, relative to the other sources' weights; all sources have
-    one or none has. The text of `prompt_column`, if it is named, precedes each text without being learned. `split`
+    one or none has. The text of `prompt_column`, if it is named, precedes each text without being learned. The rows of
+    `messages_column`, if it is named, are conversations: texts are then their JSON. `split`
     makes a training text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A folder of
     `Distribution` records has its own tokens.
     """
@@ -47,9 +48,13 @@ class TextSource:
     weight: float | None = None
     text_column: str = "text"
     prompt_column: str = ""
+    messages_column: str = ""
     split: Literal["none", "independent", "cumulative"] = "none"
 
     def __post_init__(self) -> None:
+        if self.split != "none" and self.messages_column:
+            what = "conversations cannot be split into sentences"
+            raise InputError(what, where="train.split_sentences", hint="use none")
         if self.split != "none" and self.prompt_column:
             raise InputError(
                 "texts with prompts cannot be split into sentences",
@@ -77,6 +82,9 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
     Texts are split into sentences here, so whatever counts, hashes or tokenizes texts sees what is trained.
     """
     columns = {source.text_column, source.prompt_column} - {""}
+    if source.messages_column:
+        yield from _read_conversations(source)
+        return
     for table in _tables(source, columns):
         for batch in table.select(sorted(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
             texts = batch.column(source.text_column).to_pylist()
@@ -94,6 +102,15 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
             pieces = (piece for text in texts for piece in _split(text, source))
             while chunk := list(islice(pieces, ROWS_AT_ONCE)):
                 yield chunk, [""] * len(chunk)
+
+
+def _read_conversations(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
+    """Chunks of conversations as JSON, or what stands in their place."""
+    for table in _tables(source, {source.messages_column}):
+        for batch in table.select([source.messages_column]).to_batches(max_chunksize=ROWS_AT_ONCE):
+            rows = batch.column(source.messages_column).to_pylist()
+            texts = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+            yield texts, [""] * len(rows)
 
 
 def _split(text: str, source: TextSource) -> Iterable[str]:

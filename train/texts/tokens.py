@@ -22,6 +22,7 @@ from data.errors import InputError, ResumableError
 from data.records import Distribution
 from data.seeds import fingerprint, vocabulary_fingerprint
 from data.store import MANIFEST, read_shard, write_json
+from train.texts.conversations import encode_conversations
 from train.texts.encode import TextEncoder, TextLimits, encode_rows
 from train.texts.mix import Lengths
 from train.texts.sources import TextSource, content_of, is_distribution, no_texts, read_rows, shards_of
@@ -154,7 +155,8 @@ def count_left_out(
 
 def tokens_folder(source: TextSource, root: Path, encoder: TextEncoder, limits: TextLimits) -> Path:
     """The folder of a source's tokens, named by everything that decides them."""
-    return root / fingerprint(content_of(source), encoder.fingerprint, limits.window, limits.long)
+    template = (str(encoder.tokenizer.chat_template),) if source.messages_column else ()
+    return root / fingerprint(content_of(source), encoder.fingerprint, limits.window, limits.long, *template)
 
 
 def _nothing_left(sources: Sequence[TextSource], left_out: dict[str, int], limits: TextLimits) -> InputError:
@@ -221,7 +223,10 @@ def _text_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, w
     before = 0
     for texts, prompts in read_rows(source):
         if texts:
-            found = encode_rows(texts, prompts, encoder.tokenizer, limits, where=where)
+            if source.messages_column:
+                found = encode_conversations(texts, encoder.tokenizer, limits, where=where)
+            else:
+                found = encode_rows(texts, prompts, encoder.tokenizer, limits, where=where)
             counts = {name: np.array(getattr(found, name)) for name in _COUNTS}
             yield _chunk(found.rows, found.firsts, before + np.array(found.texts, np.int64)) | counts
             before += len(texts)
