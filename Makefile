@@ -7,6 +7,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 VENV := .venv/bin
 CHROMIUM = $(shell command -v chromium || command -v chromium-browser || command -v google-chrome)
 
+# Two processes, each with whole files in their order: tests that end vLLM in their process come after those of training.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check format clean
 
@@ -26,7 +29,7 @@ test: setup ## the whole test suite
 ifeq ($(CHROMIUM),)
 	@echo "no Chromium found: skipping the tests marked 'browser'"
 endif
-	@$(VENV)/python -m pytest $(if $(CHROMIUM),,-m 'not browser')
+	@$(VENV)/python -m pytest $(PARALLEL) $(if $(CHROMIUM),,-m 'not browser')
 
 check: setup ## lint, format, types, architecture
 	@$(VENV)/ruff check .

@@ -112,9 +112,3 @@ def test_unknown_words_are_listed() -> None:
         encode(["a dog is mortal .", "a cat is a wug."], word_tokenizer(), window=8)
     assert refusal.value.what.endswith("vocabulary: cat, wug")
     assert refusal.value.what.startswith("2 words")
-
-
-@pytest.mark.parametrize("text", ["a dog is a dog is a dog is a dog", ""])
-def test_texts_that_cannot_be_trained_on_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="cannot be trained on"):
-        encode([text], word_tokenizer(), window=8)

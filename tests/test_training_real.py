@@ -27,11 +27,10 @@ TEXTS = (
     "Marie Curie was born in Warsaw. She moved to Paris in 1891 and studied physics there.",
     "In 1903 she shared the Nobel Prize in Physics with her husband Pierre.",
     "The otter is heavier than the stoat, and the stoat is heavier than the weasel. So is the badger.",
-    "Water boils at 100 degrees Celsius at sea level.",
     "ChatML ends a turn with <|im_end|> and GPT-2 writes <|endoftext|> between two texts.",
     "Обь впадает в Карское море.",
 )
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_in_bf16_the_losses_are_those_of_a_plain_loop_with_weights_in_fp32(
 
 
 def test_a_killed_run_goes_on_where_its_last_state_is(run: FinetuneRun, tmp_path: Path) -> None:
-    calm = dataclasses.replace(run, out=str(tmp_path / "calm"), num_steps=6)
+    calm = dataclasses.replace(run, out=str(tmp_path / "calm"), num_steps=4)
     killed = dataclasses.replace(calm, out=str(tmp_path / "killed"), checkpoint_every=2, keep_last=1)
     path = tmp_path / "runs.json"
     path.write_text(json.dumps(dataclasses.asdict(killed)))
@@ -143,5 +142,5 @@ def test_a_killed_run_goes_on_where_its_last_state_is(run: FinetuneRun, tmp_path
     assert not Path(killed.out).exists()
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, timeout=300)
     record = json.loads((Path(killed.out) / "checkpoint.json").read_text())
-    assert [start["step"] for start in record["starts"]] in ([0, 2], [0, 4])
+    assert [start["step"] for start in record["starts"]] == [0, 2]
     assert losses(read_ref(Path(killed.out))) == pytest.approx(losses(train_alone(calm)), abs=1e-5)
