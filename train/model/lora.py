@@ -4,6 +4,7 @@ Reads a base model's and an adapter's safetensors; writes an adapter's folder, a
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,21 +37,23 @@ def wrap(model: PreTrainedModel, lora: Lora, *, where: str) -> Any:
         target_modules=list(lora.targets) or "all-linear",
         task_type="CAUSAL_LM",
     )
-    parts = {name: part for name, part in model.named_modules() if hasattr(part, "weight")}
+    tied = model.config.get_text_config().tie_word_embeddings
+    both = (model.get_input_embeddings(), model.get_output_embeddings()) if tied else ()
+    shared = {name.rpartition(".")[2] for name, part in model.named_modules() if part in both}
+    parts = {name: part for name, part in model.named_modules() if hasattr(part, "weight") and part not in both}
     layers = ", ".join(sorted({name.rpartition(".")[2] for name, part in parts.items() if _is_matrix(part)}))
     try:
-        # One dtype for all weights: the engine flattens them together.
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        with warnings.catch_warnings():  # what it warns of is refused below, or right as it is
+            warnings.simplefilter("ignore", UserWarning)
+            # One dtype for all weights: the engine flattens them together.
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         what = f"train.lora.targets {list(lora.targets)}: {error}"
         raise InputError(what, where=where, hint=_HINT.format(layers)) from error
-    if model.config.get_text_config().tie_word_embeddings:
-        shared = model.get_input_embeddings(), model.get_output_embeddings()
-        for name, part in wrapped.named_modules():
-            if part in shared and hasattr(part, "base_layer"):
-                last = name.rpartition(".")[2]
-                what = f"train.lora.targets names {last}, whose weights are both the embedding and the output layer"
-                raise InputError(what, where=where, hint=_HINT.format(layers))
+    adapted = (name.rpartition(".")[2] for name, part in wrapped.named_modules() if hasattr(part, "base_layer"))
+    for name in set(adapted) & shared:
+        what = f"train.lora.targets names {name}, whose weights are both the embedding and the output layer"
+        raise InputError(what, where=where, hint=_HINT.format(layers))
     return wrapped
 
 
