@@ -13,6 +13,7 @@ from data.cache import cached_hash
 from data.errors import InputError
 from data.seeds import fingerprint
 
+ADAPTER_CONFIG = "adapter_config.json"  # of a LoRA adapter, as peft stores it
 INDEX = "model.safetensors.index.json"  # names the file of each tensor
 _LENGTH_BYTES = 8  # a safetensors file starts with the length of its JSON header, little-endian
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -41,6 +42,11 @@ def model_fingerprint(folder: Path) -> str:
     except OSError as error:
         raise _unreadable(folder, error) from error
     return fingerprint(weights_fingerprint(folder), *others)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether the folder holds a LoRA adapter rather than a model's own weights."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def weight_files(folder: Path) -> list[Path]:

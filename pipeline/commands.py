@@ -101,7 +101,7 @@ def train(flags: Namespace) -> None:
     if flags.teacher:
         sources[stage.TEACHER] = TextSource(str(stage.inner(flags.teacher, stage.TEACHER)))
     weighed = stage.weigh(sources, section.mix, where="--mix")
-    several = len(section.seeds) > 1
+    several, whole_nodes = len(section.seeds) > 1, stage.takes_whole_nodes(section, model)
     runs = [
         stage.build_run(
             section,
@@ -116,10 +116,9 @@ def train(flags: Namespace) -> None:
         for seed in section.seeds
     ]
     if flags.plan:
-        machine = planned_machine(section.ranks, flags.gpu_gib)
+        machine = planned_machine(section.ranks, flags.gpu_gib, whole_node=whole_nodes)
         print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
-    whole_nodes = stage.takes_whole_nodes(section, model)
     with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes) as lazy:
         refs = stage.train_all(setting, section, runs, lazy, work)
     for ref in refs:

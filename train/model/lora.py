@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from data.errors import InputError
-from data.weights import INDEX, weight_files
+from data.weights import ADAPTER_CONFIG, INDEX, weight_files
 from train.run.finetune_run import Lora
 
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _WRAPPED = "base_model.model."  # what peft puts before the names of a model's parameters
 _HINT = "name linear layers among {}, or leave targets out"
 

@@ -38,12 +38,15 @@ def machine_of(placement: Placement, address: str | None, ranks: int = 0) -> Mac
     return Machine(ranks or placement.ranks, placement.gpus_per_rank > 0, rank_bytes(placement, address))
 
 
-def planned_machine(ranks: int | None = None, gpu_gib: float | None = None) -> Machine:
-    """A machine to plan for; by default one rank for this machine's GPU or one for each of its CPUs."""
+def planned_machine(ranks: int | None = None, gpu_gib: float | None = None, *, whole_node: bool = False) -> Machine:
+    """A machine to plan for; by default one rank for this machine's GPU or one for each of its CPUs.
+
+    With `whole_node`, one rank has all CPUs.
+    """
     memory = int(gpu_gib * sizing.GIB) if gpu_gib else gpu_bytes()
     if memory is not None:
         return Machine(ranks or 1, on_gpu=True, limit=memory)
-    ranks = ranks or len(os.sched_getaffinity(0))
+    ranks = ranks or (1 if whole_node else len(os.sched_getaffinity(0)))
     return Machine(ranks, on_gpu=False, limit=host_bytes() // ranks)
 
 

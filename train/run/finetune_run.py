@@ -50,9 +50,9 @@ class FinetuneRun:
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state
     is stored; `lora` trains adapters. A training state is saved every `checkpoint_every` steps (0: never); the
     `keep_last` newest are kept until the run is finished, and one every `keep_every` steps (0: none) for good. A
-    checkpoint is written every `export_every` steps (0: at the end alone) into the folder `out`.steps. What the model
-    `instruct_twin` has more than `base` is added to the weights of checkpoints. Without `resume` the run starts at its
-    first step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
+    checkpoint is written every `export_every` steps (0: at the end alone) into the folder `out`.steps. The difference
+    between the model `instruct_twin` and `base` is added to the weights of checkpoints. Without `resume` the run starts
+    at its first step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
 
     The bounds in the annotations hold for runs read from JSON and are those of the recipe's [train] section.
     """

@@ -1,6 +1,6 @@
 """Conversations become token ids through the model's chat template; the assistant's turns are learned.
 
-Reads and writes nothing. What is said is text: a control token that it contains is read as its characters.
+Reads and writes nothing. Message contents are text: a control token in one is encoded as its characters.
 """
 
 import json
@@ -14,15 +14,16 @@ from train.texts.encode import EncodedRows, TextLimits
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MARK = "[turn {}]"
+_PLACEHOLDER = "[turn {}]"
 _ROLES = ("system", "user", "assistant")
 
 
 def encode_conversations(
     conversations: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limits: TextLimits, *, where: str
 ) -> EncodedRows:
-    """A row for each assistant's turn of each conversation: all before it is read, the turn and its end are learned.
+    """A row for each assistant's turn of each conversation.
 
+    What precedes the turn is context; the turn and its end token are the labels.
     A conversation is a JSON list of `{"role": ..., "content": ...}`. A row that is longer than the window is skipped.
     Raises InputError for a conversation in another form, without an assistant's turn, or that the template refuses.
     """
@@ -45,17 +46,19 @@ def encode_conversations(
 
 def _encode(messages: list[dict[str, str]], tokenizer: Any, where: str) -> tuple[list[int], int]:
     """The tokens of a conversation that ends in an assistant's turn, and the index of the turn's first one."""
-    names_control = any(token in message["content"] for message in messages for token in _control_tokens(tokenizer))
+    has_control_tokens = any(
+        token in message["content"] for message in messages for token in _control_tokens(tokenizer)
+    )
     shown = messages
-    if names_control:  # the template's own control tokens are told apart by marks in place of what is said
-        shown = [{**message, "content": _MARK.format(at)} for at, message in enumerate(messages)]
+    if has_control_tokens:  # placeholders for the contents leave only the template's own control tokens
+        shown = [{**message, "content": _PLACEHOLDER.format(at)} for at, message in enumerate(messages)]
     before = render(tokenizer, shown[:-1], where=where)
     whole = render(tokenizer, shown, where=where, answered=True).rstrip()
     if not whole.startswith(before):
         what = "the chat template renders an assistant's turn otherwise than it asks for one"
         raise InputError(what, where=where, hint="train on plain documents, or use another template")
     start = [tokenizer.bos_token_id] if tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id] else []
-    if not names_control:
+    if not has_control_tokens:
         encoded = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         first = next((at for at, end in enumerate(ends) if end > len(before)), len(ends))
@@ -63,8 +66,8 @@ def _encode(messages: list[dict[str, str]], tokenizer: Any, where: str) -> tuple
     rows: list[list[int]] = []
     for part in (before, whole[len(before) :]):
         pieces = [
-            tokenizer(text, add_special_tokens=False, split_special_tokens=is_said)["input_ids"]
-            for text, is_said in _split(part, messages, where)
+            tokenizer(text, add_special_tokens=False, split_special_tokens=is_content)["input_ids"]
+            for text, is_content in _split(part, messages, where)
         ]
         rows.append([token for piece in pieces for token in piece])
     return [*start, *rows[0], *rows[1]], len(start) + len(rows[0])
@@ -76,14 +79,14 @@ def _control_tokens(tokenizer: Any) -> set[str]:
 
 
 def _split(part: str, messages: Sequence[dict[str, str]], where: str) -> Iterator[tuple[str, bool]]:
-    """The template's own text and what is said, in turns: text, and whether it is said."""
+    """The template's own text and the messages' contents, in order: each text, and whether it is content."""
     for at, message in enumerate(messages):
-        own, mark, rest = part.partition(_MARK.format(at))
+        own, mark, rest = part.partition(_PLACEHOLDER.format(at))
         if mark:
             yield own, False
             yield message["content"], True
             part = rest
-    if any(_MARK.format(at) in part for at in range(len(messages))):
+    if any(_PLACEHOLDER.format(at) in part for at in range(len(messages))):
         raise InputError("the chat template renders a turn twice", where=where, hint="train on plain documents")
     yield part, False
 

@@ -13,9 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from augment_service.model_folder import load_config
 from data.errors import InputError
-from data.weights import weight_files
+from data.weights import ADAPTER_CONFIG, weight_files
 
-ADAPTER_CONFIG = "adapter_config.json"
 # Keys of a configuration that decide neither the shape nor the arithmetic of the model.
 _IGNORED = (
     "architectures", "bos_token_id", "dtype", "eos_token_id", "initializer_range", "pad_token_id", "torch_dtype",
@@ -69,11 +68,6 @@ def _differences(found: Mapping[str, Any], resident: Mapping[str, Any], names: I
     """What differs between a checkpoint and the resident model, in words."""
     other = (name for name in sorted(names) if found.get(name) != resident.get(name))
     return [f"{name} is {found.get(name)}, not {resident.get(name)}" for name in other]
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether the folder holds a LoRA adapter rather than a model's own weights."""
-    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def check_adapter(resident: ModelShape, folder: Path, most_rank: int) -> None:

@@ -16,7 +16,7 @@ from vllm import RequestOutput, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
 from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer, ParityError
-from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, is_adapter, read_shape
+from augment_service.engines.vllm.checkpoints import check_adapter, check_fit, read_shape
 from augment_service.engines.vllm.llm import ON_CPU, EngineHost
 from augment_service.engines.vllm.scoring import Evaluation, Values
 from augment_service.engines.vllm.strategies import choose_strategy, distillation_request, read_distribution
@@ -27,6 +27,7 @@ from augment_service.tokens import ItemTokens, TextReader, TokenPair, TokenRow, 
 from data import records
 from data.errors import InputError
 from data.seeds import vocabulary_fingerprint
+from data.weights import is_adapter
 
 logger = logging.getLogger(__name__)
 
