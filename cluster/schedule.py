@@ -57,7 +57,7 @@ class Task:
 class Schedule:
     """The work of one run: queues per actor, tasks in flight, retries, failures. Actors are numbered from 0.
 
-    An actor begins its tasks in the order of their assignment, and works on up to `width` at a time.
+    An actor works on up to `width` tasks at a time, and begins them in any order.
     """
 
     def __init__(self, units: Sequence[Unit], num_actors: int, width: int = 1) -> None:

@@ -209,12 +209,13 @@ def test_a_slow_store_holds_the_driver_back(pool: ActorPool, folder: Path) -> No
     pool.meter = meter = Meter(9)
 
     def look() -> None:
-        for name in ("late0", "late1"):
-            wait_for(folder / f"{name}.pid")
-        wait_until(lambda: Ticket.sent >= 4, "each actor has one unit queued")
-        time.sleep(1.0)
-        done.extend([Ticket.sent, meter.snapshot().in_flight])
-        (folder / "release").touch()
+        try:  # which of its two units an actor begins first is Ray's choice
+            wait_until(lambda: len(list(folder.glob("late*.pid"))) == 2, "each actor works on a unit")
+            wait_until(lambda: Ticket.sent >= 4, "each actor has one unit queued")
+            time.sleep(1.0)
+            done.extend([Ticket.sent, meter.snapshot().in_flight])
+        finally:
+            (folder / "release").touch()
 
     units = [Unit(f"late{i}", "late", (f"late{i}", Ticket()), "") for i in range(9)]
     with meanwhile(look):
