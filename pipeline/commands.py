@@ -4,6 +4,7 @@ import json
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,6 +14,9 @@ from data.seeds import fingerprint
 from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
 from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, TrainRun
+
+if TYPE_CHECKING:
+    from train.texts.sources import TextSource
 
 CONSOLE = Console()
 
@@ -75,32 +79,21 @@ def train(flags: Namespace) -> None:
     out = flags.out.resolve()
     # A plan needs the config alone: a hub model's weights are not downloaded for it.
     model = plan_model(flags.model) if flags.plan else find_model(flags.model, None)
+    from pipeline.stages import replay
     from pipeline.stages import train as stage
-    from pipeline.stages.data import find_conversations, find_documents
     from pipeline.stages.resources import LazyCluster, Setting
     from pipeline.workspace import Workspace
     from train.plan.fit import planned_machine, print_plan
-    from train.texts.sources import TextSource
 
     work = out.with_name(f".{out.name}.work")
     setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
     section = stage.resolve(section, model, setting.say)
-    columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
-    # A plan writes nothing, so it takes finished documents alone.
-    if flags.messages_column and not flags.plan:
-        documents = find_conversations(flags.documents, flags.messages_column, work / "import")
-        columns = {"messages_column": "text"}
-    else:
-        documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
-    sources = {stage.DOCUMENTS: stage.documents_source(documents, section, **columns)}
-    if flags.augmentations:
-        folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)
-        sources[stage.AUGMENTATIONS] = TextSource(str(folder), verdict_kept_only=True)
-    if section.replay:
-        sources[stage.REPLAY] = TextSource(str(stage.inner(Path(section.replay), stage.DOCUMENTS)))
-    if flags.teacher:
-        sources[stage.TEACHER] = TextSource(str(stage.inner(flags.teacher, stage.TEACHER)))
-    weighed = stage.weigh(sources, section.mix, where="--mix")
+    weighed = stage.weigh(_sources(flags, section, work), section.mix, where="--mix")
+    general = replay.plan(
+        setting, section, model, weighed, out.with_name(".replay"), alone=bool(flags.teacher), read_only=flags.plan
+    )
+    if general:
+        weighed += (general.source,)
     several, whole_nodes = len(section.seeds) > 1, stage.takes_whole_nodes(section, model)
     runs = [
         stage.build_run(
@@ -120,9 +113,32 @@ def train(flags: Namespace) -> None:
         print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
     with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes) as lazy:
+        if general:
+            replay.write(setting, model, general, lazy)
         refs = stage.train_all(setting, section, runs, lazy, work)
     for ref in refs:
         setting.say("checkpoint", f"{ref.fingerprint} in {ref.path}")
+
+
+def _sources(flags: Namespace, section: TrainRun, work: Path) -> "dict[str, TextSource]":
+    """The texts that `train` was given, by name; a plan writes nothing, so it takes finished documents alone."""
+    from pipeline.stages import train as stage
+    from pipeline.stages.data import find_conversations, find_documents
+    from train.texts.sources import TextSource
+
+    columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
+    if flags.messages_column and not flags.plan:
+        documents = find_conversations(flags.documents, flags.messages_column, work / "import")
+        columns = {"messages_column": "text"}
+    else:
+        documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
+    sources = {stage.DOCUMENTS: stage.documents_source(documents, section, **columns)}
+    if flags.augmentations:
+        folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)
+        sources[stage.AUGMENTATIONS] = TextSource(str(folder), verdict_kept_only=True)
+    if flags.teacher:
+        sources[stage.TEACHER] = TextSource(str(stage.inner(flags.teacher, stage.TEACHER)))
+    return sources
 
 
 def evaluate(flags: Namespace) -> None:

@@ -148,8 +148,14 @@ class TrainRun(Section):
     split_sentences: Literal["none", "independent", "cumulative"] = Field(
         "none", description="documents are trained whole, as single sentences, or as growing prefixes"
     )
-    mix: dict[str, Weight] = Field({}, description="shares of tokens, e.g. documents=0.5,local=0.3,replay=0.2")
-    replay: str = Field("", description="folder of general text to be mixed in")
+    mix: dict[str, Weight] = Field({}, description="shares of tokens, e.g. documents=0.5,augmentations=0.5")
+    replay: str = Field(
+        "auto",
+        min_length=1,
+        description="general text that is trained, too, so that the model keeps what it can do: a folder, self (the "
+        "model writes it before the training), or none; auto: none for models below 10M parameters, else self",
+    )
+    replay_share: float = Field(0.1, gt=0, lt=1, description="share of the tokens that is replay")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="precision of the weights; auto: bfloat16 on a GPU that has it, else float32"
     )
@@ -191,8 +197,10 @@ class TrainRun(Section):
             raise ValueError("a seed is given twice")
         if self.mix and math.fsum(self.mix.values()) == 0:
             raise ValueError("the weights of the mix sum to zero")
-        if self.mix and bool(self.replay) != bool(self.mix.get("replay")):
-            raise ValueError('a replay folder needs a weight above 0 for "replay" in the mix, and that weight a folder')
+        if "replay" in self.mix:
+            raise ValueError("replay has no weight in the mix: its share of all tokens is replay_share")
+        if self.replay == "none" and self.replay_share != type(self).model_fields["replay_share"].default:
+            raise ValueError("replay_share has no effect without replay")
         return self
 
 
@@ -217,8 +225,6 @@ class Train(TrainRun):
                 raise ValueError(f'"{name}" cannot be the name of an arm: {rule}')
         if self.mix and "documents" not in self.mix:
             raise ValueError('a mix needs a weight for "documents"')
-        if self.replay and not self.mix:
-            raise ValueError("replay has no effect in a study without a mix: give every source a weight")
         return self
 
 

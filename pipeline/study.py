@@ -24,7 +24,8 @@ from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
 from pipeline.models import Model, find_model
 from pipeline.recipe import Recipe, to_toml
-from pipeline.stages import augment, data, evaluate, train
+from pipeline.stages import augment, data, evaluate, replay, train
+from pipeline.stages.replay import Replay
 from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
 from pipeline.workspace import Workspace
 from train.run.finetune_run import FinetuneRun
@@ -88,11 +89,12 @@ def run_study(
             suites = make_data(study)
         contexts, left_out = plan_contexts(study, suites)
         base_jobs = plan_base_jobs(study, suites, contexts)
+        general = find_replay(study, suites)
         whole_nodes = train.takes_whole_nodes(study.recipe.train, study.model)
         with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes) as cluster:
-            before_training(study, suites, base_jobs, cluster)
+            before_training(study, suites, base_jobs, general, cluster)
             with space.timed("train"):
-                trained, refs = train_all(study, suites, cluster)
+                trained, refs = train_all(study, suites, general, cluster)
             tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
             after_training(study, tuned_jobs, cluster)
         checkpoints = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
@@ -172,8 +174,18 @@ def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[C
     ]
 
 
-def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], cluster: LazyCluster) -> None:
-    """What needs engines with the base model: augmentation and the base model's own scores."""
+def find_replay(study: Study, suites: list[Suite]) -> Replay | None:
+    """The general text that every arm learns, too: the user's, or what the model is to write."""
+    setting = study.setting
+    largest = max((suite.documents for suite in suites if suite.documents), key=data.count_rows)
+    root = setting.space.root / "replay"
+    return replay.plan(setting, study.recipe.train, study.model, [TextSource(str(largest))], root)
+
+
+def before_training(
+    study: Study, suites: list[Suite], jobs: list[ScoreJob], general: Replay | None, cluster: LazyCluster
+) -> None:
+    """What needs engines with the base model: augmentation, replay, and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
         augment.plan(setting, study.model, suite.documents, study.augment_folder(suite), section)
@@ -182,28 +194,33 @@ def before_training(study: Study, suites: list[Suite], jobs: list[ScoreJob], clu
     ]
     writing = [unit for plan in plans for unit in plan.units]
     scoring = _plan_scores(study, jobs)
-    if writing or scoring:
-        check_memory(study, suites, cluster)
+    own = general.job(study.model, setting.seed) if general else None
+    if writing or scoring or own:
+        check_memory(study, suites, general, cluster)
     with LazyEngines(setting, study.model, cluster) as engines:
         do_units(setting, engines, writing, "augment")
+        do_units(setting, engines, own.units() if own else [], "replay")
         do_units(setting, engines, scoring, "score base model")
     for plan in plans:
         augment.finish(setting, plan)
+    if general:
+        replay.finish(setting, general, own)
     # A condition without any answer is reported before the training.
     collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
     kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
     setting.say("augment", f"{kept:,} inferences kept, in the model's own words")
 
 
-def check_memory(study: Study, suites: list[Suite], cluster: LazyCluster) -> None:
+def check_memory(study: Study, suites: list[Suite], general: Replay | None, cluster: LazyCluster) -> None:
     """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
-    runs = [one.run for one in plan_runs(study, suites)]
+    runs = [one.run for one in plan_runs(study, suites, general)]
     train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
 
 
-def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
+def plan_runs(study: Study, suites: list[Suite], general: Replay | None) -> list[TrainedRun]:
     """One training run for each corpus, seed and arm; arms differ in their texts alone."""
     section = study.recipe.train
+    beside = (general.source,) if general else ()
     planned: list[TrainedRun] = []
     for suite in suites:
         assert suite.documents is not None
@@ -215,6 +232,7 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
                 arm: train.arm_sources(
                     documents, inferences, [t.method for t in study.model.book.select(methods)], section
                 )
+                + beside
                 for arm, methods in section.arms.items()
             }
             first = next(iter(arms.values()))
@@ -227,9 +245,11 @@ def plan_runs(study: Study, suites: list[Suite]) -> list[TrainedRun]:
     return planned
 
 
-def train_all(study: Study, suites: list[Suite], cluster: LazyCluster) -> tuple[list[TrainedRun], list[CheckpointRef]]:
+def train_all(
+    study: Study, suites: list[Suite], general: Replay | None, cluster: LazyCluster
+) -> tuple[list[TrainedRun], list[CheckpointRef]]:
     """All runs of the study on one worker group, each in the folder that its key names, for other arms and recipes."""
-    section, planned = study.recipe.train, plan_runs(study, suites)
+    section, planned = study.recipe.train, plan_runs(study, suites, general)
     planned = [replace(one, run=replace(one.run, out=str(study.trained / key_of(one.run)[:24]))) for one in planned]
     refs = train.train_all(study.setting, section, [one.run for one in planned], cluster, study.trained / ".work")
     return planned, refs

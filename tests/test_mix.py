@@ -126,3 +126,24 @@ def test_controls_are_matched_in_steps_or_in_tokens() -> None:
     assert (by_steps.num_steps, by_steps.num_tokens) == (20, 880)
     assert (by_tokens.num_steps, by_tokens.num_tokens) == (9, 396)
     assert plan(short, [], match_budget("tokens", reference)).tokens.tolist() == reference.tokens.tolist()
+
+
+@given(texts=TEXTS, share=st.floats(0.05, 0.6), weighted=st.booleans(), seed=SEEDS)
+def test_replay_has_its_share_and_an_epoch_counts_the_others_alone(
+    texts: list[tuple[int, int]], share: float, weighted: bool, seed: int
+) -> None:
+    lengths = lengths_of([*texts, (3, 0), (3, 1), (3, 2)])
+    weights = [1.0, 3.0, 0.0] if weighted else []
+    sizes = {"replay": {2: share}, "batch_size": 4, "seed": seed}
+    others = lengths.num_labels[lengths.sources < 2].sum()
+    longest = int(lengths.num_labels.max())
+    once = make_schedule(lengths, weights, budget=Budget(epochs=1), **sizes)
+    assert once.num_tokens == pytest.approx(others / (1 - share), abs=longest / 2) or len(once.rows) == 1
+    long = make_schedule(lengths, weights, budget=Budget(tokens=400 * longest), **sizes)
+    found = source_shares(long, lengths, 3)
+    assert found[2] == pytest.approx(share, abs=0.01)
+    if weighted:
+        assert found[:2] == pytest.approx([(1 - share) / 4, 3 * (1 - share) / 4], abs=0.01)
+        return
+    counts = np.bincount(long.rows, minlength=len(lengths.sources))[lengths.sources < 2]
+    assert counts.max() - counts.min() <= 1  # every text of the others equally often

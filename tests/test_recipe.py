@@ -82,7 +82,8 @@ def test_a_budget_on_the_command_line_replaces_that_of_the_recipe() -> None:
         (("--data.reversals.nonsense-names", "true"), "--data.reversals.nonsense-names"),
         (("--data.reversal-curse.published", "x"), "--data.reversal-curse.published"),
         (("--train.seeds", "1,1"), "--train.seeds"),
-        (("--replay", "folder"), "--replay"),
+        (("--replay", "none", "--replay-share", "0.3"), "--replay"),
+        (("--replay-share", "1"), "--replay-share"),
         (("--service", "x", "--deadline-seconds", "9"), "--deadline-seconds"),
     ],
 )
@@ -105,6 +106,7 @@ def test_an_error_in_an_override_names_the_flag(words: tuple[str, ...], where: s
         {"study": "s", "data": {"reversals": {"facts": 3}}},
         {"study": "s", "data": {"reversals": {}}, "train": {"mix": {"local": 1.0}}},
         {"study": "s", "data": {"reversals": {}}, "train": {"mix": {"documents": 0.0}}},
+        {"study": "s", "data": {"reversals": {}}, "train": {"mix": {"documents": 1.0, "replay": 0.1}}},
         {"study": "s", "data": {"reversals": {}}, "train": {"arms": {"base": []}}},
     ],
 )

@@ -22,7 +22,7 @@ from train.run.launch import Progress, finetune_all, ranks_for
 from train.run.training_plan import read_plan
 from train.texts.sources import TextSource
 
-DOCUMENTS, AUGMENTATIONS, REPLAY, TEACHER = "documents", "augmentations", "replay", "teacher"
+DOCUMENTS, AUGMENTATIONS, TEACHER = "documents", "augmentations", "teacher"
 # Settings that a run takes over as they are.
 _SAME = (
     "batch_tokens schedule weight_decay max_grad_norm precision layout max_text_tokens long_texts accumulation "
@@ -126,7 +126,7 @@ def weigh(sources: Mapping[str, TextSource], mix: Mapping[str, float], *, where:
 def arm_sources(
     documents: TextSource, inferences: TextSource, methods: Sequence[str], section: Train
 ) -> tuple[TextSource, ...]:
-    """The texts of an arm: documents, the kept inferences of its methods, and replay; weighted if there is a mix."""
+    """The texts of an arm: documents, and the kept inferences of its methods; weighted if there is a mix."""
     if not section.mix:
         return (documents, dataclasses.replace(inferences, methods=tuple(methods))) if methods else (documents,)
     by_weight: dict[str, list[str]] = {}
@@ -142,8 +142,6 @@ def arm_sources(
         by_weight.setdefault(key, []).append(method)
     sources = {DOCUMENTS: documents}
     sources |= {key: dataclasses.replace(inferences, methods=tuple(some)) for key, some in by_weight.items()}
-    if section.replay:
-        sources[REPLAY] = TextSource(str(inner(Path(section.replay), DOCUMENTS)))
     return weigh(sources, {key: section.mix[key] for key in sources}, where="train.mix")
 
 

@@ -19,7 +19,7 @@ from train.plan.shapes import Shape
 from train.run.finetune_run import FinetuneRun
 from train.texts.mix import Budget, Lengths, make_schedule
 from train.texts.packing import SAMPLED_STEPS, Arithmetic, choose_layout, most_rows
-from train.texts.sources import TextSource, is_distribution, no_texts, read_rows, shards_of
+from train.texts.sources import TextSource, is_distribution, no_texts, read_rows, replay_shares, shards_of, weights_of
 
 LONGEST_READ = 16  # the longest text by tokens is nearly always among the longest by characters
 OTHERS_READ = 4096
@@ -51,10 +51,11 @@ def largest_part(run: FinetuneRun, ranks: int, shape: Shape, *, skip_missing: bo
     inputs = np.minimum(inputs, (run.max_text_tokens or shape.window) - 1)
     longest = int(inputs.max())
     # A source without texts leaves its share to the others, or is refused when the texts are tokenized.
-    weights = [(source.weight or 0.0) * bool((sources == index).any()) for index, source in enumerate(chosen)]
+    weights = [weight * bool((sources == index).any()) for index, weight in enumerate(weights_of(chosen))]
     schedule = make_schedule(
         Lengths(inputs, inputs, sources),
         weights if any(weights) else [],
+        replay=replay_shares(chosen),
         budget=Budget(steps=SAMPLED_STEPS),
         batch_size=run.batch_size,
         batch_tokens=run.batch_tokens,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from data.errors import InputError
-from train.texts.sources import TextSource, check_weights
+from train.texts.sources import TextSource, check_mix
 
 __all__ = ["FinetuneRun", "Lora", "TextSource", "absolute"]
 
@@ -123,7 +123,7 @@ class FinetuneRun:
             if applies:
                 raise InputError(problem, where=f"train.{key} of run {self.name}", hint=f"change train.{key}")
         for sources in (self.sources, self.matched_to):
-            check_weights([source.weight for source in sources], where=f"train.mix of run {self.name}")
+            check_mix(sources, where=f"train.mix of run {self.name}")
 
 
 def absolute(run: FinetuneRun) -> FinetuneRun:

@@ -42,9 +42,14 @@ def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str,
     if run.batch_tokens:
         left_out.add("batch_size")
     settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
-    texts = [(content_of(source), source.weight, *_template(source, run.base)) for source in run.sources]
-    reference = [(content_of(source), source.weight) for source in run.matched_to]
+    texts = [(*_drawn(source), *_template(source, run.base)) for source in run.sources]
+    reference = [_drawn(source) for source in run.matched_to]
     return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference, *twin)
+
+
+def _drawn(source: TextSource) -> tuple[object, ...]:
+    """The content of a source and what decides how often its texts occur."""
+    return (content_of(source), source.weight, *[source.share] * bool(source.share))
 
 
 def _template(source: TextSource, base: str) -> tuple[str, ...]:

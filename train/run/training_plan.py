@@ -27,7 +27,7 @@ from train.texts.mix import (
     source_shares,
 )
 from train.texts.packing import Arithmetic, Layout, choose_layout
-from train.texts.sources import TextSource, name_texts
+from train.texts.sources import TextSource, name_texts, replay_shares, weights_of
 from train.texts.tokens import TokenRows, count_left_out, open_tokens, tokens_folder, write_tokens
 
 PLAN = "plan.json"
@@ -171,29 +171,30 @@ def _schedule(
     run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget, encoder: TextEncoder
 ) -> Schedule:
     """The schedule of a run, made once and then mapped by every rank and every later start."""
-    weights = _weights(run, sources, rows)
+    weights, replay = _weights(run, sources, rows), replay_shares(sources)
     root, limits = _tokens_folder(run), _limits(run, encoder)
     names = [tokens_folder(source, root, encoder, limits).name for source in sources]
     settings = {"batch_size": run.batch_size, "batch_tokens": run.batch_tokens, "seed": run.seed}
-    folder = root / "schedules" / fingerprint(names, weights, budget, sorted(settings.items()))
+    folder = root / "schedules" / fingerprint(names, weights, sorted(replay.items()), budget, sorted(settings.items()))
     if not folder.exists():
-        save_schedule(make_schedule(rows.lengths, weights, budget=budget, **settings), folder)
+        save_schedule(make_schedule(rows.lengths, weights, replay=replay, budget=budget, **settings), folder)
     return load_schedule(folder)
 
 
 def _weights(run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows) -> list[float]:
     """The sources' weights, or none. If no augmentation of a source was kept, the others get its share.
 
-    An empty folder of documents is an error.
+    An empty folder of documents is an error, and so is replay without texts.
     """
-    weights = [source.weight for source in sources if source.weight is not None]
-    for index, (source, weight) in enumerate(zip(sources, weights, strict=False)):
-        if weight > 0 and not (rows.lengths.sources == index).any():
-            if not source.verdict_kept_only or sum(weights) == weight:
+    weights = weights_of(sources)
+    for index, source in enumerate(sources):
+        weight = weights[index] if weights else 0.0
+        if (weight > 0 or source.share) and not (rows.lengths.sources == index).any():
+            if source.share or not source.verdict_kept_only or sum(weights) == weight:
                 raise InputError(
                     "a source of the mix has a weight but no texts",
-                    where=f"train.mix of run {run.name}: {source}",
-                    hint="check its folder, corpus and methods, or give it a weight of 0",
+                    where=f"{'train.replay' if source.share else 'train.mix'} of run {run.name}: {source}",
+                    hint="check its folder, corpus and methods, or leave it out",
                 )
             weights[index] = 0.0
     return weights

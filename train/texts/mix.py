@@ -1,6 +1,7 @@
 """Which texts are learned in which step: shuffles, shares of sources, budgets. Reads and writes folders of schedules.
 
-A schedule is decided by the texts' lengths, their sources' weights, the budget, the batch size and the seed alone.
+A schedule is decided by the texts' lengths, their sources' weights and shares, the budget, the batch size and the seed
+alone.
 """
 
 import dataclasses
@@ -8,7 +9,7 @@ import math
 import os
 import shutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from pathlib import Path
@@ -72,6 +73,7 @@ def make_schedule(
     lengths: Lengths,
     weights: Sequence[float],
     *,
+    replay: Mapping[int, float] | None = None,
     budget: Budget,
     batch_size: int,
     batch_tokens: int = 0,
@@ -79,17 +81,21 @@ def make_schedule(
 ) -> Schedule:
     """The whole run's texts, step by step. No source with a weight above 0 may be empty.
 
-    Without `weights` every text occurs equally often, up to one. With weights, one a source, each source's share of the
-    labels is its weight's share, to within one text at any step; an epoch is then as many labels as the sources of
-    weight above 0 hold. A batch is `batch_size` texts, or with `batch_tokens` as many as have no more inputs than that
-    (at least one); the last may be smaller. A budget of tokens is met to within half a text.
+    `replay` has the shares of the labels of some sources, below 1 in all; the rest is divided among the others. Without
+    `weights` every text of these occurs equally often, up to one. With weights, one a source, each source's share of
+    the rest is its weight's share. Shares hold to within one text at any step. An epoch is every text of the others
+    once, with weights or replay as many labels as that, and the replay's share beside them. A batch is `batch_size`
+    texts, or with `batch_tokens` as many as have no more inputs than that (at least one); the last may be smaller. A
+    budget of tokens is met to within half a text.
     """
+    replay = replay or {}
     texts = np.arange(len(lengths.num_labels))
-    draws = _weighted(lengths, weights, seed) if weights else shuffled(texts, seed)
-    if budget.epochs and weights:  # counted in tokens, since the sources' texts occur unequally often
-        used = np.isin(lengths.sources, [index for index, weight in enumerate(weights) if weight > 0])
-        budget = Budget(tokens=max(1, round(budget.epochs * int(lengths.num_labels[used].sum()))))
-    if weights or batch_tokens or budget.tokens:
+    draws = _interleaved(lengths, _streams(lengths, weights, replay, seed))
+    if budget.epochs and (weights or replay):  # counted in tokens, since the sources' texts occur unequally often
+        used = ~np.isin(lengths.sources, [*replay, *(index for index, weight in enumerate(weights) if weight == 0)])
+        labels = int(lengths.num_labels[used].sum()) / (1 - sum(replay.values()))
+        budget = Budget(tokens=max(1, round(budget.epochs * labels)))
+    if weights or replay or batch_tokens or budget.tokens:
         rows, bounds = cut(draws, lengths, budget, batch_size, batch_tokens)
     else:  # the usual case, in which lengths decide nothing: no loop over the texts
         num_draws = budget.steps * batch_size or max(1, round(budget.epochs * len(texts)))
@@ -144,15 +150,36 @@ def _epochs(texts: np.ndarray, seed: int, *stream: str | int) -> Iterator[np.nda
         yield texts[rng.permutation(len(texts))]
 
 
-def _weighted(lengths: Lengths, weights: Sequence[float], seed: int) -> Iterator[int]:
-    """Each draw is from the source that is furthest behind its share; within a source, shuffled epochs."""
-    drawn_from = [index for index, weight in enumerate(weights) if weight > 0]
-    shares = np.array([weights[index] for index in drawn_from]) / sum(weights)
-    streams = [shuffled(np.flatnonzero(lengths.sources == index), seed, "source", index) for index in drawn_from]
-    behind = np.zeros(len(drawn_from))
+def _streams(
+    lengths: Lengths, weights: Sequence[float], replay: Mapping[int, float], seed: int
+) -> list[tuple[float, Iterator[int]]]:
+    """The share of each stream of texts, and the stream: of one source, or without weights of all but the replay."""
+    rest = 1 - sum(replay.values())
+    shares = dict(replay) | {
+        index: rest * weight / sum(weights)
+        for index, weight in enumerate(weights)
+        if weight > 0 and index not in replay
+    }
+    streams = [
+        (share, shuffled(np.flatnonzero(lengths.sources == index), seed, "source", index))
+        for index, share in sorted(shares.items())
+    ]
+    if not weights:
+        others = np.flatnonzero(~np.isin(lengths.sources, list(replay)))
+        streams.append((rest, shuffled(others, seed)))
+    return streams
+
+
+def _interleaved(lengths: Lengths, streams: Sequence[tuple[float, Iterator[int]]]) -> Iterator[int]:
+    """Each draw is from the stream that is furthest behind its share."""
+    if len(streams) == 1:
+        yield from streams[0][1]
+        return
+    shares = np.array([share for share, _ in streams])
+    behind = np.zeros(len(streams))
     while True:
         at = int(behind.argmax())
-        row = next(streams[at])
+        row = next(streams[at][1])
         num_labels = lengths.num_labels[row]
         behind += shares * num_labels
         behind[at] -= num_labels

@@ -33,10 +33,11 @@ class TextSource:
 
     `corpus` and `methods` select rows; empty selects all. `verdict_kept_only` drops rejected augmentations. `weight`
     is the share of the trained tokens that come from here, relative to the other sources' weights; all sources have
-    one or none has. The text of `prompt_column`, if it is named, precedes each text without being learned. The rows of
-    `messages_column`, if it is named, are conversations: texts are then their JSON. `split`
-    makes a training text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A folder of
-    `Distribution` records has its own tokens.
+    one or none has. A source with a `share` is replay: it gives that share of all trained tokens, whatever the others
+    are, and has no weight. The text of `prompt_column`, if it is named, precedes each text without being learned. The
+    rows of `messages_column`, if it is named, are conversations: texts are then their JSON. `split` makes a training
+    text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A folder of `Distribution`
+    records has its own tokens.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
@@ -46,6 +47,7 @@ class TextSource:
     verdict_kept_only: bool = False
     methods: tuple[str, ...] = ()
     weight: float | None = None
+    share: float = 0.0
     text_column: str = "text"
     prompt_column: str = ""
     messages_column: str = ""
@@ -63,8 +65,13 @@ class TextSource:
             )
 
 
-def check_weights(weights: Sequence[float | None], *, where: str) -> None:
-    """Refuse invalid weights of sources: negative ones, none above 0, or some sources without one."""
+def check_mix(sources: Sequence[TextSource], *, where: str) -> None:
+    """Refuse invalid weights of sources: negative ones, none above 0, some sources without one; and shares of 1."""
+    weights = [source.weight for source in sources if not source.share]
+    shares = [source.share for source in sources]
+    if any(not 0 <= share < 1 for share in shares) or (shares and not sum(shares) < 1):
+        what, hint = f"the shares of replay leave nothing to the other texts: {shares}", "lower train.replay_share"
+        raise InputError(what, where=where, hint=hint)
     given = [weight for weight in weights if weight is not None]
     problems = {
         f"{len(weights) - len(given)} of {len(weights)} sources have no weight": len(given) < len(weights),
@@ -74,6 +81,17 @@ def check_weights(weights: Sequence[float | None], *, where: str) -> None:
     for problem, applies in problems.items():
         if given and applies:
             raise InputError(problem, where=where, hint="give every source a weight of 0 or more, or none a weight")
+
+
+def weights_of(sources: Sequence[TextSource]) -> list[float]:
+    """A weight for each source, 0 for replay; none where the sources have none."""
+    weighted = any(source.weight is not None for source in sources)
+    return [source.weight or 0.0 for source in sources] if weighted else []
+
+
+def replay_shares(sources: Sequence[TextSource]) -> dict[int, float]:
+    """The share of the trained tokens of each source of replay, by its index."""
+    return {index: source.share for index, source in enumerate(sources) if source.share}
 
 
 def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
@@ -152,7 +170,7 @@ def content_of(source: TextSource) -> str:
     """A hash of the texts that a source yields, independent of the folder's path and of its division into shards."""
     shards = shards_of(source)
     stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards else 0
-    return _content_of(replace(source, weight=None), stamp)
+    return _content_of(replace(source, weight=None, share=0.0), stamp)
 
 
 @lru_cache(maxsize=256)  # the runs of a study share their texts
