@@ -28,23 +28,27 @@ def gpu_bytes() -> int | None:
 
 
 def rank_bytes(placement: Placement, address: str | None) -> int | None:
-    """The memory of one rank of a session; None if it is unknown.
+    """The memory of one rank of a session, of its GPU if it has one; None if it is unknown."""
+    return gpu_bytes() if placement.gpus_per_rank else host_rank_bytes(placement, address)
 
-    Ranks without a GPU share their node's memory. With `address` None the session is this machine's own; otherwise Ray
-    must be attached to that cluster.
+
+def host_rank_bytes(placement: Placement, address: str | None) -> int:
+    """A rank's share of its node's memory.
+
+    With `address` None the session is this machine's own; otherwise Ray must be attached to that cluster.
     """
-    if placement.gpus_per_rank:
-        return gpu_bytes()
     if address is None:
         return host_bytes() // placement.ranks
     import ray
 
+    unit = "GPU" if placement.gpus_per_rank else "CPU"
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    sizes = [(int(node.get("CPU", 0)), int(node["memory"] + node.get("object_store_memory", 0))) for node in nodes]
+    sizes = [(int(node.get(unit, 0)), int(node["memory"] + node.get("object_store_memory", 0))) for node in nodes]
     return share_of_nodes(sizes, placement)
 
 
 def share_of_nodes(nodes: Sequence[tuple[int, int]], placement: Placement) -> int:
-    """Bytes of a rank on the fullest node, if each node holds as many as fit; nodes are (CPUs, bytes)."""
-    places = ((min(placement.ranks, cpus // placement.cpus_per_rank), size) for cpus, size in nodes)
+    """Bytes of a rank on the fullest node, if each node holds as many as fit; nodes are (GPUs or CPUs, bytes)."""
+    each = placement.gpus_per_rank or placement.cpus_per_rank
+    places = ((min(placement.ranks, units // each), size) for units, size in nodes)
     return min(size // count for count, size in places if count)

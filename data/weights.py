@@ -8,6 +8,7 @@ import hashlib
 import json
 import mmap
 from pathlib import Path
+from typing import BinaryIO
 
 from data.cache import cached_hash
 from data.errors import InputError
@@ -112,16 +113,23 @@ def weights_fingerprint(folder: Path) -> str:
         raise _unreadable(folder, error) from error
 
 
+def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a model folder. Raises InputError as `weights_fingerprint`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        try:
+            with path.open("rb") as file:
+                entries, _ = _open_header(path, file)
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        shapes |= {name: tuple(json.loads(kind)[2]) for name, (kind, _, _) in entries.items()}
+    return shapes
+
+
 def _tensor_digests(path: Path) -> dict[str, bytes]:
     """One digest for each tensor of a file, by the tensor's name."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        start = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if size < _LENGTH_BYTES or start > _MAX_HEADER_BYTES:
-            raise _corrupt(path, "its header has no valid length")
-        if size < start:
-            raise _corrupt(path, "it is truncated")
-        entries = _read_header(path, file.read(start - _LENGTH_BYTES), size - start)
+        entries, start = _open_header(path, file)
         digests = {}
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
             for name, (kind, first, last) in entries.items():
@@ -130,6 +138,17 @@ def _tensor_digests(path: Path) -> dict[str, bytes]:
                     digest.update(tensor)
                 digests[name] = digest.digest()
     return digests
+
+
+def _open_header(path: Path, file: BinaryIO) -> tuple[dict[str, tuple[str, int, int]], int]:
+    """The tensors of an open file as in `_read_header`, and where their bytes start."""
+    size = path.stat().st_size
+    start = _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if size < _LENGTH_BYTES or start > _MAX_HEADER_BYTES:
+        raise _corrupt(path, "its header has no valid length")
+    if size < start:
+        raise _corrupt(path, "it is truncated")
+    return _read_header(path, file.read(start - _LENGTH_BYTES), size - start), start
 
 
 def _read_header(path: Path, text: bytes, num_bytes: int) -> dict[str, tuple[str, int, int]]:

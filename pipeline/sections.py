@@ -166,7 +166,7 @@ class TrainRun(Section):
     )
     ranks: int | None = Field(None, ge=1, description="training processes (default: as many as fit)")
     threads: int | None = Field(None, ge=1, description="CPU threads of a rank (default: its share of the cores)")
-    stage: Literal[0, 1, 2, 3, "auto"] = Field(1, description="DeepSpeed ZeRO stage; auto: the smallest that fits")
+    stage: Literal[0, 1, 2, 3, "auto"] = Field("auto", description="DeepSpeed ZeRO stage; auto: the smallest that fits")
     accumulation: int = Field(1, ge=1, description="micro-batches of a step on each rank")
     activation_checkpointing: bool = Field(False, description="less memory, more computing")
     offload: Literal["none", "cpu", "nvme"] = Field("none", description="where the optimizer's state is kept")

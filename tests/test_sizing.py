@@ -24,7 +24,7 @@ from data.errors import InputError
 from train.model.packed_attention import NAME, text_slots
 from train.plan.flops import flops_per_token, peak_flops, utilisation
 from train.plan.shapes import Shape, read_shape, shape_of
-from train.plan.sizing import GIB, Setup, check_fit, plan, sent_bytes, smallest_stage, trained_parameters
+from train.plan.sizing import GIB, Limits, Setup, check_fit, plan, sent_bytes, smallest_stage, trained_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 VOCABULARY, LAYERS, WINDOW = 1000, 3, 256
@@ -216,12 +216,22 @@ def test_the_smallest_stage_that_fits_is_chosen_and_a_larger_need_is_refused_wit
     needs = [plan(shape, dataclasses.replace(SETUP, stage=stage)).total for stage in range(4)]
     assert needs == sorted(needs, reverse=True) and needs[0] == needs[1]
     for stage, need in enumerate(needs[1:], start=1):
-        assert smallest_stage(shape, SETUP, int(need / 0.95) + 1) == stage
-    assert smallest_stage(shape, SETUP, needs[-1]) is None
+        assert smallest_stage(shape, SETUP, Limits(int(need / 0.95) + 1)) == stage
+    assert smallest_stage(shape, SETUP, Limits(needs[-1])) is None
     with pytest.raises(InputError, match=r"stage 1 on 4 ranks needs 8\d GiB a rank .*optimizer.* 40 GiB") as refusal:
-        check_fit(shape, SETUP, 40 * GIB, "run r")
+        check_fit(shape, SETUP, Limits(40 * GIB), "run r")
     assert refusal.value.hint == "recompute activations and use stage 3"
-    assert check_fit(shape, SETUP, 100 * GIB, "run r") == plan(shape, SETUP)
+    assert check_fit(shape, SETUP, Limits(100 * GIB), "run r") == plan(shape, SETUP)
+
+
+def test_the_memory_of_the_node_is_checked_beside_that_of_the_gpu() -> None:
+    """Offloaded states of eight ranks lie in the memory of one host."""
+    offloaded = dataclasses.replace(SETUP, offload="cpu")
+    need = plan(LLAMA_8B, offloaded).host
+    assert check_fit(LLAMA_8B, offloaded, Limits(100 * GIB, int(need / 0.95) + 1), "run r").host == need
+    with pytest.raises(InputError, match="node's memory"):
+        check_fit(LLAMA_8B, offloaded, Limits(100 * GIB, need), "run r")
+    assert smallest_stage(LLAMA_8B, offloaded, Limits(100 * GIB, need)) in (2, 3, None)
 
 
 def test_unknown_architectures_and_long_rows_are_refused(tmp_path: Path) -> None:

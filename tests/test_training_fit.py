@@ -16,7 +16,7 @@ from train.plan.defaults import default_training, parameters_of
 from train.plan.fit import Machine, fit_runs, print_plan
 from train.plan.largest_part import LONGEST_READ, OTHERS_READ, Part, largest_part, longest_and_some
 from train.plan.shapes import read_shape
-from train.plan.sizing import GIB
+from train.plan.sizing import GIB, Limits
 from train.run.finetune_run import FinetuneRun, TextSource
 
 
@@ -27,8 +27,8 @@ def documents(tmp_path: Path) -> Path:
 
 def fit(runs: list[FinetuneRun], limit: int | None, *, auto: bool, **options: Any) -> tuple[list[FinetuneRun], str]:
     lines: list[str] = []
-    machine = Machine(ranks=2, on_gpu=False, limit=limit)
-    return fit_runs(runs, machine, auto=auto, say=lines.append, **options), "\n".join(lines)
+    machine = Machine(ranks=2, on_gpu=False, limits=None if limit is None else Limits(limit))
+    return fit_runs(runs, machine, auto=auto, say=lines.append, **{"check": True, **options}), "\n".join(lines)
 
 
 def test_the_largest_part_is_counted_in_tokens_and_follows_the_layout(documents: Path) -> None:
@@ -52,6 +52,13 @@ def test_the_smallest_stage_is_chosen(documents: Path, tmp_path: Path) -> None:
     assert [run.stage for run in runs] == [3]
     runs, said = fit([small], 4 * GIB, auto=False)
     assert runs == [small] and said == ""
+
+
+@pytest.mark.parametrize("auto", [False, True])
+def test_without_the_check_the_run_starts_whatever_it_needs(documents: Path, tmp_path: Path, auto: bool) -> None:
+    large = tiny_run(documents, base=str(large_model(tmp_path / "model")))
+    ((found,), _) = fit([large], 8 * GIB, auto=auto, check=False)
+    assert found.stage == (3 if auto else large.stage)
 
 
 @pytest.mark.parametrize("auto", [False, True])
@@ -105,7 +112,7 @@ def test_the_longest_texts_and_some_others_are_read() -> None:
 
 def test_a_plan_is_printed_by_stage_and_a_stage_that_does_not_fit_is_refused(documents: Path, tmp_path: Path) -> None:
     run, text = tiny_run(documents, base=str(large_model(tmp_path / "model"))), io.StringIO()
-    machine, console = Machine(8, on_gpu=True, limit=80 * GIB), Console(file=text, width=200)
+    machine, console = Machine(8, on_gpu=True, limits=Limits(80 * GIB)), Console(file=text, width=200)
     print_plan(run, machine, console, stage="auto", row_tokens=4096)
     assert "8,030,261,248 parameters" in text.getvalue() and "stage 2 is the smallest" in text.getvalue()
     with pytest.raises(InputError, match="stage 0 on 8 ranks"):

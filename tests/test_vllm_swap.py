@@ -83,7 +83,7 @@ def broken(folder: Path, how: str) -> tuple[str, str]:
     name = "model.layers.1.mlp.up_proj.weight"
     if how == "truncated":
         weights.write_bytes(weights.read_bytes()[:-100])
-        return "damaged", str(weights)
+        return "corrupt", str(weights)
     if how == "no weights":
         weights.unlink()
         return r"no \*\.safetensors", str(folder)

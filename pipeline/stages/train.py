@@ -202,7 +202,7 @@ def fit(
     say: Callable[[str], None] = (
         (lambda _: None) if before else lambda line: setting.console.print(line, highlight=False)
     )
-    return fit_runs(runs, machine, auto=auto, say=say, skip_missing=before)
+    return fit_runs(runs, machine, auto=auto, check=section.memory_check, say=say, skip_missing=before)
 
 
 def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:

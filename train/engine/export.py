@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
@@ -27,7 +27,7 @@ from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.rendering import BOOK_NAME
 from data.store import sync, write_json
-from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, weight_files, weights_fingerprint
+from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, tensor_shapes, weights_fingerprint
 from train.engine.checkpoint import METRICS, RECORD, read_ref, work_folder
 from train.engine.load import read_weights
 from train.engine.zero_engine import WEIGHT, dtype_of, full_tensors, gathered_weights, write_together
@@ -123,20 +123,12 @@ def check_twin(run: FinetuneRun) -> None:
     """Refuse an instruct twin that has not the tensors of the base, before anything is trained."""
     if not run.instruct_twin:
         return
-    base, twin = (_shapes(Path(folder)) for folder in (run.base, run.instruct_twin))
+    base, twin = (tensor_shapes(Path(folder)) for folder in (run.base, run.instruct_twin))
     other = sorted(name for name in base.keys() | twin.keys() if base.get(name) != twin.get(name))
     if other:
         what = f"{len(other)} tensors of the instruct twin are not those of the base, {other[0]} among them"
         where = f"train.instruct_twin of run {run.name}"
         raise InputError(what, where=where, hint="name the instruct model that was made from the base")
-
-
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for path in weight_files(folder):
-        with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    return found
 
 
 def add_difference(folder: Path, more: Path, less: Path) -> None:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from math import log, prod
 from pathlib import Path
 
-from safetensors import safe_open
-
 from data.errors import InputError
+from data.weights import tensor_shapes
 from train.plan.shapes import read_shape
 
 SMALL = 10_000_000  # parameters; below is the scale of the embedded model
@@ -49,11 +48,4 @@ def parameters_of(folder: Path) -> int:
     try:
         return read_shape(folder).parameters
     except (InputError, KeyError):
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise
-        total = 0
-        for path in files:
-            with safe_open(path, "np") as weights:
-                total += sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118
-        return total
+        return sum(map(prod, tensor_shapes(folder).values()))

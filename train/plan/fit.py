@@ -12,13 +12,14 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from cluster.memory import gpu_bytes, host_bytes, rank_bytes
+from cluster.memory import gpu_bytes, host_bytes, host_rank_bytes, rank_bytes
 from cluster.placement import Placement
 from data.errors import InputError
 from train.engine.zero_config import STAGES
 from train.plan import sizing
 from train.plan.largest_part import Part, largest_part, part_of_rows
 from train.plan.shapes import BF16, Shape, read_shape
+from train.plan.sizing import Limits
 from train.run.finetune_run import FinetuneRun
 
 Stage = int | Literal["auto"]
@@ -30,12 +31,14 @@ class Machine:
 
     ranks: int
     on_gpu: bool
-    limit: int | None
+    limits: Limits | None
 
 
 def machine_of(placement: Placement, address: str | None, ranks: int = 0) -> Machine:
     """The machine of a run on `ranks` ranks of a session (0: all). `address` is that of an attached cluster."""
-    return Machine(ranks or placement.ranks, placement.gpus_per_rank > 0, rank_bytes(placement, address))
+    on_gpu, ranks = placement.gpus_per_rank > 0, ranks or placement.ranks
+    device, host = rank_bytes(placement, address), host_rank_bytes(placement, address) if on_gpu else None
+    return Machine(ranks, on_gpu, None if device is None else Limits(device, host))
 
 
 def planned_machine(ranks: int | None = None, gpu_gib: float | None = None, *, whole_node: bool = False) -> Machine:
@@ -45,9 +48,9 @@ def planned_machine(ranks: int | None = None, gpu_gib: float | None = None, *, w
     """
     memory = int(gpu_gib * sizing.GIB) if gpu_gib else gpu_bytes()
     if memory is not None:
-        return Machine(ranks or 1, on_gpu=True, limit=memory)
+        return Machine(ranks or 1, on_gpu=True, limits=Limits(memory))
     ranks = ranks or (1 if whole_node else len(os.sched_getaffinity(0)))
-    return Machine(ranks, on_gpu=False, limit=host_bytes() // ranks)
+    return Machine(ranks, on_gpu=False, limits=Limits(host_bytes() // ranks))
 
 
 def first_stage(stage: Stage, offload: str) -> int:
@@ -60,13 +63,14 @@ def fit_runs(
     machine: Machine,
     *,
     auto: bool,
+    check: bool,
     say: Callable[[str], None],
     skip_missing: bool = False,
 ) -> list[FinetuneRun]:
-    """The runs with their stage: chosen if `auto`, else checked. Nothing is started.
+    """The runs with their stage, chosen if `auto`. Nothing is started.
 
-    `skip_missing` leaves out texts that are not written yet. `say` gets lines for the user. Raises InputError if a run
-    cannot fit. Unknown models and an unknown memory are reported and not checked.
+    With `check`, raises InputError if a run cannot fit. `skip_missing` leaves out texts that are not written yet. `say`
+    gets lines for the user. Unknown models and an unknown memory are reported and not checked.
     """
     shapes: dict[str, Shape] = {}
     for base in {run.base for run in runs}:
@@ -74,9 +78,11 @@ def fit_runs(
             shapes[base] = read_shape(Path(base))
         except InputError as error:
             say(f"memory    not checked: {error.what}")
-    if machine.limit is None:
+    if machine.limits is None:
         say("memory    of the GPUs is unknown: not checked")
-    fitted = [_fit(run, shapes.get(run.base), machine, auto=auto, skip_missing=skip_missing) for run in runs]
+    fitted = [
+        _fit(run, shapes.get(run.base), machine, auto=auto, check=check, skip_missing=skip_missing) for run in runs
+    ]
     if auto:
         say(f"stage     {', '.join(map(str, sorted({run.stage for run in fitted})))}: the smallest that fits")
     return fitted
@@ -100,19 +106,19 @@ def print_plan(run: FinetuneRun, machine: Machine, console: Console, *, stage: S
     console.print(
         f"model     {shape.family}, {shape.parameters:,} parameters{adapters}",
         f"ranks     {machine.ranks} ({'GPU' if machine.on_gpu else 'CPU'}, {precision}), "
-        f"{sizing.gib(machine.limit) if machine.limit else 'unknown memory'} each",
+        f"{sizing.gib(machine.limits.device) if machine.limits else 'unknown memory'} each",
         f"batch     {batch} a rank" + f" in each of {run.accumulation} micro-batches" * (run.accumulation > 1),
         sep="\n",
         highlight=False,
     )
     console.print(_table(shape, setup, machine), highlight=False)
-    if machine.limit is None:
+    if machine.limits is None:
         return
     if stage != "auto":
-        sizing.check_fit(shape, replace(setup, stage=stage), machine.limit, f"run {run.name}")
-    smallest = sizing.smallest_stage(shape, setup, machine.limit)
+        sizing.check_fit(shape, replace(setup, stage=stage), machine.limits, f"run {run.name}")
+    smallest = sizing.smallest_stage(shape, setup, machine.limits)
     if smallest is None:
-        sizing.check_fit(shape, replace(setup, stage=STAGES[-1]), machine.limit, f"run {run.name}")
+        sizing.check_fit(shape, replace(setup, stage=STAGES[-1]), machine.limits, f"run {run.name}")
     console.print(f"stage {smallest} is the smallest that fits", highlight=False)
 
 
@@ -133,14 +139,17 @@ def setup_of(run: FinetuneRun, machine: Machine, part: Part) -> sizing.Setup:
     )
 
 
-def _fit(run: FinetuneRun, shape: Shape | None, machine: Machine, *, auto: bool, skip_missing: bool) -> FinetuneRun:
-    if shape is None or machine.limit is None:
+def _fit(
+    run: FinetuneRun, shape: Shape | None, machine: Machine, *, auto: bool, check: bool, skip_missing: bool
+) -> FinetuneRun:
+    if shape is None or machine.limits is None:
         return run
     setup = setup_of(run, machine, largest_part(run, machine.ranks, shape, skip_missing=skip_missing))
-    stage = sizing.smallest_stage(shape, setup, machine.limit) if auto else run.stage
+    stage = sizing.smallest_stage(shape, setup, machine.limits) if auto else run.stage
     # If no stage fits, the check of the last one says by how much it fails.
     fitted = replace(run, stage=STAGES[-1] if stage is None else stage)
-    sizing.check_fit(shape, replace(setup, stage=fitted.stage), machine.limit, f"run {run.name}")
+    if check:
+        sizing.check_fit(shape, replace(setup, stage=fitted.stage), machine.limits, f"run {run.name}")
     return fitted
 
 
@@ -155,8 +164,8 @@ def _table(shape: Shape, setup: sizing.Setup, machine: Machine) -> Table:
     for part in plans[0].parts:
         table.add_row(part, *(sizing.gib(found.parts[part]) for found in plans))
     table.add_row("peak", *(sizing.gib(found.total) for found in plans), style="bold")
-    if machine.limit is not None:
-        table.add_row("fits", *("yes" if found.fits(machine.limit) else "no" for found in plans))
+    if machine.limits is not None:
+        table.add_row("fits", *("yes" if found.fits(machine.limits) else "no" for found in plans))
     if machine.on_gpu:
         table.add_row("host", *(sizing.gib(found.host) for found in plans))
     table.add_row("sent a step", *(sizing.gib(sizing.sent_bytes(shape, changed)) for changed in setups))

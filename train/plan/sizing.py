@@ -7,6 +7,7 @@ sends as many numbers as there are trained parameters, times 2 at stages 0 to 2 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 from data.errors import InputError
 from train.engine.zero_config import STAGES, stage_of
@@ -85,9 +86,16 @@ class Memory:
         """The parts of `total` by name."""
         return {name: value for name, value in asdict(self).items() if name != "host"}
 
-    def fits(self, limit: int) -> bool:
-        """Whether this fits into `limit` bytes, less a margin."""
-        return self.total <= USABLE * limit
+    def fits(self, limits: "Limits") -> bool:
+        """Whether this fits, less a margin."""
+        return self.total <= USABLE * limits.device and (limits.host is None or self.host <= USABLE * limits.host)
+
+
+class Limits(NamedTuple):
+    """Bytes that a rank may take of its device, and of its node's memory if the device is a GPU (None: not checked)."""
+
+    device: int
+    host: int | None = None
 
 
 def plan(shape: Shape, setup: Setup) -> Memory:
@@ -143,10 +151,10 @@ def sent_bytes(shape: Shape, setup: Setup) -> int:
     return (FP32 * gradients + setup.size * weights) * (setup.ranks - 1) // setup.ranks
 
 
-def smallest_stage(shape: Shape, setup: Setup, limit: int) -> int | None:
-    """The lowest stage at which the setup fits into `limit` bytes a rank; None if none does."""
+def smallest_stage(shape: Shape, setup: Setup, limits: Limits) -> int | None:
+    """The lowest stage at which a rank of the setup fits; None if none does."""
     stages = STAGES[lowest_stage(setup) :]
-    return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limit)), None)
+    return next((stage for stage in stages if plan(shape, replace(setup, stage=stage)).fits(limits)), None)
 
 
 def lowest_stage(setup: Setup) -> int:
@@ -154,18 +162,25 @@ def lowest_stage(setup: Setup) -> int:
     return stage_of(LOWEST[setup.offload], bf16=setup.size == BF16)
 
 
-def check_fit(shape: Shape, setup: Setup, limit: int, where: str) -> Memory:
+def check_fit(shape: Shape, setup: Setup, limits: Limits, where: str) -> Memory:
     """The plan, if it fits. Raises InputError with the numbers, and with settings that would fit, if there are any."""
     found = plan(shape, setup)
-    if found.fits(limit):
+    if found.fits(limits):
         return found
+    if limits.host is not None and found.host > USABLE * limits.host:
+        raise InputError(
+            f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.host)} of its node's memory a rank; "
+            f"{USABLE:.0%} of {gib(limits.host)} are available",
+            where=where,
+            hint="use more nodes, or offload less" if setup.offload == "cpu" else "use fewer ranks on a node",
+        )
     largest = sorted(((value, name) for name, value in found.parts.items()), reverse=True)[:3]
     parts = ", ".join(f"{name} {gib(value)}" for value, name in largest)
     raise InputError(
         f"stage {setup.stage} on {setup.ranks} ranks needs {gib(found.total)} a rank ({parts}); "
-        f"{USABLE:.0%} of {gib(limit)} are available",
+        f"{USABLE:.0%} of {gib(limits.device)} are available",
         where=where,
-        hint=_what_fits(shape, setup, limit),
+        hint=_what_fits(shape, setup, limits),
     )
 
 
@@ -176,7 +191,7 @@ def gib(value: float) -> str:
     return f"{value / GIB:.2f} GiB" if value < 10 * GIB else f"{value / GIB:.0f} GiB"
 
 
-def _what_fits(shape: Shape, setup: Setup, limit: int) -> str:
+def _what_fits(shape: Shape, setup: Setup, limits: Limits) -> str:
     """The smallest change that makes it fit, as a hint."""
     changes: Sequence[tuple[str, Setup]] = (
         ("", setup),
@@ -185,7 +200,7 @@ def _what_fits(shape: Shape, setup: Setup, limit: int) -> str:
         ("train adapters of rank 16 and ", replace(setup, checkpointing=True, rows=1, adapter_rank=16)),
     )
     for words, changed in changes:
-        stage = smallest_stage(shape, changed, limit)
+        stage = smallest_stage(shape, changed, limits)
         if stage is not None:
             return f"{words}use stage {stage}"
     return "use more ranks, shorter rows, offload, or a smaller model"

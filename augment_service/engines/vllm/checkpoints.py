@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from augment_service.model_folder import load_config
 from data.errors import InputError
-from data.weights import ADAPTER_CONFIG, weight_files
+from data.weights import ADAPTER_CONFIG, tensor_shapes
 
 # Keys of a configuration that decide neither the shape nor the arithmetic of the model.
 _IGNORED = (
@@ -95,18 +93,8 @@ def check_adapter(resident: ModelShape, folder: Path, most_rank: int) -> None:
 
 
 def _read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a folder, from the headers of its safetensors."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, "pt") as tensors:
-                names = [name for name in tensors.keys() if not name.endswith(_BUFFERS)]  # noqa: SIM118
-                shapes |= {_plain(name): tuple(tensors.get_slice(name).get_shape()) for name in names}
-        except SafetensorError as error:
-            raise InputError(
-                f"this file of weights is damaged: {error}", where=str(file), hint="copy or train it again"
-            ) from error
-    return shapes
+    """The shape of each tensor in a folder, buffers left out."""
+    return {_plain(name): shape for name, shape in tensor_shapes(folder).items() if not name.endswith(_BUFFERS)}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
