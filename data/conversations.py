@@ -9,6 +9,7 @@ Message = dict[str, str]  # with the keys role and content
 SPELLINGS = (("role", "content"), ("from", "value"))  # the second is that of ShareGPT
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
 ASSISTANT = "assistant"
+_NAMES = {str: "a text", dict: "an object", bool: "a truth value", type(None): "null"}
 
 
 def read_messages(value: object) -> list[Message]:
@@ -20,9 +21,9 @@ def read_messages(value: object) -> list[Message]:
         try:
             value = msgspec.json.decode(value)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise ValueError(f"neither a list of messages nor JSON: {error}") from error
+            raise ValueError(f"a text that is no JSON: {error}") from error
     if not isinstance(value, list):
-        raise ValueError("no list of messages")
+        raise ValueError(f"{_NAMES.get(type(value), 'a number')} in place of a list of messages")
     messages = [_read_message(number, message) for number, message in enumerate(value, 1)]
     if not any(message["role"] == ASSISTANT for message in messages):
         raise ValueError("no turn of the assistant")

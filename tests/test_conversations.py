@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from data.conversations import read_messages, write_messages
 from data.errors import InputError
-from data.records import Conversation, Document
+from data.records import Conversation, Document, Question
 from data.store import write_folder
 from pipeline.stages.data import find_documents, find_texts
 from pipeline.stages.train import describe_left_out
@@ -135,11 +137,12 @@ def test_turns_that_cannot_fit_are_left_out_and_counted(tokenizer: Any) -> None:
         ([{"role": "user", "content": "Hi"}, {"content": "One."}], "message 2 has no role"),
         ([{"role": ["user"], "content": "Hi"}], "unknown role"),
         (["Hi"], "message 1 is no object"),
-        ({"role": "assistant", "content": "One."}, "no list"),
-        (None, "no list"),
-        ("Hello", "nor JSON"),
-        ("[" * 100_000, "nor JSON"),
-        ('"[]"', "no list"),
+        ({"role": "assistant", "content": "One."}, "an object in place of a list"),
+        (None, "null in place of a list"),
+        (3, "a number in place of a list"),
+        ("Hello", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ('"[]"', "a text in place of a list"),
     ],
 )
 def test_a_value_that_is_no_conversation_has_a_reason(value: object, message: str) -> None:
@@ -252,8 +255,13 @@ def test_a_plan_counts_the_turns_of_conversations_with_the_other_texts(tokenizer
         plan = open_plan(run, None, Arithmetic(1.0, 1.0), world_size=1)
         assert tuple(plan.summary()["texts"][name] for name in ("cut", "skipped", "empty")) == counts
         assert len(plan.rows) == num_rows
+    alone = (TextSource(str(write_talks(tmp_path / "large", large))),)
+    with pytest.raises(InputError, match="all 1 training texts") as refusal:
+        write_texts(make_run(world, tmp_path / "none", sources=alone))
+    assert "long_texts" not in refusal.value.hint  # which is "cut" already
     shown = describe_left_out([{"cut": 2, "skipped": 0, "empty": 1}, {"cut": 3}], with_turns=True)
-    assert "5 training texts" in shown and "1 training text" in shown and "turn" in shown
+    assert re.findall(r"\d+", shown) == ["5", "1"] and "turn" in shown
+    assert "turn" not in describe_left_out([{"cut": 2}])
     assert describe_left_out([{}], with_turns=True) == ""
 
 
@@ -281,6 +289,7 @@ COMMANDS = {
     "augment": ("augment", "--documents", "{talks}", "--model", "{base}", "--engine", "fake", "--out", "{out}"),
     "evaluate": ("evaluate", "--documents", "{talks}", "--suite", "{suite}", "--model", "{base}", "--engine", "fake",
                  "--contexts", "all", "--out", "{out}"),
+    "evaluate's own": ("evaluate", "--suite", "{own}", "--model", "{base}", "--engine", "fake", "--out", "{out}"),
     "audit": ("data", "audit", "{talks}"),
     "plan": ("train", "--documents", "{talks}", "--model", "{base}", "--messages-column", "messages", "--plan",
              "--out", "{out}"),
@@ -295,6 +304,9 @@ def test_commands_that_read_documents_refuse_conversations(
     (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
     find_texts(tmp_path / "talks.jsonl", talks, lambda *_: None, messages_column="messages")
     suite.write_text('{"prompt": "glon are", "options": ["femp", "jeex"], "answer": 0, "split": "a"}\n')
-    names = {"talks": talks, "base": "models/tiny", "suite": suite, "out": tmp_path / "out"}
+    shutil.copytree(talks / "documents", tmp_path / "own" / "documents")
+    question = Question("q", "corpus", "a", "x", "glon are", ("femp", "jeex"), 0, "f", ())
+    write_folder(tmp_path / "own" / "questions", Question, [question])
+    names = {"talks": talks, "base": "models/tiny", "suite": suite, "own": tmp_path / "own", "out": tmp_path / "out"}
     message = refuse(capsys, *(word.format(**names) for word in COMMANDS[command]))
     assert "onversation" in message

@@ -222,13 +222,14 @@ def describe_left_out(counts: Sequence[Mapping[str, int]], *, with_turns: bool =
     `with_turns`: some of them are turns of conversations.
     """
     names = {
-        "cut": "longer than the window were cut",
-        "skipped": "longer than the window were left out",
-        "empty": "with nothing to learn were left out",
+        "cut": "were too long and were cut",
+        "skipped": "were too long and were left out",
+        "empty": "had nothing to learn and were left out",
     }
     totals = {phrase: sum(of.get(name, 0) for of in counts) for name, phrase in names.items()}
-    found = "; ".join(f"{total:,} training texts {phrase}" for phrase, total in totals.items() if total)
-    return found + " (of a conversation, each turn of the assistant is a text)" * bool(found and with_turns)
+    found = "; ".join(f"{total:,} {phrase}" for phrase, total in totals.items() if total)
+    unit = "training texts (each turn of the assistant is one)" if with_turns else "training texts"
+    return f"of the {unit}, {found}" if found else ""
 
 
 def read_losses(checkpoint: Path) -> list[tuple[int, float]]:
