@@ -5,7 +5,6 @@ say anyway. Writes `openings/`, `parts/` (by the pool's actors) and `documents/`
 not computed again.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any, ClassVar
 from augment_service.chat import NO_FRAME, Frame
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
+from data.conversations import write_messages
 from data.errors import InputError
-from data.records import Document, Generation, Prompt, Refusal
+from data.records import Conversation, Document, Generation, Prompt, Refusal
 from data.seeds import derive_seed, fingerprint
 from data.sentences import split_sentences
 from data.store import is_sealed, write_folder
@@ -93,7 +93,7 @@ class ReplayTask:
         if self.frame == NO_FRAME:
             return RowAnswer.of(Document(opening.doc_id, opening.text + text, _CORPUS))
         turns = [{"role": "user", "content": opening.text}, {"role": "assistant", "content": text.strip()}]
-        return RowAnswer.of(Document(opening.doc_id, json.dumps(turns, ensure_ascii=False), _CORPUS))
+        return RowAnswer.of(Document(opening.doc_id, write_messages(turns), _CORPUS))
 
 
 def whole_sentences(text: str) -> str:
@@ -127,14 +127,17 @@ def plan_replay(
     return ShardedJob("replay", ReplayTask(frame, max_tokens, seed), ranges, out / PARTS, key)
 
 
-def seal_replay(out: Path, job: ShardedJob) -> int:
-    """Write `documents/` from the job's shards; returns the number of texts. Raises InputError if there is none."""
+def seal_replay(out: Path, job: ShardedJob, frame: Frame) -> int:
+    """Write `documents/` from the shards of `plan_replay`'s job; returns the number of texts.
+
+    Raises InputError if there is none.
+    """
     refuse_if_all([job], "opening")
     num_texts = sum(table.num_rows for table in job.tables())
     if not num_texts:
         what, hint = "the model wrote no whole text", "name a folder of general text, or none: train.replay"
         raise InputError(what, where=str(out), hint=hint)
-    with rewrite_folder(out / DOCUMENTS, Document) as writer:
+    with rewrite_folder(out / DOCUMENTS, Document if frame == NO_FRAME else Conversation) as writer:
         for table in job.tables():
             writer.write(table)
             writer.end_if_full()

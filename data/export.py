@@ -20,12 +20,15 @@ import yaml
 
 from data.errors import InputError
 from data.preview import count_values, counts_of
-from data.records import Augmentation, Document, Question
+from data.records import Augmentation, Conversation, Document, Question
 from data.store import dtype_of, list_shards, read_manifest, read_table, temporary_path, write_text
 
-PARTS = {"documents": Document, "questions": Question, "augmentations": Augmentation}
+PARTS = {
+    "documents": Document, "conversations": Conversation, "questions": Question, "augmentations": Augmentation
+}  # fmt: skip
 _ABOUT = {
     "documents": "Texts to learn from. `corpus` names the documents that belong together.",
+    "conversations": 'Conversations to learn from: `text` is JSON, a list of `{"role": ..., "content": ...}`.',
     "questions": "Forced choices: which of `options` continues `prompt`, after `joiner`? `answer` is the index of the "
     "right one. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
     "`requires` the documents that hold what is needed.",
@@ -76,6 +79,8 @@ def export(folder: Path, out: Path, kind: str) -> list[Part]:
 def _find_parts(folder: Path) -> dict[str, Path]:
     """The folders of shards by part: those inside, or `folder` itself."""
     inner = {name: folder / name for name in PARTS if any((folder / name).glob("*.arrow"))}
+    if "documents" in inner and read_manifest(inner["documents"]).get("record") == Conversation.__name__:
+        inner = {"conversations": inner.pop("documents"), **inner}
     if inner:
         return inner
     record = read_manifest(folder).get("record")

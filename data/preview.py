@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.conversations import read_messages
 from data.corpora.reading import ROWS_FILE
 from data.errors import InputError
+from data.records import Conversation
 from data.store import list_shards, read_manifest, read_table
 
 NUM_ROWS = 3
@@ -103,7 +105,9 @@ def _preview(folder: Path) -> Preview:
     schema = tables[0].schema
     texts = [entry.name for entry in schema if pa.types.is_string(entry.type) and entry.name not in _KINDS]
     kinds = {name: count_values(tables, name) for name in _KINDS if name in schema.names}
-    rows = (row for table in tables for row in table.slice(0, NUM_ROWS).to_pylist())
+    rows = list(itertools.islice((row for table in tables for row in table.slice(0, NUM_ROWS).to_pylist()), NUM_ROWS))
+    if manifest.get("record") == Conversation.__name__:
+        rows = [row | {"text": _dialogue(row["text"])} for row in rows]
     return Preview(
         folder=folder,
         is_complete=bool(manifest),
@@ -115,8 +119,16 @@ def _preview(folder: Path) -> Preview:
         columns={entry.name: str(entry.type) for entry in schema},
         lengths={name: lengths for name in texts if (lengths := _lengths(tables, name))},
         kinds={name: dict(values.most_common(_MAX_KINDS)) for name, values in kinds.items() if values},
-        rows=list(itertools.islice(rows, NUM_ROWS)),
+        rows=rows,
     )
+
+
+def _dialogue(text: str) -> str:
+    """A conversation as a line for each turn; what is none is shown as it is."""
+    try:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in read_messages(text))
+    except ValueError:
+        return text
 
 
 def _lengths(tables: Sequence[pa.Table], column: str) -> Lengths | None:

@@ -17,6 +17,14 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Conversation(Document):
+    """A document whose text is a conversation, as `data.conversations` writes it.
+
+    Producer: `data.corpora`. Consumer: training, which learns the assistant's turns.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A forced choice: which of `options` continues `prompt`? Producer: `data.sets`. Consumer: `evaluate`.
 

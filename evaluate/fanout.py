@@ -22,7 +22,7 @@ from augment_service.model_folder import load_tokenizer
 from augment_service.tokens import TextReader
 from cluster.pool import Unit
 from data.errors import InputError
-from data.records import CheckpointRef, Question, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Document, Question, Refusal, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
 from data.store import (
@@ -140,7 +140,8 @@ class ScoreTask:
 def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
     """The suite at a path: a folder with `questions/` and perhaps `documents/`, a folder of questions, or a JSONL file.
 
-    `documents` replaces the suite's own. A JSONL file is stored under `out`. Raises InputError for anything else.
+    `documents` replaces the suite's own. A JSONL file is stored under `out`. Raises InputError for anything else, and
+    for documents that are unfinished, or conversations.
     """
     if path.is_file():
         suite = suite_from_file(path, out)
@@ -153,7 +154,10 @@ def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
     else:
         what = "no finished suite here" if path.exists() else "there is no such file or folder"
         raise InputError(what, where=str(path), hint="pass a folder that `data make` wrote, or a .jsonl file")
-    return Suite(suite.name, suite.questions, documents) if documents else suite
+    suite = Suite(suite.name, suite.questions, documents) if documents else suite
+    if suite.documents:
+        list_shards(suite.documents, Document)
+    return suite
 
 
 def suite_from_file(path: Path, out: Path) -> Suite:

@@ -171,6 +171,8 @@ def _add_import(parser: Parser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files, folders, or patterns in quotes")
     parser.add_argument("--out", type=Path, required=True, help="gets documents/, rejected/ and a manifest")
     parser.add_argument("--text-column", default="text", help="text column of tables and JSON lines (default: text)")
+    messages = "column of conversations in tables and JSON lines: documents are conversations, for `train`"
+    parser.add_argument("--messages-column", default="", help=messages)
     ids = "id column of tables and JSON lines (default: ids from the content)"
     parser.add_argument("--id-column", default="", help=ids)
     parser.add_argument("--corpus", default="corpus", help="the corpus that all documents belong to (default: corpus)")
@@ -205,7 +207,7 @@ def _add_train(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--text-column", default="text", help="text column of the documents (default: text)")
     parser.add_argument("--prompt-column", default="", help="column that is read before each text and not learned")
-    messages = "column of conversations: the assistant's turns are learned, through the model's chat template"
+    messages = "column of conversations in files: the assistant's turns are learned, through the model's chat template"
     parser.add_argument("--messages-column", default="", help=messages)
     add_field(parser, ["--seed"], ("train", "seeds"), TrainRun.model_fields["seeds"])
     add_sections(parser, {"train": TrainRun, "cluster": Cluster}, exclude=("metrics_port",))

@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def augment(flags: Namespace) -> None:
     root = setting.space.root
     with setting.space.locked(), LazyCluster(setting) as lazy:
         stage.check(model, section)
-        documents = find_documents(flags.documents, root / "import")
+        documents = find_documents(flags.documents, root / "import", setting.say)
         settings = section.model_dump(exclude={"teacher_top_k", "retry_refused", "prompts"})
         key = fingerprint(content_key(documents), model.fingerprint, model.book, settings, flags.seed)
         claim(root, key)
@@ -76,6 +77,9 @@ def train(flags: Namespace) -> None:
     if not flags.plan and (flags.gpu_gib or flags.row_tokens):
         name = "--gpu-gib" if flags.gpu_gib else "--row-tokens"
         raise InputError(f"{name} has no effect without --plan", where=name, hint="add --plan, or leave it out")
+    if flags.plan and flags.messages_column:
+        hint = "import them with `entail data import --messages-column`, and plan with the import"
+        raise InputError("a plan imports no conversations", where="--messages-column", hint=hint)
     out = flags.out.resolve()
     # A plan needs the config alone: a hub model's weights are not downloaded for it.
     model = plan_model(flags.model) if flags.plan else find_model(flags.model, None)
@@ -88,7 +92,7 @@ def train(flags: Namespace) -> None:
     work = out.with_name(f".{out.name}.work")
     setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
     section = stage.resolve(section, model, setting.say)
-    weighed = stage.weigh(_sources(flags, section, work), section.mix, where="--mix")
+    weighed = stage.weigh(_sources(flags, section, work, setting.say), section.mix, where="--mix")
     general = replay.plan(
         setting, section, model, weighed, out.with_name(".replay"), alone=bool(flags.teacher), read_only=flags.plan
     )
@@ -120,18 +124,18 @@ def train(flags: Namespace) -> None:
         setting.say("checkpoint", f"{ref.fingerprint} in {ref.path}")
 
 
-def _sources(flags: Namespace, section: TrainRun, work: Path) -> "dict[str, TextSource]":
+def _sources(
+    flags: Namespace, section: TrainRun, work: Path, say: Callable[[str, str], None]
+) -> "dict[str, TextSource]":
     """The texts that `train` was given, by name; a plan writes nothing, so it takes finished documents alone."""
     from pipeline.stages import train as stage
-    from pipeline.stages.data import find_conversations, find_documents
+    from pipeline.stages.data import find_texts
     from train.texts.sources import TextSource
 
     columns = {"text_column": flags.text_column, "prompt_column": flags.prompt_column}
-    if flags.messages_column and not flags.plan:
-        documents = find_conversations(flags.documents, flags.messages_column, work / "import")
-        columns = {"messages_column": "text"}
-    else:
-        documents = flags.documents if flags.plan else find_documents(flags.documents, work / "import")
+    documents = flags.documents
+    if not flags.plan:
+        documents = find_texts(documents, work / "import", say, messages_column=flags.messages_column)
     sources = {stage.DOCUMENTS: stage.documents_source(documents, section, **columns)}
     if flags.augmentations:
         folder = stage.inner(flags.augmentations, stage.AUGMENTATIONS)
@@ -172,7 +176,7 @@ def evaluate(flags: Namespace) -> None:
     if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
         raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
     with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
-        documents = find_documents(flags.documents, out / "import") if flags.documents else None
+        documents = find_documents(flags.documents, out / "import", setting.say) if flags.documents else None
         suite = open_suite(flags.suite, out, documents)
         contexts, unfit = stage.fitting(setting, model, suite, asked, section, frame)
         jobs = stage.plan_suite(setting, section, suite, contexts, refs, model, frame)

@@ -48,6 +48,7 @@ def import_files(flags: argparse.Namespace) -> None:
 
     settings = ImportSettings(
         text_column=flags.text_column,
+        messages_column=flags.messages_column,
         id_column=flags.id_column,
         corpus=flags.corpus,
         similarity=flags.similarity if flags.dedup else 0.0,
@@ -72,12 +73,13 @@ def import_files(flags: argparse.Namespace) -> None:
             summary = import_corpus(found, flags.out, settings, on_bytes=advance)
     else:
         console.print(f"this import is already finished, in {flags.out}", highlight=False)
-    _report(summary, flags.out, time.monotonic() - started if is_new else 0.0, console)
+    noun = "conversations" if settings.messages_column else "documents"
+    _report(summary, flags.out, time.monotonic() - started if is_new else 0.0, console, noun)
     if settings.chunk_tokens and not settings.tokenizer:
         console.print(f"          chunks hold at most {settings.chunk_tokens} words; --model counts tokens instead")
 
 
-def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -> None:
+def _report(summary: "Summary", out: Path, seconds: float, console: "Console", noun: str) -> None:
     """The result of an import, in a few lines."""
     from data.preview import rejected_rows
 
@@ -85,7 +87,7 @@ def _report(summary: "Summary", out: Path, seconds: float, console: "Console") -
     speed = f", {megabytes / seconds:,.0f} MB/s" if megabytes > 10 and seconds else ""
     lines = [
         f"read      {summary.num_files:,} files, {megabytes:,.1f} MB{speed}",
-        f"documents {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
+        f"{noun:<9} {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
     ]
     total = sum(summary.num_rejected.values())
     rejected = rejected_rows(out)

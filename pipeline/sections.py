@@ -162,7 +162,9 @@ class TrainRun(Section):
     layout: Literal["auto", "packed", "padded"] = Field("auto", description="how texts share rows")
     max_text_tokens: int = Field(0, ge=0, description="longest training text in tokens (0: what the model can read)")
     long_texts: Literal["cut", "skip"] = Field(
-        "cut", description="whether longer texts are cut into several, or left out; both are counted"
+        "cut",
+        description="cut: a longer text becomes several, a longer conversation loses its earliest turns; "
+        "skip: it is left out; both are counted",
     )
     ranks: int | None = Field(None, ge=1, description="training processes (default: as many as fit)")
     threads: int | None = Field(None, ge=1, description="CPU threads of a rank (default: its share of the cores)")

@@ -139,7 +139,7 @@ def make_data(study: Study) -> list[Suite]:
     """The sets and corpora of the recipe, made or found."""
     suites = []
     for name, section in study.recipe.data.items():
-        suite = data.make_corpus(name, section, study.recipe.seed, study.data[name])
+        suite = data.make_corpus(name, section, study.recipe.seed, study.data[name], study.setting.say)
         data.check_corpora(suite)
         suites.append(suite)
     documents = sum(data.count_rows(suite.documents) for suite in suites)

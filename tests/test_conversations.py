@@ -1,25 +1,31 @@
-"""Conversations in training: what is learned of each turn, through a model's own template, and what is refused."""
+"""Conversations: which rows are some, what is learned of each turn through a model's own template, what is refused."""
 
 import dataclasses
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from test_cli import refuse
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from training_runs import losses, make_run, make_world, train_alone
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from data.conversations import read_messages, write_messages
 from data.errors import InputError
-from data.records import Document
-from data.store import read_shard, write_folder
-from pipeline.stages.data import find_conversations
+from data.records import Conversation, Document, Question
+from data.store import write_folder
+from pipeline.stages.data import find_documents, find_texts
+from pipeline.stages.train import describe_left_out
 from train.run.finetune_run import TextSource
 from train.run.keys import key_of
+from train.run.training_plan import open_plan, write_texts
 from train.texts.conversations import encode_conversations
-from train.texts.encode import TextLimits
+from train.texts.encode import TextLimits, load_encoder
+from train.texts.packing import Arithmetic
+from train.texts.tokens import tokens_folder
 
 LIMITS = TextLimits(400)
 CHATML = (
@@ -76,23 +82,82 @@ def test_control_tokens_in_what_is_said_are_its_characters(tokenizer: Any) -> No
     assert parts_of(tokenizer, harmless)[0][1] == "An end!<|im_end|>"
 
 
-def test_long_conversations_are_left_out_and_counted(tokenizer: Any) -> None:
-    long = [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "y"}]
-    found = encode_conversations([json.dumps(long), json.dumps(TALK)], tokenizer, LIMITS, where="here")
-    assert (found.skipped, found.texts) == (1, [1, 1])
+LONG = [
+    {"role": "system", "content": "Be brief."},
+    *(
+        {"role": role, "content": f"{number} {role} " + "x" * 40}
+        for number in range(6)
+        for role in ("user", "assistant")
+    ),
+]
+
+
+@pytest.mark.parametrize("window", [150, 290, 400, 2000])
+@pytest.mark.parametrize("messages", [LONG, LONG[1:]], ids=["system", "no system"])
+def test_the_earliest_turns_of_a_long_conversation_are_left_out(
+    tokenizer: Any, window: int, messages: list[dict[str, str]]
+) -> None:
+    """By brute force: each row is the first that fits of those that begin with later and later turns of the user."""
+    found = encode_conversations([write_messages(messages)], tokenizer, TextLimits(window), where="here")
+    system, rest = [m for m in messages if m["role"] == "system"], [m for m in messages if m["role"] != "system"]
+    rows, num_cut = [], 0
+    for end in range(2, len(rest) + 1, 2):
+        shown = [[*system, *rest[begin:end]] for begin in range(0, end, 2)]
+        texts = [tokenizer.apply_chat_template(some, tokenize=False).rstrip() for some in shown]
+        fitting = [len(tokenizer(text)["input_ids"]) <= window for text in texts]
+        rows.append(texts[fitting.index(True)])
+        num_cut += fitting.index(True) > 0
+    assert [tokenizer.decode(row) for row in found.rows] == rows
+    answers = [f"{m['content']}<|im_end|>" for m in rest if m["role"] == "assistant"]
+    learned = [tokenizer.decode(row[first:]) for row, first in zip(found.rows, found.firsts, strict=True)]
+    assert learned == answers
+    assert (found.cut, found.skipped, found.empty) == (num_cut, 0, 0)
+    assert num_cut == {150: 5, 290: 4, 400: 3, 2000: 0}[window] or messages is not LONG
+
+
+def test_turns_that_cannot_fit_are_left_out_and_counted(tokenizer: Any) -> None:
+    large = [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "y"}]
+    greeting = [{"role": "assistant", "content": "Hello."}, *TALK[1:3]]
+    talks = [write_messages(messages) for messages in (large, TALK, greeting, [*large, *TALK[1:3]])]
+    found = encode_conversations(talks, tokenizer, LIMITS, where="here")
+    assert (found.skipped, found.cut, found.empty, found.texts) == (2, 1, 1, [1, 1, 2, 3])
+    assert tokenizer.decode(found.rows[-1][found.firsts[-1] :]) == "Louis.<|im_end|>"
+    skipping = encode_conversations(talks, tokenizer, TextLimits(LIMITS.window, "skip"), where="here")
+    assert (skipping.skipped, skipping.cut, skipping.empty, skipping.texts) == (3, 0, 1, [1, 1, 2])
 
 
 @pytest.mark.parametrize(
-    ("messages", "message"),
+    ("value", "message"),
     [
-        ([{"role": "user", "content": "Hello?"}], "without a turn of the assistant"),
-        ([{"role": "tool", "content": "1"}, {"role": "assistant", "content": "One."}], "needs a role"),
-        ([{"role": "user", "content": None}, {"role": "assistant", "content": "One."}], "its content as text"),
+        ([{"role": "user", "content": "Hello?"}], "no turn of the assistant"),
+        ([], "no turn of the assistant"),
+        ([{"role": "tool", "content": "1"}, {"role": "assistant", "content": "One."}], "message 1 .*role 'tool'"),
+        ([{"role": "user", "content": None}, {"role": "assistant", "content": "One."}], "message 1 is missing"),
+        ([{"role": "user", "content": ["Hi"]}, {"role": "assistant", "content": "One."}], "message 1 is not text"),
+        ([{"role": "user", "content": "Hi"}, {"content": "One."}], "message 2 has no role"),
+        ([{"role": ["user"], "content": "Hi"}], "unknown role"),
+        (["Hi"], "message 1 is no object"),
+        ({"role": "assistant", "content": "One."}, "an object in place of a list"),
+        (None, "null in place of a list"),
+        (3, "a number in place of a list"),
+        ("Hello", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ('"[]"', "a text in place of a list"),
     ],
 )
-def test_what_is_no_conversation_is_refused(tokenizer: Any, messages: list[Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        parts_of(tokenizer, messages)
+def test_a_value_that_is_no_conversation_has_a_reason(value: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_messages(value)
+
+
+def test_the_spellings_of_messages_are_one_form() -> None:
+    wanted = [{"role": message["role"], "content": message["content"]} for message in TALK[:3]]
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    sharegpt = [{"from": names[message["role"]], "value": message["content"], "weight": 1} for message in wanted]
+    in_table = [{"role": None, "content": None, **message} for message in sharegpt]
+    named = [{**message, "name": "Ann"} for message in wanted]
+    for value in (wanted, sharegpt, in_table, named, json.dumps(sharegpt), write_messages(wanted)):
+        assert read_messages(value) == wanted
 
 
 def test_templates_that_cannot_be_learned_through_are_refused(tokenizer: Any) -> None:
@@ -107,13 +172,17 @@ def test_templates_that_cannot_be_learned_through_are_refused(tokenizer: Any) ->
             parts_of(other, TALK)
 
 
+def write_talks(folder: Path, *talks: list[dict[str, str]], record: type[Document] = Conversation) -> Path:
+    """A sealed folder of conversations."""
+    write_folder(folder, record, [record(f"d{at}", write_messages(talk), "corpus") for at, talk in enumerate(talks)])
+    return folder
+
+
 def test_a_run_learns_the_turns_alone(tokenizer: Any, tmp_path: Path) -> None:
     """Its loss is that of the turns: the last step's is near zero, though nothing that is read is ever learned."""
     world = make_world(tmp_path / "world", vocab_size=260, max_position_embeddings=256)
     tokenizer.save_pretrained(world / "base")
-    rows = [Document(f"d{at}", json.dumps(talk), "corpus") for at, talk in enumerate((TALK, TALK[1:3]))]
-    write_folder(tmp_path / "talks", Document, rows)
-    source = TextSource(str(tmp_path / "talks"), messages_column="text")
+    source = TextSource(str(write_talks(tmp_path / "talks", TALK, TALK[1:3])))
     run = make_run(world, tmp_path / "run", sources=(source,), batch_size=3, num_steps=60, learning_rate=1e-2)
     ref = train_alone(run)
     assert losses(ref)[0] > 4 and losses(ref)[-1] < 0.5
@@ -122,34 +191,122 @@ def test_a_run_learns_the_turns_alone(tokenizer: Any, tmp_path: Path) -> None:
     other = AutoTokenizer.from_pretrained(world / "base")
     other.chat_template = CHATML.replace("assistant\n", "assistant:\n")
     before = key_of(run)
-    from train.texts.encode import load_encoder
-
     other.save_pretrained(world / "base")
     load_encoder.cache_clear()
     assert key_of(dataclasses.replace(run, name="again")) != before
 
 
-def test_a_column_without_messages_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_wrongly_claims_conversations_is_refused(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
-    source = TextSource(str(world / "documents"), messages_column="text")
-    with pytest.raises(InputError, match="no conversations"):
-        train_alone(make_run(world, tmp_path / "run", sources=(source,)))
+    write_folder(tmp_path / "talks", Conversation, [Conversation("d0", "w1 w2", "corpus")])
+    with pytest.raises(InputError, match="no conversation"):
+        train_alone(make_run(world, tmp_path / "run", sources=(TextSource(str(tmp_path / "talks")),)))
 
 
-def test_files_of_conversations_are_trained_on(tmp_path: Path) -> None:
-    """JSON lines and Parquet, through one function; a row in another form is named."""
-    path = tmp_path / "talks.jsonl"
-    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in (TALK, TALK[1:3])))
-    table = pa.table({"messages": [TALK]})
-    pq.write_table(table, tmp_path / "more.parquet")
-    found = find_conversations(tmp_path, "messages", tmp_path / "import")
-    texts = [row.text for shard in sorted(found.glob("*.arrow")) for row in read_shard(shard, Document)]
-    assert [json.loads(text) for text in texts] == [TALK, TALK, TALK[1:3]]
-    assert find_conversations(path, "messages", tmp_path / "one") == tmp_path / "one" / "documents"
-    (tmp_path / "bad.jsonl").write_text('{"messages": "hello"}\n')
-    for name, column, message in (("bad.jsonl", "messages", "no conversation"), ("talks.jsonl", "turns", "no column")):
-        with pytest.raises(InputError, match=message) as refusal:
-            find_conversations(tmp_path / name, column, tmp_path / f"out-{column}-{name}")
-        assert name in refusal.value.where
-    with pytest.raises(InputError, match="no file of conversations"):
-        find_conversations(tmp_path / "nowhere", "messages", tmp_path / "out")
+@pytest.mark.parametrize("change", [{"split": "independent"}, {"prompt_column": "corpus"}, {"text_column": "doc_id"}])
+def test_settings_that_conversations_do_not_have_are_refused(tmp_path: Path, change: dict[str, str]) -> None:
+    world, talks = make_world(tmp_path / "world"), write_talks(tmp_path / "talks", TALK)
+    with pytest.raises(InputError, match="no effect on conversations"):
+        key_of(make_run(world, tmp_path / "run", sources=(TextSource(str(talks), **change),)))
+
+
+def test_tokens_and_runs_are_named_by_what_decides_the_rows(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same text as a document and as a conversation, another template, another version of the encoding."""
+    world = make_world(tmp_path / "world", vocab_size=260)
+    tokenizer.save_pretrained(world / "base")
+    talks = TextSource(str(write_talks(tmp_path / "talks", TALK)))
+    documents = TextSource(str(write_talks(tmp_path / "documents", TALK, record=Document)))
+    names = []
+
+    def add(source: TextSource) -> None:
+        load_encoder.cache_clear()
+        encoder = load_encoder(str(world / "base"))
+        run = make_run(world, tmp_path / "run", sources=(source,))
+        names.append((tokens_folder(source, tmp_path, encoder, LIMITS).name, key_of(run)))
+
+    add(documents)
+    add(talks)
+    monkeypatch.setattr("train.texts.conversations._VERSION", 0)
+    add(talks)
+    other = AutoTokenizer.from_pretrained(world / "base")
+    other.chat_template = CHATML.replace("im_start", "start")
+    other.save_pretrained(world / "base")
+    add(talks)
+    add(documents)
+    assert names[0] == names[4]
+    for column in zip(*names[:4], strict=True):
+        assert len(set(column)) == 4
+
+
+def test_a_plan_counts_the_turns_of_conversations_with_the_other_texts(tokenizer: Any, tmp_path: Path) -> None:
+    world = make_world(tmp_path / "world", vocab_size=260, max_position_embeddings=150)
+    tokenizer.save_pretrained(world / "base")
+    load_encoder.cache_clear()
+    large = [{"role": "user", "content": "x" * 200}, {"role": "assistant", "content": "y"}]
+    write_folder(tmp_path / "documents", Document, [Document("d0", "z" * 200, "w0"), Document("d1", "", "w0")])
+    sources = tuple(
+        TextSource(str(folder)) for folder in (write_talks(tmp_path / "talks", LONG, large), tmp_path / "documents")
+    )
+    for long_texts, counts, num_rows in (("cut", (6, 1, 1), 6 + 2), ("skip", (0, 7, 1), 1)):
+        run = make_run(world, tmp_path / long_texts, sources=sources, long_texts=long_texts)
+        write_texts(run)
+        plan = open_plan(run, None, Arithmetic(1.0, 1.0), world_size=1)
+        assert tuple(plan.summary()["texts"][name] for name in ("cut", "skipped", "empty")) == counts
+        assert len(plan.rows) == num_rows
+    alone = (TextSource(str(write_talks(tmp_path / "large", large))),)
+    with pytest.raises(InputError, match="all 1 training texts") as refusal:
+        write_texts(make_run(world, tmp_path / "none", sources=alone))
+    assert "long_texts" not in refusal.value.hint  # which is "cut" already
+    shown = describe_left_out([{"cut": 2, "skipped": 0, "empty": 1}, {"cut": 3}], with_turns=True)
+    assert re.findall(r"\d+", shown) == ["5", "1"] and "turn" in shown
+    assert "turn" not in describe_left_out([{"cut": 2}])
+    assert describe_left_out([{}], with_turns=True) == ""
+
+
+def test_files_of_conversations_are_imported_for_training_alone(tmp_path: Path) -> None:
+    path, told = tmp_path / "talks.jsonl", list[tuple[str, str]]()
+
+    def say(label: str, text: str) -> None:
+        told.append((label, text))
+
+    rows = [{"messages": TALK}, {"messages": "hello"}, {"messages": TALK[1:3]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = find_texts(path, tmp_path / "import", say, messages_column="messages")
+    assert [label for label, _ in told] == ["rejected"] and "1 no conversation" in told[0][1]
+    assert find_texts(path, tmp_path / "import", say, messages_column="messages") == found
+    for folder in (tmp_path / "import", found):
+        assert find_texts(folder, tmp_path / "out", say) == found
+        with pytest.raises(InputError, match="--messages-column"):
+            find_texts(folder, tmp_path / "out", say, messages_column="messages")
+        with pytest.raises(InputError, match="conversations, not documents"):
+            find_documents(folder, tmp_path / "out", say)
+    assert not (tmp_path / "out").exists()
+
+
+COMMANDS = {
+    "augment": ("augment", "--documents", "{talks}", "--model", "{base}", "--engine", "fake", "--out", "{out}"),
+    "evaluate": ("evaluate", "--documents", "{talks}", "--suite", "{suite}", "--model", "{base}", "--engine", "fake",
+                 "--contexts", "all", "--out", "{out}"),
+    "evaluate's own": ("evaluate", "--suite", "{own}", "--model", "{base}", "--engine", "fake", "--out", "{out}"),
+    "audit": ("data", "audit", "{talks}"),
+    "plan": ("train", "--documents", "{talks}", "--model", "{base}", "--messages-column", "messages", "--plan",
+             "--out", "{out}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_that_read_documents_refuse_conversations(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talks, suite = tmp_path / "import", tmp_path / "suite.jsonl"
+    (tmp_path / "talks.jsonl").write_text(json.dumps({"messages": TALK}) + "\n")
+    find_texts(tmp_path / "talks.jsonl", talks, lambda *_: None, messages_column="messages")
+    suite.write_text('{"prompt": "glon are", "options": ["femp", "jeex"], "answer": 0, "split": "a"}\n')
+    shutil.copytree(talks / "documents", tmp_path / "own" / "documents")
+    question = Question("q", "corpus", "a", "x", "glon are", ("femp", "jeex"), 0, "f", ())
+    write_folder(tmp_path / "own" / "questions", Question, [question])
+    names = {"talks": talks, "base": "models/tiny", "suite": suite, "own": tmp_path / "own", "out": tmp_path / "out"}
+    message = refuse(capsys, *(word.format(**names) for word in COMMANDS[command]))
+    assert "onversation" in message

@@ -21,7 +21,7 @@ from pipeline.sections import Cluster, Engine, TrainRun
 from pipeline.stages.replay import Replay, plan
 from pipeline.stages.resources import Setting
 from pipeline.workspace import Workspace
-from train.texts.sources import TextSource
+from train.texts.sources import TextSource, is_conversation
 
 CHAT = Frame("<user>", "<assistant>")
 OPENING = Document("o1", "The", "replay")
@@ -67,7 +67,8 @@ def test_texts_are_written_once_and_differ_from_each_other(tmp_path: Path) -> No
     for unit in job.units():
         worker.run_unit(*unit.args)
     assert plan_replay(tmp_path, model="m", frame=CHAT, seed=0, **sizes).units() == []
-    assert seal_replay(tmp_path, job) > 30
+    assert seal_replay(tmp_path, job, CHAT) > 30
+    assert is_conversation(TextSource(str(tmp_path / DOCUMENTS)))
     rows = [json.loads(row.text) for row in read_folder(tmp_path / DOCUMENTS, Document)]
     asked, answers = ({turns[place]["content"] for turns in rows} for place in (0, 1))
     assert asked <= set(REQUESTS)
@@ -98,7 +99,7 @@ def smollm2() -> Path:
 def test_a_chat_model_answers_requests_through_its_template(tmp_path: Path, smollm2: Path) -> None:
     found, said = planned(tmp_path, smollm2, max_text_tokens=100)
     assert isinstance(found, Replay) and "10%" in said and "--replay none" in said
-    assert "<|im_start|>user" in found.frame.before and found.source.messages_column == "text"
+    assert "<|im_start|>user" in found.frame.before
     assert (found.source.share, found.max_tokens) == (0.1, 50)
     more, _ = planned(tmp_path, smollm2, replay_share=0.5, max_text_tokens=100)
     assert more.num_texts > found.num_texts and more.folder != found.folder

@@ -184,7 +184,7 @@ def test_long_texts_are_cut_without_losing_a_token_or_left_out_and_counted(world
     assert skipped.left_out == {"cut": 0, "skipped": 1, "empty": 1}
     assert [len(row) for row in skipped.rows] == [4, 9]
     assert skipped.name_texts([0, 1]) == f"d0, d3 in {source.folder}"
-    with pytest.raises(InputError, match="all 2 texts are longer than 3 tokens") as refusal:
+    with pytest.raises(InputError, match="all 2 training texts are longer than 3 tokens") as refusal:
         long = TextSource(str(tmp_path / "long"))
         write_folder(tmp_path / "long", Document, [Document(f"d{i}", "w1 w2 w3 w4", "w") for i in range(2)])
         plan_of(

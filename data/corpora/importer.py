@@ -16,7 +16,6 @@ from data.corpora.parts import hash_tokenizer, load_counter
 from data.corpora.reading import REJECTED, ROWS_FILE, ImportContext, ImportSettings, Rejections
 from data.corpora.sources import SourceFiles
 from data.errors import InputError
-from data.records import Document
 from data.seeds import fingerprint
 
 DOCUMENTS = "documents"
@@ -72,7 +71,7 @@ def import_corpus(
     rejected = out / REJECTED, mark.num_rejected, mark.lengths.get("rejections", 0)
     with (
         Rejections(*rejected) as rejections,
-        store.ShardWriter(out / DOCUMENTS, Document, num_shards=mark.num_shards) as writer,
+        store.ShardWriter(out / DOCUMENTS, settings.record, num_shards=mark.num_shards) as writer,
     ):
         if not mark.num_shards:
             for path, reason, detail in found.refused:
@@ -92,7 +91,7 @@ def import_corpus(
         _remove_ours(out / DOCUMENTS)
         _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
-    store.seal(out / DOCUMENTS, Document)
+    store.seal(out / DOCUMENTS, settings.record)
     manifest = {
         "set": settings.corpus,
         "content": store.content_of(out / DOCUMENTS),

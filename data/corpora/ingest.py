@@ -3,6 +3,7 @@
 Reads and writes `OUT/.import/`: `bookmark.json`, the keys of the rows seen so far, MinHash signatures.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data.conversations import read_messages
 from data.corpora.arrays import Mask, buffer_of, hex_array, int_array, numbers_of, string_array
 from data.corpora.duplicates import NearDuplicates, SeenKeys
 from data.corpora.parts import cut_into_parts
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ImportContext, Reader, Source
+from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
+from data.corpora.sources import KINDS
 from data.corpora.words import Hashes, count_all_words, signatures
 from data.sentences import TokenCounter
 from data.store import ShardWriter, write_json
@@ -40,6 +43,7 @@ _READERS = {
     "parquet": "tables:read_parquet",
     "arrow": "tables:read_arrow",
 }
+_OF_MESSAGES = ("jsonl", "parquet", "arrow")  # the kinds that can have a column of messages
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,9 @@ class ImportPipeline:
             self._source, self._rows = index, 0
             if not source.size:
                 self._context.reject(source, 0, "empty", "the file has no bytes")
+                continue
+            if self._context.settings.messages_column and source.kind not in _OF_MESSAGES:
+                self._context.reject(source, 0, NO_CONVERSATION, _no_messages(source))
                 continue
             try:
                 read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
@@ -199,7 +206,14 @@ class ImportPipeline:
             corpus = string_array([self._context.settings.corpus] * parts.num_rows)
             self._writer.write(parts.append_column("corpus", corpus))
             self.num_documents += parts.num_rows
-            self.num_words += sum(map(count_all_words, parts["text"].chunks))
+            self.num_words += self._count_words(parts)
+
+    def _count_words(self, documents: pa.Table) -> int:
+        """The words of texts, or of what is said in conversations."""
+        if not self._context.settings.messages_column:
+            return sum(map(count_all_words, documents["text"].chunks))
+        messages = itertools.chain.from_iterable(map(read_messages, documents["text"].to_pylist()))
+        return count_all_words(string_array([message["content"] for message in messages]))
 
     def _reject(self, rows: pa.Table, mask: Mask, explain: Callable[[int], tuple[str, str]]) -> pa.Table:
         """The rows without those of the mask, which are reported; `explain` gives a row's reason and detail."""
@@ -210,6 +224,11 @@ class ImportPipeline:
         for row, source, line, text in zip(chosen.tolist(), *columns, strict=True):
             self._context.rejections.add(self._sources[source].path, line, *explain(row), text)
         return rows.take(int_array(left, pa.int64()))
+
+
+def _no_messages(source: Source) -> str:
+    known = ", ".join(suffix for suffix, kind in KINDS.items() if kind in _OF_MESSAGES)
+    return f'a "{source.path.suffix}" file has no column of messages; conversations are read from {known}'
 
 
 def _keys_and_ids(rows: pa.Table) -> tuple[Hashes, pa.StringArray]:

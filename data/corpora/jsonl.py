@@ -1,4 +1,4 @@
-"""JSON lines: one object per line, of which the text column and the id column are read."""
+"""JSON lines: one object per line, of which the column of texts or messages and the id column are read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,15 +7,15 @@ import msgspec
 import pyarrow as pa
 
 from data.corpora.lines import lines_of, read_blocks
-from data.corpora.reading import ImportContext, Source, make_rows
+from data.corpora.reading import ImportContext, ImportSettings, Source, make_conversations, make_rows
 
 _ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_Decoder = Any  # of objects with `text` and, where there is an id column, `id`
+_Decoder = Any  # of objects with `value` and, where there is an id column, `id`
 
 
 def read_jsonl(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The rows of a file; a line that is not an object with the wanted columns is rejected."""
-    decoder = _decoder(context.settings.text_column, context.settings.id_column)
+    decoder = _decoder(context.settings)
     for first, block in read_blocks(source, context):
         rows = _decode_at_once(decoder, block, context.settings.max_bytes)
         if rows is None:
@@ -24,16 +24,20 @@ def read_jsonl(source: Source, context: ImportContext) -> Iterator[pa.Table]:
             numbers = list(range(first, first + len(rows)))
         if rows:
             ids = [str(row.id) for row in rows] if context.settings.id_column else []
-            yield make_rows(source, [row.text for row in rows], numbers, ids)
+            values = [row.value for row in rows]
+            if context.settings.messages_column:
+                yield make_conversations(source, values, numbers, ids, context)
+            else:
+                yield make_rows(source, values, numbers, ids)
 
 
-def _decoder(text_column: str, id_column: str) -> _Decoder:
+def _decoder(settings: ImportSettings) -> _Decoder:
     """Reads the wanted columns and skips all others."""
-    fields: list[tuple[str, Any]] = [("text", str)]
-    names = {"text": text_column}
-    if id_column:
+    fields: list[tuple[str, Any]] = [("value", Any if settings.messages_column else str)]
+    names = {"value": settings.column}
+    if settings.id_column:
         fields.append(("id", str | int))
-        names["id"] = id_column
+        names["id"] = settings.id_column
     # Rows hold no cycles: the garbage collector can skip them.
     return msgspec.json.Decoder(msgspec.defstruct("Row", fields, rename=names, gc=False))
 

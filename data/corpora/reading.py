@@ -14,14 +14,17 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
+from data.conversations import read_messages, write_messages
 from data.corpora.arrays import int_array, string_array
 from data.errors import InputError
+from data.records import Conversation, Document
 
 ROWS = pa.schema([("text", pa.string()), ("id", pa.string()), ("source", pa.int32()), ("line", pa.int64())])
 DEFAULT_CORPUS = "corpus"
 BLOCK_BYTES = 1 << 20  # read, and turned into rows, at a time
 REJECTED, ROWS_FILE = "rejected", "rows.jsonl"
 MOST_ROWS = 8192  # in one table
+NO_CONVERSATION = "no conversation"
 SPLITS = ("none", "independent", "cumulative")
 _EXCERPT_CHARACTERS = 160
 _DETAIL_CHARACTERS = 300
@@ -34,10 +37,12 @@ class ImportSettings:
     """How files become documents. `id_column` "" derives ids from content; `chunk_tokens` 0 means no chunking.
 
     `similarity` is the Jaccard threshold for near-duplicates; 0 disables the search. `tokenizer` is a `tokenizer.json`
-    or a folder with one; "" counts words. `max_bytes` bounds a line and a document.
+    or a folder with one; "" counts words. `max_bytes` bounds a line and a document. With a `messages_column` the
+    documents are conversations, whole and one for each row; there is no text column then.
     """
 
     text_column: str = "text"
+    messages_column: str = ""
     id_column: str = ""
     corpus: str = DEFAULT_CORPUS
     similarity: float = 0.0
@@ -48,7 +53,7 @@ class ImportSettings:
 
     def __post_init__(self) -> None:
         wrong = [
-            (self.text_column == self.id_column, "--id-column", "the text cannot be its own id", "name another column"),
+            (self.column == self.id_column, "--id-column", "the text cannot be its own id", "name another column"),
             (not self.text_column, "--text-column", "the text column has no name", "name it, or omit the flag"),
             (not 0 <= self.similarity <= 1, "--similarity", f"{self.similarity} is not between 0 and 1", "try 0.8"),
             (0 < self.chunk_tokens < _MIN_CHUNK_TOKENS or self.chunk_tokens < 0, "--chunk-tokens",
@@ -57,10 +62,32 @@ class ImportSettings:
              f"choose among {', '.join(SPLITS)}"),
             (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
              f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
+            *((bool(self.messages_column and given), flag, f"{flag} has no effect on conversations",
+               "leave it out, or --messages-column") for flag, given in self._of_texts().items()),
         ]  # fmt: skip
         for is_wrong, where, what, hint in wrong:
             if is_wrong:
                 raise InputError(what, where=where, hint=hint)
+
+    @property
+    def column(self) -> str:
+        """The column that becomes the text of documents."""
+        return self.messages_column or self.text_column
+
+    @property
+    def record(self) -> type[Document]:
+        """What is written."""
+        return Conversation if self.messages_column else Document
+
+    def _of_texts(self) -> dict[str, object]:
+        """By flag, the settings that conversations do not have."""
+        return {
+            "--text-column": self.text_column != "text",
+            "--dedup": self.similarity,
+            "--chunk-tokens": self.chunk_tokens,
+            "--model": self.tokenizer,
+            "--split-sentences": self.split != "none",
+        }
 
 
 @dataclass(frozen=True)
@@ -186,6 +213,27 @@ def make_rows(source: Source, texts: Sequence[str], lines: Sequence[int], ids: S
         int_array(lines, pa.int64()),
     ]
     return pa.Table.from_arrays(columns, schema=ROWS)
+
+
+def make_conversations(
+    source: Source, values: Sequence[object], lines: Sequence[int], ids: Sequence[str], context: ImportContext
+) -> pa.Table:
+    """As `make_rows`, of values that are lists of messages; the others are rejected."""
+    kept, texts = list[int](), list[str]()
+    for row, value in enumerate(values):
+        try:
+            text = write_messages(read_messages(value))
+        except ValueError as error:
+            excerpt = json.dumps(value, ensure_ascii=False, default=str)
+            context.reject(source, lines[row], NO_CONVERSATION, str(error), excerpt)
+            continue
+        if len(text) > context.settings.max_bytes:
+            detail = f"a conversation of more than {context.settings.max_bytes >> 20} MiB"
+            context.reject(source, lines[row], "too long", detail, text)
+            continue
+        kept.append(row)
+        texts.append(text)
+    return make_rows(source, texts, [lines[row] for row in kept], [ids[row] for row in kept] if ids else ())
 
 
 def is_unicode(text: str) -> bool:

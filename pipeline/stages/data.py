@@ -1,34 +1,24 @@
 """The data stage: generated sets, and your own documents and questions, as sealed folders."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json as pa_json
-import pyarrow.parquet as pq
-from pyarrow import feather
 
 from data.corpora.importer import import_corpus
-from data.corpora.reading import ImportSettings
+from data.corpora.reading import REJECTED, ROWS_FILE, ImportSettings
 from data.corpora.sources import find_sources
 from data.errors import InputError
-from data.records import Document
+from data.records import Conversation
 from data.seeds import fingerprint
 from data.sets.registry import make_set, set_key
-from data.store import MANIFEST, list_shards, read_manifest, read_table, write_folder
+from data.store import MANIFEST, list_shards, read_manifest, read_table
 from evaluate.fanout import Suite, open_suite, suite_corpora
 from pipeline.data_section import DataSection, OwnCorpus, SetSection
 from pipeline.stages.train import inner
 
-# Of files with conversations, by their ending.
-_READERS: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".jsonl": pa_json.read_json,
-    ".parquet": pq.read_table,
-    ".arrow": feather.read_table,
-}
+Say = Callable[[str, str], None]  # a label and a line for the user
 
 
 def data_key(name: str, section: DataSection, seed: int) -> str:
@@ -50,53 +40,44 @@ def content_key(path: Path) -> str:
     return fingerprint(*((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats))
 
 
-def make_corpus(name: str, section: DataSection, seed: int, folder: Path) -> Suite:
+def make_corpus(name: str, section: DataSection, seed: int, folder: Path, say: Say) -> Suite:
     """Make or find one entry of [data]; finished work is not repeated."""
     if isinstance(section, SetSection):
         make_set(name, section.lexicon, section.worlds, section.sizes(), seed=seed, folder=folder)
         return Suite(name, folder / "questions", folder / "documents")
-    documents = find_documents(Path(section.documents), folder / "import")
+    documents = find_documents(Path(section.documents), folder / "import", say)
     return replace(open_suite(Path(section.questions), folder, documents), name=name)
 
 
-def find_conversations(path: Path, column: str, out: Path) -> Path:
-    """The conversations in a column of JSON lines, Parquet or Arrow files, one file or a folder of them, as documents.
+def find_documents(path: Path, out: Path, say: Say) -> Path:
+    """As `find_texts`. Raises InputError for conversations, too: only training reads them."""
+    documents = find_texts(path, out, say)
+    if read_manifest(documents).get("record") == Conversation.__name__:
+        hint = "learn them with `entail train --documents`; here, name documents"
+        raise InputError("these are conversations, not documents", where=str(documents), hint=hint)
+    return documents
 
-    A document's text is its conversation as JSON. Raises InputError for a row in another form.
+
+def find_texts(path: Path, out: Path, say: Say, *, messages_column: str = "") -> Path:
+    """The sealed documents or conversations of an import, a set or an Arrow folder.
+
+    Other files are imported into `out` first, with a `messages_column` as conversations; rows that the import rejects
+    are reported. Raises InputError if that column is named for what is imported already.
     """
-    files = sorted(found for found in ([path] if path.is_file() else path.glob("*")) if found.suffix in _READERS)
-    if not files:
-        what, hint = "no file of conversations here", f"name a file or a folder of {', '.join(_READERS)}"
-        raise InputError(what, where=str(path), hint=hint)
-    rows = []
-    for file in files:
-        try:
-            table = _READERS[file.suffix](file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"this cannot be read: {error}", where=str(file), hint="write it again") from error
-        if column not in table.column_names:
-            has = ", ".join(table.column_names)
-            raise InputError(f"no column {column}; the columns are {has}", where=str(file), hint="--messages-column")
-        for number, value in enumerate(table[column].to_pylist(), start=1):
-            if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-                what, hint = f"no conversation: {str(value)[:80]!r}", "a row is a list of messages: role and content"
-                raise InputError(what, where=f"{file}, row {number}", hint=hint)
-            text = json.dumps(value, ensure_ascii=False)
-            rows.append(Document(fingerprint(file.name, number, text), text, "corpus"))
-    write_folder(out / "documents", Document, rows)
-    return out / "documents"
-
-
-def find_documents(path: Path, out: Path) -> Path:
-    """The sealed documents of an import, a set or an Arrow folder; other files are imported into `out` first."""
     if not path.exists():
         raise InputError("no such file or folder", where=str(path), hint="name documents: files, or a folder")
     is_ours = any((path / part).exists() for part in (MANIFEST, f"documents/{MANIFEST}", "inputs.json"))
     # Shards of ours without a manifest are unfinished; a saved folder of `datasets` has a state.json.
     is_unfinished = any(path.glob("part-*.arrow")) and not (path / "state.json").exists()
     if is_ours or is_unfinished:
+        if messages_column:
+            hint = "leave it out if these are conversations; otherwise name the files that have that column"
+            raise InputError("--messages-column is for files, and these are imported", where=str(path), hint=hint)
         return inner(path, "documents")
-    import_corpus(find_sources([str(path)], out=out), out, ImportSettings())
+    summary = import_corpus(find_sources([str(path)], out=out), out, ImportSettings(messages_column=messages_column))
+    if summary.num_rejected:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in summary.num_rejected.items())
+        say("rejected", f"{reasons}, in {out / REJECTED / ROWS_FILE}")
     return out / "documents"
 
 

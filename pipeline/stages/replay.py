@@ -15,7 +15,7 @@ from cluster.memory import gpu_bytes
 from data.errors import InputError
 from pipeline.models import Model
 from pipeline.sections import TrainRun
-from pipeline.stages.data import find_documents
+from pipeline.stages.data import find_texts
 from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, do_units
 from pipeline.stages.train import inner
 from pipeline.workspace import Workspace
@@ -69,7 +69,7 @@ def plan(
         return None
     if kind != SELF:
         setting.say("replay", f"{share:.0%} of the tokens are texts of {kind}")
-        folder = inner(Path(kind), DOCUMENTS) if read_only else find_documents(Path(kind), root / "import")
+        folder = inner(Path(kind), DOCUMENTS) if read_only else find_texts(Path(kind), root / "import", setting.say)
         return Replay(TextSource(str(folder), share=share))
     what = f"{share:.0%} of the tokens are texts that the model writes before the training"
     setting.say("replay", f"{what}; --replay none leaves them out")
@@ -107,9 +107,7 @@ def _plan_own(setting: Setting, section: TrainRun, model: Model, others: Sequenc
     num_texts = min(max(1 << round(texts).bit_length(), MIN_TEXTS), MAX_TEXTS)
     max_tokens = min(MAX_TOKENS, (section.max_text_tokens or MAX_TOKENS * 2) // 2)  # a request precedes some
     folder = root / replay_key(model.fingerprint, num_texts, max_tokens, around, setting.seed)[:16]
-    column = "" if around == NO_FRAME else "text"
-    source = TextSource(str(folder / DOCUMENTS), share=share, messages_column=column)
-    return Replay(source, folder, num_texts, max_tokens, around)
+    return Replay(TextSource(str(folder / DOCUMENTS), share=share), folder, num_texts, max_tokens, around)
 
 
 def write(setting: Setting, model: Model, replay: Replay, cluster: LazyCluster) -> None:
@@ -125,4 +123,4 @@ def write(setting: Setting, model: Model, replay: Replay, cluster: LazyCluster) 
 def finish(setting: Setting, replay: Replay, job: ShardedJob | None) -> None:
     """Seal what the units have written."""
     if job is not None and replay.folder is not None:
-        setting.say("replay", f"{seal_replay(replay.folder, job):,} texts in {replay.folder / DOCUMENTS}")
+        setting.say("replay", f"{seal_replay(replay.folder, job, replay.frame):,} texts in {replay.folder / DOCUMENTS}")

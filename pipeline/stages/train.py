@@ -20,7 +20,7 @@ from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
 from train.run.launch import Progress, finetune_all, ranks_for
 from train.run.training_plan import read_plan
-from train.texts.sources import TextSource
+from train.texts.sources import TextSource, is_conversation
 
 DOCUMENTS, AUGMENTATIONS, TEACHER = "documents", "augmentations", "teacher"
 # Settings that a run takes over as they are.
@@ -156,7 +156,8 @@ def train_all(
     plans = describe_plans(found)
     hows = sorted({how_computed(Path(ref.path)) for ref in refs})
     setting.say("train", f"{len(runs)} run{'s' * (len(runs) > 1)} of {plans}, {', '.join(hows)}")
-    if left_out := describe_left_out([plan.get("texts", {}) for plan in found]):
+    with_turns = any(is_conversation(source) for run in runs for source in run.sources)
+    if left_out := describe_left_out([plan.get("texts", {}) for plan in found], with_turns=with_turns):
         setting.say("texts", left_out)
     return refs
 
@@ -213,15 +214,20 @@ def describe_plans(plans: Sequence[Mapping[str, Any]]) -> str:
     return "{} steps, {} tokens, {}".format(*spans, named)
 
 
-def describe_left_out(counts: Sequence[Mapping[str, int]]) -> str:
-    """How many texts were cut, skipped or empty, over all runs, in a phrase; "" if none was."""
+def describe_left_out(counts: Sequence[Mapping[str, int]], *, with_turns: bool = False) -> str:
+    """How many training texts were cut, skipped or empty, over all runs, in a phrase; "" if none was.
+
+    `with_turns`: some of them are turns of conversations.
+    """
     names = {
-        "cut": "longer than the window were cut into several",
-        "skipped": "longer than the window were left out",
-        "empty": "with nothing to learn were left out",
+        "cut": "were too long and were cut",
+        "skipped": "were too long and were left out",
+        "empty": "had nothing to learn and were left out",
     }
     totals = {phrase: sum(of.get(name, 0) for of in counts) for name, phrase in names.items()}
-    return "; ".join(f"{total:,} {phrase}" for phrase, total in totals.items() if total)
+    found = "; ".join(f"{total:,} {phrase}" for phrase, total in totals.items() if total)
+    unit = "training texts (each turn of the assistant is one)" if with_turns else "training texts"
+    return f"of the {unit}, {found}" if found else ""
 
 
 def read_losses(checkpoint: Path) -> list[tuple[int, float]]:

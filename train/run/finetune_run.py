@@ -42,9 +42,9 @@ class FinetuneRun:
     "tokens". `batch_size` counts texts over all ranks; `batch_tokens`, if above 0, bounds the tokens of a batch
     instead. `max_grad_norm` clips gradients (0: never), `warmup_steps` are part of the steps, `stage` is the ZeRO
     stage, `precision` that of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
-    texts share rows. Texts of more than `max_text_tokens` (0: what the model can read) become several texts, or with
-    `long_texts` "skip" are left out. `tokens` is a folder for tokenized texts and schedules that runs share, and that
-    is kept ("": one beside `out`, deleted at the end).
+    texts share rows. Texts of more than `max_text_tokens` (0: what the model can read) become several texts, and
+    conversations lose their earliest turns; with `long_texts` "skip" they are left out. `tokens` is a folder for
+    tokenized texts and schedules that runs share, and that is kept ("": one beside `out`, deleted at the end).
 
     Each rank computes its rows of a step in `accumulation` micro-batches; `activation_checkpointing` recomputes
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state

@@ -11,8 +11,9 @@ from pathlib import Path
 from data.seeds import fingerprint
 from data.weights import weights_fingerprint
 from train.run.finetune_run import FinetuneRun
+from train.texts.conversations import conversations_key
 from train.texts.encode import load_encoder
-from train.texts.sources import TextSource, content_of
+from train.texts.sources import TextSource, content_of, is_conversation
 
 # Decides rounding alone: any of these may change between two starts of a run.
 ROUNDING = ("precision", "stage", "accumulation", "activation_checkpointing", "offload", "layout")
@@ -42,19 +43,14 @@ def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str,
     if run.batch_tokens:
         left_out.add("batch_size")
     settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
-    texts = [(*_drawn(source), *_template(source, run.base)) for source in run.sources]
-    reference = [_drawn(source) for source in run.matched_to]
+    texts, reference = ([_drawn(source, run.base) for source in sources] for sources in (run.sources, run.matched_to))
     return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference, *twin)
 
 
-def _drawn(source: TextSource) -> tuple[object, ...]:
-    """The content of a source and what decides how often its texts occur."""
-    return (content_of(source), source.weight, *[source.share] * bool(source.share))
-
-
-def _template(source: TextSource, base: str) -> tuple[str, ...]:
-    """The chat template, where it decides what is learned."""
-    return (str(load_encoder(base).tokenizer.chat_template),) if source.messages_column else ()
+def _drawn(source: TextSource, base: str) -> tuple[object, ...]:
+    """The content of a source, how often its texts occur, and what decides the rows of conversations."""
+    form = (conversations_key(load_encoder(base).tokenizer),) if is_conversation(source) else ()
+    return (content_of(source), source.weight, *[source.share] * bool(source.share), *form)
 
 
 def base_fingerprint(folder: str) -> str:

@@ -38,8 +38,8 @@ _TEXTS_NAMED = 64  # in an error message
 class TrainingPlan:
     """The texts of every step and their layout. Producer: `open_plan`. Consumer: `train.run.loop`.
 
-    `run` has its budget in steps, in whatever unit it was given. `left_out` counts texts: those that were cut, skipped
-    for their length, and empty.
+    `run` has its budget in steps, in whatever unit it was given. `left_out` counts training texts (each of the
+    assistant's turns in a conversation is one): those that were cut, skipped for their length, and empty.
     """
 
     run: FinetuneRun

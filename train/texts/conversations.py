@@ -3,48 +3,90 @@
 Reads and writes nothing. Message contents are text: a control token in one is encoded as its characters.
 """
 
-import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from augment_service.chat import render
+from data.conversations import ASSISTANT, Message, read_messages
 from data.errors import InputError
+from data.seeds import fingerprint
 from train.texts.encode import EncodedRows, TextLimits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PLACEHOLDER = "[turn {}]"
-_ROLES = ("system", "user", "assistant")
+_VERSION = 2  # raise it when the same conversation would become other tokens
+
+
+def conversations_key(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Names what decides the rows of a conversation beside its text, the tokenizer's vocabulary and the limits."""
+    return fingerprint(_VERSION, str(tokenizer.chat_template))
 
 
 def encode_conversations(
     conversations: Sequence[str], tokenizer: "PreTrainedTokenizerBase", limits: TextLimits, *, where: str
 ) -> EncodedRows:
-    """A row for each assistant's turn of each conversation.
+    """A row for each assistant's turn of each conversation, which is the text of a `Conversation` record.
 
-    What precedes the turn is context; the turn and its end token are the labels.
-    A conversation is a JSON list of `{"role": ..., "content": ...}`. A row that is longer than the window is skipped.
-    Raises InputError for a conversation in another form, without an assistant's turn, or that the template refuses.
+    What precedes the turn is context; the turn and its end token are the labels. A row that is longer than
+    `limits.window` loses its earliest turns, or is skipped; it is skipped, too, if the turn with the user's turn before
+    it is longer. A turn that nothing precedes answers nothing and counts as empty. Raises InputError for a text that is
+    no conversation or that the template refuses.
     """
     if not tokenizer.is_fast:
         what = "turns cannot be told apart: this tokenizer gives no offsets"
         raise InputError(what, where=where, hint="name a model with a fast tokenizer (tokenizer.json)")
     found = EncodedRows()
     for index, text in enumerate(conversations):
-        messages = _read(text, where)
-        for turn in [at for at, message in enumerate(messages) if message["role"] == "assistant"]:
-            row, first = _encode(messages[: turn + 1], tokenizer, where)
-            if len(row) > limits.window:
-                found.skipped += 1
-            elif first < len(row):
-                found.add(index, row, first)
-            else:
-                found.empty += 1
+        here = f"{where}: {text[:80]}"
+        try:
+            messages = read_messages(text)
+        except ValueError as error:
+            hint = "import conversations with `entail data import --messages-column`"
+            raise InputError(f"no conversation: {error}", where=here, hint=hint) from error
+        for turn in [at for at, message in enumerate(messages) if message["role"] == ASSISTANT]:
+            _add_turn(found, index, messages[: turn + 1], tokenizer, limits, here)
     return found
 
 
-def _encode(messages: list[dict[str, str]], tokenizer: Any, where: str) -> tuple[list[int], int]:
+def _add_turn(
+    found: EncodedRows, index: int, messages: list[Message], tokenizer: Any, limits: TextLimits, where: str
+) -> None:
+    """Add the row of the last turn of `messages`, or count it."""
+    if len(messages) == 1:  # templates do not render an empty conversation
+        found.empty += 1
+        return
+    row, first = _encode(messages, tokenizer, where)
+    is_long = len(row) > limits.window
+    if is_long and limits.long == "cut":
+        row, first = _without_earliest(messages, tokenizer, limits.window, where)
+    if len(row) > limits.window:
+        found.skipped += 1
+    elif first < len(row):
+        found.cut += is_long
+        found.add(index, row, first)
+    else:
+        found.empty += 1
+
+
+def _without_earliest(messages: list[Message], tokenizer: Any, window: int, where: str) -> tuple[list[int], int]:
+    """As `_encode`, without as many of the earliest turns as it takes to fit the window, if that is possible.
+
+    System turns at the beginning are kept. The turns that follow begin with the user's, as templates demand.
+    """
+    num_system = next((at for at, message in enumerate(messages) if message["role"] != "system"), 0)
+    begins = [at for at, message in enumerate(messages) if message["role"] == "user"] or [num_system]
+
+    def encode(begin: int) -> tuple[list[int], int]:
+        return _encode([*messages[:num_system], *messages[begin:]], tokenizer, where)
+
+    kept = bisect_left(begins[:-1], True, key=lambda begin: len(encode(begin)[0]) <= window)
+    return encode(begins[kept])
+
+
+def _encode(messages: list[Message], tokenizer: Any, where: str) -> tuple[list[int], int]:
     """The tokens of a conversation that ends in an assistant's turn, and the index of the turn's first one."""
     has_control_tokens = any(
         token in message["content"] for message in messages for token in _control_tokens(tokenizer)
@@ -78,7 +120,7 @@ def _control_tokens(tokenizer: Any) -> set[str]:
     return added | set(tokenizer.all_special_tokens)
 
 
-def _split(part: str, messages: Sequence[dict[str, str]], where: str) -> Iterator[tuple[str, bool]]:
+def _split(part: str, messages: Sequence[Message], where: str) -> Iterator[tuple[str, bool]]:
     """The template's own text and the messages' contents, in order: each text, and whether it is content."""
     for at, message in enumerate(messages):
         own, mark, rest = part.partition(_PLACEHOLDER.format(at))
@@ -89,21 +131,3 @@ def _split(part: str, messages: Sequence[dict[str, str]], where: str) -> Iterato
     if any(_PLACEHOLDER.format(at) in part for at in range(len(messages))):
         raise InputError("the chat template renders a turn twice", where=where, hint="train on plain documents")
     yield part, False
-
-
-def _read(text: str, where: str) -> list[dict[str, str]]:
-    try:
-        messages = json.loads(text)
-    except ValueError:
-        messages = None
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        what, hint = f"no conversations: {text[:80]!r}", "each row is a list of messages with a role and a content"
-        raise InputError(what, where=where, hint=hint)
-    for message in messages:
-        if message.get("role") not in _ROLES or not isinstance(message.get("content"), str):
-            what = f"a message needs a role ({', '.join(_ROLES)}) and its content as text: {str(message)[:80]}"
-            raise InputError(what, where=where, hint="drop tool calls and parts that are not text")
-    if not any(message["role"] == "assistant" for message in messages):
-        what = f"a conversation without a turn of the assistant: {text[:80]}"
-        raise InputError(what, where=where, hint="drop it: there is nothing to learn")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]

@@ -45,10 +45,11 @@ class TextLimits:
 
 @dataclass
 class EncodedRows:
-    """Rows of tokens. Producer: `encode_rows`. Consumer: `train.texts.tokens`.
+    """Rows of tokens. Producers: `encode_rows`, `encode_conversations`. Consumer: `train.texts.tokens`.
 
-    For each row the index of its first label, at least 1, and of its text. The counts are of texts: those that were
-    cut, skipped for their length, and skipped because nothing can be learned from them.
+    For each row the index of its first label, at least 1, and of its text or conversation. The counts are of training
+    texts (of a conversation, each turn of the assistant is one): those that were cut, skipped for their length, and
+    skipped because nothing can be learned from them.
     """
 
     rows: list[list[int]] = field(default_factory=list)

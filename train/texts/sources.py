@@ -4,7 +4,6 @@ Reads: sealed Arrow folders, memory-mapped. Writes: nothing. Imports no torch.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,11 @@ import pyarrow.compute as pc
 
 from data.cache import cached_hash
 from data.errors import InputError
-from data.records import Distribution
+from data.records import Conversation, Distribution
 from data.seeds import fingerprint
 from data.sentences import cumulate, split_sentences
-from data.store import MANIFEST, is_sealed, read_table
+from data.store import MANIFEST, is_sealed, read_manifest, read_table
+from data.store import content_of as content_hash
 
 ROWS_AT_ONCE = 1024  # texts held as Python strings at a time
 ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's too
@@ -34,10 +34,10 @@ class TextSource:
     `corpus` and `methods` select rows; empty selects all. `verdict_kept_only` drops rejected augmentations. `weight`
     is the share of the trained tokens that come from here, relative to the other sources' weights; all sources have
     one or none has. A source with a `share` is replay: it gives that share of all trained tokens, whatever the others
-    are, and has no weight. The text of `prompt_column`, if it is named, precedes each text without being learned. The
-    rows of `messages_column`, if it is named, are conversations: texts are then their JSON. `split` makes a training
-    text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A folder of `Distribution`
-    records has its own tokens.
+    are, and has no weight. The text of `prompt_column`, if it is named, precedes each text without being learned.
+    `split` makes a training text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A
+    folder of `Conversation` records has a training text for each turn of the assistant, one of `Distribution` records
+    has its own tokens.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
@@ -50,13 +50,9 @@ class TextSource:
     share: float = 0.0
     text_column: str = "text"
     prompt_column: str = ""
-    messages_column: str = ""
     split: Literal["none", "independent", "cumulative"] = "none"
 
     def __post_init__(self) -> None:
-        if self.split != "none" and self.messages_column:
-            what = "conversations cannot be split into sentences"
-            raise InputError(what, where="train.split_sentences", hint="use none")
         if self.split != "none" and self.prompt_column:
             raise InputError(
                 "texts with prompts cannot be split into sentences",
@@ -100,9 +96,8 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
     Texts are split into sentences here, so whatever counts, hashes or tokenizes texts sees what is trained.
     """
     columns = {source.text_column, source.prompt_column} - {""}
-    if source.messages_column:
-        yield from _read_conversations(source)
-        return
+    if is_conversation(source):
+        _refuse_ignored(source)
     for table in _tables(source, columns):
         for batch in table.select(sorted(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
             texts = batch.column(source.text_column).to_pylist()
@@ -122,13 +117,17 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
                 yield chunk, [""] * len(chunk)
 
 
-def _read_conversations(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
-    """Chunks of conversations as JSON, or what stands in their place."""
-    for table in _tables(source, {source.messages_column}):
-        for batch in table.select([source.messages_column]).to_batches(max_chunksize=ROWS_AT_ONCE):
-            rows = batch.column(source.messages_column).to_pylist()
-            texts = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
-            yield texts, [""] * len(rows)
+def _refuse_ignored(source: TextSource) -> None:
+    """Refuse the settings that conversations do not have."""
+    given = {
+        "train.split_sentences": source.split != "none",
+        "--prompt-column": source.prompt_column,
+        "--text-column": source.text_column != "text",
+    }
+    for name, is_given in given.items():
+        if is_given:
+            what = f"{name} has no effect on conversations"
+            raise InputError(what, where=source.folder, hint=f"leave {name} out, or name documents")
 
 
 def _split(text: str, source: TextSource) -> Iterable[str]:
@@ -163,7 +162,12 @@ def no_texts(sources: Sequence[TextSource]) -> InputError:
 
 def is_distribution(source: TextSource) -> bool:
     """Whether the folder holds a teacher's distributions, with tokens of their own."""
-    return _manifest(source).get("record") == Distribution.__name__
+    return read_manifest(Path(source.folder)).get("record") == Distribution.__name__
+
+
+def is_conversation(source: TextSource) -> bool:
+    """Whether the folder holds conversations, of which the assistant's turns are learned."""
+    return read_manifest(Path(source.folder)).get("record") == Conversation.__name__
 
 
 def content_of(source: TextSource) -> str:
@@ -181,7 +185,7 @@ def _content_of(source: TextSource, stamp: int) -> str:
 
 def _hash_texts(source: TextSource) -> str:
     if is_distribution(source):
-        return fingerprint("distributions", _manifest(source)["content"])
+        return fingerprint("distributions", content_hash(Path(source.folder)))
     digest = hashlib.blake2b(digest_size=16)
     for texts, prompts in read_rows(source):
         for row in zip(prompts, texts, strict=True):
@@ -201,11 +205,6 @@ def shards_of(source: TextSource) -> list[Path]:
             hint="run the command that writes this folder again; it resumes where it stopped",
         )
     return sorted(folder.glob("*.arrow"))
-
-
-def _manifest(source: TextSource) -> dict[str, str]:
-    content: dict[str, str] = json.loads((Path(source.folder) / MANIFEST).read_text())
-    return content
 
 
 def _tables(source: TextSource, columns: Iterable[str] = ()) -> Iterator[pa.Table]:

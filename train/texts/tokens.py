@@ -22,10 +22,18 @@ from data.errors import InputError, ResumableError
 from data.records import Distribution
 from data.seeds import fingerprint, vocabulary_fingerprint
 from data.store import MANIFEST, read_shard, write_json
-from train.texts.conversations import encode_conversations
+from train.texts.conversations import conversations_key, encode_conversations
 from train.texts.encode import TextEncoder, TextLimits, encode_rows
 from train.texts.mix import Lengths
-from train.texts.sources import TextSource, content_of, is_distribution, no_texts, read_rows, shards_of
+from train.texts.sources import (
+    TextSource,
+    content_of,
+    is_conversation,
+    is_distribution,
+    no_texts,
+    read_rows,
+    shards_of,
+)
 
 _FILES = {
     "ids": "<i4", "offsets": "<i8", "first_labels": "<i4", "texts": "<i8", "top_ids": "<i4", "top_log_probs": "<f4"
@@ -148,22 +156,24 @@ def open_tokens(sources: Sequence[TextSource], root: Path, encoder: TextEncoder,
 def count_left_out(
     sources: Sequence[TextSource], root: Path, encoder: TextEncoder, limits: TextLimits
 ) -> dict[str, int]:
-    """How many texts of the sources were cut, skipped for their length, and empty."""
+    """How many training texts of the sources were cut, skipped for their length, and empty."""
     manifests = [_read_manifest(tokens_folder(source, root, encoder, limits)) for source in sources]
     return {name: sum(manifest["left_out"].get(name, 0) for manifest in manifests) for name in _COUNTS}
 
 
 def tokens_folder(source: TextSource, root: Path, encoder: TextEncoder, limits: TextLimits) -> Path:
     """The folder of a source's tokens, named by everything that decides them."""
-    template = (str(encoder.tokenizer.chat_template),) if source.messages_column else ()
-    return root / fingerprint(content_of(source), encoder.fingerprint, limits.window, limits.long, *template)
+    content = content_of(source)  # refuses a folder that is not finished
+    form = (conversations_key(encoder.tokenizer),) if is_conversation(source) else ()
+    return root / fingerprint(content, encoder.fingerprint, limits.window, limits.long, *form)
 
 
 def _nothing_left(sources: Sequence[TextSource], left_out: dict[str, int], limits: TextLimits) -> InputError:
     if left_out["skipped"]:
-        what = f"all {left_out['skipped']:,} texts are longer than {limits.window} tokens, and were skipped"
+        what = f"all {left_out['skipped']:,} training texts are longer than {limits.window} tokens, and were skipped"
         where = "; ".join(source.folder for source in sources)
-        return InputError(what, where=where, hint="set train.long_texts to cut, or raise train.max_text_tokens")
+        longer = "raise train.max_text_tokens, or use a model with a longer window"
+        return InputError(what, where=where, hint="set train.long_texts to cut, or " * (limits.long == "skip") + longer)
     return no_texts(sources)
 
 
@@ -220,10 +230,10 @@ def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -
 
 
 def _text_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, where: str) -> Iterator[Chunk]:
-    before = 0
+    before, with_turns = 0, is_conversation(source)
     for texts, prompts in read_rows(source):
         if texts:
-            if source.messages_column:
+            if with_turns:
                 found = encode_conversations(texts, encoder.tokenizer, limits, where=where)
             else:
                 found = encode_rows(texts, prompts, encoder.tokenizer, limits, where=where)
