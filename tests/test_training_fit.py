@@ -116,7 +116,7 @@ def test_a_plan_is_printed_by_stage_and_a_stage_that_does_not_fit_is_refused(doc
     print_plan(run, machine, console, stage="auto", row_tokens=4096)
     assert "8,030,261,248 parameters" in text.getvalue() and "stage 2 is the smallest" in text.getvalue()
     with pytest.raises(InputError, match="stage 0 on 8 ranks"):
-        print_plan(run, dataclasses.replace(machine, limit=60 * GIB), console, stage=0)
+        print_plan(run, dataclasses.replace(machine, limits=Limits(60 * GIB)), console, stage=0)
 
 
 def test_defaults_depend_on_the_size(tmp_path: Path) -> None:

@@ -48,4 +48,6 @@ def parameters_of(folder: Path) -> int:
     try:
         return read_shape(folder).parameters
     except (InputError, KeyError):
+        if not any(folder.glob("*.safetensors")):
+            raise
         return sum(map(prod, tensor_shapes(folder).values()))
