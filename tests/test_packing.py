@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulated_varlen import emulated_varlen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import random_model
@@ -126,36 +127,6 @@ def test_packed_gradients_are_those_of_padded_rows(kind: str) -> None:
 # ---- variable-length attention, which is one call for all texts and runs on GPUs only
 
 
-def emulated_varlen(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    *,
-    scale: float | None,
-    window_size: tuple[int, int],
-    enable_gqa: bool,
-) -> torch.Tensor:
-    """What `torch.nn.attention.varlen.varlen_attn` documents, text by text; what its kernels need is asserted."""
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
-    assert query.dim() == 3 and cu_seq_q[0] == 0 and cu_seq_q[-1] == len(query) == len(key) == len(value)
-    assert max_q == max_k == int(cu_seq_q.diff().max()) and int(cu_seq_q.diff().min()) > 0
-    assert enable_gqa or query.shape[1] == key.shape[1]
-    left, right = window_size
-    outputs = []
-    for start, end in pairwise(cu_seq_q.tolist()):
-        distance = torch.arange(end - start)[:, None] - torch.arange(end - start)[None, :]
-        seen = (distance >= -right if right >= 0 else True) & (distance <= left if left >= 0 else distance == distance)
-        parts = [part[start:end].transpose(0, 1) for part in (query, key, value)]
-        parts[1:] = [part.repeat_interleave(query.shape[1] // key.shape[1], dim=0) for part in parts[1:]]
-        scores = (parts[0] @ parts[1].transpose(1, 2)) * (scale or query.shape[-1] ** -0.5)
-        outputs.append((scores.masked_fill(~seen, -torch.inf).softmax(-1) @ parts[2]).transpose(0, 1))
-    return torch.cat(outputs)
-
-
 @pytest.fixture
 def varlen_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The keyword arguments of the calls, which are emulated as if this were a GPU."""
@@ -174,7 +145,7 @@ def varlen_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_one_call_for_all_texts_is_what_padded_calls_compute(
     kind: str, monkeypatch: pytest.MonkeyPatch, varlen_calls: list[dict[str, Any]]
 ) -> None:
-    """Qwen3 and Gemma share keys among heads, Gemma's windows are 8 tokens and its scale is its own."""
+    """Qwen3 and Gemma share keys among heads; Gemma's windows are of 8 tokens."""
     model = PACKED_MODELS[kind]  # in evaluation mode: GPT-2 has dropout
     (batch,) = batches(VARIED, Layout("packed", 2))
     in_one_call = loss_and_gradients(model, batch)
@@ -201,6 +172,19 @@ def test_what_one_call_cannot_compute_is_padded(
     assert not varlen_calls
     packed_attention.packed_attention(torch.nn.Module(), *(part[..., :8] for part in tokens), None, slots=slots)
     assert len(varlen_calls) == 1
+
+
+def test_a_scale_is_that_of_the_model(varlen_calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [torch.randn(1, 2, 10, 8) for _ in range(3)]
+    slots = text_slots(np.array([[0, 1, 2, 0, 1, 2, 3, 4, 5, 6]]), "cpu")
+
+    def attend(**options: Any) -> torch.Tensor:
+        return packed_attention.packed_attention(torch.nn.Module(), *tokens, None, slots=slots, **options)[0]
+
+    scaled, plain = attend(scaling=0.9), attend()
+    assert len(varlen_calls) == 2 and not torch.allclose(scaled, plain)
+    monkeypatch.setattr(packed_attention, "can_use_flash_attention", lambda parameters: False)
+    assert torch.allclose(scaled, attend(scaling=0.9), atol=1e-6)
 
 
 def test_a_cpu_has_no_variable_length_attention(monkeypatch: pytest.MonkeyPatch) -> None:

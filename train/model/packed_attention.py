@@ -75,7 +75,7 @@ def packed_attention(
     rows, _, width, _ = query.shape
     tokens = [part.transpose(1, 2).flatten(0, 1) for part in (query, key, value)]
     if _has_varlen(module, query, key, value, options):
-        output = _in_one_call(*tokens, slots, sliding_window, options.get("scaling"))
+        output = _in_one_call(tokens, slots, sliding_window, options.get("scaling"))
     else:
         output = _in_groups(module, tokens, slots, sliding_window, options)
     return output.unflatten(0, (rows, width)), None
@@ -108,14 +108,10 @@ def _has_varlen(
 
 
 def _in_one_call(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    slots: TextSlots,
-    sliding_window: int | None,
-    scale: float | None,
+    parts: list[torch.Tensor], slots: TextSlots, sliding_window: int | None, scale: float | None
 ) -> torch.Tensor:
-    """Attention [tokens, heads, channels] of tokens of that shape, by one call for all texts."""
+    """Attention [tokens, heads, channels] by one call for all texts; `parts` are queries, keys and values likewise."""
+    query, key, value = parts
     # A query attends to itself and to `left` tokens before it (-1: to all).
     left = sliding_window - 1 if sliding_window else -1
     output: torch.Tensor = varlen_attn(
@@ -140,15 +136,16 @@ def _in_groups(
     sliding_window: int | None,
     options: dict[str, Any],
 ) -> torch.Tensor:
-    """The same of `parts`, queries, keys and values, by a padded call for each group of texts of similar lengths."""
+    """The same by a padded call for each group of texts of similar lengths."""
     num_slots = sum(texts * tokens for texts, tokens in slots.calls)
     spread = [_Spread.apply(part, slots.slots, num_slots) for part in parts]
     outputs, start = [], 0
     for texts, tokens in slots.calls:
         end = start + texts * tokens
         group = [part[start:end].unflatten(0, (texts, tokens)).transpose(1, 2) for part in spread]
-        windowed = sliding_window and tokens > sliding_window
-        mask = _window(tokens, sliding_window, parts[0].device) if windowed else None
+        mask = None
+        if sliding_window and tokens > sliding_window:
+            mask = _window(tokens, sliding_window, group[0].device)
         outputs.append(sdpa_attention_forward(module, *group, mask, **options)[0].flatten(0, 1))
         start = end
     return torch.cat(outputs).index_select(0, slots.slots)
