@@ -34,6 +34,7 @@ TRAINING_RATIOS = {"training_tokens_per_second", "training_mfu", "planned_over_m
 PEAK = {"name": "X", "flops": 1e12, "bytes_per_second": 1e10}
 
 
+@pytest.mark.timeout(600)
 def test_a_smoke_run_checks_engines_and_finetuning_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "has_gpu", lambda: False)
     out = tmp_path / "out.json"

@@ -7,6 +7,7 @@ loss; the model is that of `--model`, and every step learns all texts, so that t
 import dataclasses
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -264,8 +265,9 @@ class TrainChecksSide:
         """Tokens learned per second in each round, and the peak of the memory with what was planned, in bytes.
 
         One finetuning on rows of `row_tokens`, `rows` in a step. Its log has the speed of every `REPORT_EVERY` steps,
-        of which the first are the warm-up. The model is made if it is not there.
+        of which the first are the warm-up. The model is made if it is not there. Empties the folder.
         """
+        shutil.rmtree(folder, ignore_errors=True)
         if not (Path(model) / "config.json").exists():
             make_model(Path(model), "bfloat16", **sizes)
         words, rng, num_steps = words_of(Path(model)), stream(0, "benchmarks", "mfu"), (1 + rounds) * REPORT_EVERY
@@ -286,7 +288,8 @@ class TrainChecksSide:
 
 
 def start_subject(precision: str, texts: Sequence[str], model: str, folder: Path) -> Subject:
-    """What is trained, and the losses of a plain loop in the same precision, which must fall."""
+    """What is trained, and the losses of a plain loop in the same precision, which must fall. Empties the folder."""
+    shutil.rmtree(folder, ignore_errors=True)  # a run that is finished would not be repeated
     write_folder(folder / "documents", Document, [Document(f"d{at}", text, "w") for at, text in enumerate(texts)])
     run = FinetuneRun(
         name="run",

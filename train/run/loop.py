@@ -95,7 +95,7 @@ def finetune(
         if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
         lines = str(error).splitlines()
-        wanted = next((line for line in lines if "allocate" in line), lines[0])
+        wanted = next((line for line in lines if "allocate" in line), "".join(lines[:1]))
         raise OutOfMemoryError(
             f"a rank ran out of memory: {wanted.strip()[:240]}",
             where=f"run {run.name}",
