@@ -1,23 +1,26 @@
-"""Whether the engine works on this machine's GPUs, and how fast: checks, then tokens per second against the roofline.
+"""Whether engines and finetuning work on this machine's GPUs, and how fast: checks, then speeds against the hardware's.
 
     python -m benchmarks.gpu --json gpu.json
 
-Each check compares the engine with something slower that needs no trust: fp32 in transformers, another strategy, a cold
-start. `tests/gpu` runs the same checks. Without a GPU all of it runs on the CPU with small sizes, which tests this code
-and measures nothing. Reads a model folder; writes checkpoints, models and logs under the work folder, and the report.
+Each check compares with something slower that needs no trust: an engine with fp32 in transformers, another strategy, a
+cold start; a finetuning with a plain loop, or with itself computed in another way. `tests/gpu` runs the same checks.
+Without a GPU all of it runs on the CPU with small sizes, which tests this code and measures nothing. Reads a model
+folder; writes checkpoints, models and logs under the work folder, and the report.
 """
 
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.attempts import FAILED, PASSED, SKIPPED
 from benchmarks.harness import Bench, print_ratios, run
 from benchmarks.roofline import BILLION, measure_peak, scoring_seconds, writing_seconds
 from benchmarks.settings import shared_environment
@@ -26,9 +29,9 @@ from benchmarks.worlds import make_items
 from data.records import Score, ScoreItem
 from data.rendering import load_book
 from data.store import read_refusals, read_shard, write_shard
+from train.plan.flops import flops_per_token
 from train.plan.shapes import Shape, read_shape
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 ALL = ("start", "parity", "strategies", "stream", "cancellation", "swap")
 # Engines by name: their settings, and what is checked with each, `start` first.
 ENGINES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -37,8 +40,20 @@ ENGINES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "replay": ({"dtype": "bfloat16", "scoring": "replay"}, ALL),
     "tensor_parallel": ({"dtype": "bfloat16", "tensor_parallel": 2}, ALL),
 }
-ACTOR, SPEED = "actor", "speed"
-GROUPS: dict[str, tuple[str, ...]] = {**{name: checks for name, (_, checks) in ENGINES.items()}, ACTOR: ("scores",)}
+STAGES = ("stage_1", "stage_2", "stage_3")  # 0 is computed as 1 in bfloat16
+WAYS = ("packed", "recomputed", "chunked", "resume", "settings", "ranks")
+# Finetunings by name, likewise. Running out of memory comes last: what was allocated may be kept.
+TRAININGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "training_bfloat16": ({"precision": "bfloat16"}, ("start", *STAGES, *WAYS, "attention")),
+    "training_float32": ({"precision": "float32"}, ("start", "stage_0", *STAGES, *WAYS, "out_of_memory")),
+}
+ACTOR, SPEED, ENGINE, TRAINING = "actor", "speed", "engine", "training"
+SIDES = {ENGINE: "benchmarks.sides.checks", TRAINING: "benchmarks.sides.train_checks"}
+GROUPS: dict[str, tuple[str, ...]] = {
+    **{name: checks for name, (_, checks) in (ENGINES | TRAININGS).items()},
+    ACTOR: ("scores",),
+    SPEED: (ENGINE, TRAINING),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Sizes:
     model: dict[str, int] = field(default_factory=lambda: BILLION)
     score: dict[str, int] = field(default_factory=lambda: {"context_tokens": 16_000, "num_questions": 60})
     write: dict[str, int] = field(default_factory=lambda: {"num_rows": 512, "prompt_tokens": 32, "max_tokens": 256})
+    train: dict[str, int] = field(default_factory=lambda: {"rows": 4, "row_tokens": 4096})
 
 
 SMALL = Sizes(
@@ -61,6 +77,7 @@ SMALL = Sizes(
     },
     score={"context_tokens": 500, "num_questions": 4},
     write={"num_rows": 8, "prompt_tokens": 16, "max_tokens": 16},
+    train={"rows": 2, "row_tokens": 128},
 )  # fmt: skip
 
 
@@ -83,20 +100,27 @@ class Check:
 
 @dataclass
 class Scene:
-    """One run: its sizes, the items that are scored, and on a CPU the process that all engines share."""
+    """One run: its sizes, the items that are scored, and on a CPU the processes that all engines or trainings share."""
 
     bench: Bench
     sizes: Sizes
     environment: dict[str, str]
     items: Path
-    shared: Side | None
+    shared: dict[str, Side]  # by kind, ENGINE or TRAINING
 
-    def check_engine(self, group: str) -> list[Check]:
-        """The checks of one engine. If its process dies, they have failed."""
-        settings, checks = ENGINES[group]
+    @cached_property
+    def peak(self) -> dict[str, Any]:
+        """What the machine can do at most, measured in a process that has ended."""
+        with self.side(ENGINE, "peak") as side:
+            return measure_peak(self.bench, side)
+
+    def check_side(self, group: str) -> list[Check]:
+        """The checks of one engine or one finetuning. If its process dies, they have failed."""
+        kind = ENGINE if group in ENGINES else TRAINING
+        settings, checks = (ENGINES | TRAININGS)[group]
         files = {"items": str(self.items), "folder": str(self.bench.folder / "checkpoints" / group)}
         try:
-            with self.side(group) as side:
+            with self.side(kind, group) as side:
                 answer = side.call(
                     "check", settings=settings, checks=checks, model=str(self.bench.flags.model), **files
                 )
@@ -125,26 +149,26 @@ class Scene:
         return [Check(ACTOR, "scores", PASSED, "", seconds, {"scores": scored})]
 
     @contextmanager
-    def side(self, name: str) -> Iterator[Side]:
-        """A process for one engine: vLLM reads some of its settings once per process, and a GPU's memory is free then.
+    def side(self, kind: str, name: str) -> Iterator[Side]:
+        """A process for one engine or finetuning, which frees its memory; vLLM reads some settings once a process.
 
-        On a CPU the one that all share, because most of the time of small checks is imports.
+        On a CPU the one that all of a kind share, because most of the time of small checks is imports.
         """
-        if self.shared is not None:
-            yield self.shared
+        if kind in self.shared:
+            yield self.shared[kind]
             return
-        with open_side(self.bench, name, self.environment) as side:
+        with open_side(self.bench, kind, name, self.environment) as side:
             yield side
 
 
-def open_side(bench: Bench, name: str, environment: dict[str, str]) -> Side:
-    """A process for engines."""
-    return Side(name, "benchmarks.sides.checks", folder=bench.folder / "checks", environment=environment)
+def open_side(bench: Bench, kind: str, name: str, environment: dict[str, str]) -> Side:
+    """A process for engines or for finetunings."""
+    return Side(name, SIDES[kind], folder=bench.folder / "checks", environment=environment)
 
 
 @contextmanager
 def open_scene(bench: Bench) -> Iterator[Scene]:
-    """Write the items, and start the shared process if there is no GPU."""
+    """Write the items, and start the shared processes if there is no GPU."""
     sizes = SMALL if bench.flags.smoke or not bench.on_gpu else Sizes()
     book, items = load_book(bench.flags.model), bench.folder / "items.arrow"
     asked = make_items("gpu", book, context_words=sizes.context_words, num_questions=sizes.questions)
@@ -153,23 +177,22 @@ def open_scene(bench: Bench) -> Iterator[Scene]:
     environment.pop("OMP_NUM_THREADS")  # references are computed on the CPU, also for an engine on a GPU
     environment.pop("VLLM_USE_V2_MODEL_RUNNER")  # each engine chooses
     with ExitStack() as stack:
-        shared = None if bench.on_gpu else stack.enter_context(open_side(bench, "shared", environment))
+        kinds = () if bench.on_gpu else SIDES
+        shared = {kind: stack.enter_context(open_side(bench, kind, f"shared_{kind}", environment)) for kind in kinds}
         yield Scene(bench, sizes, environment, items, shared)
 
 
 def run_group(scene: Scene, group: str) -> list[Check]:
-    """The checks of a group of `GROUPS`."""
-    return scene.check_actor() if group == ACTOR else scene.check_engine(group)
+    """The checks of a group of `GROUPS` but `SPEED`."""
+    return scene.check_actor() if group == ACTOR else scene.check_side(group)
 
 
-def measure_speeds(scene: Scene) -> dict[str, Any]:
+def measure_engine(scene: Scene) -> dict[str, Any]:
     """Tokens per second with a model of random weights, and the share of what the machine can do at most."""
-    bench, sizes = scene.bench, scene.sizes
-    with scene.side("peak") as side:
-        peak = measure_peak(bench, side)
+    bench, sizes, peak = scene.bench, scene.sizes, scene.peak
     model = bench.folder / "model"
     rounds: dict[str, list[dict[str, float]]] = {"score": [], "write": []}
-    with scene.side(SPEED) as side:
+    with scene.side(ENGINE, SPEED) as side:
         opened = side.call("open", model=str(model), sizes=sizes.model)
         shape = read_shape(model)
         bench.tell(f"started with {shape.parameters / 1e9:.3g} billion parameters in {opened.seconds:.1f} s")
@@ -179,7 +202,32 @@ def measure_speeds(scene: Scene) -> dict[str, Any]:
                 bench.tell(f"{method} round {number + 1}: {rounds[method][-1]['seconds']:.3f} s")
     ratios = rate_scoring(shape, peak, sizes.score, rounds["score"][1:])
     ratios |= rate_generation(shape, peak, sizes.write, rounds["write"][1:])
-    return {"ratios": ratios, "rounds": rounds, "peak": peak, "parameters": shape.parameters}
+    return {"ratios": ratios, "rounds": rounds, "parameters": shape.parameters}
+
+
+def measure_training(scene: Scene) -> dict[str, Any]:
+    """Tokens learned per second with the same model on full rows, the MFU, and the planned over the measured memory."""
+    bench, peak = scene.bench, scene.peak
+    model, folder = bench.folder / "model", bench.folder / TRAINING
+    with scene.side(TRAINING, f"{SPEED}_{TRAINING}") as side:
+        work = {"sizes": scene.sizes.model, "rounds": bench.flags.rounds, **scene.sizes.train}
+        answer = side.call("measure", model=str(model), folder=str(folder), **work)
+    bench.tell(f"measured {TRAINING} in {answer.seconds:.1f} s")
+    ratios = rate_training(read_shape(model), peak, scene.sizes.train["row_tokens"], answer.value)
+    return {"ratios": ratios, TRAINING: answer.value}
+
+
+SPEEDS: dict[str, Callable[[Scene], dict[str, Any]]] = {ENGINE: measure_engine, TRAINING: measure_training}
+
+
+def rate_training(shape: Shape, peak: Mapping[str, Any], row_tokens: int, found: Mapping[str, Any]) -> dict[str, float]:
+    """The median of the rounds, the model FLOPs utilisation (MFU) of it, and how far the plan of the memory is off."""
+    speed = statistics.median(found["tokens_per_second"])
+    return {
+        "training_tokens_per_second": speed,
+        "training_mfu": speed * flops_per_token(shape, row_tokens) / peak["flops"],
+        "planned_over_measured_memory": found["planned_bytes"] / found["measured_bytes"],
+    }
 
 
 def rate_scoring(
@@ -232,20 +280,24 @@ def measure(bench: Bench) -> None:
     """All checks, then the speeds; the run ends with exit code 1 if a check failed."""
     if not bench.on_gpu:
         bench.tell("no GPU: small sizes on the CPU, whose figures say nothing about a GPU")
-    speeds: dict[str, Any] = {"ratios": {}}
+    speeds: dict[str, Any] = {}
+    ratios: dict[str, float] = {}
     with open_scene(bench) as scene:
-        checks = [check for group in GROUPS for check in run_group(scene, group)]
-        started = time.monotonic()
-        try:
-            speeds = measure_speeds(scene)
-            checks.append(Check(SPEED, "measured", PASSED, "", time.monotonic() - started))
-        except SideError as error:
-            checks.append(Check(SPEED, "measured", FAILED, str(error), time.monotonic() - started))
+        checks = [check for group in GROUPS if group != SPEED for check in run_group(scene, group)]
+        for name, measure_speed in SPEEDS.items():
+            started, state, reason = time.monotonic(), PASSED, ""
+            try:
+                found = measure_speed(scene)
+                ratios |= found.pop("ratios")
+                speeds |= found | {"peak": scene.peak}
+            except SideError as error:
+                state, reason = FAILED, str(error)
+            checks.append(Check(SPEED, name, state, reason, time.monotonic() - started))
     print_checks(bench, checks)
-    print_ratios(bench, speeds["ratios"], {})
+    print_ratios(bench, ratios, {})
     bench.different += [f"{check.title} failed: {check.reason}" for check in checks if check.state == FAILED]
-    bench.report |= {"device": "cuda" if bench.on_gpu else "cpu", "sizes": asdict(scene.sizes), **speeds}
-    bench.report["checks"] = [asdict(check) for check in checks]
+    bench.report |= {"device": "cuda" if bench.on_gpu else "cpu", "sizes": asdict(scene.sizes), "ratios": ratios}
+    bench.report |= {**speeds, "checks": [asdict(check) for check in checks]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

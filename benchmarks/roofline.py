@@ -2,7 +2,7 @@
 
 Scoring is bound by the arithmetic of the computed tokens, writing in each of its steps by that or by reading weights
 and keys and values once. Both at speeds measured on the same machine: a large matrix multiplication, a large copy.
-Part of `benchmarks.gpu` and `benchmarks.mfu`; also makes what is scored and what is continued.
+Part of `benchmarks.gpu`; also makes what is scored and what is continued.
 """
 
 from collections.abc import Mapping

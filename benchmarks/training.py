@@ -6,7 +6,6 @@ What counts is tokens of text a second, padding not among them, on sentences of 
 such sentences, with a tiny Llama and one of 25 million parameters. Writes the report, models, texts and logs.
 """
 
-import argparse
 import json
 import socket
 import statistics
@@ -22,7 +21,6 @@ from typing import Any
 from benchmarks import harness
 from benchmarks.corpora import Load, make_model, make_texts, words_of, write_texts
 from benchmarks.harness import OURS, Bench, Goal
-from benchmarks.mfu import measure_mfu
 from benchmarks.peers import peer_python, trainer_requirements
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
@@ -145,10 +143,7 @@ class Scene:
 
 
 def measure(bench: Bench) -> None:
-    """Every model and kind of text, then two ranks; or the MFU of a large model on a GPU."""
-    if bench.flags.mfu:
-        measure_mfu(bench)
-        return
+    """Every model and kind of text, then two ranks."""
     environment = shared_environment(on_gpu=bench.on_gpu)
     bench.report |= {"loads": {}, "versions": {}, "start": {}}
     loads = SMOKE if bench.flags.smoke else LOADS
@@ -274,14 +269,9 @@ def print_start(bench: Bench) -> None:
             bench.console.print(words, highlight=False)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """What only this benchmark has."""
-    parser.add_argument("--mfu", action="store_true", help="on a GPU: the MFU of a model of a billion parameters")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
-    return harness.run("training", (__doc__ or "").partition("\n")[0], measure, arguments, add_flags)
+    return harness.run("training", (__doc__ or "").partition("\n")[0], measure, arguments)
 
 
 if __name__ == "__main__":

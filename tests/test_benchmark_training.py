@@ -66,15 +66,6 @@ def test_the_trainers_have_the_builds_that_we_have() -> None:
         importlib.metadata.version("trl")
 
 
-def test_the_mfu_refuses_a_machine_without_a_gpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(harness, "has_gpu", lambda: False)
-    assert training.main(["--mfu", "--json", str(tmp_path / "out.json")]) == 2
-    assert "needs a GPU" in capsys.readouterr().err
-    assert not (tmp_path / "out.json").exists()
-
-
 def open_scene(folder: Path) -> training.Scene:
     flags = harness.build_parser("training", "").parse_args([])
     bench = Bench("training", flags, folder, Console(quiet=True), on_gpu=False, command="")

@@ -3,16 +3,19 @@
 import copy
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from emulated_varlen import emulated_varlen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import random_model
 from transformers import MambaConfig, MambaForCausalLM
 
 from data.errors import InputError
+from train.model import packed_attention
 from train.model.objective import model_inputs, summed_loss, targets_of
 from train.model.packed_attention import NAME, text_slots
 from train.model.packing_probe import packing_difference, packing_refusal
@@ -24,6 +27,7 @@ from train.texts.tokens import TokenRows
 
 KINDS = ("llama", "qwen3", "gemma3", "gpt2")
 LENGTHS = (90, 70, 41, 40, 33, 12, 9, 3, 2)
+VARIED = TokenRows.of([[(7 * i + j * j) % 99 + 1 for j in range(length)] for i, length in enumerate(LENGTHS)])
 ROWS = st.lists(st.lists(st.integers(1, 99), min_size=2, max_size=40), min_size=1, max_size=12)
 MODELS = {kind: random_model(kind, tied=True, sliding_window=8).double().eval() for kind in KINDS}
 PACKED_MODELS = copy.deepcopy(MODELS)
@@ -99,19 +103,97 @@ def test_packed_loss_is_the_loss_of_each_text_alone(kind: str, rows: list[list[i
     assert together / packed.global_labels == pytest.approx(alone / packed.global_labels, abs=1e-6)
 
 
+def loss_and_gradients(model: Any, batch: Batch) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    targets = targets_of(batch, "cpu")
+    logits = model(**model_inputs(batch, "cpu")).logits
+    loss = summed_loss(logits.flatten(0, 1)[targets.positions], targets)
+    loss.backward()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def assert_alike(found: tuple[float, torch.Tensor], wanted: tuple[float, torch.Tensor]) -> None:
+    # Losses and some norms are computed in float32, whatever the model's precision.
+    assert found[0] == pytest.approx(wanted[0], rel=1e-6)
+    assert torch.allclose(found[1], wanted[1], rtol=1e-4, atol=1e-5 * float(wanted[1].abs().max()))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_packed_gradients_are_those_of_padded_rows(kind: str) -> None:
-    rows = TokenRows.of([[(7 * i + j * j) % 99 + 1 for j in range(length)] for i, length in enumerate(LENGTHS)])
-    gradients = []
-    for model, layout in ((PACKED_MODELS[kind], Layout("packed", 2)), (MODELS[kind], Layout("padded"))):
-        (batch,) = batches(rows, layout)
-        model.zero_grad()
-        targets = targets_of(batch, "cpu")
-        logits = model(**model_inputs(batch, "cpu")).logits
-        summed_loss(logits.flatten(0, 1)[targets.positions], targets).backward()
-        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
-    # Losses and some norms are computed in float32, whatever the model's precision.
-    assert torch.allclose(gradients[0], gradients[1], rtol=1e-4, atol=1e-5 * float(gradients[1].abs().max()))
+    packed, padded = (batches(VARIED, layout)[0] for layout in (Layout("packed", 2), Layout("padded")))
+    assert_alike(loss_and_gradients(PACKED_MODELS[kind], packed), loss_and_gradients(MODELS[kind], padded))
+
+
+# ---- variable-length attention, which is one call for all texts and runs on GPUs only
+
+
+@pytest.fixture
+def varlen_calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The keyword arguments of the calls, which are emulated as if this were a GPU."""
+    calls: list[dict[str, Any]] = []
+
+    def record(*tensors: Any, **options: Any) -> torch.Tensor:
+        calls.append(options)
+        return emulated_varlen(*tensors, **options)
+
+    monkeypatch.setattr(packed_attention, "can_use_flash_attention", lambda parameters: True)
+    monkeypatch.setattr(packed_attention, "varlen_attn", record)
+    return calls
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_call_for_all_texts_is_what_padded_calls_compute(
+    kind: str, monkeypatch: pytest.MonkeyPatch, varlen_calls: list[dict[str, Any]]
+) -> None:
+    """Qwen3 and Gemma share keys among heads; Gemma's windows are of 8 tokens."""
+    model = PACKED_MODELS[kind]  # in evaluation mode: GPT-2 has dropout
+    (batch,) = batches(VARIED, Layout("packed", 2))
+    in_one_call = loss_and_gradients(model, batch)
+    heads, layers = model.config.num_attention_heads, model.config.num_hidden_layers
+    assert len(varlen_calls) == layers
+    shared = getattr(model.config, "num_key_value_heads", heads) < heads
+    assert {call["enable_gqa"] for call in varlen_calls} == {shared}
+    windows = {"gemma3": {(7, 0), (-1, 0)}}.get(kind, {(-1, 0)})
+    assert {call["window_size"] for call in varlen_calls} == windows
+    monkeypatch.setattr(packed_attention, "can_use_flash_attention", lambda parameters: False)
+    assert_alike(in_one_call, loss_and_gradients(model, batch))
+    assert len(varlen_calls) == layers
+
+
+@pytest.mark.parametrize(
+    ("channels", "options"), [(12, {}), (16, {"dropout": 0.5}), (16, {"is_causal": False})], ids=str
+)
+def test_what_one_call_cannot_compute_is_padded(
+    channels: int, options: dict[str, Any], varlen_calls: list[dict[str, Any]]
+) -> None:
+    tokens = [torch.randn(1, 2, 10, channels) for _ in range(3)]
+    slots = text_slots(np.array([[0, 1, 2, 0, 1, 2, 3, 4, 5, 6]]), "cpu")
+    packed_attention.packed_attention(torch.nn.Module(), *tokens, None, slots=slots, **options)
+    assert not varlen_calls
+    packed_attention.packed_attention(torch.nn.Module(), *(part[..., :8] for part in tokens), None, slots=slots)
+    assert len(varlen_calls) == 1
+
+
+def test_a_scale_is_that_of_the_model(varlen_calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [torch.randn(1, 2, 10, 8) for _ in range(3)]
+    slots = text_slots(np.array([[0, 1, 2, 0, 1, 2, 3, 4, 5, 6]]), "cpu")
+
+    def attend(**options: Any) -> torch.Tensor:
+        return packed_attention.packed_attention(torch.nn.Module(), *tokens, None, slots=slots, **options)[0]
+
+    scaled, plain = attend(scaling=0.9), attend()
+    assert len(varlen_calls) == 2 and not torch.allclose(scaled, plain)
+    monkeypatch.setattr(packed_attention, "can_use_flash_attention", lambda parameters: False)
+    assert torch.allclose(scaled, attend(scaling=0.9), atol=1e-6)
+
+
+def test_a_cpu_has_no_variable_length_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_attention, "varlen_attn", None)  # not to be called
+    slots = text_slots(np.array([[0, 1, 0]]), "cpu")
+    for dtype in (torch.float32, torch.bfloat16):
+        tokens = [torch.randn(1, 2, 3, 8, dtype=dtype) for _ in range(3)]
+        output, _ = packed_attention.packed_attention(torch.nn.Module(), *tokens, None, slots=slots)
+        assert output.shape == (1, 3, 2, 8)
 
 
 @pytest.mark.parametrize("kind", KINDS)

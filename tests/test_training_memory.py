@@ -110,6 +110,31 @@ def test_running_out_of_memory_is_one_message_and_not_repeated(tmp_path: Path) -
         train_alone(needs_too_much(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"
+        ),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at another call"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["allocator", "driver", "library"],
+)
+def test_running_out_of_a_gpus_memory_is_the_same_message(
+    world: Path, tmp_path: Path, error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*words: Any) -> torch.Tensor:
+        raise error
+
+    monkeypatch.setattr("train.run.loop.take_step", step)
+    with pytest.raises(
+        OutOfMemoryError, match=r"(?s)ran out of memory: CUDA.*run run.*activation_checkpointing"
+    ) as found:
+        train_alone(make_run(world, tmp_path / "run"))
+    assert "asynchronously" not in str(found.value)
+
+
 @pytest.fixture(scope="module")
 def in_bf16(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], list[float]]:
     """The losses in bf16 by stage and number of ranks."""

@@ -13,14 +13,14 @@ import pytest
 import torch
 from real_models import SMOLLM2, real_model
 from training_runs import ROOT, losses, train_alone
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from benchmarks.finetunings import plain_losses
 from data.records import Document
 from data.store import write_folder
 from train.engine.checkpoint import read_ref
 from train.engine.state import states_folder
 from train.run.finetune_run import FinetuneRun, TextSource
-from train.run.loop import learning_rate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
 TEXTS = (
@@ -51,45 +51,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
     )
 
 
-def plain_losses(run: FinetuneRun, dtype: torch.dtype) -> list[float]:
-    """The losses of transformers and torch alone: one text after another, all logits at once.
-
-    What is trained are fp32 weights and gradients, the model computes with these weights in `dtype`.
-    """
-    model = AutoModelForCausalLM.from_pretrained(run.base, dtype=dtype).train()
-    tokenizer = AutoTokenizer.from_pretrained(run.base)
-    rows = [[*tokenizer(text, split_special_tokens=True)["input_ids"], tokenizer.eos_token_id] for text in TEXTS]
-    labels = sum(len(row) - 1 for row in rows)
-    parameters = list(model.parameters())
-    trained = [torch.nn.Parameter(parameter.detach().float().clone()) for parameter in parameters]
-    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate, weight_decay=run.weight_decay, fused=True)
-    found = []
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = learning_rate(run, step)
-        for master in trained:
-            master.grad = torch.zeros_like(master)
-        total = 0.0
-        for row in rows:
-            ids = torch.tensor([row])
-            logits = model(ids[:, :-1]).logits[0].float()
-            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum") / labels
-            loss.backward()
-            total += loss.item()
-            for master, parameter in zip(trained, parameters, strict=True):
-                master.grad += parameter.grad
-                parameter.grad = None
-        torch.nn.utils.clip_grad_norm_(trained, run.max_grad_norm)
-        optimizer.step()
-        with torch.no_grad():
-            for master, parameter in zip(trained, parameters, strict=True):
-                parameter.copy_(master)
-        found.append(total)
-    return found
-
-
 @pytest.fixture(scope="module")
 def plain(run: FinetuneRun) -> list[float]:
-    return plain_losses(run, torch.float32)
+    return plain_losses(run, TEXTS, torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +80,7 @@ def test_in_bf16_the_losses_are_those_of_a_plain_loop_with_weights_in_fp32(
     run: FinetuneRun, plain: list[float], tmp_path: Path
 ) -> None:
     """They lag behind fp32 at first: half a rounding of bf16 is larger than the first updates of most weights."""
-    wanted = plain_losses(run, torch.bfloat16)
+    wanted = plain_losses(run, TEXTS, torch.bfloat16)
     for stage in (1, 3):
         ref = train_alone(dataclasses.replace(run, out=str(tmp_path / f"{stage}"), stage=stage, precision="bfloat16"))
         assert losses(ref) == pytest.approx(wanted, abs=5e-2)

@@ -24,12 +24,9 @@ from transformers import (
 )
 
 import train.model.objective
-from train.model.objective import attach_loss, logits_of, model_inputs, summed_loss, targets_of
+from benchmarks.finetunings import batch_of, loss_and_gradients
+from train.model.objective import attach_loss, logits_of, summed_loss, targets_of
 from train.model.traits import traits_of
-from train.texts.batches import Batch, batches_of
-from train.texts.mix import Budget, make_schedule
-from train.texts.packing import Layout
-from train.texts.tokens import TokenRows
 
 GPT = {"n_embd": 64, "n_layer": 2, "n_head": 2}
 CONFIGS = {
@@ -47,7 +44,7 @@ CONFIGS = {
     "mixtral": MixtralConfig(**SIZES, num_hidden_layers=2, num_key_value_heads=1, num_local_experts=2, **SHARED),
 }  # fmt: skip
 KINDS = ("llama", "qwen3", "gemma2", "gemma3", "gpt2", *CONFIGS)
-ROWS = TokenRows.of([[(7 * i + j * j) % 99 + 3 for j in range(length)] for i, length in enumerate((40, 33, 12, 9, 2))])
+ROWS = [[(7 * i + j * j) % 99 + 3 for j in range(length)] for i, length in enumerate((40, 33, 12, 9, 2))]
 
 
 def model_of(kind: str) -> PreTrainedModel:
@@ -57,22 +54,10 @@ def model_of(kind: str) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(CONFIGS[kind])
 
 
-def batch_of(layout: str) -> Batch:
-    schedule = make_schedule(ROWS.lengths, [], budget=Budget(steps=1), batch_size=len(ROWS), seed=0)
-    return next(batches_of(ROWS, schedule, Layout(layout), rank=0, world_size=1))
-
-
-def loss_and_gradients(model: Any, batch: Batch) -> tuple[float, torch.Tensor]:
-    loss = model(**model_inputs(batch, "cpu"), targets=targets_of(batch, "cpu"))
-    loss.backward()
-    found = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
-    return loss.item(), torch.cat(found)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loss_in_parts_is_that_of_all_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With soft caps and scales of logits; parts of 7 labels each, whose logits the backward pass computes again."""
-    model, batch = model_of(kind).eval(), batch_of("padded")
+    model, batch = model_of(kind).eval(), batch_of(ROWS, "padded")
     model.set_attn_implementation(traits_of(model.config).attention)
     assert traits_of(model.config).chunked
     whole, parts = model, copy.deepcopy(model)
@@ -94,7 +79,7 @@ def test_the_memory_of_a_loss_in_parts_does_not_grow_with_the_labels(monkeypatch
         largest = max(largest, tensor.shape[0] if tensor.dim() == 2 and tensor.shape[1] == vocabulary else 0)
         return tensor
 
-    vocabulary, batch = model.config.vocab_size, batch_of("padded")
+    vocabulary, batch = model.config.vocab_size, batch_of(ROWS, "padded")
     num_labels = len(targets_of(batch, "cpu").labels)
     for in_a_part, kept in ((num_labels, num_labels), (5, 0)):
         largest = 0
@@ -167,7 +152,7 @@ def test_logits_of_hidden_states_leave_the_model_as_it_was() -> None:
 
 
 def test_a_batch_without_labels_has_no_loss_and_gradients_of_zero() -> None:
-    model, batch = model_of("llama"), batch_of("padded")
+    model, batch = model_of("llama"), batch_of(ROWS, "padded")
     attach_loss(model)
     batch.labels[:] = -100
     loss, gradients = loss_and_gradients(model, batch)

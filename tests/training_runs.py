@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    BloomConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 
+from benchmarks import finetunings
 from data.records import CheckpointRef, Document
 from data.store import write_folder
-from train.engine.checkpoint import METRICS
+from train.engine.checkpoint import read_metrics
 from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.launch import Progress, finetune_all
 from train.run.loop import finetune
@@ -79,22 +77,9 @@ def train_all(
 
 
 def torchrun(runs: list[FinetuneRun], folder: Path, *, num_ranks: int, **environment: str) -> str:
-    """Train runs under torchrun; returns what it printed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "runs.json"
-    path.write_text(json.dumps([dataclasses.asdict(run) for run in runs]))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_ranks)]
-    done = subprocess.run(
-        [*command, "-m", "train", str(path)],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+    """Train runs under torchrun with little else in the environment; returns what it printed."""
+    shared = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    return finetunings.torchrun(runs, folder, num_ranks=num_ranks, environment=shared | environment)
 
 
 def read_texts(sources: Sequence[TextSource]) -> list[str]:
@@ -109,7 +94,7 @@ def encode(texts: Sequence[str], tokenizer: Any, *, window: int = 64) -> list[li
 
 def losses(ref: CheckpointRef) -> list[float]:
     """The loss of each step, by its line in the log: a missing or repeated step is an error."""
-    rows = [json.loads(line) for line in (Path(ref.path) / METRICS).read_text().splitlines()]
+    rows = read_metrics(Path(ref.path))
     assert [row["step"] for row in rows] == list(range(len(rows)))
     return [row["loss"] for row in rows]
 
@@ -130,14 +115,9 @@ def plain_loss(run: FinetuneRun, path: str | Path) -> float:
 
 
 def needs_too_much(folder: Path) -> FinetuneRun:
-    """A run whose attention weights need more memory than any machine of a test has: 8 x 16 x 16,000 x 16,000."""
-    world = make_world(folder / "world")
-    config = BloomConfig(vocab_size=62, hidden_size=32, n_layer=1, n_head=16, eos_token_id=1)
-    AutoModelForCausalLM.from_config(config).save_pretrained(world / "base")
-    text = " ".join(["w1"] * 16_000)
-    write_folder(folder / "long" / "documents", Document, [Document(f"d{i}", text, "w") for i in range(8)])
-    source = TextSource(str(folder / "long" / "documents"))
-    return make_run(world, folder / "much", sources=(source,), batch_size=8)
+    """A run whose attention weights need more memory than any machine of a test has."""
+    run = make_run(make_world(folder / "world"), folder / "run")
+    return finetunings.needs_too_much(run, WORDS[0], folder)
 
 
 TINY = ROOT / "models" / "tiny"

@@ -19,6 +19,7 @@ from augment_service.engines.vllm import VllmEngine
 from augment_service.engines.vllm.strategies import STRATEGIES, choose_strategy
 from augment_service.reference import Difference, Reference, compute_reference, difference
 from benchmarks import roofline
+from benchmarks.attempts import SKIPPED, Figures, attempt_all, result
 from benchmarks.corpora import make_model
 from benchmarks.side import serve
 from benchmarks.sides.peak import PeakSide
@@ -34,7 +35,6 @@ SWAP_LIMIT = Difference(1e-5, 1e-5)  # in float32, between weights that were swa
 LEAST_MOVED = 0.1  # by other weights, of some token's score; less, and they were not loaded
 LEAST_EQUAL = 0.9  # of float32 texts that are written one by one and together: near ties, roundings decide
 NUM_THREADS, NUM_TEXTS, TEXT_TOKENS, NUM_CANCELLED, CANCELLED_TOKENS = 4, 12, 24, 200, 400
-Figures = dict[str, float]
 
 
 @dataclass
@@ -207,19 +207,16 @@ class ChecksSide(PeakSide):
         """The results of `start` and of each check, with an engine of these settings. Other weights go to `folder`."""
         spec = EngineSpec("vllm", model, kv_cache_gib=KV_CACHE_GIB, **settings)
         if reason := obstacle(spec):
-            return {"checks": [result(name, "skipped", reason) for name in checks]}
-        subjects: list[Subject] = []
+            return {"checks": [result(name, SKIPPED, reason) for name in checks]}
+        started: list[Subject] = []
 
-        def start(_: None) -> Figures:
+        def start() -> tuple[Subject, Figures]:
             (other,) = make_checkpoints(Path(model), Path(folder), 1)
-            subjects.append(start_subject(spec, read_shard(Path(items), ScoreItem), other))
-            return {"window": subjects[0].engine.window}
+            started.append(start_subject(spec, read_shard(Path(items), ScoreItem), other))
+            return started[0], {"window": started[0].engine.window}
 
-        results = [attempt("start", start, None)]
-        for name in checks[1:]:
-            idle = result(name, "skipped", "the engine did not start")
-            results.append(attempt(name, CHECKS[name], subjects[0]) if subjects else idle)
-        for subject in subjects:
+        results = attempt_all(checks, start, CHECKS)
+        for subject in started:
             subject.engine.close()
         return {"checks": results}
 
@@ -267,22 +264,6 @@ def obstacle(spec: EngineSpec) -> str:
         return f"{spec.tensor_parallel} GPUs are needed, {torch.cuda.device_count()} are here"
     known = {strategy.name: strategy for strategy in STRATEGIES}
     return known[spec.scoring]().obstacle() if spec.scoring in known else ""
-
-
-def attempt(name: str, check: Callable[[Any], Figures], subject: Any) -> dict[str, Any]:
-    """The result of a check, whatever it raises."""
-    started = time.perf_counter()
-    try:
-        figures = check(subject)
-    except Exception as error:  # noqa: BLE001  counted as a failed check
-        reason = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
-        return result(name, "failed", reason, time.perf_counter() - started)
-    return result(name, "passed", "", time.perf_counter() - started, figures)
-
-
-def result(name: str, state: str, reason: str, seconds: float = 0.0, figures: Figures | None = None) -> dict[str, Any]:
-    """A check as the report has it."""
-    return {"name": name, "state": state, "reason": reason, "seconds": seconds, "figures": figures or {}}
 
 
 def distance_of(first: Sequence[float], second: Sequence[float]) -> Difference:

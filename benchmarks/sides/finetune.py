@@ -1,6 +1,5 @@
 """Our own finetuning loop, as `train` runs it on one rank, alone or as one of several."""
 
-import json
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +30,14 @@ class FinetuneSide:
 
     def train(self, documents: str, **settings: Any) -> dict[str, Any]:
         """One finetuning; returns what the clock saw, and the losses of all steps (nats per token)."""
+        from train.engine.checkpoint import read_metrics
         from train.run.finetune_run import FinetuneRun, TextSource
         from train.run.loop import finetune
 
         self._clock.reset()
         ref = finetune(FinetuneRun(sources=(TextSource(documents),), **settings), lambda row: None)
         seen: dict[str, Any] = self._clock.read()
-        rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
-        return seen | {"losses": [row["loss"] for row in rows]}
+        return seen | {"losses": [row["loss"] for row in read_metrics(Path(ref.path))]}
 
 
 if __name__ == "__main__":

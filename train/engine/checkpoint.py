@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from data.errors import InputError
 from data.records import CheckpointRef
@@ -32,6 +33,11 @@ def read_ref(folder: Path) -> CheckpointRef:
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("this records no checkpoint", where=str(folder / RECORD), hint="copy it again") from error
     return CheckpointRef(name, str(folder), weights_fingerprint(folder), base, num_steps)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` in a folder, one for each step."""
+    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
 def how_computed(folder: Path) -> str:

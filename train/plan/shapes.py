@@ -102,7 +102,8 @@ class Shape:
         `size` is that of a number (2: bfloat16, 4: float32), `row_tokens` the length of the token's text, `packed` or
         padded. Every term is a tensor that some operation's backward reads.
         """
-        # Queries and outputs, keys and values, and the log-sum of each head; if packed, the outputs in two orders.
+        # Queries and outputs, keys and values, and the log-sum of each head; if packed, the outputs in two orders
+        # (fewer on a GPU, where one call may compute all texts).
         attention = (2 + packed) * size * self.queries + 2 * size * self.keys + FP32 * self.heads
         if self.dropout and not on_gpu:  # the weights three times in float32, and the dropout mask
             attention += self.heads * row_tokens * (3 * FP32 + 1)

@@ -54,7 +54,8 @@ from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_toke
 from train.texts.batches import Batch
 
 REPORT_EVERY = 20  # steps; the ranks add up their losses only then
-_NO_MEMORY = "can't allocate memory"  # what torch says of a host's memory
+# What torch says of a host's memory, of pinned memory, and of a GPU's that a library of CUDA wants.
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NO_HEARTBEAT = Heartbeat(Path(), 0, None)
 Result = TypeVar("Result")
 
@@ -91,9 +92,10 @@ def finetune(
     try:
         return _finetune(run, report, heartbeat, Phases(heartbeat))
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and _NO_MEMORY not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
-        wanted = next((line for line in str(error).splitlines() if "allocate" in line), str(error))
+        lines = str(error).splitlines()
+        wanted = next((line for line in lines if "allocate" in line), "".join(lines[:1]))
         raise OutOfMemoryError(
             f"a rank ran out of memory: {wanted.strip()[:240]}",
             where=f"run {run.name}",

@@ -5,7 +5,6 @@ write where their own settings say. Reads the `metrics.jsonl` of a run that resu
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ import torch.distributed as dist
 
 from data.errors import InputError
 from data.seeds import fingerprint
-from train.engine.checkpoint import METRICS
+from train.engine.checkpoint import read_metrics
 from train.plan.flops import utilisation
 from train.run.finetune_run import FinetuneRun
 
@@ -131,7 +130,7 @@ def open_trackers(run: FinetuneRun, config: Mapping[str, Any], folder: Path, *, 
     names = run.trackers if dist.get_rank() == 0 else ()
     trackers = [TRACKERS[name][1](run, folder) for name in names]
     if resumed and trackers:
-        rows = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+        rows = read_metrics(folder)
         for tracker in trackers:
             if tracker.needs_history:
                 tracker.write(rows)
