@@ -13,7 +13,7 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.replay import DOCUMENTS, REQUESTS, ReplayTask, plan_replay, seal_replay, whole_sentences
 from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.records import Document, Generation, Refusal
+from data.records import Conversation, Document, Generation, Refusal
 from data.store import read_folder, write_folder
 from pipeline.cli import main
 from pipeline.models import find_model
@@ -69,7 +69,7 @@ def test_texts_are_written_once_and_differ_from_each_other(tmp_path: Path) -> No
     assert plan_replay(tmp_path, model="m", frame=CHAT, seed=0, **sizes).units() == []
     assert seal_replay(tmp_path, job, CHAT) > 30
     assert is_conversation(TextSource(str(tmp_path / DOCUMENTS)))
-    rows = [json.loads(row.text) for row in read_folder(tmp_path / DOCUMENTS, Document)]
+    rows = [json.loads(row.text) for row in read_folder(tmp_path / DOCUMENTS, Conversation)]
     asked, answers = ({turns[place]["content"] for turns in rows} for place in (0, 1))
     assert asked <= set(REQUESTS)
     assert len(answers) > len(asked)
@@ -162,7 +162,7 @@ def test_train_writes_replay_before_and_learns_it_beside_the_documents(
     assert main(train) == 0
     assert "30% of the tokens" in capsys.readouterr().out
     (folder,) = (tmp_path / ".replay").glob("*/documents")
-    rows = list(read_folder(folder, Document))
+    rows = list(read_folder(folder, Conversation))
     assert rows and all(json.loads(row.text)[1]["content"] for row in rows)
     shares = json.loads((tmp_path / "out" / "plan.json").read_text())["source_shares"]
     assert shares[1] == pytest.approx(0.3, abs=0.1)
