@@ -92,6 +92,8 @@ def train(flags: Namespace) -> None:
     work = out.with_name(f".{out.name}.work")
     setting = Setting(Workspace(work), CONSOLE, Engine(), cluster, 0)
     section = stage.resolve(section, model, setting.say)
+    if flags.plan:  # a twin needs no memory beside the training, and its weights would be downloaded
+        section = section.model_copy(update={"instruct_twin": ""})
     weighed = stage.weigh(_sources(flags, section, work, setting.say), section.mix, where="--mix")
     general = replay.plan(
         setting, section, model, weighed, out.with_name(".replay"), alone=bool(flags.teacher), read_only=flags.plan
@@ -117,8 +119,9 @@ def train(flags: Namespace) -> None:
         print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
     with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes) as lazy:
-        if general:
-            replay.write(setting, model, general, lazy)
+        if general and (job := general.job(model, setting.seed)):
+            stage.fit(setting, section, runs, lazy.placement, before=True)
+            replay.write(setting, model, general, job, lazy)
         refs = stage.train_all(setting, section, runs, lazy, work)
     for ref in refs:
         setting.say("checkpoint", f"{ref.fingerprint} in {ref.path}")

@@ -64,7 +64,7 @@ def plan(
     are a teacher's distributions, with which no texts can be mixed. With `read_only` nothing is imported, and what is
     not written yet is only named. Raises InputError.
     """
-    kind, share = _choose(setting, section, model, alone=alone), section.replay_share
+    kind, share = _choose(setting, section, model, alone=alone, read_only=read_only), section.replay_share
     if kind == NONE:
         return None
     if kind != SELF:
@@ -76,7 +76,7 @@ def plan(
     return None if read_only else _plan_own(setting, section, model, others, root)
 
 
-def _choose(setting: Setting, section: TrainRun, model: Model, *, alone: bool) -> str:
+def _choose(setting: Setting, section: TrainRun, model: Model, *, alone: bool, read_only: bool) -> str:
     """The setting `replay` without "auto": "self" for a model that has something to lose and that engines can serve."""
     if section.replay != AUTO:
         if alone and section.replay != NONE:
@@ -87,7 +87,7 @@ def _choose(setting: Setting, section: TrainRun, model: Model, *, alone: bool) -
     if alone or parameters_of(model.folder) < SMALL or setting.engine.kind == "fake":
         return NONE
     try:
-        if not setting.engine.service:
+        if not (setting.engine.service or read_only):  # for a plan, a hub model's weights are not downloaded
             check_model(setting.spec(model), on_cpu=not setting.cluster.address and gpu_bytes() is None)
     except InputError as error:
         setting.say("replay", f"none: the model cannot write it here ({error.what})")
@@ -110,11 +110,9 @@ def _plan_own(setting: Setting, section: TrainRun, model: Model, others: Sequenc
     return Replay(TextSource(str(folder / DOCUMENTS), share=share), folder, num_texts, max_tokens, around)
 
 
-def write(setting: Setting, model: Model, replay: Replay, cluster: LazyCluster) -> None:
-    """Let engines write the texts, unless that is done; they end before the training needs the memory."""
-    job = replay.job(model, setting.seed)
-    if job is None or replay.folder is None:
-        return
+def write(setting: Setting, model: Model, replay: Replay, job: ShardedJob, cluster: LazyCluster) -> None:
+    """Let engines write the texts; they end before the training needs the memory."""
+    assert replay.folder is not None
     with Workspace(replay.folder).locked(), LazyEngines(setting, model, cluster) as engines:
         do_units(setting, engines, job.units(), "replay")
         finish(setting, replay, job)
