@@ -9,13 +9,13 @@ KV_CACHE_GIB = 1.0
 CPU_BLOCK_SIZE = 32  # tokens
 
 
-def shared_environment(*, on_gpu: bool) -> dict[str, str]:
-    """Environment variables of every process that is measured."""
+def shared_environment(*, on_gpu: bool, threads: int = 1) -> dict[str, str]:
+    """Environment variables of every process that is measured; `threads` is the number that each computes with."""
     from cluster.session import KEEP_FREED_MEMORY  # imports Ray: not for `--help`
 
     settings = {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
