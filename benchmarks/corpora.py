@@ -17,14 +17,15 @@ from data.store import write_folder
 EOS, PAD = "<eos>", "<pad>"
 WORDS_OF_SENTENCE, SENTENCES = (5, 30), (4, 20)
 NUM_WORDS = 10_000
-PASSAGE_WORDS = {"sentences": (90, 180), "documents": (320, 350)}  # of English; 1.5 tokens of SmolLM2 each
+# Of English, about 1.5 tokens of SmolLM2 each.
+PASSAGE_WORDS = {"sentences": (90, 180), "documents": (320, 350), "corpus": (100, 100)}
 
 
 @dataclass(frozen=True)
 class Load:
     """Some texts and a batch of them: what is trained in one round."""
 
-    kind: str  # "sentences" or "documents"
+    kind: str  # "sentences" or "documents"; of English also "corpus"
     batch_size: int  # texts
     num_steps: int
 
@@ -47,9 +48,10 @@ def make_texts(load: Load, name: str, words: Sequence[str]) -> list[str]:
 
 
 def make_passages(load: Load, name: str) -> list[str]:
-    """Passages of the language reference that Python itself ships: 90 to 180 words, or about 512 tokens of SmolLM2.
+    """Passages of the language reference that Python itself ships.
 
-    `name` decides where they begin.
+    They have 90 to 180 words ("sentences"), about 512 tokens of SmolLM2 ("documents"), or 100 words ("corpus"). `name`
+    decides where they begin.
     """
     rng = stream(0, "benchmarks", "passages", load.kind, name)
     words = " ".join(topics.values()).split()

@@ -103,7 +103,6 @@ def describe_load(scene: Scene, load: Load, summary: dict[str, dict[str, Any]]) 
         "tokens": tokens,
         "texts": load.num_texts,
         "row_tokens_of_trl": scene.row_tokens,
-        "stage": scene.seen[names[0], OURS].get("stage"),
         "positions_over_tokens": {name: scene.seen[names[0], name]["positions"] / tokens[0] for name in summary},
     }
 

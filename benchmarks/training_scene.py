@@ -5,6 +5,7 @@ Writes texts, checkpoints and the logs of the sides below the benchmark's folder
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,8 @@ BARE, SAME, HF, TRL = "bare_loop", "same_batches", "hf_trainer", "trl"
 # Nats, ours and a bare loop on the same batches: in the first steps, and in all of them, for rounding grows with each.
 EARLY_STEPS, EARLY_GOAL, LOSS_GOAL = 20, 1e-4, 1e-3
 TINY = {"words": 700, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
-ROW_TOKENS = (64, 256, 1024)  # tried for TRL after a warm-up; the fastest is measured
 WARMUP = 2
+STAGE = 1  # of ZeRO: the default of a run
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,10 @@ class Spec:
     """What a scene trains, and how.
 
     `loads` are one epoch each of a round, `smoke` those of a smoke run. `make_model` gets the folder that it may write.
-    `texts` are those of the load and name, in words that the model in a folder knows. `stage` is the ZeRO stage of
-    ours and of HF's Trainer; None: ours chooses, and HF's Trainer has no DeepSpeed. `threads` 0 means all cores.
-    `releases` sides return their memory after each round, since together they need more than the machine has.
+    `texts` are those of a load and a name, in words that the model of a folder knows. `threads` 0 means all cores. With
+    `deepspeed` HF's Trainer has the configuration of ours, else none. `row_tokens` are tried for TRL after a warm-up;
+    the fastest is measured. With `releases` a side returns its memory after each round: all sides at once would need
+    more than the machine has.
     """
 
     loads: tuple[Load, ...]
@@ -45,8 +47,8 @@ class Spec:
     texts: Callable[[Load, str, Path], list[str]] = lambda load, name, model: make_texts(load, name, words_of(model))
     threads: int = 1
     learning_rate: float = 1e-3
-    stage: int | None = 1
-    row_tokens: tuple[int, ...] = ROW_TOKENS
+    deepspeed: bool = True
+    row_tokens: tuple[int, ...] = (64, 256, 1024)
     releases: bool = False
 
     @property
@@ -68,12 +70,12 @@ SPECS = {
     ),
     "smollm2": Spec(
         (Load("sentences", 8, 4), Load("documents", 8, 2)),
-        (Load("sentences", 2, 2), Load("documents", 1, 2)),
+        (Load("sentences", 1, 2),),
         lambda folder: real_model(SMOLLM2),
         lambda load, name, model: make_passages(load, name),
         threads=0,
         learning_rate=5e-5,
-        stage=None,
+        deepspeed=False,
         row_tokens=(1024,),
         releases=True,
     ),
@@ -89,7 +91,7 @@ class Scene:
     model: Path
     spec: Spec
     sides: dict[str, Side] = field(default_factory=dict)
-    row_tokens: int = ROW_TOKENS[0]
+    row_tokens: int = 0  # of TRL, once they are chosen
     seen: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # by round and side
 
     def texts(self, load: Load, number: int) -> Path:
@@ -109,14 +111,14 @@ class Scene:
         """A round of our loop, on one rank or several at once."""
         folder = self.texts(load, number)
         out = self.bench.folder / "trained" / f"{folder.name}-{len(names)}-{time.time_ns()}"
-        job = self.settings(load) | {"name": folder.name, "base": str(self.model), "out": str(out)}
-        job |= {} if self.spec.stage is None else {"stage": self.spec.stage}
+        job = self.settings(load) | {"name": folder.name, "base": str(self.model), "out": str(out), "stage": STAGE}
         with ThreadPoolExecutor(len(names)) as pool:
             calls = [
                 pool.submit(self.sides[name].call, "train", documents=str(folder / "documents"), **job)
                 for name in names
             ]
             found = [call.result().value for call in calls]
+        shutil.rmtree(out, ignore_errors=True)  # a checkpoint of each round would fill the disk
         return self.note(folder.name, names[0], found[0])
 
     def bare(self, load: Load, number: int, name: str) -> float:
@@ -146,10 +148,10 @@ class Scene:
 
     def deepspeed_config(self, load: Load) -> str | None:
         """The file of the configuration that HF's Trainer shares with ours, if it has one."""
-        if self.spec.stage is None:
+        if not self.spec.deepspeed:
             return None
         path, on_gpu = self.bench.folder / f"deepspeed-{load.batch_size}.json", self.bench.on_gpu
-        path.write_text(json.dumps(zero_config(self.spec.stage, load.batch_size, 1.0, bf16=on_gpu, on_gpu=on_gpu)))
+        path.write_text(json.dumps(zero_config(STAGE, load.batch_size, 1.0, bf16=on_gpu, on_gpu=on_gpu)))
         return str(path)
 
     def note(self, round_name: str, side: str, found: dict[str, Any]) -> float:

@@ -30,22 +30,15 @@ class FinetuneSide:
         return {"imports": time.perf_counter() - started, "versions": {name: version(name) for name in names}}
 
     def train(self, documents: str, **settings: Any) -> dict[str, Any]:
-        """One finetuning; returns what the clock saw, the losses of all steps (nats per token), and the ZeRO stage.
-
-        Without a `stage` among the settings it is the one that `entail train` would choose.
-        """
-        from train.plan.fit import fit_runs, planned_machine
+        """One finetuning; returns what the clock saw, and the losses of all steps (nats per token)."""
         from train.run.finetune_run import FinetuneRun, TextSource
         from train.run.loop import finetune
 
-        run = FinetuneRun(sources=(TextSource(documents),), **settings)
-        if "stage" not in settings:
-            (run,) = fit_runs([run], planned_machine(1), auto=True, say=lambda line: None)
         self._clock.reset()
-        ref = finetune(run, lambda row: None)
+        ref = finetune(FinetuneRun(sources=(TextSource(documents),), **settings), lambda row: None)
         seen: dict[str, Any] = self._clock.read()
         rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
-        return seen | {"losses": [row["loss"] for row in rows], "stage": run.stage}
+        return seen | {"losses": [row["loss"] for row in rows]}
 
 
 if __name__ == "__main__":
