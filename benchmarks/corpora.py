@@ -1,4 +1,4 @@
-"""What is trained on: texts of random words as long as the paper's, in words that a model knows one token for.
+"""What is trained on: texts of random words as long as the paper's, or English ones.
 
 Writes model folders and Arrow folders of documents. A round has texts of its own; all sides get the same ones.
 """
@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 from data.records import Document
@@ -16,13 +17,15 @@ from data.store import write_folder
 EOS, PAD = "<eos>", "<pad>"
 WORDS_OF_SENTENCE, SENTENCES = (5, 30), (4, 20)
 NUM_WORDS = 10_000
+# Of English, about 1.5 tokens of SmolLM2 each.
+PASSAGE_WORDS = {"sentences": (90, 180), "documents": (320, 350), "corpus": (100, 100)}
 
 
 @dataclass(frozen=True)
 class Load:
     """Some texts and a batch of them: what is trained in one round."""
 
-    kind: str  # "sentences" or "documents"
+    kind: str  # "sentences" or "documents"; of English also "corpus"
     batch_size: int  # texts
     num_steps: int
 
@@ -42,6 +45,23 @@ def make_texts(load: Load, name: str, words: Sequence[str]) -> list[str]:
     if load.kind == "sentences":
         return [sentence() for _ in range(load.num_texts)]
     return [" ".join(sentence() for _ in range(rng.randint(*SENTENCES))) for _ in range(load.num_texts)]
+
+
+def make_passages(load: Load, name: str) -> list[str]:
+    """Passages of the language reference that Python itself ships.
+
+    They have 90 to 180 words ("sentences"), about 512 tokens of SmolLM2 ("documents"), or 100 words ("corpus"). `name`
+    decides where they begin.
+    """
+    rng = stream(0, "benchmarks", "passages", load.kind, name)
+    words = " ".join(topics.values()).split()
+
+    def passage() -> str:
+        length = rng.randint(*PASSAGE_WORDS[load.kind])
+        start = rng.randrange(len(words) - length)
+        return " ".join(words[start : start + length])
+
+    return [passage() for _ in range(load.num_texts)]
 
 
 def write_texts(texts: Sequence[str], folder: Path) -> None:

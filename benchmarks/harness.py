@@ -202,7 +202,7 @@ def describe_run(bench: Bench) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": cpus,
         "python": platform.python_version(),
-        "threads": 1,
+        "threads": bench.report.get("threads", 1),
         "rounds": bench.flags.rounds,
         "load_before": bench.load_before,  # processes that wanted a core in the minute before: not idle if above 0.5
         "wall_seconds": time.monotonic() - bench.started,

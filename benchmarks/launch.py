@@ -3,7 +3,8 @@
     python -m benchmarks.launch --json launch.json
 
 Every round is a fresh process that trains two runs of one step in one group of two ranks: so it is seen what a further
-run costs. Writes the report, texts and checkpoints.
+run costs. Then the time for the texts of a large corpus: in the run that tokenizes them, and in a further one, in a
+process of its own. Writes the report, texts and checkpoints.
 """
 
 import statistics
@@ -13,8 +14,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from benchmarks.corpora import Load, make_model, make_texts, words_of, write_texts
+from benchmarks.corpora import Load, make_model, make_passages, make_texts, words_of, write_texts
 from benchmarks.harness import Bench, Goal, print_ratios, run
+from benchmarks.real_models import SMOLLM2, real_model
 from benchmarks.settings import shared_environment
 from benchmarks.side import Side
 
@@ -24,7 +26,9 @@ PYTHON, SESSION, GROUP = "python, and the driver's imports", "a Ray session", "R
 IMPORTS = "  of which imports, as a process alone needs them"
 STEP, END, FURTHER = "the step, the checkpoint", "the group's end", "a further run in the same group"
 ASIDE = (IMPORTS, FURTHER)  # no parts of their own
-GOALS = {"further_run_seconds": Goal(5, at_most=True)}
+TEXTS_AGAIN = "further_run_texts_seconds"
+GOALS = {"further_run_seconds": Goal(5, at_most=True), TEXTS_AGAIN: Goal(1, at_most=True)}
+CORPUS = Load("corpus", 1, 200_000)
 
 
 def measure(bench: Bench) -> None:
@@ -44,7 +48,7 @@ def measure(bench: Bench) -> None:
         bench.report["models"][name] = {"medians": medians, "rounds": rounds}
         further.append(medians[FURTHER])
     print_parts(bench)
-    ratios = {"further_run_seconds": max(further)}
+    ratios = {"further_run_seconds": max(further), TEXTS_AGAIN: sum(measure_corpus(bench)["further"].values())}
     print_ratios(bench, ratios, GOALS)
     bench.report["ratios"] = ratios
 
@@ -65,6 +69,24 @@ def start_once(bench: Bench, name: str, number: int) -> dict[str, float]:
     group = found["first_run"] - sum(first.values()) - step
     start = {PYTHON: imported, SESSION: found["session"], GROUP: group, IMPORTS: importing, **first, STEP: step}
     return start | {END: found["end"], FURTHER: found["further_run"]}
+
+
+def measure_corpus(bench: Bench) -> dict[str, dict[str, float]]:
+    """Seconds that the first run and a further one spend on the texts of a corpus."""
+    folder, load = bench.folder / "corpus", Load("sentences", 1, 200) if bench.flags.smoke else CORPUS
+    model = bench.folder / "model-tiny" if bench.flags.smoke else real_model(SMOLLM2)
+    texts = make_texts(load, "launch", words_of(model)) if bench.flags.smoke else make_passages(load, "launch")
+    write_texts(texts, folder)
+    bench.tell(f"a corpus of {len(texts):,} texts: tokenized once, which takes minutes")
+    where = {"model": str(model), "documents": str(folder / "documents"), "folder": str(folder)}
+    environment, found = shared_environment(on_gpu=False), {}
+    for name in ("first", "further"):
+        with Side(name, "benchmarks.sides.launch", folder=folder, environment=environment) as side:
+            found[name] = side.call("read_texts", name=name, **where).value
+        parts = ", ".join(f"{part} {seconds:.2f} s" for part, seconds in found[name].items())
+        bench.tell(f"a corpus of {len(texts):,} texts, {name} run: {parts}")
+    bench.report["corpus"] = {"texts": len(texts), **found}
+    return found
 
 
 def print_parts(bench: Bench) -> None:

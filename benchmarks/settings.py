@@ -9,13 +9,13 @@ KV_CACHE_GIB = 1.0
 CPU_BLOCK_SIZE = 32  # tokens
 
 
-def shared_environment(*, on_gpu: bool) -> dict[str, str]:
-    """Environment variables of every process that is measured."""
-    from cluster.session import KEEP_FREED_MEMORY  # imports Ray: not for `--help`
+def shared_environment(*, on_gpu: bool, threads: int = 1) -> dict[str, str]:
+    """Environment variables of every process that is measured; `threads` is the number that each computes with."""
+    from cluster.session import MALLOC  # imports Ray: not for `--help`
 
     settings = {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -26,7 +26,7 @@ def shared_environment(*, on_gpu: bool) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        **KEEP_FREED_MEMORY,
+        **MALLOC,
     }
     return settings if on_gpu else {**settings, "TORCHDYNAMO_DISABLE": "1"}
 

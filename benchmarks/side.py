@@ -4,6 +4,8 @@ Both ends speak JSON, one line a call, over the process's standard input and out
 library only, because the child's end runs in the environments of the peers as well. Writes: `FOLDER/NAME.log`.
 """
 
+import ctypes
+import gc
 import json
 import os
 import subprocess
@@ -18,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Our folder comes last in the path: a peer that imports its own `evaluate` must not find ours.
 START = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], run_name='__main__')"
 SECONDS_TO_END = 60.0
+RELEASE = "release_memory"  # a call that every side answers
 LINES_OF_LOG = 30
 
 
@@ -71,6 +74,10 @@ class Side:
         answer = json.loads(line)
         return Answer(answer["seconds"], answer["value"])
 
+    def release_memory(self) -> None:
+        """Return what the process has freed to the system: sides of a large model would not fit side by side."""
+        self.call(RELEASE)
+
     def close(self) -> None:
         """End the process: it closes what it has opened when its input ends, and is killed if it does not."""
         assert self._process.stdin and self._process.stdout
@@ -91,6 +98,13 @@ class Side:
         self.close()
 
 
+def release_memory() -> None:
+    """Collect garbage, and return this process's free memory to the system, which glibc would keep."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def serve(handler: object) -> None:
     """The child's end: answer calls until the input ends, then call `close` if the handler has one.
 
@@ -101,7 +115,8 @@ def serve(handler: object) -> None:
         for line in sys.stdin:
             order = json.loads(line)
             started = time.perf_counter()
-            value = getattr(handler, order["method"])(**order["arguments"])
+            method = release_memory if order["method"] == RELEASE else getattr(handler, order["method"])
+            value = method(**order["arguments"])
             seconds = time.perf_counter() - started
             channel.write(json.dumps({"seconds": seconds, "value": value or {}}) + "\n")
             channel.flush()

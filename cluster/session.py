@@ -28,8 +28,10 @@ from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")  # shipped to a cluster, nothing else
-# Else glibc returns large buffers to the kernel at every free; faulting them in again took a third of each step.
-KEEP_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+# glibc gives tensors of 4 MiB or more a mapping of their own and returns it when they are freed: in its heap, those of
+# other sizes leave gaps, which took a third of a training's memory. Smaller ones it keeps for reuse: faulting these in
+# again took a third of the steps of a small model.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 FORWARDED = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # the driver's own choice of a network interface
 CONNECT_SECONDS = 10.0
 # of every session; pools are found by their names in the namespace
@@ -87,7 +89,7 @@ def _start(num_cpus: int | None) -> BaseContext:
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 **COMMON,
-                runtime_env={"env_vars": {"PYTHONPATH": path, **KEEP_FREED_MEMORY}},
+                runtime_env={"env_vars": {"PYTHONPATH": path, **MALLOC}},
                 **options,
             )
     except OSError as error:
@@ -138,7 +140,7 @@ def _attach(address: str) -> BaseContext:
                 runtime_env={
                     "py_modules": [str(REPOSITORY / name) for name in PACKAGES],
                     "excludes": ["__pycache__"],
-                    "env_vars": KEEP_FREED_MEMORY | forwarded,
+                    "env_vars": MALLOC | forwarded,
                 },
             )
     except (OSError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:

@@ -1,4 +1,4 @@
-"""The benchmark of training: its texts, its clock, a smoke run of our side against bare loops, and what it refuses."""
+"""The benchmarks of training: texts, clock, peaks, smoke runs of our side alone, memory, and what they refuse."""
 
 import importlib.metadata
 import json
@@ -10,9 +10,14 @@ import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
 
-from benchmarks import clock, corpora, harness, launch, peers, training
+from benchmarks import clock, corpora, harness, launch, memory, peers, training
 from benchmarks.corpora import Load
 from benchmarks.harness import OURS, Bench
+from benchmarks.settings import shared_environment
+from benchmarks.sides.peak import PeakSide
+from benchmarks.training_scene import SPECS, TINY, Scene
+from train.plan.flops import flops_per_token
+from train.plan.shapes import read_shape
 
 
 def test_texts_are_as_long_as_the_papers_and_every_round_has_its_own() -> None:
@@ -25,6 +30,16 @@ def test_texts_are_as_long_as_the_papers_and_every_round_has_its_own() -> None:
     assert min(lengths) >= 4 * 5 and max(lengths) <= 20 * 30 and max(lengths) > 300
     assert short == corpora.make_texts(Load("sentences", 8, 20), "a", words)
     assert not set(short) & set(corpora.make_texts(Load("sentences", 8, 20), "b", words))
+
+
+def test_passages_are_english_of_the_wanted_length_and_every_round_has_its_own() -> None:
+    for kind, (least, most) in corpora.PASSAGE_WORDS.items():
+        texts = corpora.make_passages(Load(kind, 8, 5), "a")
+        assert len(texts) == len(set(texts)) == 40
+        assert all(least <= len(text.split()) <= most for text in texts)
+        assert sum(" the " in text for text in texts) > 30
+        assert texts == corpora.make_passages(Load(kind, 8, 5), "a")
+        assert not set(texts) & set(corpora.make_passages(Load(kind, 8, 5), "b"))
 
 
 def test_the_larger_model_has_25_million_parameters(tmp_path: Path) -> None:
@@ -66,10 +81,10 @@ def test_the_trainers_have_the_builds_that_we_have() -> None:
         importlib.metadata.version("trl")
 
 
-def open_scene(folder: Path) -> training.Scene:
+def open_scene(folder: Path) -> Scene:
     flags = harness.build_parser("training", "").parse_args([])
     bench = Bench("training", flags, folder, Console(quiet=True), on_gpu=False, command="")
-    return training.Scene(bench, "tiny", corpora.make_model(folder / "model", **training.TINY))
+    return Scene(bench, "tiny", corpora.make_model(folder / "model", **TINY), SPECS["tiny"])
 
 
 class Stub:
@@ -101,6 +116,62 @@ def test_sides_that_did_other_work_are_noticed(tmp_path: Path) -> None:
         assert len(scene.bench.different) == complaints
 
 
+def test_a_text_is_as_long_as_the_tokens_that_are_learned_of_it(tmp_path: Path) -> None:
+    scene = open_scene(tmp_path)
+    corpora.write_texts(["w0 w1 w2", "w5"], tmp_path / "texts" / "tiny-sentences-0")
+    assert scene.lengths("tiny-sentences-0") == [3, 1]  # without the first token, with the end
+    assert scene.tokens("tiny-sentences-0") == 4
+
+
+def test_the_ratios_are_the_worst_and_those_of_the_real_model_have_names_of_their_own(tmp_path: Path) -> None:
+    scene = open_scene(tmp_path)
+
+    def entry(name: str, ratio: float, **more: float) -> dict[str, Any]:
+        return {"scene": name, "sides": {OURS: {"over_ours": 1.0}, "trl": {"over_ours": ratio}}, **more}
+
+    scene.bench.report["loads"] = {
+        "a": entry("tiny", 1.5),
+        "b": entry("25M", 1.2),
+        "c": entry("smollm2", 1.1, share_of_matmul_peak=0.7),
+        "d": entry("smollm2", 1.3, share_of_matmul_peak=0.5),
+    }
+    found = training.ratios_of(scene.bench)
+    assert found == {"trl": 1.2, "smollm2_trl": 1.1, "share_of_matmul_peak": 0.5}
+    assert found.keys() <= training.GOALS.keys()
+
+
+def test_the_fastest_product_is_the_peak() -> None:
+    shapes = [(64, 32, 48), (128, 128, 128)]
+    found = PeakSide().measure_peak("cpu", dtype="float32", shapes=shapes)
+    assert len(found["flops_by_shape"]) == 2
+    assert found["flops"] == max(found["flops_by_shape"]) > min(found["flops_by_shape"]) > 0
+
+
+def test_the_share_of_the_peak_is_that_of_the_flops_of_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "PEAK_TOKENS", 64)
+    monkeypatch.setattr(training, "PEAK_WIDTHS", (64, 128))
+    scene = open_scene(tmp_path)
+    scene.bench.flags.rounds = 1
+    corpora.write_texts(["w0 w1 w2", "w5"], tmp_path / "texts" / "tiny-sentences-0")
+    entry: dict[str, Any] = {"scene": "tiny", "kind": "sentences", "tokens": [4], "sides": {OURS: {"median": 0.5}}}
+    scene.bench.report["loads"] = {"tiny sentences": entry}
+    training.compare_with_peak(scene, shared_environment(on_gpu=False))
+    peak = scene.bench.report["peak"]
+    assert len(peak["flops_by_shape"]) == 4
+    row_tokens = (3 * 3 + 1 * 1) / 4  # three tokens are in a text of three, one in a text of one
+    flops = 4 * flops_per_token(read_shape(scene.model), row_tokens) / 0.5
+    assert entry["share_of_matmul_peak"] == pytest.approx(flops / peak["flops"])
+
+
+def test_a_scene_that_does_not_exist_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        training.main(["--scene", "huge"])
+    assert ended.value.code == 2
+    assert "smollm2" in capsys.readouterr().err
+
+
 def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert training.main(["--smoke", "--ours-only", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
@@ -109,6 +180,7 @@ def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
     assert 0 <= report["max_loss_difference"] < 1e-4  # on some processors they agree to the bit
     assert set(report["loads"]) == {"tiny sentences", "tiny documents"}
     assert report["loads"]["tiny documents"]["positions_over_tokens"]["bare_loop"] > 1
+    assert report["threads"] == {"tiny": 1}
     assert report["start"]["imports"] > 0
     assert "deepspeed" in report["versions"][OURS]
 
@@ -117,7 +189,8 @@ def test_our_side_and_the_bare_loops(tmp_path: Path) -> None:
 def test_the_parts_of_a_start_are_told(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert launch.main(["--smoke", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
-    parts = json.loads(out.read_text())["models"]["tiny"]["medians"]
+    report = json.loads(out.read_text())
+    parts = report["models"]["tiny"]["medians"]
     told = {launch.PYTHON, launch.SESSION, launch.GROUP, launch.IMPORTS, launch.STEP, launch.END, launch.FURTHER}
     assert parts.keys() - told == {
         "joining the group", "looking for earlier work", "loading the model", "reading the texts",
@@ -125,3 +198,21 @@ def test_the_parts_of_a_start_are_told(tmp_path: Path) -> None:
     }  # fmt: skip
     assert min(parts.values()) >= 0
     assert 0 < parts[launch.FURTHER] < parts[launch.GROUP]
+    corpus = report["corpus"]
+    assert corpus["first"].keys() == corpus["further"].keys() == {"planning", "reading"}
+    assert report["ratios"]["further_run_texts_seconds"] == sum(corpus["further"].values()) > 0
+
+
+def test_the_memory_of_a_run_beside_its_plan(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert memory.main(["--smoke", "--json", str(out), "--folder", str(tmp_path / "work")]) == 0
+    report = json.loads(out.read_text())
+    assert [(case["model"], case["stage"]) for case in report["cases"]] == [("tiny", 0), ("tiny", 1)]
+    for case in report["cases"]:
+        parts = case["parts"]
+        resident = sum(parts[name] for name in ("weights", "gradients", "optimizer", "buffers", "process"))
+        assert case["planned"] == resident + max(parts["activations"] + parts["logits"], parts["step"])
+        assert 0 < case["before"] < case["measured"] == case["before"] + case["growth"]
+        assert all(phase["peak"] >= phase["resident"] > 0 for phase in case["phases"].values())
+        assert case["growth"] > parts["weights"] + parts["gradients"] + parts["optimizer"]
+    assert report["ratios"]["plan_error"] == max(abs(case["planned_over_measured"] - 1) for case in report["cases"])

@@ -26,7 +26,7 @@ from data.rendering import load_book
 
 TINY = ROOT / "models" / "tiny"
 BOOK = load_book(TINY)
-NAMES = ("generation", "gpu", "launch", "scoring", "start", "swap", "training")
+NAMES = ("generation", "gpu", "launch", "memory", "scoring", "start", "swap", "training")
 # A side that talks, as libraries do, on the channel that is meant for answers.
 PARROT = """
 import os, sys

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from real_models import SMOLLM2, real_model
 from test_fanout import BOOK, ICL, MODEL, PRETRAINED, answer, computed, known_words, make_suite
 from test_tokens import MERGES, pieces
 from transformers import AutoTokenizer
@@ -17,6 +16,7 @@ from augment_service.distillation import DistillationTask
 from augment_service.engines.fake import FakeEngine
 from augment_service.engines.protocol import EngineSpec, OnAnswer
 from augment_service.tokens import TextReader, TokenRow
+from benchmarks.real_models import SMOLLM2, real_model
 from data.errors import InputError
 from data.records import (
     Augmentation,

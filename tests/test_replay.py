@@ -5,13 +5,13 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from real_models import SMOLLM2, real_model
 from rich.console import Console
 
 from augment_service.chat import NO_FRAME, Frame
 from augment_service.engines.protocol import EngineSpec
 from augment_service.replay import DOCUMENTS, REQUESTS, ReplayTask, plan_replay, seal_replay, whole_sentences
 from augment_service.worker import EngineWorker
+from benchmarks.real_models import SMOLLM2, real_model
 from data.errors import InputError
 from data.records import Conversation, Document, Generation, Refusal
 from data.store import read_folder, write_folder

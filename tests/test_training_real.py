@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from real_models import SMOLLM2, real_model
 from training_runs import ROOT, losses, train_alone
 from transformers import AutoModelForCausalLM
 
 from benchmarks.finetunings import plain_losses
+from benchmarks.real_models import SMOLLM2, real_model
 from data.records import Document
 from data.store import write_folder
 from train.engine.checkpoint import read_ref

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from real_models import GEMMA3, SMOLLM2, can_be_had, real_model
 from safetensors.torch import load_file, save_file
 from tiny_models import checkpoint, plain_scores
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,6 +15,7 @@ from augment_service.chat import answer_frame
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.vllm import VllmEngine
 from augment_service.reference import NUM_PREFIX, Difference, find_reference
+from benchmarks.real_models import GEMMA3, SMOLLM2, can_be_had, real_model
 from data.records import Generation, Prompt, Score, ScoreItem
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]

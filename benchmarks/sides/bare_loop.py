@@ -21,11 +21,11 @@ class BareSide:
     def __init__(self) -> None:
         self._clock: Any = None
 
-    def open(self) -> dict[str, Any]:
+    def open(self, threads: int = 1) -> dict[str, Any]:
         """Import everything; returns versions."""
         import torch
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         self._clock = Clock()
         return {"versions": {name: version(name) for name in ("torch", "transformers")}}
 
@@ -76,15 +76,13 @@ class BareSide:
         from torch.utils.data import DataLoader
 
         def collate(rows: list[str]) -> Any:
-            batch = dict(tokenizer(rows, padding=True, return_tensors="pt"))
-            batch.pop("token_type_ids", None)
+            ended = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(rows)["input_ids"]]
+            batch = dict(tokenizer.pad({"input_ids": ended}, return_tensors="pt"))
             batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
             return batch
 
-        # Words are split at spaces alone, so the end token needs one.
-        ended = [f"{text} {tokenizer.eos_token}" for text in texts]
         options = {"batch_size": settings["batch_size"], "shuffle": True}
-        for batch in DataLoader(ended, **options, collate_fn=self._clock.counted(collate)):
+        for batch in DataLoader(texts, **options, collate_fn=self._clock.counted(collate)):
             yield batch, 0
 
 

@@ -49,6 +49,28 @@ class LaunchSide:
         job = {"first_run": first - called, "further_run": second - first, "end": returned - second}
         return {"session": session, "phases": phases, **job}
 
+    def read_texts(self, model: str, documents: str, folder: str, name: str) -> dict[str, float]:
+        """A run of one step in this process; returns the seconds that it spends on texts before the step.
+
+        `planning` checks that the run fits into memory, `reading` is that phase of the run. Runs share the tokens below
+        `folder`.
+        """
+        from train.plan.fit import fit_runs, planned_machine
+        from train.run.finetune_run import FinetuneRun, TextSource
+        from train.run.loop import finetune
+
+        out = Path(folder)
+        settings: dict[str, Any] = {"num_steps": 1, "batch_size": 1, "learning_rate": 1e-5}
+        run = FinetuneRun(
+            name, model, (TextSource(documents),), str(out / name), tokens=str(out / "tokens"), **settings
+        )
+        began = time.perf_counter()
+        (run,) = fit_runs([run], planned_machine(1), auto=True, check=True, say=lambda line: None)
+        planning = time.perf_counter() - began
+        ref = finetune(run, lambda row: None)
+        record = json.loads((Path(ref.path) / "checkpoint.json").read_text())
+        return {"planning": planning, "reading": record["starts"][-1]["seconds"]["reading the texts"]}
+
     def worker_imports(self) -> float:
         """Seconds that a fresh process needs for all that a worker imports, alone on the machine."""
         code = "import time; began = time.perf_counter(); import train.run.launch, train.run.loop, deepspeed; "

@@ -1,7 +1,7 @@
-"""What a GPU can do at most: products of large bfloat16 matrices and large copies. On a CPU smaller ones."""
+"""What a device can do at most: products of large matrices and large copies. On a CPU smaller ones."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.side import serve
@@ -15,22 +15,31 @@ TRIALS = 4
 class PeakSide:
     """A process that uses the GPU before the engine does, and then ends."""
 
-    def measure_peak(self, device: str) -> dict[str, Any]:
-        """Floating-point operations a second, bytes read and written a second, best of a few trials; the name."""
+    def measure_peak(
+        self, device: str, dtype: str = "bfloat16", shapes: Sequence[tuple[int, int, int]] = ()
+    ) -> dict[str, Any]:
+        """Floating-point operations a second, bytes read and written a second, best of a few trials; the name.
+
+        Of products [m, k] x [k, n] for every (m, k, n) of `shapes` (none: one large square), the fastest counts.
+        """
         import torch
 
         def wait() -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
 
-        width, repeats = WIDTHS[device], REPEATS[device]
-        left, right = (torch.randn(width, width, device=device).to(torch.bfloat16) for _ in range(2))
+        def multiply(m: int, k: int, n: int) -> float:
+            left, right = (torch.randn(*size, device=device).to(getattr(torch, dtype)) for size in ((m, k), (k, n)))
+            return 2 * m * k * n / _seconds(lambda: left @ right, wait, repeats)
+
+        repeats = REPEATS[device]
+        products = [multiply(*shape) for shape in shapes or [(WIDTHS[device],) * 3]]
         source = torch.zeros(COPIED[device], device=device, dtype=torch.uint8)
         target = torch.empty_like(source)
-        multiplying = _seconds(lambda: left @ right, wait, repeats)
         copying = _seconds(lambda: target.copy_(source), wait, repeats)
         return {
-            "flops": 2 * width**3 / multiplying,
+            "flops": max(products),
+            "flops_by_shape": products,
             "bytes_per_second": 2 * COPIED[device] / copying,
             "name": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         }

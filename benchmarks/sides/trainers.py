@@ -19,7 +19,7 @@ class TrainerSide:
     def __init__(self) -> None:
         self._clock: Any = None
 
-    def open(self) -> dict[str, Any]:
+    def open(self, threads: int = 1) -> dict[str, Any]:
         """Import everything; returns versions."""
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
         os.environ.update(alone)
@@ -27,22 +27,25 @@ class TrainerSide:
         import torch
 
         deepspeed.ops.__compatible_ops__ = {}  # as in our loop: nothing is compiled
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         self._clock = Clock()
         names = ("torch", "transformers", "deepspeed", "accelerate", "trl")
         return {"versions": {name: version(name) for name in names}}
 
-    def train_hf(self, texts: str, model: str, out: str, settings: dict[str, Any], config: str) -> dict[str, Any]:
-        """`transformers.Trainer` with a DeepSpeed configuration, the tokenizer's own padding."""
-        from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
+    def train_hf(
+        self, texts: str, model: str, out: str, settings: dict[str, Any], config: str | None = None
+    ) -> dict[str, Any]:
+        """`transformers.Trainer`, with a DeepSpeed configuration if one is given, and the tokenizer's own padding."""
+        from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
         self._clock.reset()
         net, tokenizer, rows = _load(model, texts)
         trainer = Trainer(
             model=net,
             args=TrainingArguments(**_arguments(out, settings), deepspeed=config),
-            train_dataset=rows,
-            data_collator=self._clock.counted(DataCollatorForLanguageModeling(tokenizer, mlm=False)),
+            train_dataset=rows.add_column("labels", rows["input_ids"]),
+            # Not the collator for language models: where a model pads with its end token, it learns none.
+            data_collator=self._clock.counted(DataCollatorForSeq2Seq(tokenizer)),
         )
         trainer.train()
         seen: dict[str, Any] = self._clock.read()
@@ -74,8 +77,8 @@ def _load(model: str, texts: str) -> tuple[Any, Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    ended = [f"{text} {tokenizer.eos_token}" for text in json.loads(Path(texts).read_text())]
-    rows = Dataset.from_dict({"input_ids": tokenizer(ended)["input_ids"]})
+    encoded = tokenizer(json.loads(Path(texts).read_text()))["input_ids"]
+    rows = Dataset.from_dict({"input_ids": [[*ids, tokenizer.eos_token_id] for ids in encoded]})
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), tokenizer, rows
 
 

