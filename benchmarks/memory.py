@@ -25,7 +25,7 @@ from cluster.memory import host_bytes
 from train.plan.fit import Machine, setup_of
 from train.plan.largest_part import largest_part
 from train.plan.shapes import read_shape
-from train.plan.sizing import Memory, gib, plan
+from train.plan.sizing import Limits, Memory, gib, plan
 from train.run.finetune_run import FinetuneRun, TextSource
 
 GOALS = {"plan_error": Goal(0.25, at_most=True), "over_states": Goal(1.15, at_most=True)}
