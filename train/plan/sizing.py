@@ -18,6 +18,7 @@ LOWEST = {"none": 0, "cpu": 1, "nvme": 3}  # stage that supports an offload
 # DeepSpeed's defaults, in numbers: what is sent at a time, and what stage 3 keeps gathered.
 BUCKET, GATHERED, PREFETCHED = 500_000_000, 1_000_000_000, 50_000_000
 PROCESS_BYTES = GIB  # libraries, the CUDA context, the buffers of the communication library
+CPU_PROCESS_BYTES = 5 * GIB // 8  # of a process without a GPU: libraries
 USABLE = 0.95  # of the memory: the allocator loses some to fragmentation
 MOMENTS = 2 * FP32  # AdamW's
 WRITTEN = 4 * GIB  # of a checkpoint at a time
@@ -124,7 +125,7 @@ def plan(shape: Shape, setup: Setup) -> Memory:
         activations=_activations(shape, setup) * tokens,
         logits=shape.logit_bytes(size) * min(tokens, max(1, LOGITS_AT_ONCE // (FP32 * shape.vocabulary))),
         step=0 if away else _step(setup, trained),
-        process=PROCESS_BYTES,
+        process=PROCESS_BYTES if setup.on_gpu else CPU_PROCESS_BYTES,
         # Weights are read onto the GPU, and written from there a file at a time.
         host=(offloaded + WRITTEN + PROCESS_BYTES) if setup.on_gpu else 0,
     )
