@@ -27,7 +27,6 @@ BARE, SAME, HF, TRL = "bare_loop", "same_batches", "hf_trainer", "trl"
 EARLY_STEPS, EARLY_GOAL, LOSS_GOAL = 20, 1e-4, 1e-3
 TINY = {"words": 700, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
 WARMUP = 2
-STAGE = 1  # of ZeRO: the default of a run
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Spec:
     `loads` are one epoch each of a round, `smoke` those of a smoke run. `make_model` gets the folder that it may write.
     `texts` are those of a load and a name, in words that the model of a folder knows. `threads` 0 means all cores. With
     `deepspeed` HF's Trainer has the configuration of ours, else none. `row_tokens` are tried for TRL after a warm-up;
-    the fastest is measured. With `releases` a side returns its memory after each round: all sides at once would need
-    more than the machine has.
+    the fastest is measured. `stage` is ours of ZeRO: `auto` chooses 0 for one rank without a GPU. With `releases` a
+    side returns its memory after each round: all sides at once would need more than the machine has.
     """
 
     loads: tuple[Load, ...]
@@ -48,6 +47,7 @@ class Spec:
     threads: int = 1
     learning_rate: float = 1e-3
     deepspeed: bool = True
+    stage: int = 1
     row_tokens: tuple[int, ...] = (64, 256, 1024)
     releases: bool = False
 
@@ -76,6 +76,7 @@ SPECS = {
         threads=0,
         learning_rate=5e-5,
         deepspeed=False,
+        stage=0,
         row_tokens=(1024,),
         releases=True,
     ),
@@ -111,7 +112,12 @@ class Scene:
         """A round of our loop, on one rank or several at once."""
         folder = self.texts(load, number)
         out = self.bench.folder / "trained" / f"{folder.name}-{len(names)}-{time.time_ns()}"
-        job = self.settings(load) | {"name": folder.name, "base": str(self.model), "out": str(out), "stage": STAGE}
+        job = self.settings(load) | {
+            "name": folder.name,
+            "base": str(self.model),
+            "out": str(out),
+            "stage": self.spec.stage,
+        }
         with ThreadPoolExecutor(len(names)) as pool:
             calls = [
                 pool.submit(self.sides[name].call, "train", documents=str(folder / "documents"), **job)
@@ -151,7 +157,7 @@ class Scene:
         if not self.spec.deepspeed:
             return None
         path, on_gpu = self.bench.folder / f"deepspeed-{load.batch_size}.json", self.bench.on_gpu
-        path.write_text(json.dumps(zero_config(STAGE, load.batch_size, 1.0, bf16=on_gpu, on_gpu=on_gpu)))
+        path.write_text(json.dumps(zero_config(self.spec.stage, load.batch_size, 1.0, bf16=on_gpu, on_gpu=on_gpu)))
         return str(path)
 
     def note(self, round_name: str, side: str, found: dict[str, Any]) -> float:
