@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.cli import main
 
+pytestmark = pytest.mark.timeout(900)  # a fixture runs three commands, and other tests run beside it
 ROOT = Path(__file__).parent.parent
 TINY = ("--model", "models/tiny")
 
