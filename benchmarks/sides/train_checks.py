@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -30,7 +30,7 @@ from data.records import CheckpointRef, Document, ScoreItem
 from data.seeds import stream
 from data.store import read_shard, write_folder
 from train.engine.checkpoint import RECORD, read_metrics, read_ref
-from train.engine.zero_engine import join_group, start_engine
+from train.engine.zero_engine import dtype_of, join_group, start_engine
 from train.model import objective, packed_attention
 from train.model.objective import attach_loss
 from train.plan import sizing
@@ -40,6 +40,7 @@ from train.plan.shapes import FP32, read_shape
 from train.run.finetune_run import FinetuneRun, TextSource
 from train.run.loop import REPORT_EVERY, OutOfMemoryError, finetune
 
+Precision = Literal["float32", "bfloat16"]
 STEPS, SAVED_EVERY, STOPPED_AT = 6, 2, 4
 WORDS = (64, 9, 30, 17, 5, 41)  # of the texts, in turn
 LIMITS = {"float32": 1e-4, "bfloat16": 5e-2}  # of losses that other kernels compute
@@ -73,7 +74,7 @@ class Subject:
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights that compute."""
-        return getattr(torch, self.run.precision)  # type: ignore[no-any-return]
+        return dtype_of(self.run)
 
     def named(self, name: str, **settings: Any) -> FinetuneRun:
         """The run with other settings, in a folder of that name."""
@@ -287,7 +288,7 @@ class TrainChecksSide:
         }
 
 
-def start_subject(precision: str, texts: Sequence[str], model: str, folder: Path) -> Subject:
+def start_subject(precision: Precision, texts: Sequence[str], model: str, folder: Path) -> Subject:
     """What is trained, and the losses of a plain loop in the same precision, which must fall. Empties the folder."""
     shutil.rmtree(folder, ignore_errors=True)  # a run that is finished would not be repeated
     write_folder(folder / "documents", Document, [Document(f"d{at}", text, "w") for at, text in enumerate(texts)])
@@ -301,10 +302,10 @@ def start_subject(precision: str, texts: Sequence[str], model: str, folder: Path
         learning_rate=1e-3,
         warmup_steps=2,
         weight_decay=0.1,
-        precision=precision,  # type: ignore[arg-type]
+        precision=precision,
         layout="packed",
     )
-    plain = plain_losses(run, texts, getattr(torch, precision))
+    plain = plain_losses(run, texts, dtype_of(run))
     learned = plain[0] - plain[-1]
     assert learned >= LEAST_LEARNED, f"the plain loop has the losses {_show(plain)}: that is no test"
     return Subject(run, list(texts), plain)

@@ -58,7 +58,7 @@ def plan(
     alone: bool = False,
     read_only: bool = False,
 ) -> Replay | None:
-    """What is trained beside the sources `others`; the user is told.
+    """The replay of a run that trains on the sources `others`; it is printed.
 
     What the model writes, and files that are no finished documents, go into folders of `root`. With `alone` the others
     are a teacher's distributions, with which no texts can be mixed. With `read_only` nothing is imported, and what is
