@@ -29,8 +29,8 @@ from data.errors import InputError
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")  # shipped to a cluster, nothing else
 # glibc gives tensors of 4 MiB or more a mapping of their own and returns it when they are freed: in its heap, those of
-# other sizes leave gaps, two fifths of the memory of a training. Smaller ones it keeps for reuse: faulting these in again
-# took a third of the steps of a small model.
+# other sizes leave gaps, two fifths of the memory of a training. Smaller ones it keeps for reuse: page faults took a
+# third of the steps of a small model.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 FORWARDED = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # the driver's own choice of a network interface
 CONNECT_SECONDS = 10.0
