@@ -138,7 +138,8 @@ def test_replay_has_its_share_and_an_epoch_counts_the_others_alone(
     others = lengths.num_labels[lengths.sources < 2].sum()
     longest = int(lengths.num_labels.max())
     once = make_schedule(lengths, weights, budget=Budget(epochs=1), **sizes)
-    assert once.num_tokens == pytest.approx(others / (1 - share), abs=longest / 2) or len(once.rows) == 1
+    wanted = round(others / (1 - share))  # a budget is a whole number of tokens, met to within half a text
+    assert abs(once.num_tokens - wanted) <= longest / 2 or len(once.rows) == 1
     long = make_schedule(lengths, weights, budget=Budget(tokens=400 * longest), **sizes)
     found = source_shares(long, lengths, 3)
     assert found[2] == pytest.approx(share, abs=0.01)
