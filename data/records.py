@@ -9,11 +9,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A training text. Producer: `data.sets`, `data.corpora`. Consumers: augmentation, training, contexts."""
+    """A training text. Producer: `data.sets`, `data.corpora`. Consumers: augmentation, training, contexts.
+
+    `heading` holds its title and the headings above it, from the outermost to the innermost. `language` is an ISO 639
+    code, "" if it is unknown. `outline` has three integers for each heading and each part that is not prose, as
+    `data.structure` describes.
+    """
 
     doc_id: str
     text: str
     corpus: str
+    heading: str = ""
+    language: str = ""
+    outline: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,12 +31,12 @@ _BEFORE_NUMBERS = frozenset("no nr nos fig figs eq eqs p pp vol art sec ch chap 
 _INNER = frozenset("etc al inc ltd co corp jr ca approx cf vs vgl bzw usw ggf evtl a.m p.m".split())
 
 
-def split_sentences(text: str) -> list[str]:
+def split_sentences(text: str, outline: Sequence[int] = ()) -> list[str]:
     """The sentences of a text in order, stripped, none empty; a line end always ends one."""
-    return [sentence for start, end in sentence_spans(text) if (sentence := text[start:end].strip())]
+    return [sentence for start, end in sentence_spans(text, outline) if (sentence := text[start:end].strip())]
 
 
-def sentence_spans(text: str) -> list[Span]:
+def sentence_spans(text: str, outline: Sequence[int] = ()) -> list[Span]:
     """The spans of the sentences, which tile the text: Latin, CJK, Arabic, Devanagari and similar scripts.
 
     Titles ("Dr."), initials, dotted abbreviations ("e.g.") and list numbers do not end a sentence.
@@ -65,12 +65,12 @@ def word_counter(texts: Sequence[str]) -> list[int]:
     return [count_words(text) for text in texts]
 
 
-def chunk_spans(text: str, budget: int, count: TokenCounter = word_counter) -> list[Span]:
+def chunk_spans(text: str, budget: int, count: TokenCounter = word_counter, outline: Sequence[int] = ()) -> list[Span]:
     """Spans of at most `budget` tokens, as long as sentence ends allow, which tile the text.
 
     A sentence over the budget is cut between words, a word over it between characters.
     """
-    pieces = list(_fitting(text, sentence_spans(text), budget, count))
+    pieces = list(_fitting(text, sentence_spans(text, outline), budget, count))
     spans: list[Span] = []
     for group in _pack(pieces, budget):
         spans.extend(_verified(text, group, budget, count))

@@ -184,6 +184,11 @@ def _add_import(parser: Parser) -> None:
     parser.add_argument("--model", default="", help=model)
     splits = ("none", "independent", "cumulative")
     parser.add_argument("--split-sentences", choices=splits, default="none", help="one document per sentence")
+    pages = "of web pages, their main content or all that is visible (default: main)"
+    parser.add_argument("--html", choices=("main", "full"), default="main", help=pages)
+    parser.add_argument("--code", action="store_true", help="import source files, too, as text")
+    repeated = "remove lines that repeat over many documents: headers, licences, notices"
+    parser.add_argument("--drop-repeated-lines", action="store_true", help=repeated)
     parser.add_argument("--max-mib", type=int, default=16, help="longest line and document, in MiB (default: 16)")
 
 

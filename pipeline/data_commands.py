@@ -55,6 +55,9 @@ def import_files(flags: argparse.Namespace) -> None:
         chunk_tokens=flags.chunk_tokens,
         tokenizer=local_model(flags.model, weights=False) if flags.model else "",
         split=flags.split_sentences,
+        html=flags.html,
+        code=flags.code,
+        drop_repeated_lines=flags.drop_repeated_lines,
         max_bytes=flags.max_mib << 20,
     )
     console = Console()

@@ -119,9 +119,8 @@ def test_an_interrupted_write_leaves_no_shard(tmp_path) -> None:
 def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
     def rows(start: int) -> pa.Table:
         numbers = range(start, start + 10)
-        return pa.table(
-            {"corpus": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
-        )
+        columns = {"corpus": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
+        return pa.table(columns | {"heading": [""] * 10, "language": ["en"] * 10, "outline": [[1, 0, 9]] * 10})
 
     with ShardWriter(tmp_path, Document, shard_bytes=3000) as writer:
         for start in range(0, 100, 10):

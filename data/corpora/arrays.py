@@ -1,5 +1,6 @@
 """Conversions between numpy, Python and Arrow arrays by their buffers: pyarrow's own import pandas at first use."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,14 @@ def int_array(numbers: Sequence[int] | npt.NDArray[np.int64], kind: pa.DataType)
     """Numbers as int32 or int64."""
     values = np.array(numbers, kind.to_pandas_dtype())
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def list_array(lists: Sequence[Sequence[int]]) -> pa.ListArray:
+    """Lists of integers."""
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum(np.fromiter(map(len, lists), np.int32, len(lists)), out=offsets[1:])
+    values = int_array(list(itertools.chain.from_iterable(lists)), pa.int64())
+    return pa.ListArray.from_arrays(int_array(offsets.astype(np.int64), pa.int32()), values)
 
 
 def buffer_of(texts: pa.StringArray) -> tuple[Offsets, Bytes]:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from data.conversations import read_messages
 from data.corpora.arrays import Mask, buffer_of, hex_array, int_array, numbers_of, string_array
 from data.corpora.duplicates import NearDuplicates, SeenKeys
-from data.corpora.parts import cut_into_parts
+from data.corpora.parts import PART_COLUMNS, cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
 from data.corpora.sources import KINDS
 from data.corpora.words import Hashes, count_all_words, signatures
@@ -201,10 +201,11 @@ class ImportPipeline:
         return self._reject(rows, np.isin(np.arange(rows.num_rows), list(places)), _explain)
 
     def _write(self, rows: pa.Table) -> None:
-        documents = rows.select(["id", "text"]).rename_columns(["doc_id", "text"])
+        documents = rows.select(["id", "text", "heading", "outline"]).rename_columns(PART_COLUMNS)
         for parts in cut_into_parts(documents, self._context.settings, self._count):
             corpus = string_array([self._context.settings.corpus] * parts.num_rows)
-            self._writer.write(parts.append_column("corpus", corpus))
+            language = string_array([""] * parts.num_rows)
+            self._writer.write(parts.append_column("corpus", corpus).append_column("language", language))
             self.num_documents += parts.num_rows
             self.num_words += self._count_words(parts)
 

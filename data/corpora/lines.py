@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from data.corpora.reading import BLOCK_BYTES, ImportContext, Source
+from data.corpora.streams import open_stream
 
 _WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEAD_BYTES = 1024
@@ -27,7 +28,7 @@ def read_blocks(source: Source, context: ImportContext) -> Iterator[tuple[int, b
 
     Of a line over the limit at least the first `limit` + 1 bytes are there. A file in UTF-16 is rejected as a whole.
     """
-    with source.path.open("rb") as file:
+    with open_stream(source) as file:
         mark = file.read(len(codecs.BOM_UTF8))
         if mark.startswith(_WIDE_MARKS):
             context.reject(source, 0, "not UTF-8", "the file is in UTF-16: convert it to UTF-8")

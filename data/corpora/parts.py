@@ -11,12 +11,15 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
-from data.corpora.arrays import string_array
+from data.corpora.arrays import list_array, string_array
 from data.corpora.reading import ImportSettings, in_blocks
 from data.errors import InputError
 from data.sentences import TokenCounter, chunk_spans, cumulate, split_sentences, word_counter
+from data.structure import part_of
 
 TOKENIZER = "tokenizer.json"
+PART_COLUMNS = ["doc_id", "text", "heading", "outline"]
+Part = tuple[str, str, Sequence[int]]  # text, heading, outline
 _MAX_CUMULATED = 2000  # tokens, if no budget is given: the text grows with the square of the sentences
 
 
@@ -57,35 +60,40 @@ def _find_tokenizer(tokenizer: str) -> Path:
 
 
 def cut_into_parts(documents: pa.Table, settings: ImportSettings, count: TokenCounter) -> Iterator[pa.Table]:
-    """Tables of bounded size with the columns doc_id and text; unchanged if nothing is to be cut."""
+    """Tables of bounded size with the columns of `PART_COLUMNS`; unchanged if nothing is to be cut."""
     if not settings.chunk_tokens and settings.split == "none":
         yield documents
         return
-    rows = zip(documents["doc_id"].to_pylist(), documents["text"].to_pylist(), strict=True)
+    columns = [documents[name].to_pylist() for name in PART_COLUMNS]
     parts = (
-        (f"{doc_id}/{number}", part)
-        for doc_id, text in rows
-        for number, part in enumerate(_parts(text, settings, count))
+        (f"{doc_id}/{number}", *part)
+        for doc_id, text, heading, outline in zip(*columns, strict=True)
+        for number, part in enumerate(_parts(text, heading, outline, settings, count))
     )
     for block in in_blocks(parts, lambda part: len(part[1])):
-        columns = [string_array(column) for column in zip(*block, strict=True)]
-        yield pa.Table.from_arrays(columns, names=["doc_id", "text"])
+        ids, texts, headings, outlines = zip(*block, strict=True)
+        arrays = [*map(string_array, (ids, texts, headings)), list_array(outlines)]
+        yield pa.Table.from_arrays(arrays, names=PART_COLUMNS)
 
 
-def _parts(text: str, settings: ImportSettings, count: TokenCounter) -> Iterator[str]:
+def _parts(
+    text: str, heading: str, outline: Sequence[int], settings: ImportSettings, count: TokenCounter
+) -> Iterator[Part]:
     growing = _MAX_CUMULATED if settings.split == "cumulative" else 0
-    for chunk in _chunks(text, settings.chunk_tokens or growing, count):
+    for chunk, above, marks in _chunks(text, heading, outline, settings.chunk_tokens or growing, count):
         if settings.split == "none":
-            yield chunk
+            yield chunk, above, marks
         else:
-            sentences = split_sentences(chunk)
-            yield from sentences if settings.split == "independent" else cumulate(sentences)
+            sentences = split_sentences(chunk, marks)
+            for sentence in sentences if settings.split == "independent" else cumulate(sentences):
+                yield sentence, above, ()
 
 
-def _chunks(text: str, budget: int, count: TokenCounter) -> Iterator[str]:
+def _chunks(text: str, heading: str, outline: Sequence[int], budget: int, count: TokenCounter) -> Iterator[Part]:
     if not budget:
-        yield text
+        yield text, heading, outline
         return
-    for start, end in chunk_spans(text, budget, count):
+    for start, end in chunk_spans(text, budget, count, outline):
         if chunk := text[start:end].strip():
-            yield chunk
+            first = start + text[start:end].index(chunk)
+            yield chunk, heading, part_of(outline, first, first + len(chunk))

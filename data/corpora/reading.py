@@ -15,16 +15,26 @@ import numpy as np
 import pyarrow as pa
 
 from data.conversations import read_messages, write_messages
-from data.corpora.arrays import int_array, string_array
+from data.corpora.arrays import int_array, list_array, string_array
 from data.errors import InputError
 from data.records import Conversation, Document
 
-ROWS = pa.schema([("text", pa.string()), ("id", pa.string()), ("source", pa.int32()), ("line", pa.int64())])
+ROWS = pa.schema(
+    [
+        ("text", pa.string()),
+        ("id", pa.string()),
+        ("source", pa.int32()),
+        ("line", pa.int64()),
+        ("heading", pa.string()),
+        ("outline", pa.list_(pa.int64())),
+    ]
+)
 DEFAULT_CORPUS = "corpus"
 BLOCK_BYTES = 1 << 20  # read, and turned into rows, at a time
 REJECTED, ROWS_FILE = "rejected", "rows.jsonl"
 MOST_ROWS = 8192  # in one table
 NO_CONVERSATION = "no conversation"
+PAGES = ("main", "full")
 SPLITS = ("none", "independent", "cumulative")
 _EXCERPT_CHARACTERS = 160
 _DETAIL_CHARACTERS = 300
@@ -38,7 +48,8 @@ class ImportSettings:
 
     `similarity` is the Jaccard threshold for near-duplicates; 0 disables the search. `tokenizer` is a `tokenizer.json`
     or a folder with one; "" counts words. `max_bytes` bounds a line and a document. With a `messages_column` the
-    documents are conversations, whole and one for each row; there is no text column then.
+    documents are conversations, whole and one for each row; there is no text column then. `html` is "main" for the main
+    content of pages or "full" for all that is visible; with `code`, source files are texts.
     """
 
     text_column: str = "text"
@@ -49,6 +60,9 @@ class ImportSettings:
     chunk_tokens: int = 0
     tokenizer: str = ""
     split: str = "none"
+    html: str = "main"
+    code: bool = False
+    drop_repeated_lines: bool = False
     max_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
@@ -60,6 +74,8 @@ class ImportSettings:
              f"a chunk of {self.chunk_tokens} tokens is too short for a sentence", f"give {_MIN_CHUNK_TOKENS} or more"),
             (self.split not in SPLITS, "--split-sentences", f'unknown way to split: "{self.split}"',
              f"choose among {', '.join(SPLITS)}"),
+            (self.html not in PAGES, "--html", f'no such part of a page: "{self.html}"',
+             f"choose among {', '.join(PAGES)}"),
             (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
              f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
             *((bool(self.messages_column and given), flag, f"{flag} has no effect on conversations",
@@ -203,14 +219,41 @@ def in_blocks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[
         yield block
 
 
-def make_rows(source: Source, texts: Sequence[str], lines: Sequence[int], ids: Sequence[str] = ()) -> pa.Table:
-    """Rows of one source as a table with the schema `ROWS`; without ids, they are derived from the content later."""
+def make_rows(
+    source: Source,
+    texts: Sequence[str],
+    lines: Sequence[int],
+    ids: Sequence[str] = (),
+    *,
+    headings: Sequence[str] = (),
+    outlines: Sequence[Sequence[int]] = (),
+) -> pa.Table:
+    """Rows of one source as a table with the schema `ROWS`; without ids, they are derived from the content later.
+
+    A reader that knows the structure of its documents gives their `headings` and `outlines`, as in `Document`.
+    """
+    given = string_array(ids) if ids else pa.nulls(len(texts), pa.string())
+    return rows_of(source, string_array(texts), given, lines, headings=headings, outlines=outlines)
+
+
+def rows_of(
+    source: Source,
+    texts: pa.StringArray,
+    ids: pa.StringArray,
+    lines: Sequence[int],
+    *,
+    headings: Sequence[str] = (),
+    outlines: Sequence[Sequence[int]] = (),
+) -> pa.Table:
+    """`make_rows` of texts and ids that are Arrow arrays; an id that is null is derived from the content later."""
     count = len(texts)
     columns = [
-        string_array(texts),
-        string_array(ids) if ids else pa.nulls(count, pa.string()),
+        texts,
+        ids,
         int_array(np.full(count, source.index), pa.int32()),
         int_array(lines, pa.int64()),
+        string_array(headings or [""] * count),
+        list_array(outlines or [()] * count),
     ]
     return pa.Table.from_arrays(columns, schema=ROWS)
 

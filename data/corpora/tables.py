@@ -2,14 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.conversations import SPELLINGS
 from data.corpora.arrays import int_array
-from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, ROWS, ImportContext, Source, in_blocks, make_conversations
+from data.corpora.reading import (
+    BLOCK_BYTES,
+    MOST_ROWS,
+    ImportContext,
+    Source,
+    in_blocks,
+    make_conversations,
+    rows_of,
+)
 
 _ARROW_FILE_MAGIC = b"ARROW1"
 _LEAST_ROWS = 64
@@ -167,14 +174,12 @@ def _decodable(
             for row, line in enumerate(lines):
                 yield from _decodable(part.take(int_array([row], pa.int64())), [line], source, context)
         return
-    count = len(lines)
     if context.settings.messages_column:
         given = columns[1].to_pylist() if columns[1:] else ()
         yield make_conversations(source, columns[0].to_pylist(), lines, given, context)
         return
-    ids = columns[1] if columns[1:] else pa.nulls(count, pa.string())
-    numbers = [int_array(np.full(count, source.index), pa.int32()), int_array(lines, pa.int64())]
-    yield pa.table([columns[0], ids, *numbers], schema=ROWS)
+    ids = columns[1] if columns[1:] else pa.nulls(len(lines), pa.string())
+    yield rows_of(source, columns[0], ids, lines)
 
 
 def _as_text(column: pa.Array) -> pa.Array:

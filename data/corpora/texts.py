@@ -11,6 +11,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from data.corpora.lines import read_lines
 from data.corpora.reading import ImportContext, Source, make_rows
+from data.corpora.streams import read_whole
 
 _HIDDEN = ["script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head"]
 _BLOCKS = (
@@ -41,11 +42,9 @@ def read_text(source: Source, context: ImportContext) -> Iterator[pa.Table]:
 
 def read_html(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The visible text of a page, one line per block."""
-    context.on_bytes(source.size)
-    if source.size > context.settings.max_bytes:
-        context.reject(source, 0, "too long", f"a page of more than {context.settings.max_bytes >> 20} MiB")
+    content = read_whole(source, context, "a page")
+    if content is None:
         return
-    content = source.path.read_bytes()
     declared = _CHARSET.search(content, 0, _CHARSET_WITHIN)
     charset = declared[1].decode("ascii") if declared else "utf-8"
     try:
