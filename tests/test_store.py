@@ -122,7 +122,7 @@ def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
         columns = {"corpus": ["w"] * 10, "doc_id": [str(n) for n in numbers], "text": ["x" * 100 for n in numbers]}
         return pa.table(columns | {"heading": [""] * 10, "language": ["en"] * 10, "outline": [[1, 0, 9]] * 10})
 
-    with ShardWriter(tmp_path, Document, shard_bytes=3000) as writer:
+    with ShardWriter(tmp_path, Document, shard_bytes=5 * rows(0).nbytes // 2) as writer:
         for start in range(0, 100, 10):
             writer.write(rows(start))
             writer.end_if_full()
@@ -134,7 +134,8 @@ def test_tables_are_streamed_into_shards_of_bounded_size(tmp_path) -> None:
 
 
 def test_an_error_leaves_whole_shards_and_no_half_one(tmp_path) -> None:
-    table = pa.table({"doc_id": ["a"], "text": ["x" * 100], "corpus": ["w"]})
+    columns = {"doc_id": ["a"], "text": ["x" * 100], "corpus": ["w"], "heading": [""], "language": [""]}
+    table = pa.table({**columns, "outline": pa.array([[]], pa.list_(pa.int64()))})
     with pytest.raises(OSError, match="disk full"), ShardWriter(tmp_path, Document, shard_bytes=200) as writer:
         for _ in range(3):
             writer.write(table)
