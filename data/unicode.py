@@ -1,10 +1,10 @@
-"""Text as models should read it: Unicode in NFC, lines that end with "\\n", nothing invisible but what means something.
+"""Text as models should read it: Unicode in NFC, one kind of line end, nothing invisible but what means something.
 
 Pure. `clean` is applied once to every text that is imported:
 
 | characters | become |
 |---|---|
-| `\\r\\n`, `\\r`, vertical tab, form feed, NEL, line and paragraph separator | `\\n` |
+| CR LF, CR, vertical tab, form feed, NEL, line and paragraph separator | line feed |
 | no-break space, and the spaces of fixed width U+2000 to U+200A, U+202F, U+205F | a space |
 | ideographic space (it indents Chinese and Japanese), Ogham space, tabs | stay |
 | a character, then backspace (bold and underlined text of manual pages) | nothing |
@@ -77,7 +77,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def clean(text: str) -> str:
     """The text as the table says; the same object if nothing is to be done. `clean` of a clean text changes nothing."""
     cleaned = clean_part(text)
-    return cleaned if text.isascii() and cleaned is text or _VISIBLE.search(cleaned) else ""
+    return cleaned if (text.isascii() and cleaned is text) or _VISIBLE.search(cleaned) else ""
 
 
 def clean_part(text: str) -> str:
@@ -107,7 +107,7 @@ def printable(text: object) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """The text with lone surrogates, which UTF-8 cannot encode, as escapes: `\\xe9` for a byte of a file's name."""
+    """The text with lone surrogates, which UTF-8 cannot encode, as escapes."""
     return _SURROGATES.sub(_escape, text)
 
 

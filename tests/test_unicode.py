@@ -11,13 +11,15 @@ from data.unicode import clean, printable
 FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
 WALES = "\U0001f3f4\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f"
 ODD = (
-    "ae\u0301\u0327\u00e9 \n\r\t\x00\x08\x0b\x0c\x1b[31m]\x07\x7f\x85\x9b\xa0\xad\u034f\u061c\u0627\u0645\u0915\u094d\u093c"
-    "\u0958\u0e01\u0e33\u1100\u1161\u115f\u1160\u1780\u180b\u180e\u1820\u2000\u2028\u200b\u200c\u200d\u200e\u202e\u2060"
+    "ae\u0301\u0327\u00e9 \n\r\t\x00\x08\x0b\x0c\x1b[31m]\x07\x7f\x85\x9b\xa0\xad\u034f\u061c\u0627\u0645\u0915"
+    "\u094d\u093c\u0958\u0e01\u0e33\u1100\u1161\u115f\u1160\u1780\u180b\u180e\u1820\u2000\u2028\u200b\u200c\u200d\u200e\u202e\u2060"
     "\u212b\u2764\u2800\u3000\u3164\ue000\ufb50\ufe0e\ufe0f\ufeff\ufff9\ufffe\U0001f3f4\U0001f3fb\U0001f468\U0001f469"
     "\U000e0001\U000e0067\U000e007f\U000e0100\U0010ffff"
 )
 odd_texts = st.text(st.one_of(st.sampled_from(ODD), st.characters(exclude_categories=["Cs"])), max_size=30)
-GONE = set("\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xa0\xad\u061c\u2000\u2028\u200e\u202e\u2060\u3164\ufeff\ufff9\ufffe\U0010ffff")
+GONE = set(
+    "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xa0\xad\u061c\u2000\u2028\u200e\u202e\u2060\u3164\ufeff\ufff9\ufffe\U0010ffff"
+)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Pure. Outlines follow their texts.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,7 @@ def clean_rows(rows: pa.Table) -> pa.Table:
     changed = {row: text for row, before, text in _cleaned(texts) if text != before}
     if changed:
         marked = {row: outlines[row].as_py() for row in changed}
-        moved = {
-            row: clean_with_outline(str(texts[row]), outline) for row, outline in marked.items() if outline
-        }
+        moved = {row: clean_with_outline(str(texts[row]), outline) for row, outline in marked.items() if outline}
         changed |= {row: text for row, (text, _) in moved.items()}
         rows = rows.set_column(rows.column_names.index("text"), "text", _replaced(texts, changed))
         if moved:
@@ -44,7 +43,7 @@ def clean_with_outline(text: str, outline: Sequence[int]) -> tuple[str, tuple[in
     """A clean text and its outline: what is marked, and what is between, is cleaned piece by piece."""
     marks = marks_of(outline)
     bounds = [0, *(place for _, start, end in marks for place in (start, end)), len(text)]
-    pieces = [clean_part(text[start:end]) for start, end in zip(bounds, bounds[1:], strict=False)]
+    pieces = [clean_part(text[start:end]) for start, end in pairwise(bounds)]
     places = np.cumsum([0, *map(len, pieces)]).tolist()
     moved = [
         (kind, places[2 * number + 1], places[2 * number + 2])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
-import pycld2
 import pyarrow as pa
+import pycld2
 
 from data.corpora.arrays import buffer_of, string_array
 

@@ -92,6 +92,11 @@ class ImportSettings:
         return self.messages_column or self.text_column
 
     @property
+    def cuts(self) -> bool:
+        """Whether documents are cut into parts, whose ids are those of their documents, a slash and a number."""
+        return bool(self.chunk_tokens) or self.split != "none"
+
+    @property
     def record(self) -> type[Document]:
         """What is written."""
         return Conversation if self.messages_column else Document
