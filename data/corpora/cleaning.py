@@ -15,6 +15,7 @@ from data.structure import marks_of, outline_with
 from data.unicode import clean, clean_part
 
 _SPACE, _PRINTABLE = 0x20, 95  # printable ASCII: 95 characters from the space on
+_SLICE_BYTES = 1 << 18  # scanned at a time, so that the arrays stay in the CPU cache
 _TAB, _LINE_END = 0x09, 0x0A
 
 
@@ -65,10 +66,19 @@ def _cleaned(texts: pa.StringArray) -> list[tuple[int, str, str]]:
 def doubtful_rows(texts: pa.StringArray) -> npt.NDArray[np.int64]:
     """The rows with anything but printable ASCII, tabs and line ends."""
     offsets, content = buffer_of(texts)
-    places = np.flatnonzero(content - np.uint8(_SPACE) >= _PRINTABLE)  # unsigned: what is below wraps around
-    values = content[places]
-    places = places[(values != _TAB) & (values != _LINE_END)]
-    return np.unique(np.searchsorted(offsets, places, "right") - 1)
+    moved, is_odd = np.empty(_SLICE_BYTES, np.uint8), np.empty(_SLICE_BYTES, bool)
+    found = [np.zeros(0, np.int64)]
+    for start in range(0, len(content), _SLICE_BYTES):
+        piece = content[start : start + _SLICE_BYTES]
+        # Unsigned: what is below the space wraps around.
+        np.subtract(piece, np.uint8(_SPACE), out=moved[: len(piece)])
+        np.greater_equal(moved[: len(piece)], _PRINTABLE, out=is_odd[: len(piece)])
+        places = np.flatnonzero(is_odd[: len(piece)])
+        if len(places):
+            values = piece[places]
+            places = places[(values != _TAB) & (values != _LINE_END)] + start
+            found.append(np.unique(np.searchsorted(offsets, places, "right") - 1))
+    return np.unique(np.concatenate(found))
 
 
 def _replaced(texts: pa.StringArray, changed: dict[int, str]) -> pa.StringArray:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -24,7 +25,7 @@ from data.conversations import read_messages
 from data.corpora.arrays import Mask, buffer_of, hex_array, int_array, numbers_of, string_array
 from data.corpora.cleaning import clean_rows
 from data.corpora.duplicates import KeyTable, NearDuplicates, SeenKeys
-from data.corpora.languages import detect_languages
+from data.corpora.languages import LanguageDetector
 from data.corpora.parts import PART_COLUMNS, cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
 from data.corpora.repeated import LineCounts, RepeatedLines
@@ -135,19 +136,22 @@ class ImportPipeline:
         self._out, self._mark, self._source, self._rows = out, mark, mark.source, 0
         self._seen = SeenKeys(out / STATE_FOLDER / KEYS, mark.lengths.get(KEYS, 0))
         self._near: NearDuplicates | None = None
-        self._repeated = repeated
+        self._repeated, self._detector = repeated, LanguageDetector()
         self._steps = [self._without_empty, self._without_missing_ids, self._without_known]
-        if repeated:
-            self._steps.insert(0, partial(self._without_repeated_lines, repeated))
         if settings.similarity:
             path = out / STATE_FOLDER / SIGNATURES
             self._near = NearDuplicates(settings.similarity, path, mark.lengths.get(SIGNATURES, 0))
             self._steps.append(partial(self._without_near_duplicates, self._near))
         self._waiting: list[pa.Table] = []
+        self._languages: list[Future[pa.StringArray]] = []
         self._waiting_bytes = self._waiting_rows = 0
 
     def run(self) -> None:
         """Read all sources, one after another."""
+        with self._detector:
+            self._run()
+
+    def _run(self) -> None:
         mark = self._mark
         for done in self._sources[: mark.source]:
             self._context.on_bytes(done.size)
@@ -166,7 +170,11 @@ class ImportPipeline:
         """
         left = rows.slice(max(0, num_done - self._rows))
         self._rows += rows.num_rows
+        if left.num_rows and self._repeated:
+            left = self._without_repeated_lines(self._repeated, left)
         if left.num_rows:
+            # Languages are detected beside the reading and the steps; at the end they are found by the row's place.
+            self._languages.append(self._detector.begin(self._said(left["text"].combine_chunks())))
             self._waiting.append(left)
             self._waiting_rows += left.num_rows
             self._waiting_bytes += left.nbytes
@@ -177,11 +185,14 @@ class ImportPipeline:
         if self._waiting:
             rows = pa.concat_tables(self._waiting).combine_chunks()
             self._waiting, self._waiting_bytes, self._waiting_rows = [], 0, 0
+            languages, self._languages = self._languages, []
+            rows = rows.append_column("place", int_array(np.arange(rows.num_rows), pa.int64()))
             for step in self._steps:
                 rows = step(rows).combine_chunks()
                 if not rows.num_rows:
                     return
-            self._write(rows)
+            detected = pa.concat_arrays([one.result() for one in languages])
+            self._write(rows, detected.take(rows["place"].chunk(0)))
             if self._writer.end_if_full():
                 self._set_mark()
 
@@ -204,8 +215,8 @@ class ImportPipeline:
         write_bookmark(self._out, mark)
 
     def _without_repeated_lines(self, repeated: RepeatedLines, rows: pa.Table) -> pa.Table:
-        left = repeated.drop(rows)
-        is_gone = (_lengths(left["text"].chunk(0)) == 0) & (_lengths(rows["text"].chunk(0)) > 0)
+        left = repeated.drop(rows).combine_chunks()
+        is_gone = (_lengths(left["text"].chunk(0)) == 0) & (_lengths(rows["text"].combine_chunks()) > 0)
         return self._reject(left, is_gone, lambda _: ("empty", "nothing but repeated lines"))
 
     def _without_empty(self, rows: pa.Table) -> pa.Table:
@@ -242,9 +253,8 @@ class ImportPipeline:
 
         return self._reject(rows, np.isin(np.arange(rows.num_rows), list(places)), _explain)
 
-    def _write(self, rows: pa.Table) -> None:
+    def _write(self, rows: pa.Table, languages: pa.StringArray) -> None:
         settings = self._context.settings
-        languages = detect_languages(self._said(rows["text"].chunk(0)))
         documents = rows.select(["id", "text", "heading", "outline"]).rename_columns(PART_COLUMNS)
         sources, row_of = numbers_of(rows["source"].chunk(0)), dict[str, int]()
         if are_parts := settings.cuts:
