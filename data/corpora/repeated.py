@@ -49,7 +49,7 @@ def counted_lines(text: str, outline: Sequence[int]) -> Iterator[Line]:
         is_marked = next_mark < len(marks) and marks[next_mark][1] <= start
         start += len(line) + 1
         if not is_marked and line[:1] not in ("\t", " ", "") and len(line.encode()) >= _LEAST_BYTES:
-            folded = _NUMBER.sub("0", " ".join(line.split()))
+            folded = _NUMBER.sub("#", " ".join(line.split()))
             signs = len(_SIGN.findall(folded))
             if 2 * signs < len(folded) and (" " in folded or not folded.isascii()):
                 yield number, folded
@@ -108,6 +108,7 @@ class LineCounts:
 
     def save(self, path: Path) -> None:
         """Write the counts, at once."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")
         with temporary.open("wb") as file:
             np.savez(file, table=self._table, num_documents=self.num_documents)
