@@ -1,8 +1,8 @@
 """Lines that repeat over many documents: headers, licences, cookie notices. Found in a sample; counted and removed.
 
-A line is repeated if `is_many` documents have it, spaces and numbers apart ("Page 3 of 10" is "Page 4 of 10"). Lines
-that are short, indented, mostly signs, headings or no prose (code, tables) are never counted: many documents share
-them with reason. A sentence inside a paragraph is no line.
+A line is repeated if `is_many` documents have it, spaces apart. Numbers count: "Weight: 300 g" is what a document says,
+and not what its template repeats. Lines that are short, of one word, indented, mostly signs, headings or no prose
+(code, tables) are never counted: many documents share them with reason. A sentence inside a paragraph is no line.
 """
 
 import os
@@ -27,7 +27,6 @@ _END_CHARACTERS = 20_000  # of a sampled document, where boilerplate is
 _LEAST_DOCUMENTS, _LEAST_SHARE = 3, 0.05
 _LEAST_BYTES = 12  # of UTF-8: 12 Latin letters, 4 ideographs
 _SIGN = re.compile(r"[^\w\s]|_")
-_NUMBER = re.compile(r"\d+")
 _SHOWN_CHARACTERS = 100
 _MOST_SHOWN = 1000  # lines whose documents are counted for the report
 _WIDTH, _DEPTH = 1 << 21, 2  # of the sketch: 16 MiB
@@ -41,7 +40,7 @@ def is_many(documents: npt.NDArray[np.int64], out_of: int) -> Mask:
 
 
 def counted_lines(text: str, outline: Sequence[int]) -> Iterator[Line]:
-    """The lines of a text that may be boilerplate, folded."""
+    """The lines of a text that may be boilerplate, with single spaces."""
     marks, next_mark, start = marks_of(outline), 0, 0
     for number, line in enumerate(text.split("\n")):
         while next_mark < len(marks) and marks[next_mark][2] < start:
@@ -49,10 +48,9 @@ def counted_lines(text: str, outline: Sequence[int]) -> Iterator[Line]:
         is_marked = next_mark < len(marks) and marks[next_mark][1] <= start
         start += len(line) + 1
         if not is_marked and line[:1] not in ("\t", " ", "") and len(line.encode()) >= _LEAST_BYTES:
-            folded = _NUMBER.sub("#", " ".join(line.split()))
-            signs = len(_SIGN.findall(folded))
-            if 2 * signs < len(folded) and (" " in folded or not folded.isascii()):
-                yield number, folded
+            words = " ".join(line.split())
+            if 2 * len(_SIGN.findall(words)) < len(words) and (" " in words or not words.isascii()):
+                yield number, words
 
 
 def without_lines(text: str, outline: Sequence[int], dropped: Iterable[int]) -> tuple[str, tuple[int, ...]]:
@@ -93,7 +91,7 @@ class LineCounts:
         hashes = [
             number
             for text, outline in zip(texts, outlines, strict=True)
-            for number in {_hash(folded) for _, folded in counted_lines(text, outline)}
+            for number in {_hash(line) for _, line in counted_lines(text, outline)}
         ]
         self.num_documents += len(texts)
         for row, places in zip(self._table, _places(np.array(hashes, np.uint64)), strict=True):
@@ -101,7 +99,7 @@ class LineCounts:
             row[cells] += counts.astype(np.uint32)
 
     def are_repeated(self, lines: Sequence[str]) -> Mask:
-        """Which folded lines are in many documents."""
+        """Which lines are in many documents."""
         places = _places(np.array([_hash(line) for line in lines], np.uint64))
         counts = np.minimum(*(row[at] for row, at in zip(self._table, places, strict=True))).astype(np.int64)
         return is_many(counts, self.num_documents)

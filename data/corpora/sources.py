@@ -100,7 +100,7 @@ def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
 
 def list_others(others: Mapping[str, int]) -> str:
     """One line about the files of other kinds."""
-    total, ranked = sum(others.values()), Counter(others).most_common()
+    total, ranked = sum(others.values()), sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
     shown = ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:_SHOWN_KINDS])
     more = ", ..." if len(ranked) > _SHOWN_KINDS else ""
     return f"{total:,} file{'s' if total != 1 else ''} of other kinds: {shown}{more}"
