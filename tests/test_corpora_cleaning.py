@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_corpora import load, rejected, texts_in, write_arrow, write_csv, write_jsonl, write_parquet
 from test_corpora_conversations import talks_in, write_lines
 
 from data.corpora.arrays import string_array
-from data.corpora.cleaning import clean_rows, clean_with_outline, doubtful_rows
+from data.corpora.cleaning import clean_rows, clean_with_outline, not_plain
 from data.corpora.reading import Source, make_rows
 from data.records import Document
 from data.seeds import fingerprint
@@ -73,8 +73,27 @@ def test_titles_are_cleaned_to_one_line() -> None:
 @pytest.mark.parametrize("before", ["", "x" * 300_000])
 def test_rows_that_may_need_cleaning_are_found(text: str, before: str) -> None:
     texts = string_array(["plain ~\n\t", before + text, "", text + "x", "plain"])
-    assert doubtful_rows(texts).tolist() == [1, 3]
-    assert doubtful_rows(texts[2:]).tolist() == [1]
+    assert not_plain(texts).tolist() == [1, 3]
+    assert not_plain(texts[2:]).tolist() == [1]
+
+
+def check_columns(texts: list[str]) -> None:
+    """The search of a column finds all that `clean` would change; white space alone may stay as it is."""
+    found = clean_rows(rows_of(texts))["text"].to_pylist()
+    wanted = map(clean, texts)
+    assert [(a, b) for a, b in zip(found, wanted, strict=True) if a != b and (a.strip() or b)] == []
+
+
+@settings(max_examples=200)
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=40))
+def test_texts_that_the_search_passes_over_are_clean(texts: list[str]) -> None:
+    check_columns(texts)
+
+
+def test_every_character_is_found_by_the_search_if_it_may_go() -> None:
+    planes = (*range(0xD800), *range(0xE000, 0x20000), *range(0x2F800, 0x2FA20), *range(0xE0000, 0xE1000))
+    check_columns([f"a{chr(code)}" for code in planes])
+    check_columns([f"{before}{chr(code)}" for code in range(0x1100, 0x1200) for before in "\u1100\uac00"])
 
 
 def test_outlines_follow_what_is_removed() -> None:

@@ -1,6 +1,6 @@
-"""Cleans the texts of a table of rows, as `data.unicode` says; the rows of plain ASCII cost a scan of their bytes.
+"""Cleans the texts of a table of rows, as `data.unicode` says.
 
-Pure. Outlines follow their texts.
+Pure. Rows of plain ASCII cost a scan of their bytes, rows of most scripts a search by RE2. Outlines follow their texts.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.corpora.arrays import buffer_of, int_array, list_array, string_array
 from data.structure import marks_of, outline_with
-from data.unicode import clean, clean_part
+from data.unicode import DOUBTFUL_RE2, clean, clean_part
 
 _SPACE, _PRINTABLE = 0x20, 95  # printable ASCII: 95 characters from the space on
 _SLICE_BYTES = 1 << 18  # scanned at a time, so that the arrays stay in the CPU cache
@@ -21,6 +22,8 @@ _TAB, _LINE_END = 0x09, 0x0A
 
 def clean_rows(rows: pa.Table) -> pa.Table:
     """The rows with clean texts and headings, and outlines that fit; the same table if there is nothing to do."""
+    if not rows.num_rows:
+        return rows
     texts, outlines = rows["text"].chunk(0), rows["outline"].chunk(0)
     changed = {row: text for row, before, text in _cleaned(texts) if text != before}
     if changed:
@@ -55,15 +58,17 @@ def clean_with_outline(text: str, outline: Sequence[int]) -> tuple[str, tuple[in
 
 
 def _cleaned(texts: pa.StringArray) -> list[tuple[int, str, str]]:
-    """Row, text and clean text of the rows that are not plain ASCII."""
-    rows = doubtful_rows(texts)
+    """Row, text and clean text of the rows that may have to be cleaned."""
+    rows = not_plain(texts)
     if not len(rows):
         return []
-    found = texts.take(int_array(rows, pa.int64())).to_pylist()
+    taken = texts.take(int_array(rows, pa.int64()))
+    is_doubtful = pc.match_substring_regex(taken, DOUBTFUL_RE2)
+    rows, found = rows[np.array(is_doubtful.to_pylist(), bool)], taken.filter(is_doubtful).to_pylist()
     return [(row, text, clean(text)) for row, text in zip(rows.tolist(), found, strict=True)]
 
 
-def doubtful_rows(texts: pa.StringArray) -> npt.NDArray[np.int64]:
+def not_plain(texts: pa.StringArray) -> npt.NDArray[np.int64]:
     """The rows with anything but printable ASCII, tabs and line ends."""
     offsets, content = buffer_of(texts)
     moved, is_odd = np.empty(_SLICE_BYTES, np.uint8), np.empty(_SLICE_BYTES, bool)
