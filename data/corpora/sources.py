@@ -10,7 +10,8 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,16 +29,21 @@ _SUFFIXES = {
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 _ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_SHOWN_KINDS = 8
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
 
 @dataclass
 class SourceFiles:
-    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too."""
+    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too.
+
+    `others` counts files of unknown kinds in folders, by suffix: they are no fault.
+    """
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)
     num_matches: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     _seen: set[str] = field(default_factory=set)
 
     def take(self, path: Path, *, named: bool) -> None:
@@ -59,6 +65,8 @@ class SourceFiles:
             self.refused.append((path, "no file", "neither a file nor a folder"))
         elif suffix in _ARCHIVES:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
+        elif suffix not in KINDS and not named:  # a folder of pages has pictures and styles
+            self.others[suffix or "no suffix"] += 1
         elif suffix not in KINDS:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:
@@ -83,8 +91,19 @@ def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
         else:
             _expand(word, out, found)
     if not found.sources and not found.refused:
+        if found.others:
+            known = f"give a folder with one of: {', '.join(KINDS)}"
+            raise InputError(f"nothing to read: {list_others(found.others)}", where=" ".join(words), hint=known)
         raise InputError("no files here", where=" ".join(words), hint="name files, or a folder with files")
     return found
+
+
+def list_others(others: Mapping[str, int]) -> str:
+    """One line about the files of other kinds."""
+    total, ranked = sum(others.values()), sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:_SHOWN_KINDS])
+    more = ", ..." if len(ranked) > _SHOWN_KINDS else ""
+    return f"{total:,} file{'s' if total != 1 else ''} of other kinds: {shown}{more}"
 
 
 def _expand(pattern: str, out: Path, found: SourceFiles) -> None:
