@@ -75,8 +75,8 @@ def _of_meta(attributes: bytes) -> str:
     if b"charset" in values:
         return _name(values[b"charset"])
     if values.get(b"http-equiv", b"").lower() == b"content-type":
-        found = _IN_CONTENT.search(values.get(b"content", b""))
-        return _name(found[1] or found[2] or found[3] or b"") if found else ""
+        charset = _IN_CONTENT.search(values.get(b"content", b""))
+        return _name(charset[1] or charset[2] or charset[3] or b"") if charset else ""
     return ""
 
 

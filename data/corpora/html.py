@@ -8,8 +8,8 @@ import pyarrow as pa
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from data.corpora.charsets import decode_page
-from data.corpora.main_content import extract_main, keep_main, remove_landmarks
-from data.corpora.page_text import BLOCKS, count_visible, lay_out, mark_blocks, remove_unseen, squeezed
+from data.corpora.main_content import keep_main, main_marks, remove_landmarks
+from data.corpora.page_text import BLOCKS, Marker, count_visible, lay_out, remove_unseen, squeezed
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
 from data.structure import Outliner
@@ -71,8 +71,9 @@ def _main_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
     """The main content, if there is enough of it."""
     num_seen = count_visible(body.text())
     keep_main(tree, body)
-    mark_blocks(tree)
-    lines = lay_out(extract_main(tree, body))
+    Marker(tree, body)
+    marked = body.text()
+    lines = lay_out(marked, main_marks(tree, body))
     return lines if count_visible(lines.text) >= min(_ENOUGH, _LEAST_SHARE * num_seen) else Outliner()
 
 
@@ -82,7 +83,7 @@ def _lines_between_landmarks(tree: LexborHTMLParser, body: LexborNode) -> Outlin
 
 
 def _all_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
-    mark_blocks(tree)
+    Marker(tree, body)
     return lay_out(body.text())
 
 

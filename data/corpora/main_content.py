@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from data.corpora.page_text import count_visible
+from data.corpora.page_text import count_visible, marks_in
 
 # Landmarks and controls that are never content.
 _APART = (
@@ -26,6 +26,9 @@ _MACHINERY = (
     ".printfooter,.catlinks,.navbox,.noprint,.screen-reader-text,.sr-only,.visually-hidden,.skip-link,"
     "#comments,.comments-area,.comment-list"
 )
+# Buttons that open what a heading is about; links that a heading has to itself.
+_OPENERS = "button[aria-expanded],button[aria-controls],button[data-toggle],button[data-bs-toggle]"
+_ANCHORS = frozenset("§ ¶ # ∞ 🔗".split())
 _MAIN = "main,[role=main]"
 _ARTICLE = "article,[itemprop=articleBody]"
 _DENSE = frozenset("div ul ol dl table td p section aside center header footer".split())
@@ -33,13 +36,18 @@ _CONTENT = frozenset({"article", "main", "blockquote"})
 _MAY_HOLD_TITLE = frozenset({"header", "div"})
 _MOST_LINKS = 0.6  # of the characters of a block are links: it is navigation
 _LEAST_SHARE = 0.5  # of the characters of a page are in its only article: the rest is not content
-_PROSE_NOTES = re.compile(r"(?:^|[\s_-])(?:note|tip|hint|warning|caution|danger|important|info|example|footnote)s?(?:$|[\s_-])")
+_PROSE_NOTES = re.compile(
+    r"(?:^|[\s_-])(?:note|tip|hint|warning|caution|danger|important|info|example|footnote)s?(?:$|[\s_-])"
+)
 
 
 def remove_landmarks(tree: LexborHTMLParser) -> None:
     """Remove the parts of a page that are marked as navigation, controls, headers, footers and asides."""
-    for button in tree.css("h1 button,h2 button,h3 button,h4 button,h5 button,h6 button,dt button"):
-        button.unwrap()  # opens what the heading is about
+    for button in tree.css(_OPENERS):
+        button.unwrap()
+    for link in tree.css("a[href^='#']"):
+        if link.text().strip() in _ANCHORS:
+            link.decompose()
     for node in reversed(tree.css(f"{_APART},{_MACHINERY}")):
         _remove(tree, node)
     for node in reversed(tree.css("header,footer,aside")):
@@ -62,8 +70,8 @@ def keep_main(tree: LexborHTMLParser, body: LexborNode) -> None:
             _remove(tree, node)
 
 
-def extract_main(tree: LexborHTMLParser, body: LexborNode) -> str:
-    """The text of what is left in a tree, without the parts whose names show that they are no content."""
+def markup_of_main(tree: LexborHTMLParser, body: LexborNode) -> str:
+    """The markup of what is left in a tree, as resiliparse shall read it."""
     for node in tree.css("section[id],h1[id],h2[id],h3[id],h4[id],h5[id],h6[id]"):
         del node.attrs["id"]  # "related", "menu": made from a heading, not the name of a part
     for node in reversed(tree.css("aside")):
@@ -72,12 +80,18 @@ def extract_main(tree: LexborHTMLParser, body: LexborNode) -> str:
     for node in reversed(tree.css("label,figure,figcaption")):
         node.unwrap()
     # Within three elements, lists and the like are not taken for the navigation of the page.
-    markup = f"<body><div><div><div>{body.inner_html}</div></div></div></body>"
+    return f"<body><div><div><div>{body.inner_html}</div></div></div></body>"
+
+
+def main_marks(tree: LexborHTMLParser, body: LexborNode) -> frozenset[int]:
+    """The marks of what is left in a tree, without the parts whose names show that they are no content.
+
+    Resiliparse chooses; its text is not used, for it leaves out words of one character in some scripts.
+    """
+    markup = markup_of_main(tree, body)
     text = extract_plain_text(markup, preserve_formatting=False, main_content=True, list_bullets=False, alt_texts=False)
     titles = tree.css("h1")
-    if len(titles) == 1 and _letters(title := titles[0].text()) not in _letters(text):
-        return f"{title}{text}"  # it stood in a "banner"
-    return text
+    return marks_in(text) | (marks_in(titles[0].text()) if len(titles) == 1 else frozenset())
 
 
 def _container(named: Sequence[LexborNode], size: int) -> LexborNode | None:
@@ -147,10 +161,6 @@ def _above(node: LexborNode) -> Iterator[LexborNode]:
 
 def _is_within(node: LexborNode, tags: frozenset[str]) -> bool:
     return any(above.tag in tags for above in _above(node))
-
-
-def _letters(text: str) -> str:
-    return "".join(filter(str.isalnum, text))
 
 
 def _size_of(node: LexborNode) -> int:

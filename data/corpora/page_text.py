@@ -1,7 +1,7 @@
 """The visible text of a page as lines with an outline.
 
-Marks (control characters, which no page has) are put at the blocks, headings, rows and cells of a tree. Then the text of
-the tree, or of a part of it, has all that is needed to lay it out in lines.
+Marks, made of control characters, are put at the blocks, headings, rows and cells of a tree. Then the text of the tree
+has all that is needed to lay it out in lines. Marks are numbered, so that it can be said which of their texts to take.
 """
 
 import re
@@ -12,32 +12,40 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from data.structure import PROSE, VERBATIM, Outliner
 
 BLOCKS = (
-    "address,article,aside,blockquote,center,dd,details,dialog,dir,div,dl,dt,fieldset,figcaption,figure,footer,"
-    "form,h1,h2,h3,h4,h5,h6,header,hgroup,legend,li,main,menu,nav,ol,optgroup,option,p,pre,search,section,select,"
-    "summary,table,textarea,ul"
+    "address,article,aside,blockquote,center,dd,details,dialog,dir,div,dl,dt,fieldset,figcaption,figure,footer,form,"
+    "header,hgroup,legend,li,main,menu,nav,ol,optgroup,option,p,search,section,select,summary,textarea,ul,td,th,caption"
 )
 _UNSEEN = (
-    "script,style,template,noscript,svg,iframe,object,head,noframes,rp,rt,audio,video,canvas,[hidden],[aria-hidden=true]"
+    "script,style,template,noscript,svg,iframe,object,head,noframes,rp,rt,audio,video,canvas,datalist,[hidden],"
+    "[aria-hidden=true]"
 )
 _STYLED = "[style*=display i],[style*=visibility i]"
 _INVISIBLE = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))\s*(?:!|;|$)", re.I)
 _CODE = "pre,listing,xmp"
 _LINES_OF_CODE = "br,div,p,li,tr"
 _NO_CODE = ".lineno,.linenos,.linenodiv,.line-number,.line-numbers-rows,.gutter,.blob-num,button"
-_NO_DATA = "table,pre,h1,h2,h3,h4,h5,h6,form,section,article,hr"
+_NO_DATA = "pre,listing,xmp,h1,h2,h3,h4,h5,h6,form,section,article,hr"
 _LONGEST_CELL = 1000  # characters; a table with longer cells divides a page into columns
+_CELLS = frozenset({"td", "th", "caption"})
+_NAMED = "a[class],a[id],a[role],span[class],span[id],span[role]"
 _FORMULA_IMAGES = "img[class*=math],img[class*=latex],img[class*=tex],img[class*=formula],img[class*=equation]"
 _TEX_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle)\s*(.*)\}$", re.S)
-# A mark is followed by what it marks: "." a block's edge, "1" to "6" and "h" a heading's begin and end, "T" and "t" those
-# of a table, "R" and "C" the begin of a row and a cell, "P" code.
-_MARK, _LINE, _SPACE, _TAB = "\x01", "\x02", "\x03", "\x04"
+# A mark has a kind, a number and an end, and stands before what it marks: "." a block or what follows one, "1" to "6"
+# a heading, "h" what follows it, "T" a table, "R" its rows' first cells, "C" the others, "t" what follows it, "P" code,
+# "i" words within a line that have a name.
+_MARK, _END, _LINE, _SPACE, _TAB = "\x01", "\x02", "\x03", "\x04", "\x05"
+_MARKED = re.compile(f"{_MARK}(.)([0-9]+){_END}([^{_MARK}]*)")
+_ENDS = ".ht"
 _KEPT = str.maketrans({"\n": _LINE, " ": _SPACE, "\t": _TAB})
 _RESTORED = str.maketrans({_LINE: "\n", _SPACE: " ", _TAB: "\t"})
 _DROPPED = str.maketrans("", "", "".join(map(chr, (*range(9), 11, *range(14, 32), *range(127, 160), 0xAD))))
 
+Block = tuple[str, int]
+
 
 def remove_unseen(tree: LexborHTMLParser) -> None:
     """Remove what a reader does not see; formulas become text."""
+    # From the end: what is in an element is removed before the element.
     for script in reversed(tree.css("script[type^='math/tex']")):
         script.replace_with(script.text())
     for formula in reversed(tree.css(".mwe-math-element")):  # hidden MathML beside an image
@@ -58,35 +66,72 @@ def remove_unseen(tree: LexborHTMLParser) -> None:
         quote.insert_after("”")
 
 
-def mark_blocks(tree: LexborHTMLParser) -> None:
-    """Put marks at the blocks of a tree; `lay_out` reads them in its text.
+class Marker:
+    """Puts marks at the blocks of a tree, once.
 
     No mark stands between the cells of a table: a parser that reads the tree again would move it out of the table.
     """
-    for table in tree.css("table"):
+
+    def __init__(self, tree: LexborHTMLParser, body: LexborNode) -> None:
+        self._count = 0
+        self._begin(body, ".")
+        for table in tree.css("table"):
+            self._mark_table(table)
+        for code in reversed(tree.css(_CODE)):
+            code.replace_with(f"{self._mark('P')}{_code(code)}{self._mark('.')}")
+        for node in tree.css("br,hr"):
+            node.insert_before(self._mark("."))
+        for node in tree.css("h1,h2,h3,h4,h5,h6"):
+            self._begin(node, str(node.tag)[1])
+            node.insert_after(self._mark("h"))
+        for node in tree.css(BLOCKS):
+            self._begin(node, ".")
+            if node.tag not in _CELLS:
+                node.insert_after(self._mark("."))
+        for node in tree.css(_NAMED):
+            self._begin(node, "i")
+            node.insert_after(self._mark("i"))
+
+    def _mark(self, kind: str) -> str:
+        self._count += 1
+        return f"{_MARK}{kind}{self._count}{_END}"
+
+    def _begin(self, node: LexborNode, kind: str) -> None:
+        if first := node.first_child:
+            first.insert_before(self._mark(kind))
+        else:
+            node.insert_child(self._mark(kind))
+
+    def _mark_table(self, table: LexborNode) -> None:
         if _is_data(table):
-            _mark_table(table)
-    for node in reversed(tree.css(_CODE)):
-        node.replace_with(f"{_MARK}P{_code(node)}{_MARK}.")
-    for node in tree.css("h1,h2,h3,h4,h5,h6"):
-        _enclose(node, str(node.tag)[1], "h")
-    for node in tree.css("td,th,caption"):
-        _enclose(node, ".", ".")
-    for node in tree.css("br,hr"):
-        node.insert_before(f"{_MARK}.")
-    for node in tree.css(BLOCKS):
-        node.insert_before(f"{_MARK}.")
-        node.insert_after(f"{_MARK}.")
+            for caption in reversed(table.css("caption")):
+                table.insert_before(f"{self._mark('.')}{caption.text()}")
+                caption.decompose()
+            for row in table.css("tr"):
+                for number, cell in enumerate(row.css("td,th")):
+                    self._begin(cell, "C" if number else "R")
+            table.insert_before(self._mark("T"))
+        table.insert_after(self._mark("t"))
 
 
-def lay_out(marked: str) -> Outliner:
-    """The lines of a text with marks: a line for each block, heading and row; code with its own lines."""
+def marks_in(text: str) -> frozenset[int]:
+    """The numbers of the marks that a text has."""
+    return frozenset(int(mark[2]) for mark in _MARKED.finditer(text))
+
+
+def lay_out(marked: str, taken: frozenset[int] | None = None) -> Outliner:
+    """The lines of a text with marks: one for each block, heading and row; code with its own lines.
+
+    With `taken`, only what stands after the marks of these numbers.
+    """
     lines, layout = Outliner(), _Layout()
-    for piece in f".{marked}".split(_MARK):
-        for block, kind in layout.read(piece[:1], piece[1:]):
-            lines.add(block, kind)
-    for block, kind in layout.end():
-        lines.add(block, kind)
+    for mark in _MARKED.finditer(marked):
+        kind, is_taken = mark[1], taken is None or int(mark[2]) in taken
+        if is_taken or kind in _ENDS:
+            for block in layout.read(kind, mark[3] if is_taken else ""):
+                lines.add(*block)
+    for block in layout.end():
+        lines.add(*block)
     return lines
 
 
@@ -100,58 +145,47 @@ def count_visible(text: str) -> int:
     return sum(map(len, text.split()))
 
 
-Block = tuple[str, int]
-
-
 class _Layout:
-    """Reads marks and the texts between them, and says which blocks are complete."""
+    """Reads marks and the texts after them, and says which blocks are complete."""
 
     def __init__(self) -> None:
-        self._words: list[str] = []
+        self._text: list[str] = []
         self._kind = PROSE
         self._rows: list[list[str]] | None = None
 
-    def read(self, mark: str, text: str) -> list[Block]:
-        """The blocks that end at this mark, which a text follows."""
-        if self._rows is not None:
-            return self._read_table(self._rows, mark, text)
-        if mark == "." and self._kind != PROSE:
-            self._words.append(text)
+    def read(self, kind: str, text: str) -> list[Block]:
+        """The blocks that end at a mark of this kind, which the text follows."""
+        if self._rows is not None and kind != "t":
+            self._read_cell(self._rows, kind, text)
+            return []
+        if kind == "i" or (kind == "." and self._kind != PROSE):
+            self._text += [text] if kind == "i" else [" ", text]
             return []
         done = self.end()
-        if mark == "P":
+        if kind == "P":
             code = text.translate(_RESTORED).translate(_DROPPED)
             return [*done, (code, VERBATIM)] if code.strip() else done
-        if mark == "T":
-            self._rows = []
-        elif mark.isdigit():
-            self._kind = int(mark)
-        self._words.append(text)
+        self._rows = [] if kind == "T" else None
+        self._kind = int(kind) if kind.isdigit() else PROSE
+        self._text.append(text)
         return done
 
     def end(self) -> list[Block]:
         """What is left when the text ends."""
         if self._rows is not None:
-            rows, self._rows = self._rows, None
-            block, kind = _lay_out_rows(rows), VERBATIM
+            block, kind = _lay_out_rows(self._rows), VERBATIM
         else:
-            block, kind = squeezed(" ".join(self._words)), self._kind
-        self._words.clear()
-        self._kind = PROSE
+            block, kind = squeezed("".join(self._text)), self._kind
+        self._text, self._kind, self._rows = [], PROSE, None
         return [(block, kind)] if block else []
 
-    def _read_table(self, rows: list[list[str]], mark: str, text: str) -> list[Block]:
-        if mark == "t":
-            done = self.end()
-            self._words.append(text)
-            return done
-        if mark == "R":
-            rows.append([])
-        elif mark == "C" and rows:
+    def _read_cell(self, rows: list[list[str]], kind: str, text: str) -> None:
+        if kind == "R" or (kind == "C" and not rows):
+            rows.append([text])
+        elif kind == "C":
             rows[-1].append(text)
-        elif rows and rows[-1]:
-            rows[-1][-1] += f" {text}"
-        return []
+        elif rows:
+            rows[-1][-1] += text if kind == "i" else f" {text}"
 
 
 def _lay_out_rows(rows: list[list[str]]) -> str:
@@ -163,43 +197,24 @@ def _lay_out_rows(rows: list[list[str]]) -> str:
 
 
 def _code(node: LexborNode) -> str:
-    """The text of preformatted code, its white space kept until `lay_out` restores it."""
+    """The text of preformatted code, its white space as characters that survive until `lay_out` restores them."""
     for number in reversed(node.css(_NO_CODE)):
         number.decompose()
     for line in node.css(_LINES_OF_CODE):
-        line.insert_before("\n") if line.tag == "br" else line.insert_after("\n")
+        if line.tag == "br":
+            line.insert_before("\n")
+        else:
+            line.insert_after("\n")
     return node.text().replace("\r\n", "\n").strip("\n").translate(_KEPT)
 
 
 def _is_data(table: LexborNode) -> bool:
     """Whether a table has rows of data, and does not just divide a page into columns."""
-    if table.attributes.get("role") in {"presentation", "none"} or table.css_first(_NO_DATA):
+    holds_others = len(table.css("table")) > 1  # it finds itself too
+    if holds_others or table.css_first(_NO_DATA) or table.attributes.get("role") in {"presentation", "none"}:
         return False
     rows = [len(row.css("td,th")) for row in table.css("tr")]
     return max(rows, default=0) > 1 and all(len(cell.text()) <= _LONGEST_CELL for cell in table.css("td,th"))
-
-
-def _mark_table(table: LexborNode) -> None:
-    for caption in reversed(table.css("caption")):
-        table.insert_before(f"{_MARK}.{caption.text()}")
-        caption.decompose()
-    for row in table.css("tr"):
-        for number, cell in enumerate(row.css("td,th")):
-            _begin(cell, "C" if number else f"R{_MARK}C")
-    table.insert_before(f"{_MARK}T")
-    table.insert_after(f"{_MARK}t")
-
-
-def _enclose(node: LexborNode, begin: str, end: str) -> None:
-    _begin(node, begin)
-    node.insert_child(f"{_MARK}{end}")
-
-
-def _begin(node: LexborNode, what: str) -> None:
-    if first := node.first_child:
-        first.insert_before(f"{_MARK}{what}")
-    else:
-        node.insert_child(f"{_MARK}{what}")
 
 
 def _formula(math: LexborNode) -> str:
