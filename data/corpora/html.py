@@ -9,18 +9,17 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from data.corpora.charsets import decode_page
 from data.corpora.main_content import keep_main, main_marks, remove_landmarks
-from data.corpora.page_text import BLOCKS, Marker, count_visible, lay_out, remove_unseen, squeezed
+from data.corpora.page_text import BLOCKS, count_visible, lay_out, mark_blocks, remove_unseen, squeezed
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
 from data.structure import Outliner
 
-_TAG = re.compile(rb"<(/?)([a-z][a-z0-9]*)", re.I)
-_SHALLOW = frozenset(b"p option li dd dt".split())  # closed by the next of their kind
-_NESTING = frozenset(name.encode() for name in BLOCKS.split(",")) - _SHALLOW
-_DEEPEST = 500  # browsers stop at 512; the time for a page grows with the square of its depth
-
-
-_ENOUGH, _LEAST_SHARE = 200, 0.3  # of letters: a page with less main content than both is no page with main content
+_TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
+_SHALLOW = frozenset("p option optgroup li dd dt td th tr caption".split())  # closed by the next of their kind
+_NESTING = frozenset(["table", *BLOCKS.split(",")]) - _SHALLOW
+_DEEPEST = 500  # browsers stop at 512
+_MOST_TAGS, _MOST_ABOVE = 1_000_000, 20_000_000  # a manual of 15 MB in one page has half and a fifth of these
+_ENOUGH, _LEAST_SHARE = 200, 0.3  # of characters: with less than both, there is no main content
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ def read_html(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     except ValueError as error:
         context.reject(source, 0, "not UTF-8", str(error), content)
         return
-    if depth_of(content) > _DEEPEST:
-        context.reject(source, 0, "broken HTML", f"more than {_DEEPEST} nested blocks", markup)
+    if trouble := _trouble(markup):
+        context.reject(source, 0, "broken HTML", trouble, markup)
         return
     page = read_page(markup, full=context.settings.html == "full")
     yield make_rows(source, [page.text], [0], headings=[page.title], outlines=[page.outline])
@@ -58,10 +57,11 @@ def read_page(markup: str, *, full: bool = False) -> Page:
     for lines_of in (_all_lines,) if full else (_main_lines, _lines_between_landmarks, _all_lines):
         tree = LexborHTMLParser(markup)
         title = _title(tree)
-        if tree.body is None:
-            break
         remove_unseen(tree)
-        lines = lines_of(tree, tree.body)
+        body = tree.css_first("body")  # a set of frames has none, but the tree's own property may have
+        if body is None:
+            break
+        lines = lines_of(tree, body)
         if lines.text:
             break
     return Page(title, lines.text, lines.outline)
@@ -71,7 +71,7 @@ def _main_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
     """The main content, if there is enough of it."""
     num_seen = count_visible(body.text())
     keep_main(tree, body)
-    Marker(tree, body)
+    mark_blocks(tree, body)
     marked = body.text()
     lines = lay_out(marked, main_marks(tree, body))
     return lines if count_visible(lines.text) >= min(_ENOUGH, _LEAST_SHARE * num_seen) else Outliner()
@@ -83,18 +83,22 @@ def _lines_between_landmarks(tree: LexborHTMLParser, body: LexborNode) -> Outlin
 
 
 def _all_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
-    Marker(tree, body)
+    mark_blocks(tree, body)
     return lay_out(body.text())
 
 
-def depth_of(page: bytes) -> int:
-    """The deepest nesting of blocks."""
-    depth = deepest = 0
-    for match in _TAG.finditer(page):
+def _trouble(markup: str) -> str:
+    """Why a page would take minutes or gigabytes; "" if it would not. Its blocks are counted without a parser."""
+    depth = num_above = 0
+    for number, match in enumerate(_TAG.finditer(markup), 1):
         if match[2].lower() in _NESTING:
             depth = max(0, depth - 1) if match[1] else depth + 1
-            deepest = max(deepest, depth)
-    return deepest
+        num_above += depth
+        if depth > _DEEPEST:
+            return f"more than {_DEEPEST} nested blocks"
+        if number > _MOST_TAGS or num_above > _MOST_ABOVE:
+            return f"more than {_MOST_TAGS} tags, or {_MOST_ABOVE} blocks above them"
+    return ""
 
 
 def _title(tree: LexborHTMLParser) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from data.corpora.page_text import count_visible, marks_in
+from data.corpora.page_text import PAGE, count_visible, marks_in
 
 # Landmarks and controls that are never content.
 _APART = (
@@ -48,11 +48,8 @@ def remove_landmarks(tree: LexborHTMLParser) -> None:
     for link in tree.css("a[href^='#']"):
         if link.text().strip() in _ANCHORS:
             link.decompose()
-    for node in reversed(tree.css(f"{_APART},{_MACHINERY}")):
-        _remove(tree, node)
-    for node in reversed(tree.css("header,footer,aside")):
-        if node.attributes.get("role") != "main" and not _is_within(node, _CONTENT):
-            _remove(tree, node)
+    _remove(tree.css(f"{_APART},{_MACHINERY}"), tree.css("h1"))
+    _remove([node for node in tree.css("header,footer,aside") if not _is_within(node, _CONTENT)], tree.css("h1"))
 
 
 def keep_main(tree: LexborHTMLParser, body: LexborNode) -> None:
@@ -66,8 +63,7 @@ def keep_main(tree: LexborHTMLParser, body: LexborNode) -> None:
     remove_landmarks(tree)
     blocks = _link_blocks(tree)
     if container is None or sum(map(_size_of, blocks)) < _MOST_LINKS * _size_of(body):
-        for node in blocks:
-            _remove(tree, node)
+        _remove(blocks, tree.css("h1"))
 
 
 def markup_of_main(tree: LexborHTMLParser, body: LexborNode) -> str:
@@ -116,12 +112,14 @@ def _isolate(container: LexborNode) -> None:
         node = parent
 
 
-def _remove(tree: LexborHTMLParser, node: LexborNode) -> None:
-    """Remove a part, but keep the title of the page, if that is in it and nowhere else."""
-    inside = node.css("h1") if node.tag in _MAY_HOLD_TITLE else []
-    if len(inside) == 1 == len(tree.css("h1")):
-        node.insert_before(inside[0])
-    node.decompose()
+def _remove(nodes: Sequence[LexborNode], titles: Sequence[LexborNode]) -> None:
+    """Remove parts, later ones first, but keep the title of the page, if that is in one and nowhere else."""
+    for node in reversed(nodes):
+        if node.tag in _MAY_HOLD_TITLE and len(titles) == 1 and node.css_first("h1"):
+            node.insert_before(titles[0])
+            titles = ()
+        if node.tag not in PAGE:
+            node.decompose()
 
 
 def _link_blocks(tree: LexborHTMLParser) -> list[LexborNode]:

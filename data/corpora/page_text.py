@@ -15,6 +15,7 @@ BLOCKS = (
     "address,article,aside,blockquote,center,dd,details,dialog,dir,div,dl,dt,fieldset,figcaption,figure,footer,form,"
     "header,hgroup,legend,li,main,menu,nav,ol,optgroup,option,p,search,section,select,summary,textarea,ul,td,th,caption"
 )
+PAGE = frozenset({"html", "body"})  # shown by a script if they are hidden
 _UNSEEN = (
     "script,style,template,noscript,svg,iframe,object,head,noframes,rp,rt,audio,video,canvas,datalist,[hidden],"
     "[aria-hidden=true]"
@@ -34,7 +35,7 @@ _TEX_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle)\s*(.*)\}$", re.S)
 # a heading, "h" what follows it, "T" a table, "R" its rows' first cells, "C" the others, "t" what follows it, "P" code,
 # "i" words within a line that have a name.
 _MARK, _END, _LINE, _SPACE, _TAB = "\x01", "\x02", "\x03", "\x04", "\x05"
-_MARKED = re.compile(f"{_MARK}(.)([0-9]+){_END}([^{_MARK}]*)")
+_MARKED = re.compile(f"{_MARK}([.1-6hTRCtPi])([0-9]+){_END}([^{_MARK}]*)")
 _ENDS = ".ht"
 _KEPT = str.maketrans({"\n": _LINE, " ": _SPACE, "\t": _TAB})
 _RESTORED = str.maketrans({_LINE: "\n", _SPACE: " ", _TAB: "\t"})
@@ -48,15 +49,16 @@ def remove_unseen(tree: LexborHTMLParser) -> None:
     # From the end: what is in an element is removed before the element.
     for script in reversed(tree.css("script[type^='math/tex']")):
         script.replace_with(script.text())
-    for formula in reversed(tree.css(".mwe-math-element")):  # hidden MathML beside an image
+    for formula in reversed(tree.css("span.mwe-math-element,div.mwe-math-element")):  # hidden MathML beside an image
         if math := formula.css_first("math"):
             formula.replace_with(_formula(math))
     for math in reversed(tree.css("math")):
         math.replace_with(_formula(math))
     for node in reversed(tree.css(_UNSEEN)):
-        node.decompose()
+        if node.tag not in PAGE:
+            node.decompose()
     for node in reversed(tree.css(_STYLED)):
-        if _INVISIBLE.search(node.attributes.get("style") or ""):
+        if node.tag not in PAGE and _INVISIBLE.search(node.attributes.get("style") or ""):
             node.decompose()
     for image in tree.css(_FORMULA_IMAGES):
         if alt := image.attributes.get("alt"):
@@ -66,14 +68,53 @@ def remove_unseen(tree: LexborHTMLParser) -> None:
         quote.insert_after("”")
 
 
-class Marker:
-    """Puts marks at the blocks of a tree, once.
+def mark_blocks(tree: LexborHTMLParser, body: LexborNode) -> None:
+    """Put marks at the blocks of a tree, once; `lay_out` reads them in its text."""
+    _Marker().mark(tree, body)
 
-    No mark stands between the cells of a table: a parser that reads the tree again would move it out of the table.
+
+def marks_in(text: str) -> frozenset[int]:
+    """The numbers of the marks that a text has."""
+    return frozenset(int(mark[2]) for mark in _MARKED.finditer(text))
+
+
+def lay_out(marked: str, taken: frozenset[int] | None = None) -> Outliner:
+    """The lines of a text with marks: one for each block, heading and row; code with its own lines.
+
+    With `taken`, only what stands after the marks of these numbers.
+    """
+    lines, layout = Outliner(), _Layout()
+    for mark in _MARKED.finditer(marked):
+        kind, is_taken = mark[1], taken is None or int(mark[2]) in taken
+        if is_taken or kind in _ENDS:
+            for block in layout.read(kind, mark[3] if is_taken else ""):
+                lines.add(*block)
+    for block in layout.end():
+        lines.add(*block)
+    return lines
+
+
+def squeezed(text: str) -> str:
+    """White space as single spaces: line ends of the source are spaces to a reader. Soft hyphens and controls go."""
+    return " ".join(text.translate(_DROPPED).split())
+
+
+def count_visible(text: str) -> int:
+    """Characters that are not white space."""
+    return sum(map(len, text.split()))
+
+
+class _Marker:
+    """Numbers the marks.
+
+    None stands between the cells of a table: a parser that reads the tree again would move it out of the table.
     """
 
-    def __init__(self, tree: LexborHTMLParser, body: LexborNode) -> None:
+    def __init__(self) -> None:
         self._count = 0
+
+    def mark(self, tree: LexborHTMLParser, body: LexborNode) -> None:
+        """Put marks at all that has them."""
         self._begin(body, ".")
         for table in tree.css("table"):
             self._mark_table(table)
@@ -112,37 +153,6 @@ class Marker:
                     self._begin(cell, "C" if number else "R")
             table.insert_before(self._mark("T"))
         table.insert_after(self._mark("t"))
-
-
-def marks_in(text: str) -> frozenset[int]:
-    """The numbers of the marks that a text has."""
-    return frozenset(int(mark[2]) for mark in _MARKED.finditer(text))
-
-
-def lay_out(marked: str, taken: frozenset[int] | None = None) -> Outliner:
-    """The lines of a text with marks: one for each block, heading and row; code with its own lines.
-
-    With `taken`, only what stands after the marks of these numbers.
-    """
-    lines, layout = Outliner(), _Layout()
-    for mark in _MARKED.finditer(marked):
-        kind, is_taken = mark[1], taken is None or int(mark[2]) in taken
-        if is_taken or kind in _ENDS:
-            for block in layout.read(kind, mark[3] if is_taken else ""):
-                lines.add(*block)
-    for block in layout.end():
-        lines.add(*block)
-    return lines
-
-
-def squeezed(text: str) -> str:
-    """White space as single spaces: line ends of the source are spaces to a reader. Soft hyphens and controls go."""
-    return " ".join(text.translate(_DROPPED).split())
-
-
-def count_visible(text: str) -> int:
-    """Characters that are not white space."""
-    return sum(map(len, text.split()))
 
 
 class _Layout:
