@@ -43,7 +43,7 @@ _CONTENT_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}")
 # By kind; a library is loaded when a file needs it.
 _READERS = {
     "text": "texts:read_text",
-    "html": "texts:read_html",
+    "html": "html:read_html",
     "pdf": "pdf:read_pdf",
     "jsonl": "jsonl:read_jsonl",
     "csv": "delimited:read_csv",
