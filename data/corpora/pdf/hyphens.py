@@ -17,6 +17,11 @@ _AFTER_SUSPENDED = set("and or und oder bis sowie et ou y o e ed og och en of i 
 _ADDRESS = re.compile(r"(?:https?://|ftp://|www\.)\S*[/\-_.=?&#%~]$")
 
 
+def ends_in_address(text: str) -> bool:
+    """Whether a line ends within the address of a page, at one of its marks."""
+    return bool(_ADDRESS.search(text))
+
+
 class Joiner:
     """Joins lines. Knows the words of a document, with their hyphens, apart from those that a line's end divides."""
 
@@ -34,7 +39,7 @@ class Joiner:
         if not before or not after:
             return before + after
         if not _ENDS_IN_HYPHEN.search(before):
-            close = is_unspaced(before, after) or before.endswith("—") or _ADDRESS.search(before)
+            close = is_unspaced(before, after) or before.endswith("—") or ends_in_address(before)
             return before + after if close else f"{before} {after}"
         if before.endswith(_SOFT):
             return before[:-1] + after

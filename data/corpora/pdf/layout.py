@@ -6,12 +6,12 @@ are read from top to bottom. Rows of a table stay rows, since their cells are sh
 file.
 """
 
-import itertools
 import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from data.corpora.pdf.words import BOLD, MONO, Word
 
@@ -29,6 +29,7 @@ _MIN_PROSE_LINES = 1 / 3  # of a column's lines go on in the next one
 _MOST_EDGES = 40  # places tried for a gutter
 _DEEPEST = 8
 _BOLD_SHARE = 0.9
+_MOST_COLUMNS = 200  # of a line of code
 # Scripts that put no spaces between words.
 _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u30ff\u3100-\u312f\u31a0-\u9fff\uf900-\ufaff\ufe30-\ufe4f"
@@ -58,7 +59,7 @@ class Run:
 
 @dataclass(slots=True)
 class Line:
-    """A line of a region. `cells` counts what wide gaps separate; `first` is the width of the first word."""
+    """A line of a region. `cells` counts what wide gaps separate; `first` is the room that its first word takes."""
 
     text: str
     x0: float
@@ -173,11 +174,12 @@ def make_line(row: Sequence[Run]) -> Line:
     words = [word for run in row for word in run.words]
     if _is_right_to_left(words):
         words.sort(key=lambda word: word.index)
-        text, cells, first = joined(words), 1, words[0].x1 - words[0].x0
+        text, cells, first = joined(words), 1, _first_width(words[0])
     else:
         cells_of_row = _cells(row)
-        text, cells = CELL.join(joined(cell) for cell in cells_of_row), len(cells_of_row)
-        first = words[0].x1 - words[0].x0
+        cells, first = len(cells_of_row), _first_width(words[0])
+        is_code = all(word.style & MONO for word in words)
+        text = _spaced(words) if is_code else CELL.join(joined(cell) for cell in cells_of_row)
     sizes, bold, mono, total = Counter[float](), 0, 0, 0
     for word in words:
         sizes[word.size] += len(word.text)
@@ -191,9 +193,29 @@ def make_line(row: Sequence[Run]) -> Line:
     )
 
 
+def _first_width(word: Word) -> float:
+    """The room that the beginning of a line needs; in scripts without spaces a line may end at any character."""
+    return 2 * word.size if _UNSPACED_START.match(word.text) else word.x1 - word.x0
+
+
+def _spaced(words: Sequence[Word]) -> str:
+    """Words in a typewriter's font with as many spaces between them as there is room for."""
+    width = max(
+        (words[-1].x1 - words[0].x0) / _MOST_COLUMNS, max(w.x1 - w.x0 for w in words) / max(map(_length, words))
+    )
+    text = words[0].text
+    for before, word in pairwise(words):
+        text += " " * max(word.space, round((word.x0 - before.x1) / width)) + word.text
+    return text
+
+
+def _length(word: Word) -> int:
+    return len(word.text)
+
+
 def _cells(row: Sequence[Run]) -> list[list[Word]]:
     cells: list[list[Word]] = [list(row[0].words)]
-    for before, run in itertools.pairwise(row):
+    for before, run in pairwise(row):
         if run.x0 - before.x1 > _CELL_GAP * max(before.size, run.size):
             cells.append(list(run.words))
         else:
@@ -208,7 +230,7 @@ def _is_right_to_left(words: Sequence[Word]) -> bool:
 def _are_line_numbers(lines: Sequence[Line]) -> bool:
     """Whether this is the column of numbers beside the lines of a draft."""
     numbers = [int(line.text) for line in lines if line.text.isascii() and line.text.isdigit() and len(line.text) < 6]
-    steps = {b - a for a, b in itertools.pairwise(numbers)}
+    steps = {b - a for a, b in pairwise(numbers)}
     return len(numbers) == len(lines) > 4 and len(steps) == 1 and steps <= {1, 5}
 
 
@@ -283,7 +305,7 @@ def _num_lines(runs: Sequence[Run]) -> int:
 def _are_columns(left: Sequence[Run], right: Sequence[Run]) -> bool:
     """Whether both sides are columns of text, not cells of a table: read one after the other in the file, or prose."""
     sides = [side for _, side in sorted([(run.index, 0) for run in left] + [(run.index, 1) for run in right])]
-    changes = sum(a != b for a, b in itertools.pairwise(sides))
+    changes = sum(a != b for a, b in pairwise(sides))
     if changes <= 1:
         return True
     return _is_prose(left) and _is_prose(right)
@@ -294,6 +316,6 @@ def _is_prose(runs: Sequence[Run]) -> bool:
     texts = [" ".join(run.text for run in row) for row in make_rows(runs)]
     if sorted(map(len, texts))[len(texts) // 2] < _MIN_PROSE:
         return bool(texts) and all(_UNSPACED_START.match(text) and len(text) > 4 for text in texts)
-    pairs = list(itertools.pairwise(texts))
+    pairs = list(pairwise(texts))
     going_on = sum(after[0].islower() or before[-1] in "-," or is_unspaced(before, after) for before, after in pairs)
     return going_on >= _MIN_PROSE_LINES * len(pairs)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from statistics import median
 
-from data.corpora.pdf.hyphens import Joiner
+from data.corpora.pdf.hyphens import Joiner, ends_in_address
 from data.corpora.pdf.layout import Line, Region
 from data.corpora.pdf.words import BOLD, MONO
 from data.structure import HEADINGS, PROSE, VERBATIM, Outliner
@@ -22,7 +22,9 @@ _MARKER = re.compile(r"(?:[•‣◦▪▫■□●○◆◇►▶➢➤✓✔�
 _SYMBOL_MARKER = re.compile("[\uf000-\uf0ff]")  # of the fonts Symbol and Wingdings: nearly always a bullet
 _NOTE_MARK = re.compile(r"\[?(?:\d{1,3}|[*†‡§¶∗])[\])]?\s?\S")
 _HYPHEN_END = re.compile(r"\w[-\u2010\u00ad]$")
-_LEADERS = re.compile(r"(?:\s*\.){4,}|(?:\s\.){3,}")
+_LEADERS = re.compile(r"(?:\s?\.){3,}\s*(?=[\divxlc]{1,5}$)|(?:\s?\.){6,}\s*")
+_NUMBERED = re.compile(r"(?:\d{1,2}|[A-Z])(?:\.\d{1,2})*\.?\s")
+_BULLET = re.compile(r"[^\w(\[]")
 _MIN_NOTE_STEP = 0.7  # points that a note is smaller than the text
 _DEFAULT_LEADING = 1.25  # of the font's size
 _FEW_PAIRS = 4
@@ -34,6 +36,11 @@ _LARGE = 1.12  # of the text's size: a heading
 _MAX_HEADING_CHARACTERS, _MAX_HEADING_LINES = 200, 4
 _MAX_BOLD_SHARE = 0.3  # of all characters: more, and bold means nothing
 _LOOK_AHEAD = 4  # blocks in which a paragraph may go on
+
+
+def is_closed(text: str) -> bool:
+    """Whether a line ends with a mark that may end a paragraph; the dots of an address are none."""
+    return bool(_CLOSED.search(text)) and not ends_in_address(text)
 
 
 class Kind(Enum):
@@ -157,12 +164,23 @@ def _blocks(region: Region, style: _Style) -> Iterator[Block]:
 
 def _kind(lines: Sequence[Line], position: int, style: _Style) -> Kind:
     line = lines[position]
-    if style.is_code(line):
+    if _is_item(line.text):
+        return Kind.ITEM
+    if style.is_code(line) and not _is_in_sentence(lines, position, style):
         return Kind.CODE
     neighbours = lines[max(0, position - 1) : position] + lines[position + 1 : position + 2]
     if _LEADERS.search(line.text) or (line.cells > 1 and any(near.cells > 1 for near in neighbours)):
         return Kind.ROWS
-    return Kind.ITEM if _is_item(line.text) else Kind.TEXT
+    return Kind.TEXT
+
+
+def _is_in_sentence(lines: Sequence[Line], position: int, style: _Style) -> bool:
+    """Whether a single line of code stands where the line above goes on."""
+    around = lines[max(0, position - 1) : position + 2]
+    if not position or sum(style.is_code(line) for line in around) > 1:
+        return False
+    before, line = around[0], lines[position]
+    return not is_closed(before.text) and abs(line.x0 - before.x0) < _INDENT * line.size
 
 
 def _is_item(text: str) -> bool:
@@ -178,19 +196,26 @@ def _begins(block: Block, a: Line, b: Line, kind: Kind, region: Region, style: _
     if abs(a.size - b.size) > _SAME_SIZE * max(a.size, b.size):
         return True
     if a.size >= _LARGE * style.size:  # the lines of a heading
-        return gap > 1.6 * b.size or a.style & BOLD != b.style & BOLD
-    closed, lower = bool(_CLOSED.search(a.text)), b.text[:1].islower()
+        return gap > 1.6 * b.size or a.style & BOLD != b.style & BOLD or bool(_NUMBERED.match(b.text))
+    closed, lower = is_closed(a.text), b.text[:1].islower()
     goes_on = (lower and not closed) or bool(_HYPHEN_END.search(a.text) and b.text[:1].isalpha())
     if gap > _WIDE * style.leading(b.size):
         return not goes_on or gap > 2.2 * style.leading(b.size)
-    fits = region.right - a.x1 > min(b.first, 6 * b.size) + 0.6 * b.size
-    if kind is Kind.ITEM and (closed or fits or block.kind is Kind.ITEM):
+    fits = _fits(a, b, region)
+    if kind is Kind.ITEM and (closed or block.kind is Kind.ITEM or (fits and _BULLET.match(b.text))):
         return True
     if goes_on:
         return False
+    if a.style & BOLD and b.style & BOLD and _NUMBERED.match(b.text):
+        return True
     if a.style & BOLD != b.style & BOLD and fits:
         return True
     return _is_set_apart(block, a, b, region, closed=closed, fits=fits)
+
+
+def _fits(a: Line, b: Line, region: Region) -> bool:
+    """Whether the first word of line b would have had room on line a, whose end is thus meant."""
+    return region.right - a.x1 > b.first + 0.6 * b.size
 
 
 def _is_set_apart(block: Block, a: Line, b: Line, region: Region, *, closed: bool, fits: bool) -> bool:
@@ -248,7 +273,7 @@ def _is_small(block: Block, style: _Style) -> bool:
 def _continuation(last: Block, blocks: Sequence[Block], style: _Style) -> int | None:
     """Which of the next region's blocks goes on with the paragraph that its predecessor ends with."""
     a = last.lines[-1]
-    if _FULL_STOP.search(a.text) or style.rank(last):
+    if (_FULL_STOP.search(a.text) and not ends_in_address(a.text)) or style.rank(last):
         return None
     near = [
         (position, block.lines[0])
@@ -258,9 +283,10 @@ def _continuation(last: Block, blocks: Sequence[Block], style: _Style) -> int | 
     for position, b in near:
         if b.text[:1].islower() or (_HYPHEN_END.search(a.text) and b.text[:1].isalpha()):
             return position
-    is_full = last.region.right - a.x1 <= 2 * a.size and len(last.lines) > 1
-    if near and is_full and not _CLOSED.search(a.text) and style.rank(blocks[near[0][0]]) is None:
-        return near[0][0]
+    for position, b in near[:1]:
+        is_full = len(last.lines) > 1 and not _fits(a, b, last.region)
+        if is_full and not is_closed(a.text) and style.rank(blocks[position]) is None:
+            return position
     return None
 
 
@@ -286,7 +312,7 @@ def _text(block: Block, style: _Style, joiner: Joiner) -> str:
     if block.kind is Kind.CODE:
         return _code(block, style)
     if block.kind is Kind.ROWS:
-        return "\n".join(_LEADERS.sub(" … ", line.text).strip() for line in block.lines)
+        return "\n".join(_LEADERS.sub(" … ", line.text, count=1).strip() for line in block.lines)
     text = ""
     for line in block.lines:
         text = joiner.join(text, line.text)

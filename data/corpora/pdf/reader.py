@@ -75,7 +75,7 @@ class _Child:
                 self.close()
                 raise
             code = self.close()
-        detail = _why(code, seconds_for(os.stat(request["path"]).st_size))
+        detail = _why(code, seconds_for(Path(request["path"]).stat().st_size))
         return {"text": None, "heading": "", "outline": [], "rejected": [(0, BROKEN, detail)]}
 
     def _start(self) -> subprocess.Popen[str]:

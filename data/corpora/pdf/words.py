@@ -22,6 +22,12 @@ _MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|ectt|inconsol
 _LINE_HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line
 _SOFT_HYPHEN = "\u00ad"
 _WORD = re.compile(rf"(\s*)([^\s{_LINE_HYPHEN}]+{_LINE_HYPHEN}?|{_LINE_HYPHEN})")
+# Accents that stand alone, and the marks that join a letter.
+_ACCENTS = dict(
+    zip("`´¨ˆ˜¸ˇ˘¯˙˝˚", "\u0300\u0301\u0308\u0302\u0303\u0327\u030c\u0306\u0304\u0307\u030b\u030a", strict=True)
+)
+_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 # A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
 _FOLDED = _LIGATURES | dict.fromkeys((*range(32), 127, *range(128, 160), 8203, 65279), "")
@@ -81,7 +87,7 @@ def read_page(page: Any) -> Page:
         if text_page:
             pdfium.FPDFText_ClosePage(text_page)
     read = _straightened(found, box)
-    letters = Counter(map(_is_bad, "".join(content.split())))
+    letters = Counter(map(_is_bad, "".join(_in_unicode(content).split())))
     read.num_characters, read.num_bad = letters.total(), letters[True]
     if not read.words:
         read.scanned = _covered(page, box) >= _MIN_IMAGES
@@ -89,22 +95,23 @@ def read_page(page: Any) -> Page:
 
 
 def _content(text_page: Any) -> str:
-    """All characters, one for each of PDFium's indices."""
+    """All characters, one for each of PDFium's indices: those beyond U+FFFF are two surrogates."""
     count = pdfium.FPDFText_CountChars(text_page)
     if count <= 0:
         return ""
-    buffer = (ctypes.c_ushort * (2 * count + 1))()
-    length = pdfium.FPDFText_GetText(text_page, 0, count, buffer) - 1
-    content = bytes(memoryview(buffer).cast("B")[: 2 * max(length, 0)]).decode("utf-16-le", "replace")
-    if len(content) == count:
-        return content
+    buffer = (ctypes.c_ushort * (count + 1))()
+    if pdfium.FPDFText_GetText(text_page, 0, count, buffer) == count + 1:
+        return "".join(map(chr, buffer[:count]))
     # Characters without a meaning in Unicode are left out of the whole text.
     codes = [pdfium.FPDFText_GetUnicode(text_page, index) for index in range(count)]
-    return "".join(_LINE_HYPHEN if code == 2 else chr(code) if _is_scalar(code) else "\ufffd" for code in codes)
+    return "".join(_LINE_HYPHEN if code == 2 else chr(code) if 0 < code < 0x110000 else "\ufffd" for code in codes)
 
 
-def _is_scalar(code: int) -> bool:
-    return 0 < code < 0x110000 and not 0xD800 <= code < 0xE000
+def _in_unicode(text: str) -> str:
+    """The text with its surrogates as the characters that they stand for."""
+    if _SURROGATES.search(text):
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _is_bad(character: str) -> bool:
@@ -131,7 +138,8 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]
         pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
         pdfium.FPDFText_GetCharOrigin(text_page, start, x, y)
         space, after_hyphen = match[1] == " " and not after_hyphen, match[2].endswith(_LINE_HYPHEN)
-        text = match[2].replace(_LINE_HYPHEN, "-").translate(_FOLDED)
+        word = _with_accents(text_page, start, match[2]) if _ACCENT.search(match[2]) else match[2]
+        text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
         middle, height = (first.left + last.right) / 2, y.value
         if not (text and box.left - 2 <= middle <= box.right + 2 and box.bottom - 2 <= height <= box.top + 2):
             continue
@@ -145,6 +153,23 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]
         else:
             x0, x1, base = -max(first.top, last.top), -min(first.bottom, last.bottom), x.value
         yield turn, Word(text, x0, x1, base, size, style, space, start)
+
+
+def _with_accents(text_page: Any, start: int, word: str) -> str:
+    """A word with its letters composed: many files draw an accent first, and then the letter below it."""
+    written: list[str] = []
+    accent, letter = pdfium.FS_RECTF(), pdfium.FS_RECTF()
+    for offset, character in enumerate(word):
+        mark = _ACCENTS.get(written[-1]) if written else None
+        both = unicodedata.normalize("NFC", character.replace("ı", "i") + mark) if mark else ""
+        if len(both) == 1:
+            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset - 1, accent)
+            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset, letter)
+            if letter.left <= (accent.left + accent.right) / 2 <= letter.right:
+                written[-1] = both
+                continue
+        written.append(character)
+    return "".join(written)
 
 
 def _look(text_page: Any, index: int, drawn: Any) -> _Look:

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import pypdfium2.raw as pdfium
@@ -50,7 +51,7 @@ def main() -> None:
 
 def _limit(request: Request) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + seconds_for(os.stat(request["path"]).st_size)
+    seconds = int(used.ru_utime + used.ru_stime) + seconds_for(Path(request["path"]).stat().st_size)
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     if hard == resource.RLIM_INFINITY or seconds < hard:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
