@@ -120,7 +120,7 @@ def test_inspect_reports_a_folder_that_is_not_finished(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("action", ["make", "import", "inspect", "export"])
 def test_help_of_the_actions_imports_nothing_heavy(action: str) -> None:
-    libraries = (*HEAVY, "numpy", "msgspec", "pycld2", "pypdf", "rensa", "selectolax", "tokenizers")
+    libraries = (*HEAVY, "numpy", "msgspec", "pycld2", "pypdfium2", "rensa", "resiliparse", "selectolax", "tokenizers")
     program = (
         "import json, sys\nfrom pipeline.cli import main\n"
         f"try:\n    main(['data', {action!r}, '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"

@@ -44,7 +44,7 @@ _CONTENT_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}")
 _READERS = {
     "text": "texts:read_text",
     "html": "html:read_html",
-    "pdf": "pdf:read_pdf",
+    "pdf": "pdf.reader:read_pdf",
     "jsonl": "jsonl:read_jsonl",
     "csv": "delimited:read_csv",
     "parquet": "tables:read_parquet",

@@ -1,0 +1,155 @@
+"""What stands on every page and belongs to none: running heads, footers, page numbers. Pure.
+
+The outermost rows of pages are compared with those of other pages, digits and roman numerals aside; rows are taken from
+the outside only, so that a line of the text is never lost between two others.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from data.corpora.pdf.layout import Run, joined, make_rows
+
+_OUTER_ROWS = 4
+_MIN_PAGES = 3
+_SAME_PLACE = 3.0  # points
+_ROMAN = re.compile(r"\b[ivxlc]{1,7}\b", re.I)
+_NUMBER = re.compile(r"\d+")
+# A page number and nothing else; "Page 3 of 10", "- 3 -", "3/10", "Seite 3 von 10".
+_BARE_NUMBER = re.compile(r"[-–—|\[(\s]*(\d{1,5}|[ivxlc]{1,7})[-–—|\])\s.]*", re.I)
+_COUNTED = re.compile(
+    r"\W*(page|pages?:|p\.|pg\.?|seite|página|pagina|strona|стр\.?|страница|sivu|sida|side|oldal|strana|σελίδα)?\W*"
+    r"\d{1,5}\s*(of|/|von|de|sur|di|z|из|van|av|af)\s*\d{1,5}\W*",
+    re.I,
+)
+_NAMED = re.compile(
+    r"\W*(page|p\.|pg\.?|seite|página|pagina|strona|стр\.?|страница|sivu|sida|side|oldal|strana)\W*\d{1,5}\W*", re.I
+)
+_GAP = 1.5  # of the font's size: what separates a page number from the text
+
+
+class _Place(NamedTuple):
+    """A row near an edge of a page, the `depth`-th from it."""
+
+    page: int
+    depth: int
+    text: str
+    key: str
+    y: float  # from the edge: pages differ in size
+    size: float
+    gap: float  # to the next row inwards, in sizes
+
+
+@dataclass
+class _Edge:
+    """The outer rows of all pages at the top or at the bottom, with the runs of each."""
+
+    places: list[list[_Place]]  # by page, the outermost first
+    runs: list[list[list[Run]]]
+
+
+def without_furniture(pages: Sequence[Sequence[Run]], heights: Sequence[float]) -> list[list[Run]]:
+    """The runs of each page that belong to the text. `heights` are those of the pages, in points."""
+    dropped = [set[int]() for _ in pages]
+    rows = [make_rows(page) for page in pages]
+    for from_top in (True, False):
+        edge = _edge(rows, heights, from_top)
+        for page, depth in _furniture(edge):
+            dropped[page] |= {id(run) for run in edge.runs[page][depth]}
+    return [[run for run in page if id(run) not in gone] for page, gone in zip(pages, dropped, strict=True)]
+
+
+def _edge(rows: Sequence[list[list[Run]]], heights: Sequence[float], from_top: bool) -> _Edge:
+    places, runs = list[list[_Place]](), list[list[list[Run]]]()
+    for page, height in enumerate(heights):
+        outer = rows[page] if from_top else rows[page][::-1]
+        found = list[_Place]()
+        for depth, row in enumerate(outer[:_OUTER_ROWS]):
+            text = " ".join(joined(run.words) for run in row)
+            size, y = max(run.size for run in row), row[0].y
+            inner = outer[depth + 1][0].y if depth + 1 < len(outer) else float("inf")
+            distance = y if from_top else height - y
+            found.append(_Place(page, depth, text, _key(text), distance, size, abs(inner - y) / size))
+        places.append(found)
+        runs.append(outer[:_OUTER_ROWS])
+    return _Edge(places, runs)
+
+
+def _key(text: str) -> str:
+    """What a running head has in common on all its pages."""
+    return _NUMBER.sub("#", _ROMAN.sub("#", " ".join(text.casefold().split())))
+
+
+def _furniture(edge: _Edge) -> Iterator[tuple[int, int]]:
+    """Page and depth of the rows that are no text."""
+    repeated = _repeated(edge)
+    numbered = _numbered(edge)
+    usual = Counter[tuple[int, int]]()
+    for place in repeated:
+        usual[_slot(place)] += 1
+    for places in edge.places:
+        for place in places:
+            if not (
+                place in repeated
+                or place in numbered
+                or _COUNTED.fullmatch(place.text)
+                or (_NAMED.fullmatch(place.text) and place.gap > _GAP)
+                or (usual[_slot(place)] >= _MIN_PAGES and place.gap > _GAP)
+            ):
+                break
+            yield place.page, place.depth
+
+
+def _slot(place: _Place) -> tuple[int, int]:
+    """Where a row stands, and how large it is, roughly."""
+    return round(place.y / _SAME_PLACE), round(2 * place.size)
+
+
+def _repeated(edge: _Edge) -> set[_Place]:
+    """Rows whose words stand at the same place of at least three pages; of two, if white space sets them apart."""
+    by_key = defaultdict[str, list[_Place]](list)
+    for places in edge.places:
+        for place in places:
+            if any(character.isalpha() for character in place.key):
+                by_key[place.key].append(place)
+    found = set[_Place]()
+    for same in by_key.values():
+        same.sort(key=lambda place: place.y)
+        for group in _near(same):
+            pages = {place.page for place in group}
+            if len(pages) >= _MIN_PAGES:
+                found |= set(group)
+            elif len(pages) == 2:
+                found |= {place for place in group if place.gap > _GAP}
+    return found
+
+
+def _near(places: Sequence[_Place]) -> Iterator[list[_Place]]:
+    """Sorted places in groups that stand at one distance from the edge."""
+    group: list[_Place] = []
+    for place in places:
+        if group and place.y - group[-1].y > _SAME_PLACE:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
+
+
+def _numbered(edge: _Edge) -> set[_Place]:
+    """Bare numbers that count the pages: on at least two of them, number and page differ by the same."""
+    by_shift = defaultdict[tuple[bool, int], list[_Place]](list)
+    for places in edge.places:
+        for place in places:
+            if match := _BARE_NUMBER.fullmatch(place.text):
+                arabic = match[1].isdigit()
+                value = int(match[1]) if arabic else _roman(match[1].lower())
+                by_shift[arabic, value - place.page].append(place)
+    return {place for same in by_shift.values() if len({place.page for place in same}) > 1 for place in same}
+
+
+def _roman(numeral: str) -> int:
+    values = [{"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}[letter] for letter in numeral]
+    return sum(-a if a < b else a for a, b in zip(values, [*values[1:], 0], strict=True))

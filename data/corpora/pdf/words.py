@@ -1,0 +1,247 @@
+"""The words of a page with their places, from PDFium's raw interface: a few calls for each word, none for each letter.
+
+Coordinates are points, from the left and from the top of the page as it is read; `y` is that of the baseline.
+"""
+
+import ctypes
+import math
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pypdfium2.raw as pdfium
+
+BOLD, MONO = 1, 2  # bits of a style
+_BOLD_WEIGHT = 600
+_FONT_FIXED, _FONT_FORCED_BOLD = 1, 1 << 18  # bits of a font descriptor's flags
+_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|ecbx|medi$", re.I)
+_MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|ectt|inconsolata|menlo", re.I)
+_LINE_HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line
+_SOFT_HYPHEN = "\u00ad"
+_WORD = re.compile(rf"(\s*)([^\s{_LINE_HYPHEN}]+{_LINE_HYPHEN}?|{_LINE_HYPHEN})")
+# Accents that stand alone, and the marks that join a letter.
+_ACCENTS = dict(
+    zip("`´¨ˆ˜¸ˇ˘¯˙˝˚", "\u0300\u0301\u0308\u0302\u0303\u0327\u030c\u0306\u0304\u0307\u030b\u030a", strict=True)
+)
+_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
+# A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
+_FOLDED = _LIGATURES | dict.fromkeys((*range(32), 127, *range(128, 160), 8203, 65279), "")
+_TILTED = -1  # neither of the four directions
+_STRAIGHT = 5  # degrees that a line may lean
+_MIN_IMAGES = 0.25  # of the page: smaller pictures are no scan
+_MAX_OBJECTS = 10_000  # that are looked through for pictures
+_FORM_DEPTH = 3
+
+
+class Word(NamedTuple):
+    """A word; `space` tells whether there is a space before it, `index` is its place in the file's own order."""
+
+    text: str
+    x0: float
+    x1: float
+    y: float
+    size: float
+    style: int
+    space: bool
+    index: int
+
+
+@dataclass
+class Page:
+    """A page: its words in the file's order, those that stand in another direction than most, and its size in points.
+
+    `scanned` says that pictures cover a large part of it, `num_bad` of its `num_characters` have no meaning in Unicode.
+    """
+
+    width: float
+    height: float
+    words: list[Word] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
+    scanned: bool = False
+    num_characters: int = 0
+    num_bad: int = 0
+
+
+class _Look(NamedTuple):
+    """What the letters of one text object share."""
+
+    size: float
+    turn: int  # quarters, counter-clockwise; or _TILTED
+    style: int
+
+
+def read_page(page: Any) -> Page:
+    """The words of a loaded page."""
+    box = pdfium.FS_RECTF()
+    pdfium.FPDF_GetPageBoundingBox(page, box)
+    text_page = pdfium.FPDFText_LoadPage(page)
+    try:
+        content = _content(text_page) if text_page else ""
+        found = list(_placed(text_page, content, box))
+    finally:
+        if text_page:
+            pdfium.FPDFText_ClosePage(text_page)
+    read = _straightened(found, box)
+    letters = Counter(map(_is_bad, "".join(_in_unicode(content).split())))
+    read.num_characters, read.num_bad = letters.total(), letters[True]
+    if not read.words:
+        read.scanned = _covered(page, box) >= _MIN_IMAGES
+    return read
+
+
+def _content(text_page: Any) -> str:
+    """All characters, one for each of PDFium's indices: those beyond U+FFFF are two surrogates."""
+    count = pdfium.FPDFText_CountChars(text_page)
+    if count <= 0:
+        return ""
+    buffer = (ctypes.c_ushort * (count + 1))()
+    if pdfium.FPDFText_GetText(text_page, 0, count, buffer) == count + 1:
+        return "".join(map(chr, buffer[:count]))
+    # Characters without a meaning in Unicode are left out of the whole text.
+    codes = [pdfium.FPDFText_GetUnicode(text_page, index) for index in range(count)]
+    return "".join(_LINE_HYPHEN if code == 2 else chr(code) if 0 < code < 0x110000 else "\ufffd" for code in codes)
+
+
+def _in_unicode(text: str) -> str:
+    """The text with its surrogates as the characters that they stand for."""
+    if _SURROGATES.search(text):
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _is_bad(character: str) -> bool:
+    """Private use, replacement, control, unassigned; the hyphen's mark is none of these."""
+    return character == "\ufffd" or (
+        character != _LINE_HYPHEN and unicodedata.category(character) in {"Cc", "Co", "Cn"}
+    )
+
+
+def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]]:
+    """The words that lie on the page with their directions; their places are still those of the file."""
+    looks: dict[int, _Look] = {}
+    first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
+    x, y = ctypes.c_double(), ctypes.c_double()
+    after_hyphen = False
+    for match in _WORD.finditer(content):
+        start, end = match.span(2)
+        drawn = pdfium.FPDFText_GetTextObject(text_page, start)
+        key = ctypes.addressof(drawn.contents) if drawn else 0
+        look = looks.get(key)
+        if look is None:
+            look = looks[key] = _look(text_page, start, drawn)
+        pdfium.FPDFText_GetLooseCharBox(text_page, start, first)
+        pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
+        pdfium.FPDFText_GetCharOrigin(text_page, start, x, y)
+        space, after_hyphen = match[1] == " " and not after_hyphen, match[2].endswith(_LINE_HYPHEN)
+        word = _with_accents(text_page, start, match[2]) if _ACCENT.search(match[2]) else match[2]
+        text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
+        middle, height = (first.left + last.right) / 2, y.value
+        if not (text and box.left - 2 <= middle <= box.right + 2 and box.bottom - 2 <= height <= box.top + 2):
+            continue
+        turn, size, style = look.turn, look.size, look.style
+        if turn in (0, _TILTED):
+            x0, x1, base = min(first.left, last.left), max(first.right, last.right), y.value
+        elif turn == 2:
+            x0, x1, base = -max(first.right, last.right), -min(first.left, last.left), -y.value
+        elif turn == 1:
+            x0, x1, base = min(first.bottom, last.bottom), max(first.top, last.top), -x.value
+        else:
+            x0, x1, base = -max(first.top, last.top), -min(first.bottom, last.bottom), x.value
+        yield turn, Word(text, x0, x1, base, size, style, space, start)
+
+
+def _with_accents(text_page: Any, start: int, word: str) -> str:
+    """A word with its letters composed: many files draw an accent first, and then the letter below it."""
+    written: list[str] = []
+    accent, letter = pdfium.FS_RECTF(), pdfium.FS_RECTF()
+    for offset, character in enumerate(word):
+        mark = _ACCENTS.get(written[-1]) if written else None
+        both = unicodedata.normalize("NFC", character.replace("ı", "i") + mark) if mark else ""
+        if len(both) == 1:
+            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset - 1, accent)
+            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset, letter)
+            if letter.left <= (accent.left + accent.right) / 2 <= letter.right:
+                written[-1] = both
+                continue
+        written.append(character)
+    return "".join(written)
+
+
+def _look(text_page: Any, index: int, drawn: Any) -> _Look:
+    matrix = pdfium.FS_MATRIX()
+    pdfium.FPDFText_GetMatrix(text_page, index, matrix)
+    size = pdfium.FPDFText_GetFontSize(text_page, index) * math.hypot(matrix.c, matrix.d)
+    if not 0.5 <= size <= 2000:
+        size = 10.0
+    angle = math.degrees(math.atan2(matrix.b, matrix.a))
+    turn = round(angle / 90)
+    straight = abs(angle - 90 * turn) <= _STRAIGHT
+    return _Look(size, turn % 4 if straight else _TILTED, _style(drawn) if drawn else 0)
+
+
+def _style(drawn: Any) -> int:
+    font = pdfium.FPDFTextObj_GetFont(drawn)
+    if not font:
+        return 0
+    buffer = ctypes.create_string_buffer(128)
+    pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
+    name = buffer.value.decode("latin-1")
+    flags = max(0, pdfium.FPDFFont_GetFlags(font))
+    bold = flags & _FONT_FORCED_BOLD or _BOLD_NAME.search(name) or pdfium.FPDFFont_GetWeight(font) >= _BOLD_WEIGHT
+    return (BOLD if bold else 0) | (MONO if flags & _FONT_FIXED or _MONO_NAME.search(name) else 0)
+
+
+def _straightened(found: list[tuple[int, Word]], box: Any) -> Page:
+    """The page in the direction of most of its letters."""
+    weights = Counter[int]()
+    for turn, word in found:
+        weights[turn] += len(word.text)
+    straight = [turn for turn, _ in weights.most_common() if turn != _TILTED]
+    main = straight[0] if straight else 0
+    corners = {
+        0: (box.left, box.top),
+        1: (box.bottom, -box.left),
+        2: (-box.right, -box.bottom),
+        3: (-box.top, box.right),
+    }
+    left, top = corners[main]
+    width, height = abs(box.right - box.left), abs(box.top - box.bottom)
+    page = Page(height, width) if main % 2 else Page(width, height)
+    lines: dict[tuple[int, float], list[str]] = {}
+    for turn, word in found:
+        if turn == main:
+            page.words.append(word._replace(x0=word.x0 - left, x1=word.x1 - left, y=top - word.y))
+        else:
+            lines.setdefault((turn, round(word.y) if turn != _TILTED else 0), []).append(word.text)
+    page.turned = [" ".join(words) for words in lines.values()]
+    return page
+
+
+def _covered(page: Any, box: Any) -> float:
+    """The share of the page that its pictures cover, at most 1."""
+    area = abs(box.right - box.left) * abs(box.top - box.bottom)
+    budget = [_MAX_OBJECTS]
+    count = pdfium.FPDFPage_CountObjects(page)
+    objects = (pdfium.FPDFPage_GetObject(page, index) for index in range(count))
+    covered = sum(_pictured(found, budget, _FORM_DEPTH) for found in objects)
+    return min(1.0, covered / area) if area > 0 else 0.0
+
+
+def _pictured(found: Any, budget: list[int], depth: int) -> float:
+    """The area of the pictures in an object of a page, in square points; `budget` counts down."""
+    budget[0] -= 1
+    kind = pdfium.FPDFPageObj_GetType(found) if found and budget[0] > 0 else 0
+    if kind == pdfium.FPDF_PAGEOBJ_FORM and depth:
+        count = pdfium.FPDFFormObj_CountObjects(found)
+        inner = (pdfium.FPDFFormObj_GetObject(found, index) for index in range(min(count, budget[0])))
+        return sum(_pictured(part, budget, depth - 1) for part in inner)
+    if kind != pdfium.FPDF_PAGEOBJ_IMAGE:
+        return 0.0
+    left, bottom, right, top = (ctypes.c_float() for _ in range(4))
+    pdfium.FPDFPageObj_GetBounds(found, left, bottom, right, top)
+    return abs((right.value - left.value) * (top.value - bottom.value))
