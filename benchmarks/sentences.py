@@ -177,7 +177,8 @@ def installed() -> dict[str, Splitter]:
 def megabytes_per_second(splitter: Splitter, texts: Sequence[GoldText]) -> float:
     """Speed on English, German and Russian texts of a few kB."""
     joined = [
-        ("\n\n".join(gold.text for gold in texts if gold.language == language), language) for language in ("en", "de", "ru")
+        ("\n\n".join(gold.text for gold in texts if gold.language == language), language)
+        for language in ("en", "de", "ru")
     ]
     size = sum(len(text.encode()) for text, _ in joined)
     begun, rounds = time.perf_counter(), 0

@@ -17,7 +17,9 @@ _LONG = 60  # columns: a line end in mid-sentence after so many needs no other e
 _SLACK = 4  # columns that rules of line breaking may leave free where words have no spaces
 _LINE = re.compile(r"[^\n]*\n?")
 _WORD = re.compile(r"\S+")
-_WIDE = re.compile(r"[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff]")
+_WIDE = re.compile(
+    r"[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff]"
+)
 _MARKS_ONLY = re.compile(r"[\W_]*\Z")
 _MARKER = re.compile(r"\s*(?:[-*+•–—▪◦>|]|\(?(?:\d{1,3}|[a-zA-Z])[.)])\s")
 _ENDS_SENTENCE = re.compile(r"[.!?…:;。！？：。।॥؟۔։።។៕][\"'”’»›)\]」』]*\Z")
@@ -82,7 +84,12 @@ def _is_hangul(character: str) -> bool:
 def _is_hyphenated(before: str, after: str) -> bool:
     """Whether a compound is divided after its hyphen; "Vor-" before "und" is no compound."""
     word = after.split()[0]
-    return before[-2:-1].isalpha() and before[-1] == "-" and after[0].islower() and word not in {"und", "oder", "and", "or"}
+    return (
+        before[-2:-1].isalpha()
+        and before[-1] == "-"
+        and after[0].islower()
+        and word not in {"und", "oder", "and", "or"}
+    )
 
 
 def _blocks(text: str, marks: Sequence[Mark]) -> Iterator[list[_Line]]:
