@@ -7,8 +7,8 @@ not known here, so a word is listed only if it hardly ends a sentence in any of 
 # Something always follows: titles, and words for "for example", "street", "about".
 NEVER_LAST = frozenset(
     # English
-    "mr mrs ms mx dr drs prof st rev hon gov sen rep gen col capt cpt lt sgt maj cmdr adm pres supt messrs mt ft vs esp "
-    "eg ie viz "
+    "mr mrs ms mx dr drs prof st rev hon gov sen rep gen col capt cpt lt sgt maj cmdr adm pres supt messrs mt ft vs "
+    "esp eg ie viz "
     # German
     "hr fr frl dipl ing vgl bzw ca inkl exkl zzgl ggf evtl sog insb bzgl geb hrsg nat phil jur med "
     # French
@@ -17,7 +17,7 @@ NEVER_LAST = frozenset(
     "inż hab św ks ul os im np tzn tj por zob ok prof doc godz woj pow gm m.in m.inn wg mgr lek płk kpt "
     "např tzv resp mudr judr phdr čp nám "
     # Russian, Ukrainian
-    "ул пр просп пер пл проф акад доц им св гр см ср напр т.е т.к т.н т.о т.наз вул просп акад обл "
+    "ул пр просп пер пл проф акад доц им св гр см ср напр т.е т.к т.н т.о т.наз вул просп акад обл пгт "
     # Greek
     "δρ κα καθ βλ πρβλ δηλ λ.χ π.χ σια αγ "
     # Spanish, Portuguese, Italian
@@ -47,13 +47,14 @@ PERHAPS_LAST = frozenset(
 
 # They precede an ordinal number in German and the Scandinavian languages: "am 3. Mai", "der 2. Weltkrieg".
 BEFORE_ORDINALS = frozenset(
-    "am der die das dem den des im vom zum zur beim ab seit bis dieser diese dieses jeder jede sein seine seinen seinem "
-    "ihr ihre ihren ihrem ein eine einen einem einer och og det".split()
+    "am der die das dem den des im vom zum zur beim ab seit bis dieser diese dieses jeder jede sein seine seinen "
+    "seinem ihr ihre ihren ihrem ein eine einen einem einer och og det".split()
 )
 MONTHS = frozenset(
-    "januar jänner februar märz april mai juni juli august september oktober november dezember ledna února března dubna "
-    "května června července srpna září října listopadu prosince".split()
+    "januar jänner februar märz april mai juni juli august september oktober november dezember ledna února března "
+    "dubna května června července srpna září října listopadu prosince".split()
 )
+TIMES = frozenset({"a.m", "p.m"})
 # What follows a time of day within the sentence.
 AFTER_TIMES = frozenset(
     "monday tuesday wednesday thursday friday saturday sunday est edt cst cdt mst pdt pst gmt utc cet cest january "
@@ -61,7 +62,8 @@ AFTER_TIMES = frozenset(
 )
 # Words that begin sentences and are no names, so that "in the U.S. He left" and "vitamin C. It helps" are divided.
 BEGINNERS = frozenset(
-    "the he she it they we in on at but and this that these those there however if when while for as so nobody "
+    "the he she it they we you in on at but and this that these those there however if when while for as so nobody "
+    "how what why who where which do did does is are was were can could will would has have had then my your our "
     "er sie es wir der die das dies heute dann aber und doch wenn il elle ils elles le la les on mais ce cette "
     "el los ella ellos pero este esta".split()
 )

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from data.structure import PROSE, VERBATIM, Mark, marks_of, outline_with
 
-MARKERS = frozenset("-*+•>")  # first characters of the marks of items and quotations
-
 _LONGEST = 2000  # characters; a longer line is prose
 _SIGN = re.compile(
     r"^[ \t>]*(?:(?:[-*+]|\d{1,9}[.)])[ \t]+)?(?:#{1,6}(?:[ \t]|$)|[`~]{3}|[|<\[]|[-=*_+:]{2}|[-*_] [-*_])", re.M
@@ -30,10 +28,10 @@ _DEFINITION = re.compile(
 _ITEM = re.compile(r"[ \t]*(?:[-*+]|\d{1,9}[.)])(?:[ \t]|\Z)")
 _INDENTED = re.compile(r"(?: {4}| {0,3}\t)")
 _TAG = re.compile(
-    r" {0,3}</?(?P<tag>address|article|aside|base|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|div|"
-    r"dl|dt|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hr|html|iframe|img|legend|li|link|"
-    r"main|menu|nav|ol|option|p|param|pre|script|search|section|style|summary|table|tbody|td|textarea|tfoot|th|thead|title|"
-    r"tr|track|ul|video|svg|picture|source)(?:[\s/>]|\Z)",
+    r" {0,3}</?(?P<tag>address|article|aside|base|blockquote|body|br|caption|center|col|colgroup|dd|details|dialog|dir|"
+    r"div|dl|dt|fieldset|figcaption|figure|footer|form|frame|frameset|h[1-6]|head|header|hr|html|iframe|img|legend|li|"
+    r"link|main|menu|nav|ol|option|p|param|picture|pre|script|search|section|source|style|summary|svg|table|tbody|td|"
+    r"textarea|tfoot|th|thead|title|tr|track|ul|video)(?:[\s/>]|\Z)",
     re.I,
 )
 _RAW = frozenset({"pre", "script", "style", "textarea"})
@@ -41,7 +39,6 @@ _TITLE = re.compile(r"""^title[ \t]*[:=][ \t]*(?P<title>"[^"\n]*"|'[^'\n]*'|[^\n
 _FRONT = {"---": re.compile(r"(?:---|\.\.\.)[ \t]*\Z"), "+++": re.compile(r"\+\+\+[ \t]*\Z")}
 _FRONT_LINES = 400
 _KEY = re.compile(r"\s*(?:[\w.\"'-]+\s*[:=]|- |\[|#|\Z)")
-_LIST_MARK = re.compile(r"[-*+•][ \t]+(?:\[[ xX]\][ \t]+)?")
 _QUOTE_MARKS = re.compile(r"^[ \t]*(?:>[ \t]?)+", re.M)
 
 
@@ -75,11 +72,9 @@ def complete(text: str, outline: Sequence[int] = ()) -> list[Mark]:
     return found + _marks(text, at, len(text))
 
 
-def without_markers(sentence: str) -> str:
-    """A sentence without the mark of a list's item, and without those of quotations before its lines."""
-    sentence = _QUOTE_MARKS.sub("", sentence)
-    found = _LIST_MARK.match(sentence)
-    return sentence[found.end() :] if found and found.end() < len(sentence) else sentence
+def without_quote_marks(sentence: str) -> str:
+    """A sentence without the marks of quotations before its lines. Those of list items stay: "3. Fold it"."""
+    return _QUOTE_MARKS.sub("", sentence)
 
 
 def heading_text(block: str) -> str:
@@ -237,9 +232,8 @@ class _Scan:
 
     def _indented_lines(self, at: int) -> int:
         """The lines of an indented code block, with the empty ones in it."""
-        count = last = 0
-        for line in self._lines[at:]:
-            count += 1
+        last = 0
+        for count, line in enumerate(self._lines[at:], 1):
             if _INDENTED.match(line.text) and not line.is_blank:
                 last = count
             elif not line.is_blank:

@@ -6,17 +6,18 @@ stops by what stands before and after them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 from data.clauses import divide_clauses
 from data.graphemes import is_cut
-from data.markdown import MARKERS, complete, without_markers
+from data.markdown import complete, without_quote_marks
 from data.stops import is_abbreviation
 from data.structure import PROSE
 from data.wrapping import soft_line_ends, unwrap
 
 Span = tuple[int, int]
+TokenCounter = Callable[[Sequence[str]], Sequence[int]]
 Piece = tuple[int, int, int]  # kind as in an outline, start, end
 
 _LINE_ENDS = "\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029"
@@ -44,17 +45,18 @@ _OPENING = "\"'“„«»‹›‘‚([¿¡"
 _AHEAD = 4  # characters that may open the next sentence
 _SPACES = re.compile(r"[\s\u200b]*")
 _GREEK = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff][\"»”’')]*")
+_LETTER = re.compile(r"[^\W\d_]")
 _DASH = re.compile(r"[-–—] ?")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _SAID = re.compile(r"と(?!て|き|も)|っ|[^。！？，“「]{0,6}[说說道问問喊叫答](?:道|着|著)?[。，：:！？]")
-_WORD = re.compile(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
+WORD = re.compile(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
 
 
 def split_sentences(text: str, outline: Sequence[int] = ()) -> list[str]:
     """The sentences of a text in order, each on one line and without spaces around it, none empty.
 
-    Headings, and what the outline says is no prose, are left out: the parts of a Markdown text that the outline does
-    not cover are looked through for both. Marks of lists and quotations before a sentence are left out too.
+    Headings and what is no prose are left out. What the outline does not cover is searched for Markdown. Marks of
+    quotations (">") are left out too; those of list items stay.
     """
     pieces = [text[start:end] for kind, start, end in pieces_of(text, outline) if kind == PROSE]
     return [sentence for piece in pieces if (sentence := _on_one_line(piece))]
@@ -86,7 +88,7 @@ def cumulate(sentences: Sequence[str]) -> Iterator[str]:
 
 def count_words(text: str) -> int:
     """Words between spaces; each kana and ideograph is one by itself."""
-    return sum(1 for _ in _WORD.finditer(text))
+    return sum(1 for _ in WORD.finditer(text))
 
 
 def word_counter(texts: Sequence[str]) -> list[int]:
@@ -96,7 +98,7 @@ def word_counter(texts: Sequence[str]) -> list[int]:
 
 def _on_one_line(piece: str) -> str:
     piece = piece.strip().strip("\u200b").strip()
-    return unwrap(without_markers(piece)) if "\n" in piece or piece[:1] in MARKERS else piece
+    return unwrap(without_quote_marks(piece)) if "\n" in piece or piece[:1] == ">" else piece
 
 
 def _prose_spans(text: str, begin: int, end: int, soft: frozenset[int]) -> Iterator[Span]:
@@ -133,15 +135,26 @@ def _is_hard(text: str, start: int, end: int, soft: frozenset[int]) -> bool:
 
 def _goes_on(text: str, start: int, match: re.Match[str], mark: str) -> bool:
     """Whether the sentence goes on after a mark with a space."""
-    first = text[match.end() : match.end() + _AHEAD].lstrip(_OPENING)[:1]
-    dash = _DASH.match(text, match.end())
-    if first.islower() and any(quote in match["closing"] for quote in _QUOTES):
+    at, stop = match.span()
+    is_dots = not mark.strip(".…") and (mark != "." or text[at - 2 : at] == ". ")
+    if mark[-1] == "." and text[stop : stop + 1] == ".":
+        return True  # ". . ."
+    if is_dots and match["closing"][:1] == "]" and text[at - 1 : at] == "[":
+        return True  # "[...]"
+    first = text[stop : stop + _AHEAD].lstrip(_OPENING)[:1]
+    dash = _DASH.match(text, stop)
+    is_lower = first.islower() or (bool(dash) and text[dash.end() : dash.end() + 1].islower())
+    if is_lower and (match["closing"] or dash or is_dots):
         return True  # "Why?" she asked.
-    if dash and text[dash.end() : dash.end() + 1].islower():
+    if is_lower and _begins_with_capital(text, start, at):
         return True
-    if mark.strip(".…"):
-        return False
-    return is_abbreviation(text, start, match.start(), match.end()) if mark == "." else first.islower()
+    return mark == "." and not is_dots and is_abbreviation(text, start, at, stop)
+
+
+def _begins_with_capital(text: str, start: int, end: int) -> bool:
+    """Whether the writer of a sentence begins sentences with capitals."""
+    first = _LETTER.search(text, start, end)
+    return bool(first) and first.group().isupper()
 
 
 def _end_anywhere(text: str, start: int, match: re.Match[str]) -> int:

@@ -14,6 +14,7 @@ from data.abbreviations import (
     MONTHS,
     NEVER_LAST,
     PERHAPS_LAST,
+    TIMES,
 )
 
 _LOOK_BACK = 40  # characters: a few words
@@ -26,7 +27,8 @@ _ROMAN = re.compile(r"[IVXLC]+\Z")
 _NEXT = re.compile(r"[\"'“„«»‹›‘‚(\[¿¡]*([^\W_]+\.?)")
 _NUMBERED = re.compile(r"[IVXLC]+\b|[A-Z]\b|\d")
 _ONE_LETTER_STOP = re.compile(r"[^\W\d_]\.")
-_FIRST_OF_LINE = re.compile(r"(?:\d{1,3}(?:\.\d{1,3})*|[a-z]|[ivx]{1,5}|[A-H])\Z")
+_IS_BULLET = re.compile(r"[\W_]?\Z")
+_FIRST_OF_LINE = re.compile(r"(?:\d{1,3}|\d{1,2}(?:\.\d{1,2}){1,4}|[a-z]|[ivx]{1,5}|[A-H])\Z")
 _LAST_SCRIPT_OF_INITIALS = "\u10ff"  # a syllable or an ideograph by itself may be a sentence
 
 
@@ -39,22 +41,30 @@ def is_abbreviation(text: str, start: int, at: int, stop: int) -> bool:
     if not token:
         return False
     before = tail[: len(tail) - len(token)].rstrip()
-    if at - start == len(tail) and _FIRST_OF_LINE.match(token) and (not before or before[-1] in ":("):
-        return True  # "3. Fold it", "the order: 1. Fold it"
+    if at - start == len(tail) and _is_list_number(token, before):
+        return True
     if token[-1].isdigit():
         return _is_ordinal(token, before, ahead)
     return _is_short(token, tail, before, ahead)
 
 
+def _is_list_number(token: str, before: str) -> bool:
+    """Whether a sentence begins with this number or letter, as in "3. Fold it", "In this order: 1. Fold it"."""
+    if _IS_BULLET.match(before):
+        return bool(_FIRST_OF_LINE.match(token))
+    return before[-1] in ":(" and token.isdigit() and len(token) <= 2
+
+
 def _is_short(token: str, tail: str, before: str, ahead: str) -> bool:
     """Whether a word with a stop is an abbreviation within its sentence."""
     spaced = _SPACED.search(tail)
-    name = (spaced.group().replace(" ", "").replace("\u00a0", "").replace("\u202f", "") if spaced else token).lower()
-    if name in PERHAPS_LAST or token.lower() in PERHAPS_LAST:
-        return _may_go_on(ahead) or (name in {"a.m", "p.m"} and _next_word(ahead) in AFTER_TIMES)
-    if name in NEVER_LAST or (token.lower() in NEVER_LAST and not spaced):
+    whole = "".join(spaced.group().split()).lower() if spaced else ""
+    name = token.lower() if len(token) > 1 or token.islower() else ""  # a capital by itself is an initial
+    if not {whole, name}.isdisjoint(PERHAPS_LAST):
+        return _may_go_on(ahead) or (not {whole, name}.isdisjoint(TIMES) and _next_word(ahead) in AFTER_TIMES)
+    if whole in NEVER_LAST or (name in NEVER_LAST and not spaced):
         return True
-    if token.lower() in BEFORE_NUMBERS or token.endswith(("str", "Str")):
+    if name in BEFORE_NUMBERS or name.endswith("str"):
         return bool(_NUMBERED.match(ahead)) or (len(token) == 1 and _is_letter(token, before, ahead))
     if spaced or _DOTTED.fullmatch(token):
         return not (token[-1].isupper() and _next_word(ahead) in BEGINNERS and ahead[:1].isupper()) or _is_name(before)
@@ -74,7 +84,8 @@ def _is_letter(token: str, before: str, ahead: str) -> bool:
         return _may_go_on(ahead) if is_unit else _next_word(ahead) not in BEGINNERS
     if _next_word(ahead) in BEGINNERS and ahead[:1].isupper():
         return not _last_word(before).islower() or _last_word(before) in BEFORE_NAMES
-    return token != "I" or _is_name(before) or bool(_ONE_LETTER_STOP.match(ahead))
+    is_after_name = _is_name(before) or _last_word(before)[:1].isupper()
+    return token != "I" or is_after_name or bool(_ONE_LETTER_STOP.match(ahead))
 
 
 def _is_name(before: str) -> bool:
@@ -89,7 +100,8 @@ def _is_ordinal(token: str, before: str, ahead: str) -> bool:
         return False
     words = before.lower().split()
     is_expected = bool(words) and words[-1] in BEFORE_ORDINALS and words[-2:-1] != ["i"]
-    return ahead[:1].islower() or _next_word(ahead) in MONTHS or (is_expected and ahead[:1].isalpha())
+    is_range = ahead[:1] in {"-", "–"} and ahead[1:2].isdigit()
+    return is_range or ahead[:1].islower() or _next_word(ahead) in MONTHS or (is_expected and ahead[:1].isalpha())
 
 
 def _may_go_on(ahead: str) -> bool:

@@ -21,7 +21,8 @@ _WIDE = re.compile(
     r"[\u1100-\u115f\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe6f\uff00-\uff60\U0001f300-\U0001faff]"
 )
 _MARKS_ONLY = re.compile(r"[\W_]*\Z")
-_MARKER = re.compile(r"\s*(?:[-*+•–—▪◦>|]|\(?(?:\d{1,3}|[a-zA-Z])[.)])\s")
+_QUOTE = re.compile(r"[ \t]*(?:>[ \t]?)+")
+_MARKER = re.compile(r"\s*(?:[-*+•–—▪◦|]|\(?(?:\d{1,3}|[a-zA-Z])[.)])\s")
 _ENDS_SENTENCE = re.compile(r"[.!?…:;。！？：。।॥؟۔։።។៕][\"'”’»›)\]」』]*\Z")
 
 
@@ -29,12 +30,13 @@ _ENDS_SENTENCE = re.compile(r"[.!?…:;。！？：。।॥؟۔։።។៕][\"'
 class _Line:
     start: int
     end: int  # behind its line end
-    text: str  # without spaces at its ends
-    width: int  # columns, with the spaces at its beginning
+    text: str  # without spaces at its ends and marks of quotations
+    width: int  # columns, with the spaces and marks at its beginning
+    depth: int  # of quotations
 
     @property
     def begins_block(self) -> bool:
-        """Whether it is an item of a list, or a quotation."""
+        """Whether it is an item of a list."""
         return bool(_MARKER.match(self.text + " "))
 
 
@@ -101,14 +103,16 @@ def _blocks(text: str, marks: Sequence[Mark]) -> Iterator[list[_Line]]:
         start, end = match.span()
         while mark and mark[2] <= start:
             mark = next(coming, None)
-        stripped = match.group().strip()
+        quote = _QUOTE.match(text, start, end)
+        stripped = text[quote.end() if quote else start : end].strip()
         is_outside = mark is None or mark[1] >= end
         if not stripped or not is_outside or _MARKS_ONLY.match(stripped):
             yield from _of_many(block)
             block = []
             continue
-        line = _Line(start, end, stripped, _columns(match.group().rstrip()))
-        if block and line.begins_block:
+        depth = quote.group().count(">") if quote else 0
+        line = _Line(start, end, stripped, _columns(match.group().rstrip()), depth)
+        if block and (line.begins_block or depth != block[-1].depth):
             yield from _of_many(block)
             block = []
         block.append(line)

@@ -12,7 +12,9 @@ from selectolax.lexbor import LexborHTMLParser
 from data.corpora.lines import read_lines
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
+from data.markdown import outline_of, title_of
 
+MARKDOWN = frozenset({".md", ".markdown"})  # suffixes
 _HIDDEN = ["script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head"]
 _BLOCKS = (
     "address,article,aside,blockquote,br,caption,center,dd,details,div,dl,dt,fieldset,figcaption,figure,footer,form,"
@@ -84,7 +86,13 @@ def _document(source: Source, context: ImportContext, first: int, lines: Sequenc
         line = content.count(b"\n", 0, error.start)
         context.reject(source, first + line, "not UTF-8", str(error), lines[line])
     else:
-        yield make_rows(source, [text], [first])
+        outline = outline_of(text, indented=True) if _is_markdown(source) else ()
+        yield make_rows(source, [text], [first], headings=[title_of(text, outline)], outlines=[outline])
+
+
+def _is_markdown(source: Source) -> bool:
+    """Whether the name says so, also below the suffix of a compression."""
+    return not MARKDOWN.isdisjoint(suffix.lower() for suffix in source.path.suffixes[-2:])
 
 
 def _depth(page: bytes) -> int:
