@@ -27,7 +27,8 @@ def is_cut(text: str, at: int) -> bool:
     before = text[at - 1]
     if before.isspace() or (before < _FIRST_COMBINING and text[at] < _FIRST_COMBINING):
         return True
-    return at in _boundaries(text, at - _REACHES[0], at + _REACHES[0])
+    first = max(0, at - _REACHES[0])
+    return at in _boundaries(text, first, at + _REACHES[0], lowest=max(0, first - _REACHES[-1]))
 
 
 def middle_cut(text: str, start: int, end: int) -> int:
@@ -35,7 +36,8 @@ def middle_cut(text: str, start: int, end: int) -> int:
     middle = (start + end) // 2
     for reach in (*_REACHES, end - start):
         first, last = max(start, middle - reach), min(end, middle + reach)
-        cuts = [at for at in _boundaries(text, first, last) if start < at < end and _may_part(text[at - 1], text[at])]
+        found = _boundaries(text, first, last, lowest=start)
+        cuts = [at for at in found if start < at < end and _may_part(text[at - 1], text[at])]
         if cuts:
             return min(cuts, key=lambda at: abs(at - middle))
     return middle
@@ -49,9 +51,13 @@ def _may_part(before: str, after: str) -> bool:
     return before != _JOINER and before not in _WRITTEN_BEFORE and unicodedata.combining(before) != _VIRAMA
 
 
-def _boundaries(text: str, first: int, last: int) -> list[int]:
-    """The boundaries between the clusters of a part of a text, without those at its ends."""
-    first, last = max(0, first), min(last, len(text))
-    while first and _FLAG[0] <= text[first] <= _FLAG[1]:  # flags are pairs, counted from the first
-        first -= 1
-    return [found.end() for found in _CLUSTER.finditer(text, first, last) if found.end() < last]
+def _boundaries(text: str, first: int, last: int, *, lowest: int) -> list[int]:
+    """The boundaries between the clusters of a part of a text, without those at its ends.
+
+    Flags are pairs that are counted from the first of a row of them, which is looked for down to `lowest`.
+    """
+    last = min(last, len(text))
+    row = first
+    while row > lowest and _FLAG[0] <= text[row - 1] <= _FLAG[1]:
+        row -= 1
+    return [found.end() for found in _CLUSTER.finditer(text, first - (first - row) % 2, last) if found.end() < last]

@@ -45,6 +45,7 @@ _OPENING = "\"'“„«»‹›‘‚([¿¡"
 _AHEAD = 4  # characters that may open the next sentence
 _SPACES = re.compile(r"[\s\u200b]*")
 _GREEK = re.compile(r"[\u0370-\u03ff\u1f00-\u1fff][\"»”’')]*")
+_SPACE = re.compile(r"\s")
 _LETTER = re.compile(r"[^\W\d_]")
 _DASH = re.compile(r"[-–—] ?")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
@@ -152,9 +153,9 @@ def _goes_on(text: str, start: int, match: re.Match[str], mark: str) -> bool:
 
 
 def _begins_with_capital(text: str, start: int, end: int) -> bool:
-    """Whether the writer of a sentence begins sentences with capitals."""
+    """Whether a sentence of several words has a capital at its beginning: its writer begins others with one too."""
     first = _LETTER.search(text, start, end)
-    return bool(first) and first.group().isupper()
+    return bool(first) and first.group().isupper() and bool(_SPACE.search(text, first.end(), end))
 
 
 def _end_anywhere(text: str, start: int, match: re.Match[str]) -> int:
