@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from data.corpora.arrays import string_array
 from data.corpora.words import count_all_words
-from data.sentences import chunk_spans, count_words, cumulate, sentence_spans, split_sentences
+from data.chunks import chunk_spans
+from data.sentences import count_words, cumulate, sentence_spans, split_sentences
 
 MARKS = [". ", "! ", "?\n", "。", "！", "؟ ", "।", "... ", '." ', "\n\n", "\u2028", " ", "", "Dr. ", "e.g. ", "3. "]
 WORDS = ["glon", "Troff", "J", "全部", "すべて", "कमल", "كتاب", "é", "x" * 40, "12", "🙂"]

@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from data.corpora.lines import read_lines
 from data.corpora.reading import ImportContext, Source, make_rows
+from data.markdown import outline_of, title_of
+
+MARKDOWN = frozenset({".md", ".markdown"})  # suffixes
 
 
 def read_text(source: Source, context: ImportContext) -> Iterator[pa.Table]:
@@ -33,4 +36,10 @@ def _document(source: Source, context: ImportContext, first: int, lines: Sequenc
         line = content.count(b"\n", 0, error.start)
         context.reject(source, first + line, "not UTF-8", str(error), lines[line])
     else:
-        yield make_rows(source, [text], [first])
+        outline = outline_of(text, indented=True) if _is_markdown(source) else ()
+        yield make_rows(source, [text], [first], headings=[title_of(text, outline)], outlines=[outline])
+
+
+def _is_markdown(source: Source) -> bool:
+    """Whether the name says so, also below the suffix of a compression."""
+    return not MARKDOWN.isdisjoint(suffix.lower() for suffix in source.path.suffixes[-2:])
