@@ -24,6 +24,7 @@ from data.corpora.duplicates import NearDuplicates, SeenKeys
 from data.corpora.parts import PART_COLUMNS, cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
 from data.corpora.sources import KINDS
+from data.corpora.streams import StreamError
 from data.corpora.words import Hashes, count_all_words, signatures
 from data.sentences import TokenCounter
 from data.store import ShardWriter, write_json
@@ -38,12 +39,13 @@ _READERS = {
     "text": "texts:read_text",
     "html": "texts:read_html",
     "pdf": "pdf:read_pdf",
-    "jsonl": "jsonl:read_jsonl",
+    "jsonl": "jsontext:read_jsonl",
+    "json": "jsontext:read_json",
     "csv": "delimited:read_csv",
     "parquet": "tables:read_parquet",
     "arrow": "tables:read_arrow",
 }
-_OF_MESSAGES = ("jsonl", "parquet", "arrow")  # the kinds that can have a column of messages
+_OF_MESSAGES = ("jsonl", "json", "parquet", "arrow")  # the kinds that can have a column of messages
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,23 @@ class ImportPipeline:
             if self._context.settings.messages_column and source.kind not in _OF_MESSAGES:
                 self._context.reject(source, 0, NO_CONVERSATION, _no_messages(source))
                 continue
-            try:
-                read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
-                for rows in read(source, self._context):
-                    self._take(rows, num_done=mark.rows if resumes else 0)
-            except OSError as error:
-                self._context.reject(source, 0, "unreadable", str(error))
+            self._read(source, num_done=mark.rows if resumes else 0)
         self._flush()
+
+    def _read(self, source: Source, num_done: int) -> None:
+        """Read one source; a fault is reported after the rows before it, and so is a file that gives nothing."""
+        read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
+        try:
+            for rows in read(source, self._context):
+                self._take(rows, num_done)
+            if _has_changed(source):
+                self._context.reject(source, 0, "unreadable", "the file changed while it was read: import it again")
+        except StreamError as error:
+            self._context.reject(source, error.line, error.reason, str(error))
+        except OSError as error:
+            self._context.reject(source, 0, "unreadable", str(error))
+        if not self._rows and not self._context.num_rejected:
+            self._context.reject(source, 0, "empty", "the file has no rows")
 
     def _take(self, rows: pa.Table, num_done: int) -> None:
         """Collect rows of the current source, of which the first `num_done` are in a shard already.
@@ -227,9 +239,14 @@ class ImportPipeline:
         return rows.take(int_array(left, pa.int64()))
 
 
+def _has_changed(source: Source) -> bool:
+    status = source.path.stat()
+    return (status.st_size, status.st_mtime_ns) != (source.size, source.changed_ns)
+
+
 def _no_messages(source: Source) -> str:
     known = ", ".join(suffix for suffix, kind in KINDS.items() if kind in _OF_MESSAGES)
-    return f'a "{source.path.suffix}" file has no column of messages; conversations are read from {known}'
+    return f'a file of the kind "{source.kind}" has no column of messages; conversations are read from {known}'
 
 
 def _keys_and_ids(rows: pa.Table) -> tuple[Hashes, pa.StringArray]:

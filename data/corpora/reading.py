@@ -162,13 +162,14 @@ class Rejections:
         self.counts[reason] += 1
         shown = excerpt[: 4 * _EXCERPT_CHARACTERS]
         row = {
-            "file": str(file),
+            "file": _readable(str(file)),
             "line": line,
             "reason": reason,
-            "detail": detail[:_DETAIL_CHARACTERS],
-            "excerpt": (shown if isinstance(shown, str) else shown.decode(errors="replace"))[:_EXCERPT_CHARACTERS],
+            "detail": _readable(detail[:_DETAIL_CHARACTERS]),
+            "excerpt": (_readable(shown) if isinstance(shown, str) else shown.decode(errors="replace"))[
+                :_EXCERPT_CHARACTERS
+            ],
         }
-        # File names and texts may contain lone surrogates: ASCII escapes can express them.
         self.rows.append((json.dumps(row) + "\n").encode())
 
     def __enter__(self) -> "Rejections":
@@ -206,17 +207,25 @@ Row = TypeVar("Row")
 
 
 def in_blocks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes."""
+    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes.
+
+    An OSError of `rows` is raised after the rows before it.
+    """
     block: list[Row] = []
-    num_bytes = 0
-    for row in rows:
-        block.append(row)
-        num_bytes += size(row)
-        if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
-            yield block
-            block, num_bytes = [], 0
+    num_bytes, fault = 0, None
+    try:
+        for row in rows:
+            block.append(row)
+            num_bytes += size(row)
+            if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
+                yield block
+                block, num_bytes = [], 0
+    except OSError as error:
+        fault = error
     if block:
         yield block
+    if fault:
+        raise fault
 
 
 def make_rows(
@@ -277,6 +286,22 @@ def make_conversations(
         kept.append(row)
         texts.append(text)
     return make_rows(source, texts, [lines[row] for row in kept], [ids[row] for row in kept] if ids else ())
+
+
+def not_utf8(error: UnicodeError) -> str:
+    """The detail of a rejection: encodings are not guessed."""
+    return f"{error}; of a text in another encoding: convert it with iconv -f windows-1252 -t utf-8"
+
+
+def _readable(text: str) -> str:
+    """The text with `\\xe9` for an undecodable byte of a file or its name; no reader of JSON takes lone surrogates."""
+    if is_unicode(text):
+        return text
+    try:
+        content = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        content = text.encode(errors="backslashreplace")
+    return content.decode(errors="backslashreplace")
 
 
 def is_unicode(text: str) -> bool:

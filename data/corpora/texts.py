@@ -10,7 +10,7 @@ import pyarrow as pa
 from selectolax.lexbor import LexborHTMLParser
 
 from data.corpora.lines import read_lines
-from data.corpora.reading import ImportContext, Source, make_rows
+from data.corpora.reading import ImportContext, Source, make_rows, not_utf8
 from data.corpora.streams import read_whole
 
 _HIDDEN = ["script", "style", "template", "noscript", "svg", "math", "iframe", "object", "head"]
@@ -82,7 +82,7 @@ def _document(source: Source, context: ImportContext, first: int, lines: Sequenc
         text = content.decode().replace("\r\n", "\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start)
-        context.reject(source, first + line, "not UTF-8", str(error), lines[line])
+        context.reject(source, first + line, "not UTF-8", not_utf8(error), lines[line])
     else:
         yield make_rows(source, [text], [first])
 
