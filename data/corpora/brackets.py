@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 # What is open around a row: nothing, or an array; in an object that holds the rows, one of its arrays.
 IN_FILE, IN_OBJECT = (b"", b"["), (b"{[",)
 DEEPEST = 1000
-# Events. OPEN: an array of rows begins. ROW: an object in it. OBJECT: an object that is in no array. BETWEEN: something
-# else in a row's place. LONG: the begin of a row over the limit. DEEP: too many brackets, nothing follows. UNCLOSED: the
-# text ends within an array.
+# Events. OPEN: an array of rows begins. ROW: an object in it. OBJECT: an object that is in no array. BETWEEN: what is
+# not an object in the place of one. LONG: the first bytes of a row over the limit. DEEP: too many brackets, the rest is
+# not read. UNCLOSED: the text ends within an array.
 OPEN, ROW, OBJECT, BETWEEN, LONG, DEEP, UNCLOSED = "open row object between long deep unclosed".split()
 Event = tuple[str, bytes]
 
@@ -25,8 +25,8 @@ _EXCERPT_BYTES = 1024
 class Splitter:
     """The parts of a text that is given in chunks.
 
-    `around` is `IN_FILE` or `IN_OBJECT`; an event has its bytes, at most `limit` of them. `indent` is what stands before
-    the last row on its line; None if that is not white space.
+    `around` is `IN_FILE` or `IN_OBJECT`; an event has its bytes, at most `limit` of them. `indent` is the white space
+    before the last row on its line; None if other characters are there.
     """
 
     def __init__(self, chunks: Iterable[bytes], around: tuple[bytes, ...], limit: int) -> None:
@@ -35,7 +35,7 @@ class Splitter:
         self._stack = bytearray()  # the brackets that are open
         self._home = -1  # how many are open around the current row; -1 between rows
         self._held = bytearray()  # of the current row, or of what is between rows
-        self._skips = self._is_first = False
+        self._skips, self._is_first = False, True
 
     def events(self) -> Iterator[Event]:
         """All parts in their order."""
@@ -79,6 +79,7 @@ class Splitter:
         """A row begins, or an array of rows."""
         _, end, indent = self._held.rpartition(b"\n")
         self.indent = None if indent.strip(_SPACES) or not (end or self._is_first) else bytes(indent)
+        self._is_first = False
         yield from self._end_between()
         if bytes(self._stack) + bracket in self._around:
             yield OPEN, b""

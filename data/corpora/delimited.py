@@ -1,6 +1,7 @@
-"""Tables in text: commas, semicolons, tabs or bars between fields, names in the first row.
+r"""Tables in text: commas, semicolons, tabs or bars between fields, names in the first row.
 
-Quotation marks are those of RFC 4180. Where they make no sense, a table with tabs has none, and `\\"` stands for a mark.
+Fields are quoted as in RFC 4180. A row that this does not fit is read without quoting if tabs separate its fields, or
+with `\"` as a quoted mark.
 """
 
 import csv
@@ -11,7 +12,7 @@ import pyarrow as pa
 
 from data.corpora.dialects import Header, RowLines, read_header, split_literally
 from data.corpora.lines import read_lines
-from data.corpora.reading import ImportContext, Source, in_blocks, is_unicode, make_rows
+from data.corpora.reading import ImportContext, Source, in_blocks, is_unicode, make_rows, not_utf8
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _UNDECODABLE = b"\xff"  # in place of a line over the limit: it invalidates the row that the line belongs to
 _SKIPPED = "\udcff\n"  # such a line, decoded
 _NUM_LOOKED_AT = 100
-_CONVERT = "bytes that are not UTF-8: convert the file, for example with iconv -f windows-1252 -t utf-8"
 
 
 def read_csv(source: Source, context: ImportContext) -> Iterator[pa.Table]:
@@ -89,7 +89,7 @@ def _valid_rows(
             yield number, fields
         else:
             context.reject(
-                source, number, "not UTF-8", _CONVERT, next(field for field in fields if not is_unicode(field))
+                source, number, "not UTF-8", not_utf8("bytes that are not characters"), "".join(lines.taken[:1])
             )
 
 

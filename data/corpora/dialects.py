@@ -15,9 +15,9 @@ _MOST_LINES = 1 << 20  # in one row
 
 
 class RowLines:
-    """Lines of a table, with their ends; those of the current row can be taken back.
+    r"""Lines of a table, with their ends; those of the current row can be taken back.
 
-    `taken` are the lines of the current row, `number` counts all lines so far. With `unescape`, `\\"` is read as `""`.
+    `taken` are the lines of the current row, `number` counts all lines so far. With `unescape`, `\"` is read as `""`.
     """
 
     def __init__(self, lines: Iterator[str], limit: int) -> None:

@@ -5,7 +5,7 @@ The objects are decoded one by one, so that a broken one costs its neighbours no
 
 import itertools
 import json
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -46,8 +46,9 @@ def read_jsonl(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The rows of a file of JSON lines; it may be one array or have objects over several lines all the same."""
     blocks = read_blocks(source, context)
     first = next(blocks, (1, b""))
-    begin = first[1].lstrip()
-    if begin.startswith(b"[") or begin.partition(b"\n")[0].strip() == b"{":
+    lines = [line for line in first[1].split(b"\n", 2 * _NUM_LOOKED_AT) if line.strip()]
+    is_array = first[1].lstrip().startswith(b"[")
+    if is_array or (lines and lines[0].strip() == b"{" and not _are_objects(lines)):
         yield from _read_objects(source, context)
     else:
         yield from read_json_lines(itertools.chain([first], blocks), source, context)
@@ -93,7 +94,7 @@ class _JsonFile:
             yield self._count(row, content)
 
     def _rows_inside(self, chunks: Iterable[bytes]) -> Generator[tuple[int, Any, int], None, int]:
-        """The rows of those arrays in an object whose first element has the wanted column; returns how many are read."""
+        """The rows of those arrays in an object whose first element has the wanted column; returns how many."""
         column, before = self._context.settings.column, self._number
         names = [json.dumps(column).encode(), json.dumps(column, ensure_ascii=False).encode()]
         splitter, holds_rows = Splitter(chunks, IN_OBJECT, self._limit), False
@@ -163,8 +164,13 @@ def _has_objects_in_lines(source: Source) -> bool:
         if len(head) >= _HEAD_BYTES and (len(lines) > _NUM_LOOKED_AT or len(head) >= BLOCK_BYTES):
             lines = lines[:-1] or lines  # the last one may be cut
             break
+    return len(lines) > 1 and _are_objects(lines)
+
+
+def _are_objects(lines: Sequence[bytes]) -> bool:
+    """Whether most of the first lines are objects."""
     looked_at = lines[:_NUM_LOOKED_AT]
-    return len(lines) > 1 and 2 * sum(map(_is_object, looked_at)) > len(looked_at)
+    return 2 * sum(map(_is_object, looked_at)) > len(looked_at)
 
 
 def _is_object(line: bytes) -> bool:

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from data.corpora.reading import BLOCK_BYTES, ImportContext, Source
-from data.corpora.streams import StreamError, open_stream
+from data.corpora.streams import CONTROLS, StreamError, open_stream
 
 # A mark of UTF-32 begins with one of UTF-16.
 _MARKS = (
@@ -88,7 +88,8 @@ def _wide_encoding(head: bytes) -> str:
     """The UTF-16 of a text without a mark, seen by its null bytes at every other place; "" for none."""
     head = head[: len(head) // 2 * 2]
     evens, odds = head[::2].count(0), head[1::2].count(0)
-    least = 1 + len(head) // 64  # at least its spaces and line ends are ASCII
+    # Most of a Latin text; of others, only spaces and line ends, and then the rest is not UTF-8 with null bytes in it.
+    least = 1 + len(head) // (64 if _is_binary(head.replace(b"\0", b"")) else 4)
     if odds >= least and evens * 16 <= odds:
         encoding = "utf-16-le"
     elif evens >= least and odds * 16 <= evens:
@@ -100,6 +101,15 @@ def _wide_encoding(head: bytes) -> str:
     except UnicodeDecodeError:
         return ""
     return encoding
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether bytes are no text in UTF-8: that would have few control characters."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return True
+    return bool(CONTROLS.search(head))
 
 
 def _with_line_feeds(chunks: Iterator[bytes]) -> Iterator[bytes]:

@@ -288,13 +288,13 @@ def make_conversations(
     return make_rows(source, texts, [lines[row] for row in kept], [ids[row] for row in kept] if ids else ())
 
 
-def not_utf8(error: UnicodeError) -> str:
-    """The detail of a rejection: encodings are not guessed."""
-    return f"{error}; of a text in another encoding: convert it with iconv -f windows-1252 -t utf-8"
+def not_utf8(what: object) -> str:
+    """The detail of a rejection: `what` is wrong, and what to do. Encodings are not guessed."""
+    return f"{what}; convert the file, for example: iconv -f windows-1252 -t utf-8 FILE"
 
 
 def _readable(text: str) -> str:
-    """The text with `\\xe9` for an undecodable byte of a file or its name; no reader of JSON takes lone surrogates."""
+    r"""The text with `\xe9` for an undecodable byte of a file or its name: readers of JSON refuse lone surrogates."""
     if is_unicode(text):
         return text
     try:

@@ -28,7 +28,7 @@ _BZ2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
 _ZSTD = re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18")  # a frame, or one to skip
 _GZIP, _XZ = b"\x1f\x8b\x08", b"\xfd7zXZ\x00"
 _MAGIC_BYTES = 10
-_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")  # that texts do not have
 _WIDE = re.compile(rb"\xff\xfe|\xfe\xff|[^\x00]\x00|\x00[^\x00]")  # the begin of a text in UTF-16
 
 
@@ -94,7 +94,7 @@ class _CountedFile(io.FileIO):
 
 
 class _Decompressed(io.RawIOBase):
-    """The content of a compressed file, all of its members. Bytes before a fault are read, then StreamError is raised."""
+    """The content of a compressed file, all of its members; a StreamError comes after the bytes before the fault."""
 
     def __init__(self, file: io.BufferedReader, form: str) -> None:
         self._file, self._form = file, form
@@ -184,7 +184,7 @@ def open_stream(source: Source, on_bytes: Callable[[int], None] = lambda _: None
         form = _form_of(head)
         if form:
             return io.BufferedReader(_Decompressed(file, form), BLOCK_BYTES)
-        if source.path.suffix.lower() in COMPRESSIONS and _BINARY.search(head) and not _WIDE.match(head):
+        if source.path.suffix.lower() in COMPRESSIONS and CONTROLS.search(head) and not _WIDE.match(head):
             raise StreamError("broken compression", f"not the content of a {source.path.suffix} file")
     except BaseException:
         file.close()
