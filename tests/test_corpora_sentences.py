@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from data.chunks import chunk_spans
 from data.corpora.arrays import string_array
 from data.corpora.words import count_all_words
-from data.chunks import chunk_spans
 from data.sentences import count_words, cumulate, sentence_spans, split_sentences
 
 MARKS = [". ", "! ", "?\n", "。", "！", "؟ ", "।", "... ", '." ', "\n\n", "\u2028", " ", "", "Dr. ", "e.g. ", "3. "]

@@ -30,6 +30,7 @@ from data.corpora.parts import PART_COLUMNS, cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
 from data.corpora.repeated import LineCounts, RepeatedLines
 from data.corpora.sources import KINDS
+from data.corpora.streams import StreamError
 from data.corpora.summary import Tally
 from data.corpora.words import Hashes, signatures
 from data.sentences import TokenCounter
@@ -45,12 +46,13 @@ _READERS = {
     "text": "texts:read_text",
     "html": "html:read_html",
     "pdf": "pdf.reader:read_pdf",
-    "jsonl": "jsonl:read_jsonl",
+    "jsonl": "jsontext:read_jsonl",
+    "json": "jsontext:read_json",
     "csv": "delimited:read_csv",
     "parquet": "tables:read_parquet",
     "arrow": "tables:read_arrow",
 }
-_OF_MESSAGES = ("jsonl", "parquet", "arrow")  # the kinds that can have a column of messages
+_OF_MESSAGES = ("jsonl", "json", "parquet", "arrow")  # the kinds that can have a column of messages
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,21 @@ def read_source(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     if is_dialogue and source.kind not in _OF_MESSAGES:
         context.reject(source, 0, NO_CONVERSATION, _no_messages(source))
         return
+    read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
+    num_rows = 0
     try:
-        read: Reader = resolve_name(f"data.corpora.{_READERS[source.kind]}")
         for rows in read(source, context):
+            num_rows += rows.num_rows
             # The messages of a conversation were cleaned before they became JSON.
             yield rows if is_dialogue else clean_rows(rows.combine_chunks())
+        if _has_changed(source):
+            context.reject(source, 0, "unreadable", "the file changed while it was read: import it again")
+    except StreamError as error:
+        context.reject(source, error.line, error.reason, str(error))
     except OSError as error:
         context.reject(source, 0, "unreadable", str(error))
+    if not num_rows and not context.num_rejected:
+        context.reject(source, 0, "empty", "the file has no rows")
 
 
 def count_lines(sources: Sequence[Source], context: ImportContext) -> LineCounts:
@@ -288,9 +298,14 @@ class ImportPipeline:
         return rows.take(int_array(left, pa.int64()))
 
 
+def _has_changed(source: Source) -> bool:
+    status = source.path.stat()
+    return (status.st_size, status.st_mtime_ns) != (source.size, source.changed_ns)
+
+
 def _no_messages(source: Source) -> str:
     known = ", ".join(suffix for suffix, kind in KINDS.items() if kind in _OF_MESSAGES)
-    return f'a "{source.path.suffix}" file has no column of messages; conversations are read from {known}'
+    return f'a file of the kind "{source.kind}" has no column of messages; conversations are read from {known}'
 
 
 def _lengths(texts: pa.StringArray) -> npt.NDArray[np.int64]:

@@ -214,17 +214,25 @@ Row = TypeVar("Row")
 
 
 def in_blocks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes."""
+    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes.
+
+    An OSError of `rows` is raised after the rows before it.
+    """
     block: list[Row] = []
-    num_bytes = 0
-    for row in rows:
-        block.append(row)
-        num_bytes += size(row)
-        if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
-            yield block
-            block, num_bytes = [], 0
+    num_bytes, fault = 0, None
+    try:
+        for row in rows:
+            block.append(row)
+            num_bytes += size(row)
+            if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
+                yield block
+                block, num_bytes = [], 0
+    except OSError as error:
+        fault = error
     if block:
         yield block
+    if fault:
+        raise fault
 
 
 def make_rows(
@@ -286,6 +294,11 @@ def make_conversations(
         kept.append(row)
         texts.append(text)
     return make_rows(source, texts, [lines[row] for row in kept], [ids[row] for row in kept] if ids else ())
+
+
+def not_utf8(what: object) -> str:
+    """The detail of a rejection: `what` is wrong, and what to do. Encodings are not guessed."""
+    return f"{what}; convert the file, for example: iconv -f windows-1252 -t utf-8 FILE"
 
 
 def is_unicode(text: str) -> bool:

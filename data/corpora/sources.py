@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.corpora.reading import Source
+from data.corpora.streams import COMPRESSIONS
 from data.errors import InputError
 
 _SUFFIXES = {
@@ -23,12 +24,14 @@ _SUFFIXES = {
     "html": ".html .htm .xhtml",
     "pdf": ".pdf",
     "jsonl": ".jsonl .ndjson",
+    "json": ".json",
     "csv": ".csv .tsv",
     "parquet": ".parquet .pq",
     "arrow": ".arrow .feather .ipc",
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
-_ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_ARCHIVES = frozenset(".zip .tgz .tbz2 .txz .tzst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_SEEKING = frozenset("parquet arrow".split())  # kinds that are not read as streams
 _SHOWN_KINDS = 8
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
@@ -53,7 +56,7 @@ class SourceFiles:
         if absolute in self._seen:
             return
         self._seen.add(absolute)
-        suffix = path.suffix.lower()
+        suffix, compression = _suffixes(path)
         try:
             status = path.stat() if named else path.lstat()
         except OSError as error:
@@ -65,6 +68,13 @@ class SourceFiles:
             self.refused.append((path, "no file", "neither a file nor a folder"))
         elif suffix in _ARCHIVES:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
+        elif compression and suffix not in KINDS:
+            detail = (
+                f'the name does not say what is in it: "{suffix}" before "{compression}" has no reader; decompress it'
+            )
+            self.refused.append((path, "archive", detail))
+        elif compression and KINDS[suffix] in _SEEKING:
+            self.refused.append((path, "archive", f"{suffix} is not read through {compression}: decompress it"))
         elif suffix not in KINDS and not named:  # a folder of pages has pictures and styles
             self.others[suffix or "no suffix"] += 1
         elif suffix not in KINDS:
@@ -72,6 +82,12 @@ class SourceFiles:
         else:
             source = Source(len(self.sources), path, KINDS[suffix], status.st_size, status.st_mtime_ns)
             self.sources.append(source)
+
+
+def _suffixes(path: Path) -> tuple[str, str]:
+    """The suffix that names the kind, and that of a compression after it, or ""."""
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSIONS else (suffix, "")
 
 
 def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:

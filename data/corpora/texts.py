@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from data.corpora.lines import read_lines
-from data.corpora.reading import ImportContext, Source, make_rows
+from data.corpora.reading import ImportContext, Source, make_rows, not_utf8
 from data.markdown import outline_of, title_of
+from data.unicode import clean
 
 MARKDOWN = frozenset({".md", ".markdown"})  # suffixes
 
@@ -34,8 +35,9 @@ def _document(source: Source, context: ImportContext, first: int, lines: Sequenc
         text = content.decode().replace("\r\n", "\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start)
-        context.reject(source, first + line, "not UTF-8", str(error), lines[line])
+        context.reject(source, first + line, "not UTF-8", not_utf8(error), lines[line])
     else:
+        text = clean(text) if _is_markdown(source) else text  # its outline is that of the clean text
         outline = outline_of(text, indented=True) if _is_markdown(source) else ()
         yield make_rows(source, [text], [first], headings=[title_of(text, outline)], outlines=[outline])
 
