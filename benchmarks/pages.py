@@ -29,7 +29,7 @@ _LABEL = re.compile(r"<!--(\[|\]|\(|\)|\?|/\?)-->")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]|[^\W_]+")
 _BREAK = re.compile(
     r"</?(?:p|div|li|td|th|tr|h\d|br|dt|dd|ul|ol|dl|table|pre|section|caption|figcaption|blockquote|details|summary|math"
-    r"|button)\b[^>]*>|</span> <span",
+    r"|button|mi|mo)\b[^>]*>",
     re.I,
 )
 Reader = Callable[[str], str]
@@ -144,7 +144,10 @@ def bare_readers() -> dict[str, Reader]:
     def read_resiliparse(markup: str) -> str:
         return extract_plain_text(markup, main_content=True, list_bullets=False, alt_texts=False)
 
-    readers = {"selectolax, all text": read_selectolax, "resiliparse, main content": read_resiliparse}
+    readers: dict[str, Reader] = {
+        "selectolax, all text": read_selectolax,
+        "resiliparse, main content": read_resiliparse,
+    }
     try:
         import trafilatura
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 
 import pyarrow as pa
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -17,6 +18,15 @@ from data.structure import Outliner
 _TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
 _SHALLOW = frozenset("p option optgroup li dd dt td th tr caption".split())  # closed by the next of their kind
 _NESTING = frozenset(["table", *BLOCKS.split(",")]) - _SHALLOW
+# XML closes elements where HTML does not ("<script/>", "<a id='x'/>"), and has sections of characters.
+_XML = re.compile(
+    r"""\s{0,99}<\?xml\s|[^>]{0,500}>?\s{0,99}<html[^>]{0,500}\sxmlns\s*=\s*["']http://www.w3.org/1999/xhtml""", re.I
+)
+_VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
+_CLOSED = re.compile(
+    rf"<(?!(?:{_VOID})\b)([a-z][\w:.-]*)" + r"""((?:\s+[\w:.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'))*)\s*/>""", re.I
+)
+_CHARACTERS = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.S)
 _DEEPEST = 500  # browsers stop at 512
 _MOST_TAGS, _MOST_ABOVE = 1_000_000, 20_000_000  # a manual of 15 MB in one page has half and a fifth of these
 _ENOUGH, _LEAST_SHARE = 200, 0.3  # of characters: with less than both, there is no main content
@@ -53,6 +63,8 @@ def read_page(markup: str, *, full: bool = False) -> Page:
 
     If a page has hardly any main content (a list of links), it is all but its landmarks, or if that is nothing, all.
     """
+    if _XML.match(markup):
+        markup = _CLOSED.sub(r"<\1\2></\1>", _CHARACTERS.sub(lambda found: escape(found[1]), markup))
     title, lines = "", Outliner()
     for lines_of in (_all_lines,) if full else (_main_lines, _lines_between_landmarks, _all_lines):
         tree = LexborHTMLParser(markup)

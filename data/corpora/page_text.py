@@ -18,13 +18,13 @@ BLOCKS = (
 PAGE = frozenset({"html", "body"})  # shown by a script if they are hidden
 _UNSEEN = (
     "script,style,template,noscript,svg,iframe,object,head,noframes,rp,rt,audio,video,canvas,datalist,[hidden],"
-    "[aria-hidden=true]"
+    "[aria-hidden=true],pre.lineno,td.lineno,td.linenos,td.gutter,td.blob-num,.linenodiv"
 )
 _STYLED = "[style*=display i],[style*=visibility i]"
 _INVISIBLE = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))\s*(?:!|;|$)", re.I)
 _CODE = "pre,listing,xmp"
 _LINES_OF_CODE = "br,div,p,li,tr"
-_NO_CODE = ".lineno,.linenos,.linenodiv,.line-number,.line-numbers-rows,.gutter,.blob-num,button"
+_NO_CODE = ".lineno,.linenos,.line-number,.line-numbers-rows,.gutter,button"
 _NO_DATA = "pre,listing,xmp,h1,h2,h3,h4,h5,h6,form,section,article,hr"
 _LONGEST_CELL = 1000  # characters; a table with longer cells divides a page into columns
 _CELLS = frozenset({"td", "th", "caption"})
@@ -37,7 +37,7 @@ _TEX_STYLE = re.compile(r"^\{\\(?:displaystyle|textstyle)\s*(.*)\}$", re.S)
 _MARK, _END, _LINE, _SPACE, _TAB = "\x01", "\x02", "\x03", "\x04", "\x05"
 _MARKED = re.compile(f"{_MARK}([.1-6hTRCtPi])([0-9]+){_END}([^{_MARK}]*)")
 _ENDS = ".ht"
-_KEPT = str.maketrans({"\n": _LINE, " ": _SPACE, "\t": _TAB})
+_KEPT = str.maketrans({"\n": _LINE, " ": _SPACE, "\xa0": _SPACE, "\t": _TAB})
 _RESTORED = str.maketrans({_LINE: "\n", _SPACE: " ", _TAB: "\t"})
 _DROPPED = str.maketrans("", "", "".join(map(chr, (*range(9), 11, *range(14, 32), *range(127, 160), 0xAD))))
 
