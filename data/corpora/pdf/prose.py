@@ -224,7 +224,7 @@ def _is_set_apart(block: Block, a: Line, b: Line, region: Region, *, closed: boo
     hangs = block.kind is Kind.ITEM or (len(block.lines) > 1 and block.lines[0].x0 < a.x0 - _INDENT * em)
     if closed and (fits or (indent > _INDENT * em and not hangs)):
         return True
-    if a.x1 - region.left < _SHORT * (region.right - region.left):
+    if fits and a.x1 - region.left < _SHORT * (region.right - region.left):
         return True
     return hangs and indent < -_INDENT * em and (closed or fits)
 

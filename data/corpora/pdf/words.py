@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import pypdfium2.raw as pdfium
 
 BOLD, MONO = 1, 2  # bits of a style
-_BOLD_WEIGHT = 600
 _FONT_FIXED, _FONT_FORCED_BOLD = 1, 1 << 18  # bits of a font descriptor's flags
-_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|ecbx|medi$", re.I)
+_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|ecbx|medi$|lin(?:libertine|biolinum)t[bz]", re.I)
 _MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|ectt|inconsolata|menlo", re.I)
 _LINE_HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line
 _SOFT_HYPHEN = "\u00ad"
@@ -192,7 +191,7 @@ def _style(drawn: Any) -> int:
     pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
     name = buffer.value.decode("latin-1")
     flags = max(0, pdfium.FPDFFont_GetFlags(font))
-    bold = flags & _FONT_FORCED_BOLD or _BOLD_NAME.search(name) or pdfium.FPDFFont_GetWeight(font) >= _BOLD_WEIGHT
+    bold = flags & _FONT_FORCED_BOLD or _BOLD_NAME.search(name)  # the weight that PDFium gives is a guess
     return (BOLD if bold else 0) | (MONO if flags & _FONT_FIXED or _MONO_NAME.search(name) else 0)
 
 
