@@ -33,7 +33,7 @@ def read_pdf(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     with _on_disk(source) as path:
         seconds = SECONDS + SECONDS_PER_MIB * Path(path).stat().st_size // (1 << 20)
         limit = context.settings.max_bytes
-        answer = _CHILD.ask({"path": path, "name": source.path.name, "max_bytes": limit, "seconds": seconds})
+        answer = CHILD.ask({"path": path, "name": source.path.name, "max_bytes": limit, "seconds": seconds})
     for page, reason, detail in answer["rejected"]:
         context.reject(source, page, reason, detail)
     if answer["text"] is not None:
@@ -115,5 +115,5 @@ def _why(code: int, seconds: int) -> str:
     return f"the PDF library ended on it with status {code}"
 
 
-_CHILD = _Child()
-atexit.register(_CHILD.close)
+CHILD = _Child()
+atexit.register(CHILD.close)
