@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from test_corpora import load, rejected, texts_in
 
-from data.corpora.pdf import join_lines
 
 
-def write_pdf(path: Path, pages: list[str], *, spoil: int = -1) -> None:
+HELVETICA = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+
+
+def write_pdf(path: Path, pages: list[str], *, spoil: int = -1, font: bytes = HELVETICA) -> None:
     """A PDF of the plainest kind; the stream of page `spoil` is no sound compression."""
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", font]
     kids = []
     for number, page in enumerate(pages):
         moves = " ".join(f"({line}) Tj 0 -14 Td" for line in page.splitlines())
@@ -26,6 +28,11 @@ def write_pdf(path: Path, pages: list[str], *, spoil: int = -1) -> None:
         )
         kids.append(b"%d 0 R" % len(objects))
     objects[1] = b"<< /Type /Pages /Kids [%s] /Count %d >>" % (b" ".join(kids), len(kids))
+    write_objects(path, objects)
+
+
+def write_objects(path: Path, objects: list[bytes]) -> None:
+    """A PDF of these objects, the first of which is the catalog."""
     written, places = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
         places.append(len(written))
@@ -64,10 +71,6 @@ def test_any_cut_of_a_pdf_is_reported(tmp_path: Path, cut: int) -> None:
     (tmp_path / "b.txt").write_text("good")
     load(tmp_path, tmp_path / "out")
     assert texts_in(tmp_path / "out")[-1] == "good"
-
-
-def test_lines_of_a_page_run_on_until_a_full_stop() -> None:
-    assert join_lines(" One\n two.\nThree\n\nfour ") == "One two.\nThree\n\nfour"
 
 
 def test_markdown_and_text_are_kept_as_they_are(tmp_path: Path) -> None:

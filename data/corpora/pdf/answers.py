@@ -3,16 +3,18 @@
 from typing import TypedDict
 
 BROKEN, ENCRYPTED, SCANNED, GARBLED, LONG = "broken PDF", "encrypted PDF", "scanned PDF", "garbled PDF", "too long"
-_SECONDS, _SECONDS_PER_MIB = 20, 10  # of processor time for a file
-_MIB = 1 << 20
 
 
 class Request(TypedDict):
-    """A file to read. `path` may have the surrogates of undecodable bytes; `name` is that of the user's file."""
+    """A file to read, the name that the user knows, the most bytes of text, the most seconds of processor time.
+
+    Path and name may have surrogates for bytes that are not UTF-8.
+    """
 
     path: str
     name: str
     max_bytes: int
+    seconds: int
 
 
 class Answer(TypedDict):
@@ -22,8 +24,3 @@ class Answer(TypedDict):
     heading: str
     outline: list[int]
     rejected: list[tuple[int, str, str]]
-
-
-def seconds_for(size: int) -> int:
-    """The processor time that a file of so many bytes may take."""
-    return _SECONDS + _SECONDS_PER_MIB * size // _MIB

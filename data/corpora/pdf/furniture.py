@@ -27,6 +27,7 @@ _COUNTED = re.compile(
 _NAMED = re.compile(
     r"\W*(page|p\.|pg\.?|seite|página|pagina|strona|стр\.?|страница|sivu|sida|side|oldal|strana)\W*\d{1,5}\W*", re.I
 )
+_WIDE_GAP = 3.0
 _GAP = 1.5  # of the font's size: what separates a page number from the text
 
 
@@ -90,6 +91,7 @@ def _furniture(edge: _Edge) -> Iterator[tuple[int, int]]:
     for place in repeated:
         usual[_slot(place)] += 1
     for places in edge.places:
+        droppable = list[_Place]()
         for place in places:
             if not (
                 place in repeated
@@ -99,7 +101,20 @@ def _furniture(edge: _Edge) -> Iterator[tuple[int, int]]:
                 or (usual[_slot(place)] >= _MIN_PAGES and place.gap > _GAP)
             ):
                 break
-            yield place.page, place.depth
+            droppable.append(place)
+        yield from ((place.page, place.depth) for place in _set_apart(droppable))
+
+
+def _set_apart(places: list[_Place]) -> list[_Place]:
+    """The outer ones of repeated rows, up to the white space between them and the text.
+
+    The first lines of a text may repeat too, in a form or a letter.
+    """
+    widest = max((place.gap for place in places), default=0.0)
+    for number, place in enumerate(places, 1):
+        if place.gap >= min(widest, _WIDE_GAP):
+            return places[:number]
+    return []
 
 
 def _slot(place: _Place) -> tuple[int, int]:

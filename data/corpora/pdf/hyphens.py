@@ -38,8 +38,10 @@ class Joiner:
         """Two lines as running text."""
         if not before or not after:
             return before + after
+        if ends_in_address(before):
+            return before + after
         if not _ENDS_IN_HYPHEN.search(before):
-            close = is_unspaced(before, after) or before.endswith("—") or ends_in_address(before)
+            close = is_unspaced(before, after) or before.endswith("—")
             return before + after if close else f"{before} {after}"
         if before.endswith(_SOFT):
             return before[:-1] + after

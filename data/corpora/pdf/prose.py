@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import pairwise
 from statistics import median
 
 from data.corpora.pdf.hyphens import Joiner, ends_in_address
@@ -200,7 +201,7 @@ def _begins(block: Block, a: Line, b: Line, kind: Kind, region: Region, style: _
     closed, lower = is_closed(a.text), b.text[:1].islower()
     goes_on = (lower and not closed) or bool(_HYPHEN_END.search(a.text) and b.text[:1].isalpha())
     if gap > _WIDE * style.leading(b.size):
-        return not goes_on or gap > 2.2 * style.leading(b.size)
+        return not goes_on or a.style & BOLD != b.style & BOLD or gap > 2.2 * style.leading(b.size)
     fits = _fits(a, b, region)
     if kind is Kind.ITEM and (closed or block.kind is Kind.ITEM or (fits and _BULLET.match(b.text))):
         return True
@@ -224,7 +225,7 @@ def _is_set_apart(block: Block, a: Line, b: Line, region: Region, *, closed: boo
     hangs = block.kind is Kind.ITEM or (len(block.lines) > 1 and block.lines[0].x0 < a.x0 - _INDENT * em)
     if closed and (fits or (indent > _INDENT * em and not hangs)):
         return True
-    if a.x1 - region.left < _SHORT * (region.right - region.left):
+    if fits and a.x1 - region.left < _SHORT * (region.right - region.left):
         return True
     return hangs and indent < -_INDENT * em and (closed or fits)
 
@@ -310,7 +311,7 @@ def _written(blocks: Sequence[Block], style: _Style, joiner: Joiner) -> Prose:
 
 def _text(block: Block, style: _Style, joiner: Joiner) -> str:
     if block.kind is Kind.CODE:
-        return _code(block, style)
+        return _code(block)
     if block.kind is Kind.ROWS:
         return "\n".join(_LEADERS.sub(" … ", line.text, count=1).strip() for line in block.lines)
     text = ""
@@ -319,14 +320,15 @@ def _text(block: Block, style: _Style, joiner: Joiner) -> str:
     return _SYMBOL_MARKER.sub("•", text.replace("\u00ad", ""), count=1).strip()
 
 
-def _code(block: Block, style: _Style) -> str:
+def _code(block: Block) -> str:
     """The lines with their indentation, in spaces of the font's width, and with empty lines where there are gaps."""
     left = min(line.x0 for line in block.lines)
+    step = min((b.y - a.y for a, b in pairwise(block.lines) if b.y - a.y >= a.size), default=0.0)
     written: list[str] = []
     before: Line | None = None
     for line in block.lines:
         width = (line.x1 - line.x0) / max(len(line.text), 1) or 1.0
-        if before is not None and line.y - before.y > 1.7 * style.leading(line.size):
+        if before is not None and line.y - before.y > 1.7 * step:
             written.append("")
         written.append(" " * min(80, round((line.x0 - left) / width)) + line.text)
         before = line

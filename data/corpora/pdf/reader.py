@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data.corpora.pdf.answers import BROKEN, Answer, Request, seconds_for
+from data.corpora.pdf.answers import BROKEN, Answer, Request
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import open_stream
 
+SECONDS, SECONDS_PER_MIB = 30, 30  # of processor time for a file
 _ROOT = Path(__file__).parents[3]  # the folder of the package `data`
 
 
@@ -30,7 +31,9 @@ def read_pdf(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The file as one document; pages that cannot be read are rejected, the others are kept."""
     context.on_bytes(source.size)
     with _on_disk(source) as path:
-        answer = _CHILD.ask({"path": path, "name": source.path.name, "max_bytes": context.settings.max_bytes})
+        seconds = SECONDS + SECONDS_PER_MIB * Path(path).stat().st_size // (1 << 20)
+        limit = context.settings.max_bytes
+        answer = CHILD.ask({"path": path, "name": source.path.name, "max_bytes": limit, "seconds": seconds})
     for page, reason, detail in answer["rejected"]:
         context.reject(source, page, reason, detail)
     if answer["text"] is not None:
@@ -75,7 +78,7 @@ class _Child:
                 self.close()
                 raise
             code = self.close()
-        detail = _why(code, seconds_for(Path(request["path"]).stat().st_size))
+        detail = _why(code, request["seconds"])
         return {"text": None, "heading": "", "outline": [], "rejected": [(0, BROKEN, detail)]}
 
     def _start(self) -> subprocess.Popen[str]:
@@ -108,9 +111,9 @@ def _why(code: int, seconds: int) -> str:
     if code == -signal.SIGXCPU:
         return f"reading it took more than {seconds} seconds of processor time"
     if code < 0:
-        return f"the PDF library crashed on it ({signal.Signals(-code).name})"
+        return f"the PDF library failed on it, or took too much memory ({signal.Signals(-code).name})"
     return f"the PDF library ended on it with status {code}"
 
 
-_CHILD = _Child()
-atexit.register(_CHILD.close)
+CHILD = _Child()
+atexit.register(CHILD.close)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 import pypdfium2.raw as pdfium
 
 BOLD, MONO = 1, 2  # bits of a style
-_BOLD_WEIGHT = 600
 _FONT_FIXED, _FONT_FORCED_BOLD = 1, 1 << 18  # bits of a font descriptor's flags
-_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|ecbx|medi$", re.I)
+_BOLD_NAME = re.compile(r"bold|black|heavy|demi|cmbx|sfbx|ecbx|medi$|lin(?:libertine|biolinum)t[bz]", re.I)
 _MONO_NAME = re.compile(r"mono|courier|consol|typewriter|cmtt|sftt|ectt|inconsolata|menlo", re.I)
 _LINE_HYPHEN = "\ufffe"  # PDFium's mark for a hyphen at the end of a line
 _SOFT_HYPHEN = "\u00ad"
@@ -27,6 +26,10 @@ _ACCENTS = dict(
     zip("`´¨ˆ˜¸ˇ˘¯˙˝˚", "\u0300\u0301\u0308\u0302\u0303\u0327\u030c\u0306\u0304\u0307\u030b\u030a", strict=True)
 )
 _ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
+# Replacement, private use, control and no characters; the hyphen's mark is none of these.
+_BAD = re.compile(
+    "[\ufffd\uffff\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef]|[\udb80-\udbff](?=[\udc00-\udfff])"
+)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 # A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
@@ -67,6 +70,9 @@ class Page:
     num_bad: int = 0
 
 
+_Placed = tuple[str, float, float, float, float, int, bool, int]  # as a Word, on the axes of the file
+
+
 class _Look(NamedTuple):
     """What the letters of one text object share."""
 
@@ -87,8 +93,7 @@ def read_page(page: Any) -> Page:
         if text_page:
             pdfium.FPDFText_ClosePage(text_page)
     read = _straightened(found, box)
-    letters = Counter(map(_is_bad, "".join(_in_unicode(content).split())))
-    read.num_characters, read.num_bad = letters.total(), letters[True]
+    read.num_characters, read.num_bad = sum(map(len, content.split())), len(_BAD.findall(content))
     if not read.words:
         read.scanned = _covered(page, box) >= _MIN_IMAGES
     return read
@@ -109,21 +114,14 @@ def _content(text_page: Any) -> str:
 
 def _in_unicode(text: str) -> str:
     """The text with its surrogates as the characters that they stand for."""
-    if _SURROGATES.search(text):
+    if not text.isascii() and _SURROGATES.search(text):
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
 
-def _is_bad(character: str) -> bool:
-    """Private use, replacement, control, unassigned; the hyphen's mark is none of these."""
-    return character == "\ufffd" or (
-        character != _LINE_HYPHEN and unicodedata.category(character) in {"Cc", "Co", "Cn"}
-    )
-
-
-def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]]:
+def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Placed]]:
     """The words that lie on the page with their directions; their places are still those of the file."""
-    looks: dict[int, _Look] = {}
+    looks, styles = dict[int, _Look](), dict[int, int]()
     first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
     x, y = ctypes.c_double(), ctypes.c_double()
     after_hyphen = False
@@ -133,13 +131,15 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]
         key = ctypes.addressof(drawn.contents) if drawn else 0
         look = looks.get(key)
         if look is None:
-            look = looks[key] = _look(text_page, start, drawn)
+            look = looks[key] = _look(text_page, start, drawn, styles)
         pdfium.FPDFText_GetLooseCharBox(text_page, start, first)
         pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
         pdfium.FPDFText_GetCharOrigin(text_page, start, x, y)
         space, after_hyphen = match[1] == " " and not after_hyphen, match[2].endswith(_LINE_HYPHEN)
         word = _with_accents(text_page, start, match[2]) if _ACCENT.search(match[2]) else match[2]
-        text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
+        text = word
+        if not (word.isascii() and word.isprintable()):
+            text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
         middle, height = (first.left + last.right) / 2, y.value
         if not (text and box.left - 2 <= middle <= box.right + 2 and box.bottom - 2 <= height <= box.top + 2):
             continue
@@ -152,7 +152,7 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, Word]
             x0, x1, base = min(first.bottom, last.bottom), max(first.top, last.top), -x.value
         else:
             x0, x1, base = -max(first.top, last.top), -min(first.bottom, last.bottom), x.value
-        yield turn, Word(text, x0, x1, base, size, style, space, start)
+        yield turn, (text, x0, x1, base, size, style, space, start)
 
 
 def _with_accents(text_page: Any, start: int, word: str) -> str:
@@ -172,7 +172,7 @@ def _with_accents(text_page: Any, start: int, word: str) -> str:
     return "".join(written)
 
 
-def _look(text_page: Any, index: int, drawn: Any) -> _Look:
+def _look(text_page: Any, index: int, drawn: Any, styles: dict[int, int]) -> _Look:
     matrix = pdfium.FS_MATRIX()
     pdfium.FPDFText_GetMatrix(text_page, index, matrix)
     size = pdfium.FPDFText_GetFontSize(text_page, index) * math.hypot(matrix.c, matrix.d)
@@ -181,26 +181,34 @@ def _look(text_page: Any, index: int, drawn: Any) -> _Look:
     angle = math.degrees(math.atan2(matrix.b, matrix.a))
     turn = round(angle / 90)
     straight = abs(angle - 90 * turn) <= _STRAIGHT
-    return _Look(size, turn % 4 if straight else _TILTED, _style(drawn) if drawn else 0)
+    return _Look(size, turn % 4 if straight else _TILTED, _style(drawn, styles) if drawn else 0)
 
 
-def _style(drawn: Any) -> int:
+def _style(drawn: Any, known: dict[int, int]) -> int:
+    """The style of an object's font; `known` holds those of the page's fonts that were seen."""
     font = pdfium.FPDFTextObj_GetFont(drawn)
     if not font:
         return 0
+    key = ctypes.addressof(font.contents)
+    if key not in known:
+        known[key] = _font_style(font)
+    return known[key]
+
+
+def _font_style(font: Any) -> int:
     buffer = ctypes.create_string_buffer(128)
     pdfium.FPDFFont_GetBaseFontName(font, buffer, len(buffer))
     name = buffer.value.decode("latin-1")
     flags = max(0, pdfium.FPDFFont_GetFlags(font))
-    bold = flags & _FONT_FORCED_BOLD or _BOLD_NAME.search(name) or pdfium.FPDFFont_GetWeight(font) >= _BOLD_WEIGHT
+    bold = flags & _FONT_FORCED_BOLD or _BOLD_NAME.search(name)  # the weight that PDFium gives is a guess
     return (BOLD if bold else 0) | (MONO if flags & _FONT_FIXED or _MONO_NAME.search(name) else 0)
 
 
-def _straightened(found: list[tuple[int, Word]], box: Any) -> Page:
+def _straightened(found: list[tuple[int, _Placed]], box: Any) -> Page:
     """The page in the direction of most of its letters."""
     weights = Counter[int]()
-    for turn, word in found:
-        weights[turn] += len(word.text)
+    for turn, (text, *_) in found:
+        weights[turn] += len(text)
     straight = [turn for turn, _ in weights.most_common() if turn != _TILTED]
     main = straight[0] if straight else 0
     corners = {
@@ -213,11 +221,11 @@ def _straightened(found: list[tuple[int, Word]], box: Any) -> Page:
     width, height = abs(box.right - box.left), abs(box.top - box.bottom)
     page = Page(height, width) if main % 2 else Page(width, height)
     lines: dict[tuple[int, float], list[str]] = {}
-    for turn, word in found:
+    for turn, (text, x0, x1, y, size, style, space, index) in found:
         if turn == main:
-            page.words.append(word._replace(x0=word.x0 - left, x1=word.x1 - left, y=top - word.y))
+            page.words.append(Word(text, x0 - left, x1 - left, top - y, size, style, space, index))
         else:
-            lines.setdefault((turn, round(word.y) if turn != _TILTED else 0), []).append(word.text)
+            lines.setdefault((turn, round(y) if turn != _TILTED else 0), []).append(text)
     page.turned = [" ".join(words) for words in lines.values()]
     return page
 

@@ -8,20 +8,19 @@ import json
 import os
 import resource
 import sys
-from pathlib import Path
 from typing import Any
 
 import pypdfium2.raw as pdfium
 
-from data.corpora.pdf.answers import BROKEN, ENCRYPTED, GARBLED, LONG, SCANNED, Answer, Request, seconds_for
+from data.corpora.pdf.answers import BROKEN, ENCRYPTED, GARBLED, LONG, SCANNED, Answer, Request
 from data.corpora.pdf.furniture import without_furniture
 from data.corpora.pdf.layout import Region, Run, make_runs, regions_of
 from data.corpora.pdf.prose import Prose, write_prose
 from data.corpora.pdf.title import title_of
 from data.corpora.pdf.words import Page, read_page
 
-_MEMORY = 3 << 30  # bytes of address space, beside what the text may take
-_MEMORY_PER_BYTE = 64  # of the text
+_MEMORY = 1 << 30  # bytes of address space, beside what the text may take
+_MEMORY_PER_BYTE = 32  # of the text
 _BAD_SHARE = 0.3  # of a page's characters without a meaning
 _ERRORS = {
     pdfium.FPDF_ERR_FILE: "the file cannot be opened",
@@ -51,7 +50,7 @@ def main() -> None:
 
 def _limit(request: Request) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + seconds_for(Path(request["path"]).stat().st_size)
+    seconds = int(used.ru_utime + used.ru_stime) + request["seconds"]
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     if hard == resource.RLIM_INFINITY or seconds < hard:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
