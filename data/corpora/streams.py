@@ -12,7 +12,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from backports import zstd
 
@@ -47,9 +47,12 @@ class StreamError(OSError):
 class _Decompressor(Protocol):
     """One member, frame or stream of a compressed file."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
@@ -173,13 +176,13 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
-def open_stream(source: Source, on_bytes: Callable[[int], None] = lambda _: None) -> BinaryIO:
+def open_stream(source: Source, on_bytes: Callable[[int], None] = lambda _: None) -> io.BufferedReader:
     """The content of a file from its beginning, decompressed; `on_bytes` counts bytes of the file itself.
 
     Files that are not compressed can be sought in. Raises OSError, also while it is read; `read1(n)` gives all bytes
     before a fault.
     """
-    file = io.BufferedReader(_CountedFile(source, on_bytes))
+    file: io.BufferedReader = io.BufferedReader(_CountedFile(source, on_bytes))
     try:
         head = file.peek(_MAGIC_BYTES)
         form = _form_of(head)
