@@ -1,4 +1,4 @@
-"""Tables in text: the delimiter, the header and the quotes are those that the file means; broken rows cost themselves."""
+"""Tables in text: the delimiter, the header and the quotes are those that are meant; broken rows cost themselves."""
 
 import csv
 import io
@@ -182,7 +182,10 @@ def test_every_open_quote_costs_one_row(tmp_path: Path) -> None:
 
 
 def test_marks_may_be_escaped_by_a_backslash(tmp_path: Path) -> None:
-    content = 'text,n\n"He said \\"hi\\" to me.",1\n"Ends with \\"",2\n"a \\", b",3\n"C:\\",4\n"two \\"x\\"\nlines",5\nlast,6\n'
+    content = (
+        'text,n\n"He said \\"hi\\" to me.",1\n"Ends with \\"",2\n"a \\", b",3\n'
+        '"C:\\",4\n"two \\"x\\"\nlines",5\nlast,6\n'
+    )
     found = ['He said "hi" to me.', 'Ends with "', 'a ", b', "C:\\", 'two "x"\nlines', "last"]
     assert table(tmp_path, content) == found and rows(tmp_path) == []
 
@@ -215,6 +218,14 @@ def test_unicode_of_two_bytes_is_read_with_and_without_a_mark(tmp_path: Path, en
         ".json": json.dumps([{"text": text}], ensure_ascii=False, indent=1),
     }.get(Path(name).suffix, text)
     assert table(tmp_path, content.encode(encoding), name) == [text]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    "text", ["Выдра тяжелее ласки.\nИ горностая.", "水獭 比 黄鼠狼 重。\n是的。", "Η βίδρα είναι βαριά."]
+)
+def test_other_scripts_in_utf16_are_seen_without_a_mark(tmp_path: Path, encoding: str, text: str) -> None:
+    assert table(tmp_path, text.encode(encoding), "a.txt") == [text]
 
 
 def test_half_a_character_in_utf16_costs_its_row(tmp_path: Path) -> None:

@@ -46,11 +46,9 @@ class Splitter:
                 if len(self._stack) > DEEPEST:
                     yield DEEP, bytes(self._held[:_EXCERPT_BYTES])
                     return
-        if self._home >= 0 and not self._skips:
-            yield self._kind(), bytes(self._held)
-        else:
-            yield from self._end_between()
-        if self._stack:
+        is_open = bool(self._stack)
+        yield from self._end_row() if self._home >= 0 else self._end_between()
+        if is_open:
             yield UNCLOSED, b""
 
     def _step(self, piece: bytes, bracket: bytes) -> Iterator[Event]:
@@ -58,6 +56,9 @@ class Splitter:
         is_between = self._home < 0 and self._stack in self._around
         if not self._skips and (is_between or self._home >= 0):
             self._held += piece
+        if bracket == b"]" and self._home > 0 and b"[" not in self._stack[self._home :]:
+            yield from self._end_row()  # it is not closed, but the array around it is
+            is_between = True
         if bracket in (b"}", b"]"):
             if is_between:
                 yield from self._end_between()
@@ -65,26 +66,24 @@ class Splitter:
                     yield BETWEEN, bracket
             del self._stack[-1:]
         elif bracket:
-            if is_between:
-                yield from self._begin(bracket)
+            if self._home < 0 and bytes(self._stack) + bracket in self._around:
+                yield from self._end_between()
+                yield OPEN, b""
+            elif is_between:
+                yield from self._begin()
             self._stack += bracket
         if bracket and self._home >= 0:
             self._held += b"" if self._skips else bracket
             if len(self._stack) == self._home:
-                if not self._skips:
-                    yield self._kind(), bytes(self._held)
-                self._forget()
+                yield from self._end_row()
 
-    def _begin(self, bracket: bytes) -> Iterator[Event]:
-        """A row begins, or an array of rows."""
+    def _begin(self) -> Iterator[Event]:
+        """A row begins."""
         _, end, indent = self._held.rpartition(b"\n")
         self.indent = None if indent.strip(_SPACES) or not (end or self._is_first) else bytes(indent)
         self._is_first = False
         yield from self._end_between()
-        if bytes(self._stack) + bracket in self._around:
-            yield OPEN, b""
-        else:
-            self._home = len(self._stack)
+        self._home = len(self._stack)
 
     def _shorten(self) -> Iterator[Event]:
         """Too much is held, or too many brackets are open: a row is not closed, or it is over the limit."""
@@ -93,10 +92,9 @@ class Splitter:
             return
         later = -1 if self.indent is None or not self._home else self._held.rfind(b"\n" + self.indent + b"{")
         if later > 0:  # the last line that begins as a row does
-            held, home = bytes(self._held), self._home
-            yield ROW, held[:later]
-            self._forget()
-            del self._stack[home:]
+            held = bytes(self._held)
+            del self._held[later:]
+            yield from self._end_row()
             for piece, bracket in _brackets([held[later:]]):
                 yield from self._step(piece, bracket)
         elif len(self._held) > self._limit:
@@ -109,17 +107,17 @@ class Splitter:
             yield BETWEEN, bytes(between)
         self._held.clear()
 
-    def _kind(self) -> str:
-        return ROW if self._home else OBJECT
-
-    def _forget(self) -> None:
+    def _end_row(self) -> Iterator[Event]:
+        if not self._skips:
+            yield (ROW if self._home else OBJECT), bytes(self._held)
+        del self._stack[self._home :]
         self._home, self._skips = -1, False
         self._held.clear()
 
 
 def split_lines(row: bytes, indent: bytes | None) -> list[bytes]:
     """A row that is not closed, cut before each line that begins as the row does."""
-    return [] if indent is None else re.split(rb",?\s*\n(?=" + indent + rb"\{)", row)
+    return [] if indent is None else re.split(rb",?\s*\n(?=" + indent + rb"\{)", row.rstrip(b"," + _SPACES))
 
 
 def _brackets(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

@@ -36,7 +36,7 @@ def read_blocks(source: Source, context: ImportContext) -> Iterator[tuple[int, b
     """Blocks of whole lines, without the last one's end, each with the number of its first line.
 
     Of a line over the limit at least the first `limit` + 1 bytes are there. Raises OSError; a StreamError then has the
-    number of the line that is not whole.
+    number of the line that is not whole, unless that is the first.
     """
     number = 1
     try:
@@ -44,7 +44,7 @@ def read_blocks(source: Source, context: ImportContext) -> Iterator[tuple[int, b
             yield number, block
             number += block.count(b"\n") + 1
     except StreamError as error:
-        error.line = number
+        error.line = number if number > 1 else 0
         raise
 
 

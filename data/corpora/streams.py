@@ -12,16 +12,16 @@ import re
 import stat
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 from backports import zstd
 
 from data.corpora.reading import BLOCK_BYTES, ImportContext, Source
 
 COMPRESSIONS = (".gz", ".bgz", ".zst", ".zstd", ".bz2", ".xz")
-# A file may become 64 MiB, or 200 times what was read of it so far. Text shrinks to a third or a tenth, seldom to a
+# A file may become 16 MiB, or 200 times what was read of it so far. Text shrinks to a third or a tenth, seldom to a
 # hundredth; a gzip bomb grows a thousandfold.
-_FREE_BYTES, _MOST_RATIO = 64 << 20, 200
+_FREE_BYTES, _MOST_RATIO = 16 << 20, 200
 _WINDOW_BITS = 27  # 128 MiB, for zstd and xz: the limit of the zstd command without --long
 _INPUT_BYTES = 1 << 16
 _BZ2 = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")
@@ -47,9 +47,12 @@ class StreamError(OSError):
 class _Decompressor(Protocol):
     """One member, frame or stream of a compressed file."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
@@ -101,6 +104,7 @@ class _Decompressed(io.RawIOBase):
         self._member: _Decompressor = _decompressor(form)
         self._rest = b""  # read, not yet decompressed
         self._num_read = self._num_written = 0
+        self._is_done = False
         self._fault: StreamError | None = None
 
     def readable(self) -> bool:
@@ -109,14 +113,13 @@ class _Decompressed(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fills the buffer, unless the end or a fault comes first."""
         filled = 0
-        while filled < len(buffer) and not self._fault:
+        while filled < len(buffer) and not self._fault and not self._is_done:
             try:
                 part = self._next(len(buffer) - filled)
             except StreamError as error:
                 self._fault = error
                 break
-            if not part:
-                break
+            self._is_done = not part
             buffer[filled : filled + len(part)] = part
             filled += len(part)
         if self._fault and not filled:
@@ -150,7 +153,8 @@ class _Decompressed(io.RawIOBase):
             rest += data
         if rest and _form_of(rest) != self._form:
             raise self._broken("bytes after the end of the compressed data")
-        self._member, self._rest = _decompressor(self._form), rest
+        if rest:
+            self._member, self._rest = _decompressor(self._form), rest
         return bool(rest)
 
     def _decompress(self, data: bytes, count: int) -> bytes:
@@ -172,13 +176,13 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
-def open_stream(source: Source, on_bytes: Callable[[int], None] = lambda _: None) -> BinaryIO:
+def open_stream(source: Source, on_bytes: Callable[[int], None] = lambda _: None) -> io.BufferedReader:
     """The content of a file from its beginning, decompressed; `on_bytes` counts bytes of the file itself.
 
     Files that are not compressed can be sought in. Raises OSError, also while it is read; `read1(n)` gives all bytes
     before a fault.
     """
-    file = io.BufferedReader(_CountedFile(source, on_bytes))
+    file: io.BufferedReader = io.BufferedReader(_CountedFile(source, on_bytes))
     try:
         head = file.peek(_MAGIC_BYTES)
         form = _form_of(head)
