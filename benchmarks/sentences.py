@@ -95,7 +95,7 @@ def _starts_of(text: str, sentences: Sequence[str]) -> list[int]:
 
 
 def ours(text: str, language: str = "") -> list[int]:
-    """This repository's splitter, which is not told the language."""
+    """The splitter of this repository, which is not told the language."""
     return [start for start, _ in sentence_spans(text)]
 
 

@@ -113,7 +113,7 @@ def _marks(text: str, begin: int, end: int, *, indented: bool = False) -> list[M
     lines = list(_lines(text, begin, end))
     scan = _Scan(text, lines, indented)
     marks = list(scan.run())
-    if scan.first_fence >= 0 and scan.is_unclosed and _is_closing(lines, scan.first_fence):
+    if not indented and scan.first_fence >= 0 and scan.is_unclosed and _is_closing(lines, scan.first_fence):
         # The part begins within a code block.
         last = lines[scan.first_fence].end
         rest = _Scan(text, lines[scan.first_fence + 1 :], indented)
@@ -169,11 +169,10 @@ class _Scan:
             kind, count = self._block(at, is_new=is_new)
             if kind != PROSE:
                 yield kind, line.start, lines[at + count - 1].end
-            else:
-                if _ITEM.match(line.text):
-                    self._in_list = True
-                elif is_new and not line.text[:1].isspace():
-                    self._in_list = False
+            if kind == PROSE and _ITEM.match(line.text):
+                self._in_list = True
+            elif (is_new or kind != PROSE) and not line.text[:1].isspace():
+                self._in_list = False
             is_new = kind != PROSE
             at += count
 
@@ -190,17 +189,21 @@ class _Scan:
             return len(found[1]), 1
         if count := self._html_lines(at) or self._table_lines(at):
             return VERBATIM, count
-        if is_new and at + 1 < len(self._lines) and not _ITEM.match(line.text) and not _INDENTED.match(line.text):
-            following = self._lines[at + 1]
-            if (
-                (found := _UNDERLINE.match(following.text))
-                and following.depth == line.depth
-                and not _RULE.match(line.text)
-            ):
-                return (1 if found[1][0] == "=" else 2), 2
         if _RULE.match(line.text) or (is_new and _DEFINITION.match(line.text)):
             return VERBATIM, 1
+        if is_new and (level := self._underlined(at)):
+            return level, 2
         return PROSE, 1
+
+    def _underlined(self, at: int) -> int:
+        """The level of a heading that has a line of marks below it, 0 for none."""
+        if at + 1 == len(self._lines):
+            return 0
+        line, below = self._lines[at], self._lines[at + 1]
+        found = _UNDERLINE.match(below.text)
+        if not found or below.depth != line.depth or _ITEM.match(line.text) or _INDENTED.match(line.text):
+            return 0
+        return 1 if found[1][0] == "=" else 2
 
     def _front_matter(self) -> int:
         """The lines of the front matter, 0 for none."""

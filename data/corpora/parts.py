@@ -17,7 +17,7 @@ from data.corpora.reading import ImportSettings, in_blocks
 from data.errors import InputError
 from data.markdown import complete, heading_text
 from data.sentences import TokenCounter, cumulate, split_sentences, word_counter
-from data.structure import BETWEEN, HEADINGS, Mark, outline_with, part_of
+from data.structure import BETWEEN, HEADINGS, VERBATIM, Mark, outline_with, part_of
 
 TOKENIZER = "tokenizer.json"
 PART_COLUMNS = ["doc_id", "text", "heading", "outline"]
@@ -121,7 +121,9 @@ class _HeadingsAbove:
             self._stack = [entry for entry in self._stack if entry[0] < level]
             self._stack.append((level, heading_text(self._text[start:end])))
             self._next += 1
-        names = [name for _, name in self._stack if name]
+        follows = self._next < len(self._headings) and self._headings[self._next][1] == place
+        level = self._headings[self._next][0] if follows else VERBATIM
+        names = [name for above, name in self._stack if name and above < level]
         if self._title and self._title not in names[:1]:
             names.insert(0, self._title)
         return BETWEEN.join(map(_bounded, names))
