@@ -1,4 +1,4 @@
-"""What data costs: importing a corpus in one language and in many, looking for near-duplicates, making and auditing the full semantic set.
+"""What data costs: imports in one language and in many, near-duplicates, making and auditing the full semantic set.
 
 `python -m benchmarks.data --json OUT`. Times are CPU seconds of one process, all its threads together, so that other
 work on the machine disturbs them less; each import runs in a process of its own, whose highest memory is read at its

@@ -42,7 +42,6 @@ _EMOJI = (
     "\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u21ff\u2300-\u23ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\u3030\u303d\u3297"
     "\u3299\U0001f000-\U0001faff"
 )
-_ONE_EMOJI = f"[{_EMOJI}][\ufe0e\ufe0f]?[\U0001f3fb-\U0001f3ff]?"
 
 _LINE_ENDS = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _SPACES = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
@@ -50,20 +49,23 @@ _STRUCK = re.compile("[^\n\t\x08]\x08")
 _ESCAPES = re.compile("(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b\\]|\x9d)[^\x07\x1b\x9c\n\t]*(?:\x07|\x1b\\\\|\x9c)")
 _REMOVED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u200e\u200f\u202a-\u202e\u2060-\u206f\u3164\ufdd0-\ufdef\ufeff"
-    "\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
-    + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(17))
+    "\uffa0\ufff0-\ufffb\ufffe\uffff]"
+)
+_HIGH = re.compile("[\U00010000-\U0010ffff]")
+_REMOVED_HIGH = re.compile(
+    "[\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    + "".join(chr(plane << 16 | 0xFFFE) + chr(plane << 16 | 0xFFFF) for plane in range(1, 17))
     + "]"
 )
-# What follows a visible character and means something there is kept with it; what is left of these characters goes.
-_KEPT_OR_NOT = re.compile(
-    f"({_ONE_EMOJI}(?:{_ZWJ}{_ONE_EMOJI})+"
-    "|\U0001f3f4[\U000e0020-\U000e007e]{1,16}\U000e007f"
-    f"|[{_UNSPACED}]{_ZWSP}(?=[{_UNSPACED}])"
-    f"|[{_JOINING}](?:[{_ZWJ}{_ZWNJ}]|[{_SELECTORS}])"
-    "|[\u1800-\u18af]\u180e"
-    f"|[^\\s{_CONDITIONAL}][{_SELECTORS}]"
-    f"|{_ZWJ}(?=[{_JOINING}]))"
-    f"|[{_CONDITIONAL}]"
+# Characters that stay where they mean something: where `_MEANT` matches all of them.
+_DOUBTED = re.compile(f"[{_TAGS}]+|[{_CONDITIONAL}]")
+_MEANT = re.compile(
+    f"(?<=[{_EMOJI}]){_ZWJ}(?=[{_EMOJI}])|(?<=[{_EMOJI}][\ufe0e\ufe0f]){_ZWJ}(?=[{_EMOJI}])"
+    "|(?<=\U0001f3f4)[\U000e0020-\U000e007e]{1,16}\U000e007f"
+    f"|(?<=[{_UNSPACED}]){_ZWSP}(?=[{_UNSPACED}])"
+    f"|(?<=[{_JOINING}])[{_ZWJ}{_ZWNJ}]|{_ZWJ}(?=[{_JOINING}])"
+    f"|(?<=[^\\s{_CONDITIONAL}])[{_SELECTORS}]"
+    "|(?<=[\u1800-\u18af])\u180e"
 )
 # Beside what `str.isprintable` refuses, what may have to go.
 _DOUBTFUL = re.compile(f"[{_SELECTORS}\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufdd0-\ufdef]")
@@ -104,12 +106,21 @@ def clean_part(text: str) -> str:
         return text
     cleaned = _LINE_ENDS.sub("\n", text)
     cleaned = _SPACES.sub(" ", cleaned)
-    cleaned = _ESCAPES.sub("", cleaned)
-    cleaned = _STRUCK.sub("", cleaned)
+    if any(mark in cleaned for mark in "\x1b\x9b\x9d"):
+        cleaned = _ESCAPES.sub("", cleaned)
+    if "\x08" in cleaned:
+        cleaned = _STRUCK.sub("", cleaned)
     cleaned = _REMOVED.sub("", cleaned)
-    cleaned = _KEPT_OR_NOT.sub(lambda found: found[1] or "", cleaned)
+    if _HIGH.search(cleaned):
+        cleaned = _REMOVED_HIGH.sub("", cleaned)
+    cleaned = _DOUBTED.sub(_if_meant, cleaned)
     cleaned = normalize("NFC", cleaned)
     return text if cleaned == text else cleaned
+
+
+def _if_meant(found: re.Match[str]) -> str:
+    meant = _MEANT.match(found.string, found.start())
+    return found[0] if meant and meant.end() == found.end() else ""
 
 
 def printable(text: object) -> str:

@@ -72,7 +72,7 @@ def not_plain(texts: pa.StringArray) -> npt.NDArray[np.int64]:
     """The rows with anything but printable ASCII, tabs and line ends."""
     offsets, content = buffer_of(texts)
     moved, is_odd = np.empty(_SLICE_BYTES, np.uint8), np.empty(_SLICE_BYTES, bool)
-    found = [np.zeros(0, np.int64)]
+    counts = np.zeros(len(texts), np.int64)
     for start in range(0, len(content), _SLICE_BYTES):
         piece = content[start : start + _SLICE_BYTES]
         # Unsigned: what is below the space wraps around.
@@ -82,8 +82,8 @@ def not_plain(texts: pa.StringArray) -> npt.NDArray[np.int64]:
         if len(places):
             values = piece[places]
             places = places[(values != _TAB) & (values != _LINE_END)] + start
-            found.append(np.unique(np.searchsorted(offsets, places, "right") - 1))
-    return np.unique(np.concatenate(found))
+            counts += np.diff(np.searchsorted(places, offsets))
+    return np.flatnonzero(counts)
 
 
 def _replaced(texts: pa.StringArray, changed: dict[int, str]) -> pa.StringArray:
