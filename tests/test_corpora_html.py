@@ -418,3 +418,10 @@ def test_any_markup_gives_clean_text_and_an_outline_of_whole_lines(markup: str, 
         assert page.text[start - 1 : start] in ("", "\n") and page.text[end : end + 1] in ("", "\n")
         end_before = end
     assert bool(page.text) == bool(read_page(markup, full=True).text)
+
+
+def test_the_heading_of_a_box_is_a_line_and_not_above_what_follows() -> None:
+    note = '<div class="tip"><h3>Tip</h3><p>Boxes end soon.</p></div>'
+    page = read_page(f"<h2>Otters</h2><p>They swim.</p>{note}<p>They also run.</p>", full=False)
+    assert page.text == "Otters\nThey swim.\nTip\nBoxes end soon.\nThey also run."
+    assert page.outline == (2, 0, 6)

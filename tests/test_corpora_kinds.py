@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from test_corpora import load, rejected, texts_in
 
-
-
 HELVETICA = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 
 

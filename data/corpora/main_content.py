@@ -5,14 +5,13 @@ does not use landmarks inside the page or the density of links, and it takes lis
 done, and mended, here.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from data.corpora.page_text import PAGE, count_visible, marks_in
+from data.corpora.page_text import PAGE, PROSE_NOTES, count_visible, marks_in
 
 # Landmarks and controls that are never content.
 _APART = (
@@ -36,9 +35,6 @@ _CONTENT = frozenset({"article", "main", "blockquote"})
 _MAY_HOLD_TITLE = frozenset({"header", "div"})
 _MOST_LINKS = 0.6  # of the characters of a block are links: it is navigation
 _LEAST_SHARE = 0.5  # of the characters of a page are in its only article: the rest is not content
-_PROSE_NOTES = re.compile(
-    r"(?:^|[\s_-])(?:note|tip|hint|warning|caution|danger|important|info|example|footnote)s?(?:$|[\s_-])"
-)
 
 
 def remove_landmarks(tree: LexborHTMLParser) -> None:
@@ -71,7 +67,7 @@ def markup_of_main(tree: LexborHTMLParser, body: LexborNode) -> str:
     for node in tree.css("section[id],h1[id],h2[id],h3[id],h4[id],h5[id],h6[id]"):
         del node.attrs["id"]  # "related", "menu": made from a heading, not the name of a part
     for node in reversed(tree.css("aside")):
-        if _PROSE_NOTES.search(node.attributes.get("class") or "note"):
+        if PROSE_NOTES.search(node.attributes.get("class") or "note"):
             node.unwrap()
     for node in reversed(tree.css("label,figure,figcaption")):
         node.unwrap()

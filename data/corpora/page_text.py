@@ -25,6 +25,10 @@ _INVISIBLE = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*(?:hi
 _CODE = "pre,listing,xmp"
 _LINES_OF_CODE = "br,div,p,li,tr"
 _NO_CODE = ".lineno,.linenos,.line-number,.line-numbers-rows,.gutter,button"
+PROSE_NOTES = re.compile(
+    r"(?:^|[\s_-])(?:note|tip|hint|warning|caution|danger|important|info|example|footnote)s?(?:$|[\s_-])"
+)
+_BOXES = frozenset({"aside", "blockquote"})
 _NO_DATA = "pre,listing,xmp,h1,h2,h3,h4,h5,h6,form,section,article,hr"
 _LONGEST_CELL = 1000  # characters; a table with longer cells divides a page into columns
 _CELLS = frozenset({"td", "th", "caption"})
@@ -123,8 +127,8 @@ class _Marker:
         for node in tree.css("br,hr"):
             node.insert_before(self._mark("."))
         for node in tree.css("h1,h2,h3,h4,h5,h6"):
-            self._begin(node, str(node.tag)[1])
-            node.insert_after(self._mark("h"))
+            self._begin(node, "." if _is_in_note(node) else str(node.tag)[1])
+            node.insert_after(self._mark("." if _is_in_note(node) else "h"))
         for node in tree.css(BLOCKS):
             self._begin(node, ".")
             if node.tag not in _CELLS:
@@ -153,6 +157,12 @@ class _Marker:
                     self._begin(cell, "C" if number else "R")
             table.insert_before(self._mark("T"))
         table.insert_after(self._mark("t"))
+
+
+def _is_in_note(heading: LexborNode) -> bool:
+    """Whether it heads a box, such as "Tip": what follows the box is not below it."""
+    box = heading.parent
+    return box is not None and (box.tag in _BOXES or bool(PROSE_NOTES.search(box.attributes.get("class") or "")))
 
 
 class _Layout:
