@@ -367,6 +367,12 @@ def test_a_json_file_of_lines_is_read_by_lines(tmp_path: Path) -> None:
     assert found(tmp_path) == ["One.", "Three.", "Four."] and reasons(tmp_path) == [(2, "broken JSON")]
 
 
+def test_an_object_with_more_behind_it_is_broken(tmp_path: Path) -> None:
+    put(tmp_path, "a.jsonl", b'{"text": "One."}\n{"body": 1} {\n{"text": 1} x\n')
+    assert found(tmp_path) == ["One."]
+    assert reasons(tmp_path) == [(2, "broken JSON"), (3, "wrong type")]
+
+
 def test_an_element_over_the_limit_is_passed_over_in_little_memory(tmp_path: Path) -> None:
     with (tmp_path / "a.json").open("w") as file:
         file.write('[{"text": "first"}, {"text": "')
@@ -417,11 +423,16 @@ def test_json_in_any_chunks_is_read_back(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.text('[]{}",:\\\n 0a', max_size=60))
-def test_any_brackets_are_rejected_or_read(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+@given(
+    st.lists(st.sampled_from([*'[]{}",:\\\n 0', "NaN", '{"text": "a"', '\n{"text": "b"}'])),
+    st.sampled_from(["json", "jsonl"]),
+)
+def test_any_brackets_are_rejected_or_read(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[str], suffix: str
+) -> None:
     folder = tmp_path_factory.mktemp("json")
-    put(folder, "a.json", content.encode())
-    assert found(folder) == [] and reasons(folder)
+    put(folder, f"a.{suffix}", "".join(pieces).encode())
+    assert found(folder) or reasons(folder)
 
 
 def test_a_file_that_disappears_or_is_refused_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

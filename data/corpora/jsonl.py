@@ -1,5 +1,6 @@
 """JSON lines: one object per line, of which the column of texts or messages and the id column are read."""
 
+import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -44,6 +45,7 @@ def make_table(source: Source, rows: Sequence[Any], numbers: Sequence[int], cont
     return make_rows(source, values, numbers, ids)
 
 
+@functools.cache  # a class is made for it, which costs more than a small file
 def row_decoder(settings: ImportSettings) -> Decoder:
     """Reads the wanted columns and skips all others."""
     fields: list[tuple[str, Any]] = [("value", Any if settings.messages_column else str)]
@@ -75,11 +77,15 @@ def explain(error: Exception, content: bytes) -> tuple[str, str]:
     """Reason and detail."""
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8", not_utf8(error)
-    if isinstance(error, msgspec.ValidationError):
-        if "missing required field" in str(error):
-            return "missing column", f"{error}; there are: {', '.join(msgspec.json.decode(content))}"
+    if not isinstance(error, msgspec.ValidationError):
+        return "broken JSON", str(error)
+    if "missing required field" not in str(error):
         return "wrong type", str(error)
-    return "broken JSON", str(error)
+    try:
+        names = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+    except DECODE_ERRORS as fault:  # behind the object
+        return "broken JSON", str(fault)
+    return "missing column", f"{error}; there are: {', '.join(names)}"
 
 
 def _decode_at_once(decoder: Decoder, block: bytes, limit: int) -> list[Any] | None:

@@ -77,7 +77,7 @@ class ImportSettings:
              f"choose among {', '.join(SPLITS)}"),
             (self.html not in PAGES, "--html", f'no such part of a page: "{self.html}"',
              f"choose among {', '.join(PAGES)}"),
-            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
+            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mib",
              f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
             *((bool(self.messages_column and given), flag, f"{flag} has no effect on conversations",
                "leave it out, or --messages-column") for flag, given in self._of_texts().items()),
