@@ -144,7 +144,7 @@ def _goes_on(text: str, start: int, match: re.Match[str], mark: str) -> bool:
         return True  # "[...]"
     first = text[stop : stop + _AHEAD].lstrip(_OPENING)[:1]
     dash = _DASH.match(text, stop)
-    is_lower = first.islower() or (bool(dash) and text[dash.end() : dash.end() + 1].islower())
+    is_lower = first.islower() or (dash is not None and text[dash.end() : dash.end() + 1].islower())
     if is_lower and (match["closing"] or dash or is_dots):
         return True  # "Why?" she asked.
     if is_lower and _begins_with_capital(text, start, at):
@@ -155,7 +155,7 @@ def _goes_on(text: str, start: int, match: re.Match[str], mark: str) -> bool:
 def _begins_with_capital(text: str, start: int, end: int) -> bool:
     """Whether a sentence of several words has a capital at its beginning: its writer begins others with one too."""
     first = _LETTER.search(text, start, end)
-    return bool(first) and first.group().isupper() and bool(_SPACE.search(text, first.end(), end))
+    return first is not None and first.group().isupper() and bool(_SPACE.search(text, first.end(), end))
 
 
 def _end_anywhere(text: str, start: int, match: re.Match[str]) -> int:

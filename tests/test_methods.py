@@ -262,7 +262,7 @@ def test_a_template_may_name_the_heading_of_the_document(tmp_path: Path) -> None
     (template,) = load_book(None, tmp_path / "mine.toml").select(["local"])
     assert template.names_heading and not any(one.names_heading for one in ENGLISH_BOOK.templates)
     document = Document("d", "It is heavy.", "w", "Otters > {sentence}")
-    (prompt,) = build_prompts(document, template, PLAN, "m", None)
+    prompt, _ = build_prompts(document, template, PLAN, "m", None)
     assert (prompt.context, prompt.text) == ("On Otters > {sentence}. ", "Otters > {sentence}: It is heavy.")
 
 

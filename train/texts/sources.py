@@ -114,7 +114,9 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
             if source.split == "none":
                 yield texts, prompts
                 continue
-            pieces = (piece for pair in zip(texts, _outlines(batch), strict=True) for piece in _split(*pair, source))
+            pieces = (
+                piece for pair in zip(texts, _outlines(batch, source), strict=True) for piece in _split(*pair, source)
+            )
             while chunk := list(islice(pieces, ROWS_AT_ONCE)):
                 yield chunk, [""] * len(chunk)
 
@@ -132,9 +134,9 @@ def _refuse_ignored(source: TextSource) -> None:
             raise InputError(what, where=source.folder, hint=f"leave {name} out, or name documents")
 
 
-def _outlines(rows: pa.RecordBatch | pa.Table) -> list[Sequence[int]]:
-    """The outline of each row's text, which says what of it is no sentence."""
-    if OUTLINE not in rows.schema.names:
+def _outlines(rows: pa.RecordBatch | pa.Table, source: TextSource) -> list[Sequence[int]]:
+    """The outline of each row's text, which says what of it is no sentence; other columns have none."""
+    if OUTLINE not in rows.schema.names or source.text_column != "text":
         return [()] * rows.num_rows
     return [outline or () for outline in rows.column(OUTLINE).to_pylist()]
 
@@ -155,8 +157,8 @@ def name_texts(source: TextSource, positions: Sequence[int]) -> list[str]:
         num_rows += table.num_rows
         if source.split != "none":
             texts = table[source.text_column].to_pylist()
-            outlines = _outlines(table)
-            rows = [row for row, *text in zip(rows, texts, outlines, strict=True) for _ in _split(*text, source)]
+            pairs = zip(rows, texts, _outlines(table, source), strict=True)
+            rows = [row for row, text, outline in pairs for _ in _split(text, outline, source)]
         names += rows
     return [names[position] for position in positions]
 
