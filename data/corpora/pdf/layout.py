@@ -88,7 +88,7 @@ class Region:
 
 def is_unspaced(before: str, after: str) -> bool:
     """Whether nothing stands between two pieces of text, as in Chinese, Japanese, Thai."""
-    return bool(_UNSPACED_END.search(before) and _UNSPACED_START.match(after))
+    return not before.isascii() and bool(_UNSPACED_END.search(before) and _UNSPACED_START.match(after))
 
 
 def joined(words: Sequence[Word]) -> str:
@@ -104,11 +104,11 @@ def joined(words: Sequence[Word]) -> str:
 
 
 def _is_apart(last: Word, word: Word) -> bool:
-    size = max(last.size, word.size)
+    unspaced = is_unspaced(last.text, word.text)
+    if word.space and not unspaced:
+        return True
     gap = word.x0 - last.x1 if word.x1 >= last.x0 else last.x0 - word.x1
-    if is_unspaced(last.text, word.text):
-        return gap > 0.6 * size
-    return word.space or gap > _WORD_GAP * size
+    return gap > (0.6 if unspaced else _WORD_GAP) * max(last.size, word.size)
 
 
 def make_runs(words: Iterable[Word]) -> list[Run]:
@@ -224,7 +224,7 @@ def _cells(row: Sequence[Run]) -> list[list[Word]]:
 
 
 def _is_right_to_left(words: Sequence[Word]) -> bool:
-    return 2 * sum(bool(_RIGHT_TO_LEFT.search(word.text)) for word in words) > len(words)
+    return 2 * sum(not word.text.isascii() and bool(_RIGHT_TO_LEFT.search(word.text)) for word in words) > len(words)
 
 
 def _are_line_numbers(lines: Sequence[Line]) -> bool:

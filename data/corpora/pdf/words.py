@@ -25,7 +25,6 @@ _WORD = re.compile(rf"(\s*)([^\s{_LINE_HYPHEN}]+{_LINE_HYPHEN}?|{_LINE_HYPHEN})"
 _ACCENTS = dict(
     zip("`´¨ˆ˜¸ˇ˘¯˙˝˚", "\u0300\u0301\u0308\u0302\u0303\u0327\u030c\u0306\u0304\u0307\u030b\u030a", strict=True)
 )
-_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
 # Replacement, private use, control and no characters; the hyphen's mark is none of these.
 _BAD = re.compile(
     "[\ufffd\uffff\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef]|[\udb80-\udbff](?=[\udc00-\udfff])"
@@ -35,6 +34,7 @@ _LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0
 # A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
 _FOLDED = _LIGATURES | dict.fromkeys((*range(32), 127, *range(128, 160), 8203, 65279), "")
 _TILTED = -1  # neither of the four directions
+_MARGIN = 2  # points that a word may stand out of the page
 _STRAIGHT = 5  # degrees that a line may lean
 _MIN_IMAGES = 0.25  # of the page: smaller pictures are no scan
 _MAX_OBJECTS = 10_000  # that are looked through for pictures
@@ -79,6 +79,7 @@ class _Look(NamedTuple):
     size: float
     turn: int  # quarters, counter-clockwise; or _TILTED
     style: int
+    base: float  # the height of the baseline, on the axes of the direction
 
 
 def read_page(page: Any) -> Page:
@@ -123,10 +124,11 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
     """The words that lie on the page with their directions; their places are still those of the file."""
     looks, styles = dict[int, _Look](), dict[int, int]()
     first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    x, y = ctypes.c_double(), ctypes.c_double()
+    left, right, bottom, top = box.left - _MARGIN, box.right + _MARGIN, box.bottom - _MARGIN, box.top + _MARGIN
     after_hyphen = False
     for match in _WORD.finditer(content):
         start, end = match.span(2)
+        word = match[2]
         drawn = pdfium.FPDFText_GetTextObject(text_page, start)
         key = ctypes.addressof(drawn.contents) if drawn else 0
         look = looks.get(key)
@@ -134,25 +136,26 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
             look = looks[key] = _look(text_page, start, drawn, styles)
         pdfium.FPDFText_GetLooseCharBox(text_page, start, first)
         pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
-        pdfium.FPDFText_GetCharOrigin(text_page, start, x, y)
-        space, after_hyphen = match[1] == " " and not after_hyphen, match[2].endswith(_LINE_HYPHEN)
-        word = _with_accents(text_page, start, match[2]) if _ACCENT.search(match[2]) else match[2]
-        text = word
-        if not (word.isascii() and word.isprintable()):
-            text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
-        middle, height = (first.left + last.right) / 2, y.value
-        if not (text and box.left - 2 <= middle <= box.right + 2 and box.bottom - 2 <= height <= box.top + 2):
+        space, after_hyphen = match[1] == " " and not after_hyphen, word[-1] == _LINE_HYPHEN
+        if not (word.isascii() and word.isprintable() and "`" not in word):
+            word = _folded(_with_accents(text_page, start, word))
+        middle, height = (first.left + last.right) / 2, (first.bottom + first.top) / 2
+        if not (word and left <= middle <= right and bottom <= height <= top):
             continue
-        turn, size, style = look.turn, look.size, look.style
+        turn, base = look.turn, look.base
         if turn in (0, _TILTED):
-            x0, x1, base = min(first.left, last.left), max(first.right, last.right), y.value
+            x0, x1 = min(first.left, last.left), max(first.right, last.right)
         elif turn == 2:
-            x0, x1, base = -max(first.right, last.right), -min(first.left, last.left), -y.value
+            x0, x1 = -max(first.right, last.right), -min(first.left, last.left)
         elif turn == 1:
-            x0, x1, base = min(first.bottom, last.bottom), max(first.top, last.top), -x.value
+            x0, x1 = min(first.bottom, last.bottom), max(first.top, last.top)
         else:
-            x0, x1, base = -max(first.top, last.top), -min(first.bottom, last.bottom), x.value
-        yield turn, (text, x0, x1, base, size, style, space, start)
+            x0, x1 = -max(first.top, last.top), -min(first.bottom, last.bottom)
+        yield turn, (word, x0, x1, base, look.size, look.style, space, start)
+
+
+def _folded(word: str) -> str:
+    return _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
 
 
 def _with_accents(text_page: Any, start: int, word: str) -> str:
@@ -173,15 +176,18 @@ def _with_accents(text_page: Any, start: int, word: str) -> str:
 
 
 def _look(text_page: Any, index: int, drawn: Any, styles: dict[int, int]) -> _Look:
-    matrix = pdfium.FS_MATRIX()
+    """What the letter at an index has in common with the others of its object."""
+    matrix, x, y = pdfium.FS_MATRIX(), ctypes.c_double(), ctypes.c_double()
     pdfium.FPDFText_GetMatrix(text_page, index, matrix)
+    pdfium.FPDFText_GetCharOrigin(text_page, index, x, y)
     size = pdfium.FPDFText_GetFontSize(text_page, index) * math.hypot(matrix.c, matrix.d)
     if not 0.5 <= size <= 2000:
         size = 10.0
     angle = math.degrees(math.atan2(matrix.b, matrix.a))
-    turn = round(angle / 90)
-    straight = abs(angle - 90 * turn) <= _STRAIGHT
-    return _Look(size, turn % 4 if straight else _TILTED, _style(drawn, styles) if drawn else 0)
+    quarters = round(angle / 90)
+    turn = quarters % 4 if abs(angle - 90 * quarters) <= _STRAIGHT else _TILTED
+    base = {1: -x.value, 2: -y.value, 3: x.value}.get(turn, y.value)
+    return _Look(size, turn, _style(drawn, styles) if drawn else 0, base)
 
 
 def _style(drawn: Any, known: dict[int, int]) -> int:
