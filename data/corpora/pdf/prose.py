@@ -168,7 +168,7 @@ def _kind(lines: Sequence[Line], position: int, style: _Style) -> Kind:
         return Kind.ITEM
     if style.is_code(line) and not _is_in_sentence(lines, position, style):
         return Kind.CODE
-    neighbours = lines[max(0, position - 1) : position] + lines[position + 1 : position + 2]
+    neighbours = [*lines[max(0, position - 1) : position], *lines[position + 1 : position + 2]]
     if _LEADERS.search(line.text) or (line.cells > 1 and any(near.cells > 1 for near in neighbours)):
         return Kind.ROWS
     return Kind.TEXT

@@ -29,6 +29,9 @@ _ACCENTS = dict(
 _BAD = re.compile(
     "[\ufffd\uffff\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef]|[\udb80-\udbff](?=[\udc00-\udfff])"
 )
+_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
+_NEAR = 80  # characters between an accent and its letter
+_NOTHING = "\u200b"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 # A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
@@ -42,7 +45,7 @@ _FORM_DEPTH = 3
 
 
 class Word(NamedTuple):
-    """A word; `space` tells whether there is a space before it, `index` is its place in the file's own order."""
+    """A word; `space` tells whether there is a space before it, `place` counts in the file's own order."""
 
     text: str
     x0: float
@@ -51,7 +54,7 @@ class Word(NamedTuple):
     size: float
     style: int
     space: bool
-    index: int
+    place: int
 
 
 @dataclass
@@ -88,7 +91,7 @@ def read_page(page: Any) -> Page:
     pdfium.FPDF_GetPageBoundingBox(page, box)
     text_page = pdfium.FPDFText_LoadPage(page)
     try:
-        content = _content(text_page) if text_page else ""
+        content = _with_accents(text_page, _content(text_page)) if text_page else ""
         found = list(_placed(text_page, content, box))
     finally:
         if text_page:
@@ -125,7 +128,7 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
     looks, styles = dict[int, _Look](), dict[int, int]()
     first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
     left, right, bottom, top = box.left - _MARGIN, box.right + _MARGIN, box.bottom - _MARGIN, box.top + _MARGIN
-    after_hyphen = False
+    after_none = False  # the space after a line's hyphen, or an accent by itself, is PDFium's
     for match in _WORD.finditer(content):
         start, end = match.span(2)
         word = match[2]
@@ -136,9 +139,10 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
             look = looks[key] = _look(text_page, start, drawn, styles)
         pdfium.FPDFText_GetLooseCharBox(text_page, start, first)
         pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
-        space, after_hyphen = match[1] == " " and not after_hyphen, word[-1] == _LINE_HYPHEN
-        if not (word.isascii() and word.isprintable() and "`" not in word):
-            word = _folded(_with_accents(text_page, start, word))
+        space = match[1] == " " and not after_none
+        after_none = word[-1] == _LINE_HYPHEN or word == _NOTHING
+        if not (word.isascii() and word.isprintable()):
+            word = _folded(word)
         middle, height = (first.left + last.right) / 2, (first.bottom + first.top) / 2
         if not (word and left <= middle <= right and bottom <= height <= top):
             continue
@@ -158,21 +162,44 @@ def _folded(word: str) -> str:
     return _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
 
 
-def _with_accents(text_page: Any, start: int, word: str) -> str:
-    """A word with its letters composed: many files draw an accent first, and then the letter below it."""
-    written: list[str] = []
+def _with_accents(text_page: Any, content: str) -> str:
+    """The characters with accents put on their letters: many files draw an accent by itself, somewhere near the letter.
+
+    What was an accent becomes `_NOTHING`, so that all keep their indices.
+    """
+    written = list(content)
     accent, letter = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    for offset, character in enumerate(word):
-        mark = _ACCENTS.get(written[-1]) if written else None
-        both = unicodedata.normalize("NFC", character.replace("ı", "i") + mark) if mark else ""
-        if len(both) == 1:
-            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset - 1, accent)
-            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset, letter)
-            if letter.left <= (accent.left + accent.right) / 2 <= letter.right:
-                written[-1] = both
+    for found in _ACCENT.finditer(content):
+        index = found.start()
+        pdfium.FPDFText_GetLooseCharBox(text_page, index, accent)
+        middle, height = (accent.left + accent.right) / 2, accent.top - accent.bottom
+        for near in sorted(
+            range(max(0, index - _NEAR), min(len(written), index + _NEAR)), key=lambda at: abs(at - index)
+        ):
+            both = _composed(written[near], found[0])
+            if not both:
                 continue
-        written.append(character)
+            pdfium.FPDFText_GetLooseCharBox(text_page, near, letter)
+            if letter.left <= middle <= letter.right and abs(letter.bottom - accent.bottom) < height:
+                written[near], written[index] = both, _NOTHING
+                break
     return "".join(written)
+
+
+def _around(index: int, count: int) -> Iterator[int]:
+    """The indices beside one, the nearest first."""
+    for distance in range(1, _NEAR):
+        for near in (index + distance, index - distance):
+            if 0 <= near < count:
+                yield near
+
+
+def _composed(letter: str, accent: str) -> str:
+    """A letter with an accent that stands alone, as one character; "" if there is none."""
+    if not letter or accent not in _ACCENTS:
+        return ""
+    both = unicodedata.normalize("NFC", letter.replace("ı", "i") + _ACCENTS[accent])
+    return both if len(both) == 1 else ""
 
 
 def _look(text_page: Any, index: int, drawn: Any, styles: dict[int, int]) -> _Look:
@@ -227,9 +254,9 @@ def _straightened(found: list[tuple[int, _Placed]], box: Any) -> Page:
     width, height = abs(box.right - box.left), abs(box.top - box.bottom)
     page = Page(height, width) if main % 2 else Page(width, height)
     lines: dict[tuple[int, float], list[str]] = {}
-    for turn, (text, x0, x1, y, size, style, space, index) in found:
+    for turn, (text, x0, x1, y, size, style, space, place) in found:
         if turn == main:
-            page.words.append(Word(text, x0 - left, x1 - left, top - y, size, style, space, index))
+            page.words.append(Word(text, x0 - left, x1 - left, top - y, size, style, space, place))
         else:
             lines.setdefault((turn, round(y) if turn != _TILTED else 0), []).append(text)
     page.turned = [" ".join(words) for words in lines.values()]
