@@ -14,7 +14,9 @@ from data.corpora.pdf.layout import Run, joined, make_rows
 
 _OUTER_ROWS = 4
 _MIN_PAGES = 3
+_FEW_PAGES = 4
 _SAME_PLACE = 3.0  # points
+_USUAL_SHARE = 0.3  # of the pages have something at one place
 _ROMAN = re.compile(r"\b[ivxlc]{1,7}\b", re.I)
 _NUMBER = re.compile(r"\d+")
 # A page number and nothing else; "Page 3 of 10", "- 3 -", "3/10", "Seite 3 von 10".
@@ -28,6 +30,7 @@ _NAMED = re.compile(
     r"\W*(page|p\.|pg\.?|seite|página|pagina|strona|стр\.?|страница|sivu|sida|side|oldal|strana)\W*\d{1,5}\W*", re.I
 )
 _WIDE_GAP = 3.0
+_END_NUMBERS = re.compile(r"^\d{1,5}(?=\s)|(?<=\s)\d{1,5}$")
 _GAP = 1.5  # of the font's size: what separates a page number from the text
 
 
@@ -85,24 +88,21 @@ def _key(text: str) -> str:
 
 def _furniture(edge: _Edge) -> Iterator[tuple[int, int]]:
     """Page and depth of the rows that are no text."""
-    repeated = _repeated(edge)
-    numbered = _numbered(edge)
-    usual = Counter[tuple[int, int]]()
-    for place in repeated:
-        usual[_slot(place)] += 1
+    found = _repeated(edge) | _numbered(edge) | _with_page_number(edge)
+    usual = Counter(_slot(place) for place in found if not place.depth)
+    often = max(_MIN_PAGES, _USUAL_SHARE * len(edge.places))
     for places in edge.places:
         droppable = list[_Place]()
         for place in places:
-            if not (
-                place in repeated
-                or place in numbered
-                or _COUNTED.fullmatch(place.text)
-                or (_NAMED.fullmatch(place.text) and place.gap > _GAP)
-                or (usual[_slot(place)] >= _MIN_PAGES and place.gap > _GAP)
-            ):
+            is_usual = not place.depth and usual[_slot(place)] >= often and place.gap > _GAP
+            if not (place in found or is_usual or _says_page(place)):
                 break
             droppable.append(place)
         yield from ((place.page, place.depth) for place in _set_apart(droppable))
+
+
+def _says_page(place: _Place) -> bool:
+    return bool(_COUNTED.fullmatch(place.text) or (_NAMED.fullmatch(place.text) and place.gap > _GAP))
 
 
 def _set_apart(places: list[_Place]) -> list[_Place]:
@@ -123,7 +123,10 @@ def _slot(place: _Place) -> tuple[int, int]:
 
 
 def _repeated(edge: _Edge) -> set[_Place]:
-    """Rows whose words stand at the same place of at least three pages; of two, if white space sets them apart."""
+    """Rows whose words stand at one place of three pages or more that follow each other, or every other one.
+
+    In a short document two pages are enough for an outermost row that white space sets apart.
+    """
     by_key = defaultdict[str, list[_Place]](list)
     for places in edge.places:
         for place in places:
@@ -133,12 +136,25 @@ def _repeated(edge: _Edge) -> set[_Place]:
     for same in by_key.values():
         same.sort(key=lambda place: place.y)
         for group in _near(same):
-            pages = {place.page for place in group}
-            if len(pages) >= _MIN_PAGES:
-                found |= set(group)
-            elif len(pages) == 2:
-                found |= {place for place in group if place.gap > _GAP}
+            for stretch in _stretches(group):
+                if len(stretch) >= _MIN_PAGES:
+                    found |= set(stretch)
+                elif len(stretch) == 2 and len(edge.places) <= _FEW_PAGES:
+                    found |= {place for place in stretch if not place.depth and place.gap > _GAP}
     return found
+
+
+def _stretches(group: list[_Place]) -> Iterator[list[_Place]]:
+    """The places of one group whose pages follow each other, or every other one."""
+    stretch: list[_Place] = []
+    for place in sorted(group, key=lambda place: place.page):
+        if stretch and place.page - stretch[-1].page > 2:
+            yield stretch
+            stretch = []
+        if not stretch or place.page > stretch[-1].page:
+            stretch.append(place)
+    if stretch:
+        yield stretch
 
 
 def _near(places: Sequence[_Place]) -> Iterator[list[_Place]]:
@@ -163,6 +179,17 @@ def _numbered(edge: _Edge) -> set[_Place]:
                 value = int(match[1]) if arabic else _roman(match[1].lower())
                 by_shift[arabic, value - place.page].append(place)
     return {place for same in by_shift.values() if len({place.page for place in same}) > 1 for place in same}
+
+
+def _with_page_number(edge: _Edge) -> set[_Place]:
+    """Outermost rows that begin or end with their page's number, as those of at least three pages do."""
+    by_shift = defaultdict[int, list[_Place]](list)
+    for places in edge.places:
+        for place in places[:1]:
+            for number in _END_NUMBERS.findall(place.text):
+                if place.gap > _GAP:
+                    by_shift[int(number) - place.page].append(place)
+    return {place for same in by_shift.values() if len(same) >= _MIN_PAGES for place in same}
 
 
 def _roman(numeral: str) -> int:

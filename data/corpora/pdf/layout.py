@@ -42,14 +42,14 @@ CELL = " | "  # between the cells of a row
 
 @dataclass(slots=True)
 class Run:
-    """Words that follow each other closely on one height. `index` is that of the first word."""
+    """Words that follow each other closely on one height. `place` is that of the first word."""
 
     words: list[Word]
     x0: float
     x1: float
     y: float
     size: float
-    index: int
+    place: int
 
     @property
     def text(self) -> str:
@@ -88,7 +88,7 @@ class Region:
 
 def is_unspaced(before: str, after: str) -> bool:
     """Whether nothing stands between two pieces of text, as in Chinese, Japanese, Thai."""
-    return bool(_UNSPACED_END.search(before) and _UNSPACED_START.match(after))
+    return not before.isascii() and bool(_UNSPACED_END.search(before) and _UNSPACED_START.match(after))
 
 
 def joined(words: Sequence[Word]) -> str:
@@ -104,11 +104,11 @@ def joined(words: Sequence[Word]) -> str:
 
 
 def _is_apart(last: Word, word: Word) -> bool:
-    size = max(last.size, word.size)
+    unspaced = is_unspaced(last.text, word.text)
+    if word.space and not unspaced:
+        return True
     gap = word.x0 - last.x1 if word.x1 >= last.x0 else last.x0 - word.x1
-    if is_unspaced(last.text, word.text):
-        return gap > 0.6 * size
-    return word.space or gap > _WORD_GAP * size
+    return gap > (0.6 if unspaced else _WORD_GAP) * max(last.size, word.size)
 
 
 def make_runs(words: Iterable[Word]) -> list[Run]:
@@ -122,7 +122,7 @@ def make_runs(words: Iterable[Word]) -> list[Run]:
             if word.size > run.size:
                 run.y, run.size = word.y, word.size
         else:
-            runs.append(Run([word], word.x0, word.x1, word.y, word.size, word.index))
+            runs.append(Run([word], word.x0, word.x1, word.y, word.size, word.place))
     return runs
 
 
@@ -173,7 +173,7 @@ def make_line(row: Sequence[Run]) -> Line:
     """The runs of a row as a line."""
     words = [word for run in row for word in run.words]
     if _is_right_to_left(words):
-        words.sort(key=lambda word: word.index)
+        words.sort(key=lambda word: word.place)
         text, cells, first = joined(words), 1, _first_width(words[0])
     else:
         cells_of_row = _cells(row)
@@ -224,7 +224,7 @@ def _cells(row: Sequence[Run]) -> list[list[Word]]:
 
 
 def _is_right_to_left(words: Sequence[Word]) -> bool:
-    return 2 * sum(bool(_RIGHT_TO_LEFT.search(word.text)) for word in words) > len(words)
+    return 2 * sum(not word.text.isascii() and bool(_RIGHT_TO_LEFT.search(word.text)) for word in words) > len(words)
 
 
 def _are_line_numbers(lines: Sequence[Line]) -> bool:
@@ -304,7 +304,7 @@ def _num_lines(runs: Sequence[Run]) -> int:
 
 def _are_columns(left: Sequence[Run], right: Sequence[Run]) -> bool:
     """Whether both sides are columns of text, not cells of a table: read one after the other in the file, or prose."""
-    sides = [side for _, side in sorted([(run.index, 0) for run in left] + [(run.index, 1) for run in right])]
+    sides = [side for _, side in sorted([(run.place, 0) for run in left] + [(run.place, 1) for run in right])]
     changes = sum(a != b for a, b in pairwise(sides))
     if changes <= 1:
         return True

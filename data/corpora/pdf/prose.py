@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import pairwise
-from statistics import median
 
 from data.corpora.pdf.hyphens import Joiner, ends_in_address
 from data.corpora.pdf.layout import Line, Region
@@ -140,7 +139,7 @@ def _rounded(size: float) -> float:
 
 def _leading(size: float, steps: list[float]) -> float:
     """The usual step; of few steps the smallest, since the others may be between paragraphs."""
-    usual = median(steps) if len(steps) >= _FEW_PAIRS else min(min(steps), 1.6 * size)
+    usual = sorted(steps)[len(steps) // 3] if len(steps) >= _FEW_PAIRS else min(min(steps), 1.6 * size)
     return min(max(usual, size), 2.6 * size)
 
 
@@ -169,7 +168,7 @@ def _kind(lines: Sequence[Line], position: int, style: _Style) -> Kind:
         return Kind.ITEM
     if style.is_code(line) and not _is_in_sentence(lines, position, style):
         return Kind.CODE
-    neighbours = lines[max(0, position - 1) : position] + lines[position + 1 : position + 2]
+    neighbours = [*lines[max(0, position - 1) : position], *lines[position + 1 : position + 2]]
     if _LEADERS.search(line.text) or (line.cells > 1 and any(near.cells > 1 for near in neighbours)):
         return Kind.ROWS
     return Kind.TEXT

@@ -25,16 +25,19 @@ _WORD = re.compile(rf"(\s*)([^\s{_LINE_HYPHEN}]+{_LINE_HYPHEN}?|{_LINE_HYPHEN})"
 _ACCENTS = dict(
     zip("`´¨ˆ˜¸ˇ˘¯˙˝˚", "\u0300\u0301\u0308\u0302\u0303\u0327\u030c\u0306\u0304\u0307\u030b\u030a", strict=True)
 )
-_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
 # Replacement, private use, control and no characters; the hyphen's mark is none of these.
 _BAD = re.compile(
     "[\ufffd\uffff\ue000-\uf8ff\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufdd0-\ufdef]|[\udb80-\udbff](?=[\udc00-\udfff])"
 )
+_ACCENT = re.compile(f"[{''.join(_ACCENTS)}]")
+_NEAR = 80  # characters between an accent and its letter
+_NOTHING = "\u200b"
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _LIGATURES = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0xFB00, 0xFB07)}
 # A soft hyphen within a line is not seen; one at its end is a hyphen that may go.
 _FOLDED = _LIGATURES | dict.fromkeys((*range(32), 127, *range(128, 160), 8203, 65279), "")
 _TILTED = -1  # neither of the four directions
+_MARGIN = 2  # points that a word may stand out of the page
 _STRAIGHT = 5  # degrees that a line may lean
 _MIN_IMAGES = 0.25  # of the page: smaller pictures are no scan
 _MAX_OBJECTS = 10_000  # that are looked through for pictures
@@ -42,7 +45,7 @@ _FORM_DEPTH = 3
 
 
 class Word(NamedTuple):
-    """A word; `space` tells whether there is a space before it, `index` is its place in the file's own order."""
+    """A word; `space` tells whether there is a space before it, `place` counts in the file's own order."""
 
     text: str
     x0: float
@@ -51,7 +54,7 @@ class Word(NamedTuple):
     size: float
     style: int
     space: bool
-    index: int
+    place: int
 
 
 @dataclass
@@ -79,6 +82,7 @@ class _Look(NamedTuple):
     size: float
     turn: int  # quarters, counter-clockwise; or _TILTED
     style: int
+    base: float  # the height of the baseline, on the axes of the direction
 
 
 def read_page(page: Any) -> Page:
@@ -87,7 +91,7 @@ def read_page(page: Any) -> Page:
     pdfium.FPDF_GetPageBoundingBox(page, box)
     text_page = pdfium.FPDFText_LoadPage(page)
     try:
-        content = _content(text_page) if text_page else ""
+        content = _with_accents(text_page, _content(text_page)) if text_page else ""
         found = list(_placed(text_page, content, box))
     finally:
         if text_page:
@@ -123,10 +127,11 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
     """The words that lie on the page with their directions; their places are still those of the file."""
     looks, styles = dict[int, _Look](), dict[int, int]()
     first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    x, y = ctypes.c_double(), ctypes.c_double()
-    after_hyphen = False
+    left, right, bottom, top = box.left - _MARGIN, box.right + _MARGIN, box.bottom - _MARGIN, box.top + _MARGIN
+    after_none = False  # the space after a line's hyphen, or an accent by itself, is PDFium's
     for match in _WORD.finditer(content):
         start, end = match.span(2)
+        word = match[2]
         drawn = pdfium.FPDFText_GetTextObject(text_page, start)
         key = ctypes.addressof(drawn.contents) if drawn else 0
         look = looks.get(key)
@@ -134,54 +139,82 @@ def _placed(text_page: Any, content: str, box: Any) -> Iterator[tuple[int, _Plac
             look = looks[key] = _look(text_page, start, drawn, styles)
         pdfium.FPDFText_GetLooseCharBox(text_page, start, first)
         pdfium.FPDFText_GetLooseCharBox(text_page, end - 1, last)
-        pdfium.FPDFText_GetCharOrigin(text_page, start, x, y)
-        space, after_hyphen = match[1] == " " and not after_hyphen, match[2].endswith(_LINE_HYPHEN)
-        word = _with_accents(text_page, start, match[2]) if _ACCENT.search(match[2]) else match[2]
-        text = word
+        space = match[1] == " " and not after_none
+        after_none = word[-1] == _LINE_HYPHEN or word == _NOTHING
         if not (word.isascii() and word.isprintable()):
-            text = _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
-        middle, height = (first.left + last.right) / 2, y.value
-        if not (text and box.left - 2 <= middle <= box.right + 2 and box.bottom - 2 <= height <= box.top + 2):
+            word = _folded(word)
+        middle, height = (first.left + last.right) / 2, (first.bottom + first.top) / 2
+        if not (word and left <= middle <= right and bottom <= height <= top):
             continue
-        turn, size, style = look.turn, look.size, look.style
+        turn, base = look.turn, look.base
         if turn in (0, _TILTED):
-            x0, x1, base = min(first.left, last.left), max(first.right, last.right), y.value
+            x0, x1 = min(first.left, last.left), max(first.right, last.right)
         elif turn == 2:
-            x0, x1, base = -max(first.right, last.right), -min(first.left, last.left), -y.value
+            x0, x1 = -max(first.right, last.right), -min(first.left, last.left)
         elif turn == 1:
-            x0, x1, base = min(first.bottom, last.bottom), max(first.top, last.top), -x.value
+            x0, x1 = min(first.bottom, last.bottom), max(first.top, last.top)
         else:
-            x0, x1, base = -max(first.top, last.top), -min(first.bottom, last.bottom), x.value
-        yield turn, (text, x0, x1, base, size, style, space, start)
+            x0, x1 = -max(first.top, last.top), -min(first.bottom, last.bottom)
+        yield turn, (word, x0, x1, base, look.size, look.style, space, start)
 
 
-def _with_accents(text_page: Any, start: int, word: str) -> str:
-    """A word with its letters composed: many files draw an accent first, and then the letter below it."""
-    written: list[str] = []
+def _folded(word: str) -> str:
+    return _in_unicode(word).replace(_LINE_HYPHEN, "-").translate(_FOLDED)
+
+
+def _with_accents(text_page: Any, content: str) -> str:
+    """The characters with accents put on their letters: many files draw an accent by itself, somewhere near the letter.
+
+    What was an accent becomes `_NOTHING`, so that all keep their indices.
+    """
+    written = list(content)
     accent, letter = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    for offset, character in enumerate(word):
-        mark = _ACCENTS.get(written[-1]) if written else None
-        both = unicodedata.normalize("NFC", character.replace("ı", "i") + mark) if mark else ""
-        if len(both) == 1:
-            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset - 1, accent)
-            pdfium.FPDFText_GetLooseCharBox(text_page, start + offset, letter)
-            if letter.left <= (accent.left + accent.right) / 2 <= letter.right:
-                written[-1] = both
+    for found in _ACCENT.finditer(content):
+        index = found.start()
+        pdfium.FPDFText_GetLooseCharBox(text_page, index, accent)
+        middle, height = (accent.left + accent.right) / 2, accent.top - accent.bottom
+        for near in sorted(
+            range(max(0, index - _NEAR), min(len(written), index + _NEAR)), key=lambda at: abs(at - index)
+        ):
+            both = _composed(written[near], found[0])
+            if not both:
                 continue
-        written.append(character)
+            pdfium.FPDFText_GetLooseCharBox(text_page, near, letter)
+            if letter.left <= middle <= letter.right and abs(letter.bottom - accent.bottom) < height:
+                written[near], written[index] = both, _NOTHING
+                break
     return "".join(written)
 
 
+def _around(index: int, count: int) -> Iterator[int]:
+    """The indices beside one, the nearest first."""
+    for distance in range(1, _NEAR):
+        for near in (index + distance, index - distance):
+            if 0 <= near < count:
+                yield near
+
+
+def _composed(letter: str, accent: str) -> str:
+    """A letter with an accent that stands alone, as one character; "" if there is none."""
+    if not letter or accent not in _ACCENTS:
+        return ""
+    both = unicodedata.normalize("NFC", letter.replace("ı", "i") + _ACCENTS[accent])
+    return both if len(both) == 1 else ""
+
+
 def _look(text_page: Any, index: int, drawn: Any, styles: dict[int, int]) -> _Look:
-    matrix = pdfium.FS_MATRIX()
+    """What the letter at an index has in common with the others of its object."""
+    matrix, x, y = pdfium.FS_MATRIX(), ctypes.c_double(), ctypes.c_double()
     pdfium.FPDFText_GetMatrix(text_page, index, matrix)
+    pdfium.FPDFText_GetCharOrigin(text_page, index, x, y)
     size = pdfium.FPDFText_GetFontSize(text_page, index) * math.hypot(matrix.c, matrix.d)
     if not 0.5 <= size <= 2000:
         size = 10.0
     angle = math.degrees(math.atan2(matrix.b, matrix.a))
-    turn = round(angle / 90)
-    straight = abs(angle - 90 * turn) <= _STRAIGHT
-    return _Look(size, turn % 4 if straight else _TILTED, _style(drawn, styles) if drawn else 0)
+    quarters = round(angle / 90)
+    turn = quarters % 4 if abs(angle - 90 * quarters) <= _STRAIGHT else _TILTED
+    base = {1: -x.value, 2: -y.value, 3: x.value}.get(turn, y.value)
+    return _Look(size, turn, _style(drawn, styles) if drawn else 0, base)
 
 
 def _style(drawn: Any, known: dict[int, int]) -> int:
@@ -221,9 +254,9 @@ def _straightened(found: list[tuple[int, _Placed]], box: Any) -> Page:
     width, height = abs(box.right - box.left), abs(box.top - box.bottom)
     page = Page(height, width) if main % 2 else Page(width, height)
     lines: dict[tuple[int, float], list[str]] = {}
-    for turn, (text, x0, x1, y, size, style, space, index) in found:
+    for turn, (text, x0, x1, y, size, style, space, place) in found:
         if turn == main:
-            page.words.append(Word(text, x0 - left, x1 - left, top - y, size, style, space, index))
+            page.words.append(Word(text, x0 - left, x1 - left, top - y, size, style, space, place))
         else:
             lines.setdefault((turn, round(y) if turn != _TILTED else 0), []).append(text)
     page.turned = [" ".join(words) for words in lines.values()]

@@ -87,7 +87,6 @@ class _Reading:
         self._document, self._request = document, request
         self._runs: list[list[Run]] = []
         self._heights: list[float] = []
-        self._numbers: list[int] = []  # of the pages that have text
         self._turned: list[tuple[int, str]] = []
         self._rejected: list[tuple[int, str, str]] = []
 
@@ -95,15 +94,13 @@ class _Reading:
         count = pdfium.FPDF_GetPageCount(self._document)
         size = 0
         for index in range(count):
-            page = self._read(index)
-            if page is None:
-                continue
+            page = self._read(index) or Page(0, 0)
             size += sum(len(word.text) + 1 for word in page.words)
             if size > self._request["max_bytes"]:
                 return _none(LONG, f"more than {self._request['max_bytes'] >> 20} MiB of text")
             self._take(index, page)
         reasons = {reason for _, reason, _ in self._rejected}
-        if not self._runs:
+        if not any(self._runs):
             if len(reasons) == 1:  # all pages alike: one reason for the file
                 return _none(*self._rejected[0][1:])
             nothing = _none("empty", "no text on any page" if count else "there are no pages")
@@ -132,17 +129,15 @@ class _Reading:
         return page
 
     def _take(self, index: int, page: Page) -> None:
-        if page.words:
-            self._runs.append(make_runs(page.words))
-            self._heights.append(page.height)
-            self._numbers.append(index)
-            self._turned += [(index, text) for text in page.turned]
+        self._runs.append(make_runs(page.words))
+        self._heights.append(page.height)
+        self._turned += [(index, text) for text in page.turned]
 
     def _prose(self) -> Prose:
         pages = without_furniture(self._runs, self._heights)
         self._runs = []
         regions: list[Region] = []
-        for index, runs, height in zip(self._numbers, pages, self._heights, strict=True):
+        for index, (runs, height) in enumerate(zip(pages, self._heights, strict=True)):
             regions += regions_of(index, runs, height)
         return write_prose(regions, _not_repeated(self._turned))
 
