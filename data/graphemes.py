@@ -25,7 +25,9 @@ def is_cut(text: str, at: int) -> bool:
     if not _may_part(text[at - 1], text[at]):
         return False
     before = text[at - 1]
-    if before.isspace() or (before < _FIRST_COMBINING and text[at] < _FIRST_COMBINING):
+    if before.isspace() or unicodedata.category(before)[0] == "P":
+        return True
+    if before < _FIRST_COMBINING and text[at] < _FIRST_COMBINING:
         return True
     first = max(0, at - _REACHES[0])
     return at in _boundaries(text, first, at + _REACHES[0], lowest=max(0, first - _REACHES[-1]))

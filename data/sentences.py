@@ -131,6 +131,8 @@ def _end_of_sentence(text: str, start: int, match: re.Match[str], soft: frozense
 
 def _is_hard(text: str, start: int, end: int, soft: frozenset[int]) -> bool:
     """Whether there is a line end that is more than a space."""
+    if end - start == 1 and text[start] == " ":
+        return False
     return any(found.end() - 1 not in soft for found in _LINE_END.finditer(text, start, end))
 
 

@@ -36,10 +36,12 @@ def is_abbreviation(text: str, start: int, at: int, stop: int) -> bool:
     """Whether the sentence from `start` goes on after the full stop at `at`; the next word is at `stop`."""
     tail = text[max(start, at - _LOOK_BACK) : at]
     found = _TOKEN.search(tail)
-    token = _ELISION.sub("", found.group()) if found else ""
-    ahead = text[stop : stop + _LOOK_BACK]
+    token = found.group() if found else ""
     if not token:
         return False
+    if "'" in token or "’" in token:
+        token = _ELISION.sub("", token)
+    ahead = text[stop : stop + _LOOK_BACK]
     before = tail[: len(tail) - len(token)].rstrip()
     if at - start == len(tail) and _is_list_number(token, before):
         return True

@@ -33,6 +33,7 @@ class _Line:
     text: str  # without spaces at its ends and marks of quotations
     width: int  # columns, with the spaces and marks at its beginning
     depth: int  # of quotations
+    indent: int  # spaces at its beginning
 
     @property
     def begins_block(self) -> bool:
@@ -111,8 +112,10 @@ def _blocks(text: str, marks: Sequence[Mark]) -> Iterator[list[_Line]]:
             block = []
             continue
         depth = quote.group().count(">") if quote else 0
-        line = _Line(start, end, stripped, _columns(match.group().rstrip()), depth)
-        if block and (line.begins_block or depth != block[-1].depth):
+        indent = len(match.group()) - len(match.group().lstrip())
+        line = _Line(start, end, stripped, _columns(match.group().rstrip()), depth, indent)
+        is_other = depth != block[-1].depth or (len(block) > 1 and indent != block[-1].indent) if block else False
+        if block and (line.begins_block or is_other):
             yield from _of_many(block)
             block = []
         block.append(line)
