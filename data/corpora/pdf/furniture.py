@@ -17,6 +17,7 @@ _OUTER_ROWS = 4
 _MIN_PAGES = 3
 _FEW_PAGES = 4
 _SAME_PLACE = 3.0  # points
+_NUMBERED_SHARE = 0.1
 _USUAL_SHARE = 0.3  # of the pages have something at one place
 _ROMAN = re.compile(r"\b[ivxlc]{1,7}\b", re.I)
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -204,14 +205,15 @@ def _numbered(edge: _Edge) -> set[_Place]:
 
 
 def _with_page_number(edge: _Edge) -> set[_Place]:
-    """Outermost rows that begin or end with their page's number, as those of at least three pages do."""
+    """Outermost rows that begin or end with their page's number, as those of many pages do; notes may count as well."""
     by_shift = defaultdict[int, list[_Place]](list)
     for places in edge.places:
         for place in places[:1]:
             for number in _END_NUMBERS.findall(place.text):
-                if place.gap > _GAP:
+                if place.gap > _GAP and not place.text.endswith((".", ",", ";", ":")):
                     by_shift[int(number) - place.page].append(place)
-    return {place for same in by_shift.values() if len(same) >= _MIN_PAGES for place in same}
+    often = max(_MIN_PAGES, _NUMBERED_SHARE * len(edge.places))
+    return {place for same in by_shift.values() if len(same) >= often for place in same}
 
 
 def _roman(numeral: str) -> int:
