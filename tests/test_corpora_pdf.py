@@ -294,6 +294,50 @@ def test_chinese_lines_are_joined_without_spaces(tmp_path: Path) -> None:
     assert text_of(tmp_path / "a.pdf") == "水獭比白鼬重，而白鼬比伶鼬重。"
 
 
+def test_answers_in_a_form_are_text(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        put(canvas, ["Name of the otter:"], y=92)
+        canvas.acroForm.textfield(name="name", value="Ada Pell", x=200, y=690, width=200, height=24)
+
+    draw(tmp_path / "a.pdf", page)
+    assert " ".join(text_of(tmp_path / "a.pdf").replace("|", "").split()) == "Name of the otter: Ada Pell"
+
+
+def test_accents_that_are_drawn_by_themselves_join_their_letters(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        canvas.setFont("Helvetica", 12)
+        text = canvas.beginText(72, 700)
+        text.textOut("Le cr")
+        x = text.getX()
+        text.textOut("e")
+        text.textOut("ateur")
+        canvas.drawText(text)
+        canvas.drawString(x + 1.7, 700, "´")
+
+    draw(tmp_path / "a.pdf", page)
+    assert text_of(tmp_path / "a.pdf") == "Le créateur"
+
+
+def test_footers_of_a_form_letter_go_and_its_first_lines_stay(tmp_path: Path) -> None:
+    def page(number: int) -> Draw:
+        def drawn(canvas: Canvas) -> None:
+            put(
+                canvas,
+                ["Dear reader,", f"your invoice {number} is due, and we ask you to pay", f"{number} pounds soon."],
+                y=100,
+            )
+            put(canvas, ["The Mill, Lower Wick"], y=760, size=8)
+
+        return drawn
+
+    draw(tmp_path / "a.pdf", *map(page, (3, 11, 54, 55)))
+    text = text_of(tmp_path / "a.pdf")
+    assert "Mill" not in text
+    assert all(
+        f"your invoice {number} is due, and we ask you to pay {number} pounds" in text for number in (3, 11, 54, 55)
+    )
+
+
 @pytest.mark.parametrize("angle", [90, 180, 270])
 def test_a_turned_page_is_read_as_it_stands_and_a_watermark_is_dropped(tmp_path: Path, angle: int) -> None:
     def page(number: int) -> Draw:

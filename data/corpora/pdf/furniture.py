@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from data.corpora.pdf.layout import Run, joined, make_rows
@@ -16,9 +17,10 @@ _OUTER_ROWS = 4
 _MIN_PAGES = 3
 _FEW_PAGES = 4
 _SAME_PLACE = 3.0  # points
+_NUMBERED_SHARE = 0.1
 _USUAL_SHARE = 0.3  # of the pages have something at one place
 _ROMAN = re.compile(r"\b[ivxlc]{1,7}\b", re.I)
-_NUMBER = re.compile(r"\d+")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 # A page number and nothing else; "Page 3 of 10", "- 3 -", "3/10", "Seite 3 von 10".
 _BARE_NUMBER = re.compile(r"[-–—|\[(\s]*(\d{1,5}|[ivxlc]{1,7})[-–—|\])\s.]*", re.I)
 _COUNTED = re.compile(
@@ -55,14 +57,23 @@ class _Edge:
 
 
 def without_furniture(pages: Sequence[Sequence[Run]], heights: Sequence[float]) -> list[list[Run]]:
-    """The runs of each page that belong to the text. `heights` are those of the pages, in points."""
-    dropped = [set[int]() for _ in pages]
+    """The runs of each page that belong to the text. `heights` are those of the pages, in points.
+
+    Of a page of nothing else, only the outermost rows go.
+    """
     rows = [make_rows(page) for page in pages]
-    for from_top in (True, False):
-        edge = _edge(rows, heights, from_top)
+    outermost, dropped = [set[int]() for _ in pages], [set[int]() for _ in pages]
+    for edge in (_edge(rows, heights, from_top) for from_top in (True, False)):
         for page, depth in _furniture(edge):
-            dropped[page] |= {id(run) for run in edge.runs[page][depth]}
-    return [[run for run in page if id(run) not in gone] for page, gone in zip(pages, dropped, strict=True)]
+            runs = {id(run) for run in edge.runs[page][depth]}
+            dropped[page] |= runs
+            if not depth:
+                outermost[page] |= runs
+    kept = list[list[Run]]()
+    for page_runs, gone, outer in zip(pages, dropped, outermost, strict=True):
+        less = gone if len(gone) < len(page_runs) else outer
+        kept.append([run for run in page_runs if id(run) not in less])
+    return kept
 
 
 def _edge(rows: Sequence[list[list[Run]]], heights: Sequence[float], from_top: bool) -> _Edge:
@@ -112,7 +123,7 @@ def _set_apart(places: list[_Place]) -> list[_Place]:
     """
     widest = max((place.gap for place in places), default=0.0)
     for number, place in enumerate(places, 1):
-        if place.gap >= min(widest, _WIDE_GAP):
+        if place.gap >= max(_GAP, min(widest, _WIDE_GAP)):
             return places[:number]
     return []
 
@@ -137,11 +148,23 @@ def _repeated(edge: _Edge) -> set[_Place]:
         same.sort(key=lambda place: place.y)
         for group in _near(same):
             for stretch in _stretches(group):
+                if not _is_steady(stretch):
+                    continue
                 if len(stretch) >= _MIN_PAGES:
                     found |= set(stretch)
                 elif len(stretch) == 2 and len(edge.places) <= _FEW_PAGES:
                     found |= {place for place in stretch if not place.depth and place.gap > _GAP}
     return found
+
+
+def _is_steady(stretch: list[_Place]) -> bool:
+    """Whether the numbers of a row stay or go with the pages, mostly: those of letters and forms do not."""
+    steady = 0
+    for a, b in pairwise(stretch):
+        before, after = _NUMBER.findall(a.text), _NUMBER.findall(b.text)
+        steps = {int(y) - int(x) for x, y in zip(before, after, strict=False)}
+        steady += len(before) == len(after) and steps <= {0, b.page - a.page}
+    return 2 * steady >= len(stretch) - 1
 
 
 def _stretches(group: list[_Place]) -> Iterator[list[_Place]]:
@@ -182,14 +205,15 @@ def _numbered(edge: _Edge) -> set[_Place]:
 
 
 def _with_page_number(edge: _Edge) -> set[_Place]:
-    """Outermost rows that begin or end with their page's number, as those of at least three pages do."""
+    """Outermost rows that begin or end with their page's number, as those of many pages do; notes may count as well."""
     by_shift = defaultdict[int, list[_Place]](list)
     for places in edge.places:
         for place in places[:1]:
             for number in _END_NUMBERS.findall(place.text):
-                if place.gap > _GAP:
+                if place.gap > _GAP and not place.text.endswith((".", ",", ";", ":")):
                     by_shift[int(number) - place.page].append(place)
-    return {place for same in by_shift.values() if len(same) >= _MIN_PAGES for place in same}
+    often = max(_MIN_PAGES, _NUMBERED_SHARE * len(edge.places))
+    return {place for same in by_shift.values() if len(same) >= often for place in same}
 
 
 def _roman(numeral: str) -> int:

@@ -173,9 +173,7 @@ def _with_accents(text_page: Any, content: str) -> str:
         index = found.start()
         pdfium.FPDFText_GetLooseCharBox(text_page, index, accent)
         middle, height = (accent.left + accent.right) / 2, accent.top - accent.bottom
-        for near in sorted(
-            range(max(0, index - _NEAR), min(len(written), index + _NEAR)), key=lambda at: abs(at - index)
-        ):
+        for near in _around(index, len(written)):
             both = _composed(written[near], found[0])
             if not both:
                 continue

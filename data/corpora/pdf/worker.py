@@ -21,6 +21,7 @@ from data.corpora.pdf.words import Page, read_page
 
 _MEMORY = 1 << 30  # bytes of address space, beside what the text may take
 _MEMORY_PER_BYTE = 32  # of the text
+_FLATTENED = 1  # PDFium's word for success
 _BAD_SHARE = 0.3  # of a page's characters without a meaning
 _ERRORS = {
     pdfium.FPDF_ERR_FILE: "the file cannot be opened",
@@ -112,7 +113,7 @@ class _Reading:
 
     def _read(self, index: int) -> Page | None:
         """A page with text, or with nothing at all; None if it is rejected."""
-        loaded = pdfium.FPDF_LoadPage(self._document, index)
+        loaded = _load_page(self._document, index)
         if not loaded:
             self._rejected.append((index + 1, BROKEN, f"page {index + 1} cannot be read"))
             return None
@@ -140,6 +141,26 @@ class _Reading:
         for index, (runs, height) in enumerate(zip(pages, self._heights, strict=True)):
             regions += regions_of(index, runs, height)
         return write_prose(regions, _not_repeated(self._turned))
+
+
+def _load_page(document: Any, index: int) -> Any:
+    """A page, with what its form fields and text boxes show drawn on it."""
+    page = pdfium.FPDF_LoadPage(document, index)
+    if page and _has_written_notes(page) and pdfium.FPDFPage_Flatten(page, pdfium.FLAT_NORMALDISPLAY) == _FLATTENED:
+        pdfium.FPDF_ClosePage(page)
+        page = pdfium.FPDF_LoadPage(document, index)
+    return page
+
+
+def _has_written_notes(page: Any) -> bool:
+    for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
+        note = pdfium.FPDFPage_GetAnnot(page, index)
+        if note:
+            kind = pdfium.FPDFAnnot_GetSubtype(note)
+            pdfium.FPDFPage_CloseAnnot(note)
+            if kind in (pdfium.FPDF_ANNOT_WIDGET, pdfium.FPDF_ANNOT_FREETEXT):
+                return True
+    return False
 
 
 def _not_repeated(turned: list[tuple[int, str]]) -> list[tuple[int, str]]:
