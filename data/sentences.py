@@ -50,6 +50,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 _DASH = re.compile(r"[-–—] ?")
 _HAN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _SAID = re.compile(r"と(?!て|き|も)|っ|[^。！？，“「]{0,6}[说說道问問喊叫答](?:道|着|著)?[。，：:！？]")
+_BULLET = re.compile(r"[•‣◦▪●○∙]\s+(?=\S)")
 WORD = re.compile(r"[\u3000-\u9fff]|[^\s\u3000-\u9fff]+")
 
 
@@ -57,7 +58,7 @@ def split_sentences(text: str, outline: Sequence[int] = ()) -> list[str]:
     """The sentences of a text in order, each on one line and without spaces around it, none empty.
 
     Headings and what is no prose are left out. What the outline does not cover is searched for Markdown. Marks of
-    quotations (">") are left out too; those of list items stay.
+    quotations (">") and bullets ("•") are left out too; the marks of Markdown's list items stay.
     """
     pieces = [text[start:end] for kind, start, end in pieces_of(text, outline) if kind == PROSE]
     return [sentence for piece in pieces if (sentence := _on_one_line(piece))]
@@ -99,7 +100,10 @@ def word_counter(texts: Sequence[str]) -> list[int]:
 
 def _on_one_line(piece: str) -> str:
     piece = piece.strip().strip("\u200b").strip()
-    return unwrap(without_quote_marks(piece)) if "\n" in piece or piece[:1] == ">" else piece
+    if "\n" in piece or piece[:1] == ">":
+        piece = unwrap(without_quote_marks(piece))
+    bullet = _BULLET.match(piece)
+    return piece[bullet.end() :] if bullet else piece
 
 
 def _prose_spans(text: str, begin: int, end: int, soft: frozenset[int]) -> Iterator[Span]:

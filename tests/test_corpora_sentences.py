@@ -221,3 +221,7 @@ def test_runs_of_marks_are_read_once() -> None:
         " " * 300_000,
     ):
         assert "".join(text[start:end] for start, end in chunk_spans(text, 50)) == text
+
+
+def test_bullets_are_no_part_of_a_sentence() -> None:
+    assert split_sentences("• Otters swim.\n• Stoats run. They bite.") == ["Otters swim.", "Stoats run.", "They bite."]
