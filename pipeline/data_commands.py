@@ -52,7 +52,7 @@ def import_files(flags: argparse.Namespace) -> None:
         max_bytes=flags.max_mib << 20,
     )
     console = Console()
-    found = find_sources(flags.paths, out=flags.out, code=flags.code)
+    found = find_sources(flags.paths, out=flags.out)
     summary = find_summary(flags.out, import_key(found, settings))
     is_new, started = summary is None, time.monotonic()
     if summary is None:

@@ -20,7 +20,7 @@ from data.corpora.streams import COMPRESSIONS
 from data.errors import InputError
 
 _SUFFIXES = {
-    "text": ".txt .text .md .markdown .rst .adoc .asciidoc .org",
+    "text": ".txt .text .md .markdown",
     "html": ".html .htm .xhtml",
     "pdf": ".pdf",
     "jsonl": ".jsonl .ndjson",
@@ -28,41 +28,10 @@ _SUFFIXES = {
     "csv": ".csv .tsv",
     "parquet": ".parquet .pq",
     "arrow": ".arrow .feather .ipc",
-    "docx": ".docx .docm .dotx .dotm",
-    "pptx": ".pptx .pptm .ppsx .ppsm .potx",
-    "odf": ".odt .ott .odp .otp",
-    "xlsx": ".xlsx .xlsm",
-    "ods": ".ods",
-    "epub": ".epub",
-    "mail": ".eml",
-    "code": (
-        ".py .pyi .js .mjs .cjs .jsx .ts .tsx .vue .java .kt .kts .scala .groovy .c .h .cc .cpp .cxx .hpp .hh .cs .fs "
-        ".m .mm .rs .go .rb .php .pl .pm .lua .r .jl .swift .dart .hs .ml .mli .clj .ex .exs .erl .el .lisp .vb .vbs "
-        ".bas .pas .f90 .f95 .asm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .proto .graphql .tf .cmake .mk .gradle "
-        ".toml .yaml .yml .ini .cfg .conf .properties .css .scss .sass .less .xml .xsd .xsl .xslt .tex .bib .sty "
-        ".log .diff .patch"
-    ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
-_ARCHIVES = frozenset(".zip .tgz .tbz2 .txz .tzst .tar .7z .rar .lz4 .jar".split())
-# By suffix, what a file must become before it can be read.
-_CONVERT = {
-    suffix: f"save it as {better}, or: soffice --headless --convert-to {better[1:]} FILE"
-    for suffixes, better in (
-        (".doc .dot .rtf .wps .wpd .pages", ".docx"),
-        (".xls .xlt .xlsb .numbers", ".xlsx"),
-        (".ppt .pps .pot .key", ".pptx"),
-        (".sxw .stw .fodt", ".odt"),
-        (".sxi .fodp", ".odp"),
-        (".sxc .fods", ".ods"),
-    )
-    for suffix in suffixes.split()
-} | {
-    ".msg": "save it as .eml",
-    ".mobi": "convert it to .epub: ebook-convert FILE FILE.epub",
-    ".azw3": "convert it to .epub: ebook-convert FILE FILE.epub",
-}
-_SEEKING = frozenset("parquet arrow docx pptx odf xlsx ods epub".split())  # kinds that are not read as streams
+_ARCHIVES = frozenset(".zip .tgz .tbz2 .txz .tzst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_SEEKING = frozenset("parquet arrow".split())  # kinds that are not read as streams
 _SHOWN_KINDS = 8
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
@@ -71,14 +40,12 @@ _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  #
 class SourceFiles:
     """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too.
 
-    `others` counts files of unknown kinds in folders, by suffix: they are no fault. Source files are among them unless
-    `code` is set.
+    `others` counts files of unknown kinds in folders, by suffix: they are no fault.
     """
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)
     num_matches: int = 0
-    code: bool = False
     others: Counter[str] = field(default_factory=Counter)
     _seen: set[str] = field(default_factory=set)
 
@@ -101,8 +68,6 @@ class SourceFiles:
             self.refused.append((path, "no file", "neither a file nor a folder"))
         elif suffix in _ARCHIVES:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
-        elif suffix in _CONVERT:
-            self.refused.append((path, "convert first", f"no reader for {suffix}: {_CONVERT[suffix]}"))
         elif compression and suffix not in KINDS:
             detail = (
                 f'the name does not say what is in it: "{suffix}" before "{compression}" has no reader; decompress it'
@@ -110,11 +75,7 @@ class SourceFiles:
             self.refused.append((path, "archive", detail))
         elif compression and KINDS[suffix] in _SEEKING:
             self.refused.append((path, "archive", f"{suffix} is not read through {compression}: decompress it"))
-        elif KINDS.get(suffix) == "code" and not self.code and named:
-            self.refused.append((path, "source file", "source files are imported with --code"))
-        elif (
-            suffix not in KINDS or (KINDS[suffix] == "code" and not self.code)
-        ) and not named:  # a folder of pages has pictures and styles
+        elif suffix not in KINDS and not named:  # a folder of pages has pictures and styles
             self.others[suffix or "no suffix"] += 1
         elif suffix not in KINDS:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
@@ -129,12 +90,12 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSIONS else (suffix, "")
 
 
-def find_sources(words: Sequence[str], *, out: Path, code: bool = False) -> SourceFiles:
-    """The files that `words` (files, folders, patterns) name; `out` itself is never read. `code` adds source files.
+def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
+    """The files that `words` (files, folders, patterns) name; `out` itself is never read.
 
     Raises InputError if a word matches nothing, or if there are no files at all.
     """
-    found = SourceFiles(code=code)
+    found = SourceFiles()
     for word in words:
         path = Path(word)
         if _is_same(path, out):
