@@ -42,6 +42,14 @@ _READERS = {
     "csv": "delimited:read_csv",
     "parquet": "tables:read_parquet",
     "arrow": "tables:read_arrow",
+    "docx": "word:read_docx",
+    "pptx": "slides:read_pptx",
+    "odf": "opendocument:read_odf",
+    "xlsx": "sheets:read_xlsx",
+    "ods": "sheets:read_ods",
+    "epub": "epub:read_epub",
+    "mail": "mail:read_mail",
+    "code": "code:read_code",
 }
 _OF_MESSAGES = ("jsonl", "parquet", "arrow")  # the kinds that can have a column of messages
 

@@ -18,16 +18,47 @@ from data.corpora.reading import Source
 from data.errors import InputError
 
 _SUFFIXES = {
-    "text": ".txt .text .md .markdown",
+    "text": ".txt .text .md .markdown .rst .adoc .asciidoc .org",
     "html": ".html .htm .xhtml",
     "pdf": ".pdf",
     "jsonl": ".jsonl .ndjson",
     "csv": ".csv .tsv",
     "parquet": ".parquet .pq",
     "arrow": ".arrow .feather .ipc",
+    "docx": ".docx .docm .dotx .dotm",
+    "pptx": ".pptx .pptm .ppsx .ppsm .potx",
+    "odf": ".odt .ott .odp .otp",
+    "xlsx": ".xlsx .xlsm",
+    "ods": ".ods",
+    "epub": ".epub",
+    "mail": ".eml",
+    "code": (
+        ".py .pyi .js .mjs .cjs .jsx .ts .tsx .vue .java .kt .kts .scala .groovy .c .h .cc .cpp .cxx .hpp .hh .cs .fs "
+        ".m .mm .rs .go .rb .php .pl .pm .lua .r .jl .swift .dart .hs .ml .mli .clj .ex .exs .erl .el .lisp .vb .vbs "
+        ".bas .pas .f90 .f95 .asm .sh .bash .zsh .fish .ps1 .bat .cmd .sql .proto .graphql .tf .cmake .mk .gradle "
+        ".toml .yaml .yml .ini .cfg .conf .properties .css .scss .sass .less .xml .xsd .xsl .xslt .tex .bib .sty .log "
+        ".diff .patch"
+    ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
-_ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
+_ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar".split())
+# By suffix, what a file must become before it can be read.
+_CONVERT = {
+    suffix: f"save it as {better}, or: soffice --headless --convert-to {better[1:]} FILE"
+    for suffixes, better in (
+        (".doc .dot .rtf .wps .wpd .pages", ".docx"),
+        (".xls .xlt .xlsb .numbers", ".xlsx"),
+        (".ppt .pps .pot .key", ".pptx"),
+        (".sxw .stw .fodt", ".odt"),
+        (".sxi .fodp", ".odp"),
+        (".sxc .fods", ".ods"),
+    )
+    for suffix in suffixes.split()
+} | {
+    ".msg": "save it as .eml",
+    ".mobi": "convert it to .epub: ebook-convert FILE FILE.epub",
+    ".azw3": "convert it to .epub: ebook-convert FILE FILE.epub",
+}
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
 
@@ -59,6 +90,8 @@ class SourceFiles:
             self.refused.append((path, "no file", "neither a file nor a folder"))
         elif suffix in _ARCHIVES:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
+        elif suffix in _CONVERT:
+            self.refused.append((path, "convert first", f"no reader for {suffix}: {_CONVERT[suffix]}"))
         elif suffix not in KINDS:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:
