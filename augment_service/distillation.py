@@ -6,6 +6,7 @@ pool's actors), sealed last. A shard that exists is not computed again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,10 +18,10 @@ from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import KEPT
 from data.errors import InputError
-from data.records import Augmentation, DistillationExample, Distribution
+from data.records import Augmentation, DistillationExample, Distribution, Document
 from data.rendering import PromptBook, Template
 from data.seeds import fingerprint
-from data.store import claim, is_sealed
+from data.store import claim, is_sealed, read_folder
 
 TEACHER, PARTS = "teacher", "teacher-parts"
 ROWS_PER_UNIT = 512
@@ -30,13 +31,15 @@ ROWS_PER_UNIT = 512
 class DistillationTask:
     """Kept inferences to distributions, in the actor. `contexts` has a shard for each (global method, corpus).
 
-    `frames` has what is around the prompts of each method.
+    `frames` has what is around the prompts of each method; `documents` is the folder of the documents, whose headings a
+    template may name.
     """
 
     templates: Mapping[str, Template]
     frames: Mapping[str, Frame]
     contexts: Mapping[tuple[str, str], str]
     num_top: int
+    documents: str = ""
 
     asked: ClassVar[type] = Augmentation
     answered: ClassVar[type] = Distribution
@@ -61,18 +64,26 @@ class DistillationTask:
                 where=f"inference {row.augmentation_id}",
                 hint="use the prompts, --context and --seed of that augmentation",
             )
-        context = shared.text if shared else template.local_context(row.sentence)
+        heading = _headings(self.documents).get(row.sources[0], "") if template.names_heading else ""
+        context = shared.text if shared else template.local_context(row.sentence, heading)
         before, after = self.frames[row.method]
         return DistillationExample(
             row.augmentation_id,
             context,
-            template.prompt(row.sentence),
+            template.prompt(row.sentence, heading),
             row.text,
             self.num_top,
             reasoning=row.reasoning if after else f" {row.reasoning}".rstrip(),
             before=before,
             after=after,
         )
+
+
+@lru_cache(maxsize=1)
+def _headings(documents: str) -> dict[str, str]:
+    """The headings of a folder's documents, by id, of those that have one."""
+    found = read_folder(Path(documents), Document)
+    return {document.doc_id: document.heading for document in found if document.heading}
 
 
 def is_distilled(out: Path) -> bool:
@@ -110,7 +121,7 @@ def plan_distillation(
             documents, corpora, context, template.shared_context, out / CONTEXTS, seed=seed
         ).items()
     }
-    task = DistillationTask(templates, frames, contexts, num_top)
+    task = DistillationTask(templates, frames, contexts, num_top, str(documents))
     key = ("distillation", num_top, model, *chain.from_iterable(frame for frame in frames.values() if any(frame)))
     return [ShardedJob("distill", task, tuple(ranges), out / PARTS, fingerprint(*key))]
 

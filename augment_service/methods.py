@@ -53,9 +53,9 @@ def build_prompts(
     `prompt_id` names everything that is asked: text, context, sampling, seed, weights, template and place.
     """
     for place, sentence in enumerate(split_sentences(document.text, document.outline)):
-        context = template.local_context(sentence) if shared is None else shared.text
+        context = template.local_context(sentence, document.heading) if shared is None else shared.text
         context_id = fingerprint("context", context) if shared is None else shared.context_id
-        text = template.prompt(sentence)
+        text = template.prompt(sentence, document.heading)
         for sample in range(plan.samples):
             where = (template.method, document.corpus, document.doc_id, place, sample)
             seed = derive_seed(plan.seed, *where)

@@ -17,7 +17,7 @@ from data.conversations import write_messages
 from data.errors import InputError
 from data.records import Conversation, Document, Generation, Prompt, Refusal
 from data.seeds import derive_seed, fingerprint
-from data.sentences import split_sentences
+from data.sentences import sentence_spans
 from data.store import is_sealed, write_folder
 
 DOCUMENTS, PARTS, _OPENINGS = "documents", "parts", "openings"
@@ -98,8 +98,8 @@ class ReplayTask:
 
 def whole_sentences(text: str) -> str:
     """A text that was cut off, without its last sentence: its end would be learned as the end of a text."""
-    sentences = split_sentences(text)
-    return text[: text.rindex(sentences[-1])].rstrip() if len(sentences) > 1 else ""
+    spans = [span for span in sentence_spans(text) if text[slice(*span)].strip()]
+    return text[: spans[-1][0]].rstrip() if len(spans) > 1 else ""
 
 
 def replay_key(model: str, num_texts: int, max_tokens: int, frame: Frame, seed: int) -> str:

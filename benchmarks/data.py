@@ -1,4 +1,4 @@
-"""What data costs: importing a corpus, looking for near-duplicates, making and auditing the full semantic set.
+"""What data costs: imports in one language and in many, near-duplicates, making and auditing the full semantic set.
 
 `python -m benchmarks.data --json OUT`. Times are CPU seconds of one process, all its threads together, so that other
 work on the machine disturbs them less; each import runs in a process of its own, whose highest memory is read at its
@@ -6,6 +6,7 @@ end. Writes OUT, and generated corpora below `--folder` (about 2.5 GB, removed a
 """
 
 import argparse
+import itertools
 import json
 import math
 import multiprocessing
@@ -18,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.languages import SENTENCES
 
 MEGABYTE = 1_000_000
 SIZES = (0.1, 0.3, 1.0)  # of the largest
@@ -57,6 +60,7 @@ def measure(folder: Path, megabytes: int, dedup_megabytes: int) -> dict[str, Any
         write_corpus(path, int(megabytes * share) * MEGABYTE)
         imports.append(in_process(measure_import, path, folder / "out", 0.0))
         show(f"import of {imports[-1]['megabytes']:.0f} MB", imports[-1])
+    languages = measure_languages(folder, megabytes)
     dedup = measure_dedup(folder, dedup_megabytes)
     semantic = in_process(measure_semantic, folder / "semantic")
     show("semantic set", semantic)
@@ -71,6 +75,7 @@ def measure(folder: Path, megabytes: int, dedup_megabytes: int) -> dict[str, Any
         "ratios": {name: round(value, 3) for name, value in ratios.items()},
         "import": imports,
         "import_growth_exponent": round(growth, 3),
+        "languages": languages,
         "dedup": dedup,
         "semantic": semantic,
         "machine": {"cpu": platform.processor() or platform.machine(), "python": platform.python_version()},
@@ -119,6 +124,17 @@ def measure_import(path: Path, out: Path, similarity: float) -> dict[str, Any]:
     }
     shutil.rmtree(out)
     return result
+
+
+def measure_languages(folder: Path, megabytes: int) -> list[dict[str, Any]]:
+    """The import of texts in 26 languages, most of them not in ASCII; memory must not grow with the file."""
+    results = []
+    for share in SIZES:
+        path = folder / "languages.jsonl"
+        write_languages(path, int(megabytes * share) * MEGABYTE)
+        results.append(in_process(measure_import, path, folder / "out", 0.0))
+        show(f"import of {results[-1]['megabytes']:.0f} MB in {len(SENTENCES)} languages", results[-1])
+    return results
 
 
 def measure_dedup(folder: Path, megabytes: int) -> dict[str, Any]:
@@ -195,6 +211,18 @@ def write_corpus(path: Path, size: int, *, copies: bool = False) -> int:
             if written >= size:
                 return count
     raise AssertionError("the texts do not end")
+
+
+def write_languages(path: Path, size: int) -> None:
+    """JSON lines of `size` bytes in all languages of `SENTENCES`, the same for the same size."""
+    rng, written = random.Random(0), 0
+    with path.open("wb") as file:
+        for number in itertools.count():
+            sentences = SENTENCES[rng.choice(tuple(SENTENCES))]
+            text = " ".join([*rng.choices(sentences, k=rng.randint(4, 30)), str(number)])
+            written += file.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+            if written >= size:
+                return
 
 
 def _texts(copies: bool) -> Iterator[tuple[str, bool]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.baselines import Rate, measure_baselines
 from data.records import Augmentation, Document, Question
-from data.sentences import split_sentences
+from data.sentences import sentence_spans
 from data.sets.language import Statement
 from data.sets.lexicon import CONCLUSION, PREAMBLES
 from data.sets.logics import is_generated, logic_of
@@ -42,7 +42,8 @@ def audit_leaks(
     wanted, in_documents, present = set(stated), set[tuple[str, str]](), set[str]()
     for document in documents:
         present.add(document.doc_id)
-        parts = {document.text, *split_sentences(document.text)}
+        spans = sentence_spans(document.text, document.outline)
+        parts = {document.text, *(document.text[start:end] for start, end in spans)}
         in_documents |= wanted & {(document.corpus, fold(part)) for part in parts}
     kept = ((row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept")
     in_augmentations = wanted.intersection(kept)

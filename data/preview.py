@@ -1,12 +1,13 @@
-"""An overview of a folder: counts, columns, lengths, kinds of rows, the first rows.
+"""An overview of a folder: counts, columns, lengths, kinds of rows, random rows.
 
 Reads Arrow shards (memory-mapped, column by column), manifests, and the rejected rows of an import. Writes nothing.
 """
 
 import itertools
+import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,21 @@ from data.conversations import read_messages
 from data.corpora.reading import ROWS_FILE
 from data.errors import InputError
 from data.records import Conversation
-from data.store import list_shards, read_manifest, read_table
+from data.store import list_shards, read_manifest, read_table, sample_rows
 
 NUM_ROWS = 3
-_KINDS = ("corpus", "split", "inference", "method", "verdict", "finish_reason", "kind")  # whose values are counted
+_KINDS = (
+    "corpus",
+    "language",
+    "split",
+    "inference",
+    "method",
+    "verdict",
+    "finish_reason",
+    "kind",
+)  # whose values are counted
 _MAX_KINDS = 12
+RejectedRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Preview:
-    """One folder of shards. `kinds` counts the values of categorical columns; `rows` are the first few."""
+    """One folder of shards. `kinds` counts the values of categorical columns; `rows` are random ones."""
 
     folder: Path
     is_complete: bool
@@ -55,21 +66,28 @@ class Preview:
 
 @dataclass(frozen=True)
 class RejectedRows:
-    """The rows that an import rejected: the number for each reason, and its first case."""
+    """The rows that an import rejected: the number for each reason, its first rows, and the first row of each file.
+
+    A row is a line of `rejected/rows.jsonl`: file, line, reason, detail, excerpt. `of_files` has the files asked for.
+    """
 
     path: Path
     counts: dict[str, int]
-    firsts: dict[str, str] = field(default_factory=dict)
+    firsts: dict[str, list[RejectedRow]]
+    of_files: dict[str, RejectedRow]
 
 
-def preview(folder: Path) -> list[Preview]:
-    """A preview of each folder of shards in `folder`, or of `folder` itself. Raises InputError if there are none."""
+def preview(folder: Path, *, num_rows: int = NUM_ROWS, seed: int = 0) -> list[Preview]:
+    """A preview of each folder of shards in `folder`, or of `folder` itself, with random rows that `seed` chooses.
+
+    Raises InputError if there are none.
+    """
     found = sorted({path.parent for path in itertools.chain(folder.glob("*.arrow"), folder.glob("*/*.arrow"))})
     if not found:
         raise InputError(
             "no rows here", where=str(folder), hint="name a generated set, an import, or a folder of shards"
         )
-    return [_preview(each) for each in found]
+    return [_preview(each, num_rows, seed) for each in found]
 
 
 def counts_of(folder: Path) -> dict[str, object]:
@@ -83,29 +101,46 @@ def counts_of(folder: Path) -> dict[str, object]:
     return flat
 
 
-def rejected_rows(folder: Path) -> RejectedRows | None:
-    """What an import into `folder` rejected; None if nothing."""
+def rejected_rows(folder: Path, *, num_rows: int = 1, files: Collection[str] = ()) -> RejectedRows | None:
+    """What an import into `folder` rejected, with `num_rows` rows of each reason; None if nothing."""
     path = next((path for path in (folder / "rejected" / ROWS_FILE, folder / ROWS_FILE) if path.exists()), None)
     if path is None or not path.stat().st_size:
         return None
-    counts: Counter[str] = Counter()
-    firsts: dict[str, str] = {}
+    found, wanted = RejectedRows(path, Counter[str](), {}, {}), set(files)
     with path.open(encoding="utf-8") as lines:
         for line in lines:
-            row = msgspec.json.decode(line)
-            counts[row["reason"]] += 1
-            place = f"{row['file']}, line {row['line']}" if row["line"] else row["file"]
-            firsts.setdefault(row["reason"], f"{place}: {row['detail']}")
-    return RejectedRows(path, dict(counts.most_common()), firsts)
+            row = _rejected_row(line)
+            reason, file = str(row["reason"]), str(row["file"])
+            found.counts[reason] = found.counts.get(reason, 0) + 1
+            firsts = found.firsts.setdefault(reason, [])
+            if len(firsts) < num_rows:
+                firsts.append(row)
+            if file in wanted:
+                found.of_files.setdefault(file, row)
+    ranked = sorted(found.counts.items(), key=lambda entry: -entry[1])
+    return replace(found, counts=dict(ranked))
 
 
-def _preview(folder: Path) -> Preview:
+def place_of(row: RejectedRow) -> str:
+    """File and line of a rejected row."""
+    return f"{row['file']}, line {row['line']}" if row["line"] else str(row["file"])
+
+
+def _rejected_row(line: str) -> RejectedRow:
+    try:
+        row: RejectedRow = msgspec.json.decode(line)
+    except msgspec.DecodeError:  # imports of earlier versions wrote lone surrogates, which only `json` reads
+        row = json.loads(line)
+    return row
+
+
+def _preview(folder: Path, num_rows: int, seed: int) -> Preview:
     shards, manifest = list_shards(folder, unfinished=True), read_manifest(folder)
     tables = [read_table(path) for path in shards]
     schema = tables[0].schema
     texts = [entry.name for entry in schema if pa.types.is_string(entry.type) and entry.name not in _KINDS]
     kinds = {name: count_values(tables, name) for name in _KINDS if name in schema.names}
-    rows = list(itertools.islice((row for table in tables for row in table.slice(0, NUM_ROWS).to_pylist()), NUM_ROWS))
+    rows = list(sample_rows(shards, num_rows, seed=seed))
     if manifest.get("record") == Conversation.__name__:
         rows = [row | {"text": _dialogue(row["text"])} for row in rows]
     return Preview(

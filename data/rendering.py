@@ -19,6 +19,7 @@ BOOK_NAME = "prompts.toml"
 TEMPLATES = Path(__file__).with_name("templates")
 ENGLISH, ENGLISH_CHAT, NONSENSE = (TEMPLATES / f"{name}.toml" for name in ("english", "english-chat", "nonsense"))
 LOCAL, GLOBAL = "local", "global"
+HEADING = "heading"  # an optional placeholder
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -39,7 +40,8 @@ class Template(_Texts):
     """One way to ask for an inference, e.g. `local/reverse`: the shared context, then the text, then the answer.
 
     In a book for chat models both are one user turn, after the turn `system` if there is one. Local contexts and all
-    texts may name {sentence}, global contexts {documents}. The answer ends at `stop` or after `max_tokens`. Where the
+    texts may name {sentence}, and {heading}, the title of its document and the headings above it; global contexts
+    {documents}. The answer ends at `stop` or after `max_tokens`. Where the
     model reasons before the inference, `answer_after` is the mark between the two.
     """
 
@@ -60,13 +62,18 @@ class Template(_Texts):
         """The context of a global template."""
         return _fill(self.context, documents="\n".join(documents))
 
-    def local_context(self, sentence: str) -> str:
-        """The context of a local template."""
-        return _fill(self.context, sentence=sentence)
+    @property
+    def names_heading(self) -> bool:
+        """Whether the heading of a document is part of its prompts."""
+        return HEADING in _PLACEHOLDER.findall(self.text + self.context)
 
-    def prompt(self, sentence: str) -> str:
+    def local_context(self, sentence: str, heading: str = "") -> str:
+        """The context of a local template."""
+        return _fill(self.context, sentence=sentence, heading=heading)
+
+    def prompt(self, sentence: str, heading: str = "") -> str:
         """What follows the context."""
-        return _fill(self.text, sentence=sentence)
+        return _fill(self.text, sentence=sentence, heading=heading)
 
 
 class _Icl(_Closed):
@@ -148,10 +155,13 @@ def _check(text: str, family: str, key: str, where: str) -> None:
     """Refuse placeholders that would be sent to the model literally, and texts that lack what they are about."""
     name = "documents" if key == "context" and family != LOCAL else "sentence"
     found = set(_PLACEHOLDER.findall(text))
-    if unknown := found - {name}:
-        what, hint = f"unknown placeholder {{{min(unknown)}}}", f"{key} can name {{{name}}}"
-        raise InputError(what, where=f"{where}, key {key}", hint=hint)
-    if not found and (family, key) != (LOCAL, "context"):
+    known = [name, HEADING] if name == "sentence" else [name]
+    if unknown := found.difference(known):
+        names = " and ".join(f"{{{one}}}" for one in known)
+        raise InputError(
+            f"unknown placeholder {{{min(unknown)}}}", where=f"{where}, key {key}", hint=f"{key} can name {names}"
+        )
+    if name not in found and (family, key) != (LOCAL, "context"):
         raise InputError(f"{{{name}}} is missing", where=f"{where}, key {key}", hint=f"put {{{name}}} where it belongs")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import random
 import typing
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -281,6 +282,28 @@ def read_folder(folder: Path, record: type[Record], *, unfinished: bool = False)
     """All rows of a folder, shard by shard. Raises InputError as `list_shards` does."""
     for shard in list_shards(folder, record, unfinished=unfinished):
         yield from read_shard(shard, record)
+
+
+def sample_rows(
+    shards: Sequence[Path], count: int, *, seed: int, columns: Sequence[str] = (), run: int = 1
+) -> Iterator[dict[str, typing.Any]]:
+    """Random rows of some shards, all if there are fewer, in their order; the same for the same seed.
+
+    Runs of neighbours (`run` rows) touch less of a large file.
+    """
+    sizes = [read_table(path).num_rows for path in shards]
+    starts = range(0, sum(sizes), run)
+    chosen = sorted(random.Random(seed).sample(starts, min(-(-count // run), len(starts))))
+    first = 0
+    for path, size in zip(shards, sizes, strict=True):
+        inside = [(max(start, first) - first, min(start + run, first + size) - first) for start in chosen]
+        if any(start < end for start, end in inside):
+            table = read_table(path)
+            wanted = table.select(columns) if columns else table
+            for start, end in inside:
+                for number in range(start, end):
+                    yield from wanted.slice(number, 1).to_pylist()
+        first += size
 
 
 def read_manifest(folder: Path) -> dict[str, typing.Any]:

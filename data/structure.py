@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from data.unicode import clean
+
 Mark = tuple[int, int, int]  # kind, start, end
 PROSE, VERBATIM = 0, 7
 HEADINGS = range(1, VERBATIM)
@@ -43,8 +45,8 @@ class Outliner:
     _size: int = 0
 
     def add(self, block: str, kind: int = PROSE) -> None:
-        """Append a block on a line, or on lines, of its own; an empty one is an empty line."""
-        start = self._size
+        """Append a block, cleaned, on a line, or on lines, of its own; an empty one is an empty line."""
+        block, start = clean(block), self._size
         self._blocks.append(block)
         self._size += len(block) + 1
         if kind != PROSE and block:

@@ -45,7 +45,7 @@ COMMANDS = {  # the function that runs each, and its help
     "data": ("", "make, import, inspect, audit and export documents and questions"),
     "data make": ("pipeline.data_commands:make", "generate one of the sets: documents/, questions/ and a manifest"),
     "data import": ("pipeline.data_commands:import_files", "your own files: txt md html pdf jsonl csv parquet arrow"),
-    "data inspect": ("pipeline.data_commands:inspect", "counts, columns, lengths and the first rows of a folder"),
+    "data inspect": ("pipeline.data_commands:inspect", "counts, columns, lengths and random rows of a folder"),
     "data audit": ("pipeline.data_commands:audit", "leaks, soundness of questions, baselines without knowledge"),
     "data export": ("pipeline.data_commands:export", "Parquet or JSON lines, with a card that `load_dataset` reads"),
     "augment": ("pipeline.commands:augment", "let a model write down, in context, what follows from documents"),
@@ -159,6 +159,10 @@ def _add_data(commands: Commands) -> None:
     _add_import(_command(actions, "import", "data import"))
     inspect = _command(actions, "inspect", "data inspect")
     inspect.add_argument("folder", type=Path, help="a made set, an import, augmentations, any folder of shards")
+    inspect.add_argument("--rows", type=int, default=3, metavar="N", help="random rows to show (default: 3)")
+    inspect.add_argument("--seed", type=int, default=0, help="which random rows are shown (default: 0)")
+    rejected = "show what an import rejected instead: the first --rows rows for each reason"
+    inspect.add_argument("--rejected", action="store_true", help=rejected)
     audit = _command(actions, "audit", "data audit")
     audit.add_argument("folder", type=Path, help="a made set, or an import with questions/")
     export = _command(actions, "export", "data export")

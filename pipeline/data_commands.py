@@ -2,20 +2,10 @@
 
 import argparse
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from data.errors import InputError
 from pipeline.data_section import SETS
 from pipeline.recipe import parse_section
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from data.corpora.importer import Summary
-    from data.preview import Preview
-
-_SHOWN_CHARACTERS = 240
 
 
 def make(flags: argparse.Namespace) -> None:
@@ -42,6 +32,7 @@ def import_files(flags: argparse.Namespace) -> None:
     from data.corpora.importer import find_summary, import_corpus, import_key
     from data.corpora.reading import ImportSettings
     from data.corpora.sources import find_sources
+    from pipeline.data_report import LABEL, show_import, tell
     from pipeline.models import local_model
     from pipeline.progress import bar
     from pipeline.workspace import Workspace
@@ -65,7 +56,8 @@ def import_files(flags: argparse.Namespace) -> None:
     summary = find_summary(flags.out, import_key(found, settings))
     is_new, started = summary is None, time.monotonic()
     if summary is None:
-        total, done = sum(source.size for source in found.sources), 0
+        passes = 2 if settings.drop_repeated_lines else 1  # the first one counts lines
+        total, done = passes * sum(source.size for source in found.sources), 0
         with Workspace(flags.out).locked(), bar(console, "import", total, is_bytes=True) as shown:
 
             def advance(count: int) -> None:
@@ -75,33 +67,11 @@ def import_files(flags: argparse.Namespace) -> None:
 
             summary = import_corpus(found, flags.out, settings, on_bytes=advance)
     else:
-        console.print(f"this import is already finished, in {flags.out}", highlight=False)
+        tell(console, f"this import is already finished, in {flags.out}")
     noun = "conversations" if settings.messages_column else "documents"
-    _report(summary, flags.out, time.monotonic() - started if is_new else 0.0, console, noun)
+    show_import(summary, flags.out, time.monotonic() - started if is_new else 0.0, console, noun)
     if settings.chunk_tokens and not settings.tokenizer:
-        console.print(f"          chunks hold at most {settings.chunk_tokens} words; --model counts tokens instead")
-
-
-def _report(summary: "Summary", out: Path, seconds: float, console: "Console", noun: str) -> None:
-    """The result of an import, in a few lines."""
-    from data.preview import rejected_rows
-
-    megabytes = summary.num_bytes / 1e6
-    speed = f", {megabytes / seconds:,.0f} MB/s" if megabytes > 10 and seconds else ""
-    lines = [
-        f"read      {summary.num_files:,} files, {megabytes:,.1f} MB{speed}",
-        f"{noun:<9} {summary.num_documents:,} with {summary.num_words:,} words, in {out / 'documents'}",
-    ]
-    total = sum(summary.num_rejected.values())
-    rejected = rejected_rows(out)
-    if rejected:
-        lines.append(f"rejected  {total:,}, in {rejected.path}")
-        firsts = rejected.firsts
-        lines += [
-            f"{count:>9,} {reason}; first {firsts.get(reason, '')}" for reason, count in summary.num_rejected.items()
-        ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        tell(console, f"{'':<{LABEL}}chunks hold at most {settings.chunk_tokens} words; --model counts tokens instead")
 
 
 def inspect(flags: argparse.Namespace) -> None:
@@ -109,56 +79,27 @@ def inspect(flags: argparse.Namespace) -> None:
     from rich.console import Console
 
     from data.preview import counts_of, preview, rejected_rows
+    from pipeline.data_report import show_preview, show_rejected, tell
 
     console = Console()
     if not flags.folder.is_dir():
         raise InputError("no folder here", where=str(flags.folder), hint="name a made set, or an import")
-    previews = preview(flags.folder)
+    if flags.rows < 1:
+        raise InputError(f"{flags.rows} rows cannot be shown", where="--rows", hint="give 1 or more")
+    rejected = rejected_rows(flags.folder, num_rows=flags.rows if flags.rejected else 1)
+    if flags.rejected:
+        if rejected is None:
+            raise InputError("no rejected rows here", where=str(flags.folder), hint="name an import that rejected rows")
+        show_rejected(rejected, console, whole=True)
+        return
+    previews = preview(flags.folder, num_rows=flags.rows, seed=flags.seed)
     for key, value in counts_of(flags.folder).items():
-        console.print(f"{key:<28} {value}", highlight=False, markup=False)
+        tell(console, f"{key:<28} {value}")
     for one in previews:
-        _show(one, console)
-    if rejected := rejected_rows(flags.folder):
-        console.print(f"\n[bold]rejected[/bold]  {rejected.path}", highlight=False)
-        for reason, count in rejected.counts.items():
-            console.print(
-                f"  {count:>9,} {reason}; first {rejected.firsts[reason]}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-
-
-def _show(found: "Preview", console: "Console") -> None:
-    """One folder of shards."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    state = "complete" if found.is_complete else "unfinished: no manifest"
-    console.print(
-        f"\n[bold]{escape(str(found.folder))}[/bold]  {found.record}, {state}", highlight=False, soft_wrap=True
-    )
-    size = f"{found.num_rows:,} rows in {found.num_shards} shards, {found.num_bytes / 1e6:,.1f} MB"
-    console.print(f"  {size}{'  content ' + found.content if found.content else ''}", highlight=False)
-    table = Table("column", "type", "least", "median", "mean", "most characters", box=None, padding=(0, 2))
-    for name, kind in found.columns.items():
-        lengths = found.lengths.get(name)
-        cells = (
-            [f"{lengths.least:,}", f"{lengths.median:,}", f"{lengths.mean:,.0f}", f"{lengths.most:,}"]
-            if lengths
-            else []
-        )
-        table.add_row(escape(name), escape(kind), *cells)
-    console.print(table)
-    for name, counts in found.kinds.items():
-        shown = ", ".join(f"{value} {count:,}" for value, count in counts.items())
-        console.print(f"  {name}: {shown}", highlight=False, markup=False)
-    for row in found.rows:
+        show_preview(one, console)
+    if rejected:
         console.print()
-        for name, value in row.items():
-            text = " ".join(str(value).split())
-            cut = f"{text[:_SHOWN_CHARACTERS]} ..." if len(text) > _SHOWN_CHARACTERS else text
-            console.print(f"  {name:<12} {cut}", highlight=False, markup=False)
+        show_rejected(rejected, console)
 
 
 def audit(flags: argparse.Namespace) -> None:

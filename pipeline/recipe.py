@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError
 
@@ -137,12 +137,14 @@ def parse_value(text: str, annotation: Any = None) -> Any:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
-    kinds = {getattr(kind, "__origin__", kind) for kind in (annotation, *get_args(annotation))}
+    if get_origin(annotation) is dict:
+        if isinstance(value, dict):
+            return value
+        pairs = [part.partition("=") for part in text.split(",")]
+        return {key.strip(): parse_value(part.strip(), get_args(annotation)[1]) for key, _, part in pairs}
+    kinds = {get_origin(kind) or kind for kind in (annotation, *get_args(annotation))}
     if tuple in kinds and not isinstance(value, list):
         return [parse_value(part.strip()) for part in text.split(",") if part.strip()]
-    if dict in kinds and not isinstance(value, dict):
-        pairs = [part.partition("=") for part in text.split(",")]
-        return {key.strip(): parse_value(part.strip()) for key, _, part in pairs}
     if kinds <= {str, type(None)} and str in kinds:
         return value if isinstance(value, str) else text
     return value

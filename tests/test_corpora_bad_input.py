@@ -82,7 +82,13 @@ def test_a_long_text_file_becomes_documents_that_end_with_lines(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "line"),
-    [(b"good\nbad \xe9\n", 2), ("à".encode("utf-16"), 0), (b"\xff\xfeab", 0), (b"\xed\xa0\x80", 1), (b"a\n\xc3", 2)],
+    [
+        (b"good\nbad \xe9\n", 2),
+        (b"\xff\xfea\x00b", 1),
+        (b"\xff\xfe\x00\xd8a\x00", 1),
+        (b"\xed\xa0\x80", 1),
+        (b"a\n\xc3", 2),
+    ],
 )
 def test_a_text_in_another_encoding_is_rejected(tmp_path: Path, content: bytes, line: int) -> None:
     (tmp_path / "a.txt").write_bytes(content)
@@ -191,8 +197,11 @@ def test_archives_and_unknown_files_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "good.txt").write_text("good")
     load(tmp_path, tmp_path / "out")
     reasons = [(name, reason) for name, _, reason in rejected(tmp_path / "out")]
-    archives = [(name, "archive") for name in ("a.zip", "b.tar.gz", "c.jsonl.gz", "d.zst")]
-    assert sorted(reasons) == sorted([*archives, ("e.bin", "unknown kind"), ("F", "unknown kind")])
+    refused = [(name, "archive") for name in ("a.zip", "b.tar.gz", "d.zst")]
+    assert sorted(reasons) == sorted([*refused, ("c.jsonl.gz", "broken compression")])
+    load([tmp_path / name for name in ("good.txt", "e.bin", "F")], tmp_path / "named")
+    reasons = [(name, reason) for name, _, reason in rejected(tmp_path / "named")]
+    assert sorted(reasons) == [("F", "unknown kind"), ("e.bin", "unknown kind")]
 
 
 def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:

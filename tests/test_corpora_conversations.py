@@ -140,7 +140,7 @@ def test_sharegpt_and_json_in_a_string_are_the_same_conversations(tmp_path: Path
 
 
 def test_files_without_a_column_of_messages_are_rejected_by_their_names(tmp_path: Path) -> None:
-    others = sorted(suffix for suffix, kind in KINDS.items() if kind not in {"jsonl", "parquet", "arrow"})
+    others = sorted(suffix for suffix, kind in KINDS.items() if kind not in {"jsonl", "json", "parquet", "arrow"})
     for suffix in others:
         (tmp_path / f"a{suffix}").write_text(f'messages\n"{json.dumps(TALKS[0])}"\n')
     write_lines(tmp_path / "b.ndjson", TALKS)

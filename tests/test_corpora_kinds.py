@@ -6,19 +6,12 @@ from pathlib import Path
 import pytest
 from test_corpora import load, rejected, texts_in
 
-from data.corpora.pdf import join_lines
-from data.corpora.texts import visible_text
-
-PAGE = """<!doctype html><html><head><title>no</title><style>p{}</style><script>var a = "<p>no</p>"</script></head>
-<body><nav><a href=x>Home</a> <a>About</a></nav><h1>Head &amp; more</h1>
-<p>One <b>bold</b>, two<i>fold</i>,
- wrapped.<br>Next</p><div>a<div>b</div>c</div><ul><li>x<li>y</ul><pre>code
-  two</pre><!-- no --><noscript>no</noscript></body></html>"""
+HELVETICA = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
 
 
-def write_pdf(path: Path, pages: list[str], *, spoil: int = -1) -> None:
+def write_pdf(path: Path, pages: list[str], *, spoil: int = -1, font: bytes = HELVETICA) -> None:
     """A PDF of the plainest kind; the stream of page `spoil` is no sound compression."""
-    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>", b"", font]
     kids = []
     for number, page in enumerate(pages):
         moves = " ".join(f"({line}) Tj 0 -14 Td" for line in page.splitlines())
@@ -33,6 +26,11 @@ def write_pdf(path: Path, pages: list[str], *, spoil: int = -1) -> None:
         )
         kids.append(b"%d 0 R" % len(objects))
     objects[1] = b"<< /Type /Pages /Kids [%s] /Count %d >>" % (b" ".join(kids), len(kids))
+    write_objects(path, objects)
+
+
+def write_objects(path: Path, objects: list[bytes]) -> None:
+    """A PDF of these objects, the first of which is the catalog."""
     written, places = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
         places.append(len(written))
@@ -41,47 +39,6 @@ def write_pdf(path: Path, pages: list[str], *, spoil: int = -1) -> None:
     size = len(objects) + 1
     tail = b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<< /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n"
     path.write_bytes(written + tail % (size, table, size, len(written)))
-
-
-def test_a_page_reads_as_its_reader_sees_it(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text(PAGE)
-    load(tmp_path / "a.html", tmp_path / "out")
-    (text,) = texts_in(tmp_path / "out")
-    assert text.splitlines() == [
-        "Home About",
-        "Head & more",
-        "One bold, twofold, wrapped.",
-        "Next",
-        *"abcxy",
-        "code",
-        "two",
-    ]
-
-
-@pytest.mark.parametrize("charset", ["iso-8859-1", "utf-16", "nonsense", "unicode_escape", "undefined"])
-def test_a_page_is_read_in_the_charset_that_it_declares(tmp_path: Path, charset: str) -> None:
-    page = f'<meta charset="{charset}"><p>Größe'.encode("latin-1")
-    (tmp_path / "a.html").write_bytes(page)
-    (tmp_path / "b.txt").write_text("good")
-    load(tmp_path, tmp_path / "out")
-    if charset in {"iso-8859-1", "unicode_escape"}:
-        assert texts_in(tmp_path / "out") == ["Größe", "good"]
-    else:
-        assert texts_in(tmp_path / "out") == ["good"]
-        assert rejected(tmp_path / "out") == [("a.html", 0, "not UTF-8")]
-
-
-def test_a_page_of_a_million_open_blocks_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text("<div>" * 1_000_000)
-    (tmp_path / "b.html").write_text("<p>line" * 20_000)
-    load(tmp_path, tmp_path / "out")
-    assert rejected(tmp_path / "out") == [("a.html", 0, "broken HTML")]
-    assert texts_in(tmp_path / "out")[0].count("line") == 20_000
-
-
-@pytest.mark.parametrize("page", ["", "just text", "<p", "<!-- open", "\x00\x01", "<script>x", "&#xD800; &bogus; <b"])
-def test_half_a_page_breaks_nothing(page: str) -> None:
-    assert "script" not in visible_text(page)
 
 
 def test_the_pages_of_a_pdf_are_one_document(tmp_path: Path) -> None:
@@ -112,10 +69,6 @@ def test_any_cut_of_a_pdf_is_reported(tmp_path: Path, cut: int) -> None:
     (tmp_path / "b.txt").write_text("good")
     load(tmp_path, tmp_path / "out")
     assert texts_in(tmp_path / "out")[-1] == "good"
-
-
-def test_lines_of_a_page_run_on_until_a_full_stop() -> None:
-    assert join_lines(" One\n two.\nThree\n\nfour ") == "One two.\nThree\n\nfour"
 
 
 def test_markdown_and_text_are_kept_as_they_are(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from data.corpora.parts import load_counter
 from data.corpora.words import NUM_HASHES, signatures
 from data.errors import InputError
 from data.records import Document
-from data.sentences import count_words
+from data.sentences import count_words, split_sentences
 from data.store import read_folder
 
 TOKENIZER = Path(__file__).resolve().parent.parent / "models" / "tiny" / "tokenizer.json"
@@ -124,6 +124,51 @@ def test_chunks_keep_order_budget_and_their_documents_name(tmp_path: Path) -> No
         assert " ".join(part.text for part in parts) == member
         names, numbers = zip(*(part.doc_id.split("/") for part in parts), strict=True)
         assert len(set(names)) == 1 and list(map(int, numbers)) == list(range(len(parts)))
+
+
+MANUAL = """# Otters
+
+Otters are heavy. They swim well and eat fish.
+
+## Food
+
+They eat fish, crabs and frogs. In winter they eat less of them.
+
+```
+eat(fish)  # in the river
+eat(crab)  # by the sea
+```
+
+## Homes
+
+### Dens
+
+A den is dry. It lies above the water, under roots.
+"""
+
+
+def test_chunks_end_before_headings_and_carry_those_above(tmp_path: Path) -> None:
+    (tmp_path / "otters.md").write_text(MANUAL)
+    load(tmp_path / "otters.md", tmp_path / "out", chunk_tokens=18)
+    found = {document.text: document.heading for document in read_folder(tmp_path / "out" / "documents", Document)}
+    assert found == {
+        "# Otters\n\nOtters are heavy. They swim well and eat fish.": "Otters",
+        "## Food\n\nThey eat fish, crabs and frogs. In winter they eat less of them.": "Otters",
+        "```\neat(fish)  # in the river\neat(crab)  # by the sea\n```": "Otters > Food",
+        "## Homes\n\n### Dens\n\nA den is dry. It lies above the water, under roots.": "Otters",
+    }
+
+
+def test_long_headings_are_shortened_and_code_is_cut_at_line_ends(tmp_path: Path) -> None:
+    code = "\n".join(f"line {number} of the code" for number in range(12))
+    (tmp_path / "a.md").write_text(f"# {'long ' * 100}\n\n```\n{code}\n```\n\nThe end is near.")
+    load(tmp_path / "a.md", tmp_path / "out", chunk_tokens=40)
+    documents = list(read_folder(tmp_path / "out" / "documents", Document))
+    assert all(count_words(document.text) <= 40 and len(document.heading) <= 200 for document in documents)
+    assert [document.text for document in documents if document.text[:4] == "line"]
+    assert all(document.text.endswith(("the code", "```", "near.", "long")) for document in documents)
+    prose = [sentence for document in documents for sentence in split_sentences(document.text, document.outline)]
+    assert prose == ["The end is near."]
 
 
 def test_chunks_by_a_models_tokenizer(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from augment_service.augment import AUGMENTATIONS, plan_augmentation, seal_augmentations
+from augment_service.chat import NO_FRAME
 from augment_service.contexts import ALL
-from augment_service.distillation import TEACHER, is_distilled, plan_distillation, seal_distillation
+from augment_service.distillation import TEACHER, DistillationTask, is_distilled, plan_distillation, seal_distillation
 from augment_service.engines.protocol import EngineSpec, TokenEngine
 from augment_service.engines.start import start_engine
 from augment_service.jobs import ShardedJob
@@ -21,7 +22,7 @@ from augment_service.tokens import ExampleTokens, TextReader
 from augment_service.worker import EngineWorker
 from data.errors import InputError
 from data.records import Augmentation, DistillationExample, Distribution, Document, Generation, Prompt, Refusal
-from data.rendering import load_book
+from data.rendering import Template, load_book
 from data.store import is_sealed, read_folder, read_shard, seal, write_folder, write_shard
 
 BOOK = load_book(Path("models/tiny"))
@@ -158,3 +159,14 @@ def test_a_student_reads_the_text_between_its_start_and_its_end(tmp_path: Path, 
     assert [*fine.prefix, *fine.path] == begin + ids
     assert len(fine.path) == (3 if start else 2)
     assert [row.kind for row in (long, short, bare) if isinstance(row, Refusal)] == ["window", "empty", "empty"]
+
+
+def test_a_heading_in_the_prompt_is_the_one_of_the_document(tmp_path: Path) -> None:
+    write_folder(tmp_path / "documents", Document, [Document("d", "It is heavy.", "w", "Otters")])
+    template = Template(method="local/mine", text="{heading}: {sentence}", max_tokens=9)
+    row = Augmentation("a", "w", template.method, ("d",), "It is heavy.", "x", "", "kept", 0.0, "stop", "m",
+                       template.fingerprint, "", 0.0, 0)  # fmt: skip
+    task = DistillationTask(
+        {template.method: template}, {template.method: NO_FRAME}, {}, 2, str(tmp_path / "documents")
+    )
+    assert task._example(row).prompt == "Otters: It is heavy."

@@ -256,6 +256,16 @@ def test_a_broken_book_is_an_error_that_names_file_table_and_key(
         assert word in str(raised.value)
 
 
+def test_a_template_may_name_the_heading_of_the_document(tmp_path: Path) -> None:
+    text = TABLE.replace("say {sentence}", "{heading}: {sentence}") + 'context = "On {heading}. "\n'
+    (tmp_path / "mine.toml").write_text(HEAD + text)
+    (template,) = load_book(None, tmp_path / "mine.toml").select(["local"])
+    assert template.names_heading and not any(one.names_heading for one in ENGLISH_BOOK.templates)
+    document = Document("d", "It is heavy.", "w", "Otters > {sentence}")
+    prompt, _ = build_prompts(document, template, PLAN, "m", None)
+    assert (prompt.context, prompt.text) == ("On Otters > {sentence}. ", "Otters > {sentence}: It is heavy.")
+
+
 @pytest.mark.parametrize("name", [".", "none.toml", "bytes.toml"])
 def test_what_is_no_book_is_an_input_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")

@@ -56,6 +56,9 @@ def test_arms_and_corpora_have_names_of_their_own() -> None:
         "--train.arms.mine_too", "local", "--data.my_notes.documents", "d", "--data.my_notes.questions=q.jsonl"
     )
     assert recipe.train.arms["mine_too"] == ("local",)
+    arms = {"finetuned": (), "mine": ("local/reverse",)}
+    assert load("--train.arms", "finetuned=,mine=local/reverse").train.arms == arms
+    assert load("--train.arms.finetuned=", "--train.arms.mine", "local/reverse").train.arms.items() >= arms.items()
     assert recipe.data["my_notes"].model_dump() == {"documents": "d", "questions": "q.jsonl"}
 
 

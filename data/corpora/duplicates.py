@@ -31,13 +31,8 @@ class SeenKeys:
 
     def add(self, keys: Hashes) -> Mask:
         """Which of the keys are new (of equal ones, the first); remembers them."""
-        _, firsts = np.unique(keys, return_index=True)
-        is_new = np.zeros(len(keys), bool)
-        is_new[firsts] = True
-        is_new &= self._table.find(keys) < 0
-        new = keys[is_new]
-        self._table.insert(new, np.zeros(len(new), np.int64))
-        self.file.append(new.tobytes())
+        is_new = self._table.add(keys)
+        self.file.append(keys[is_new].tobytes())
         return is_new
 
 
@@ -57,6 +52,15 @@ class KeyTable:
             hits = known[places] == ordered
             found[order[hits]] = numbers[places[hits]]
         return found
+
+    def add(self, keys: Hashes) -> Mask:
+        """Which of the keys are new (of equal ones, the first); adds them."""
+        _, firsts = np.unique(keys, return_index=True)
+        is_new = np.zeros(len(keys), bool)
+        is_new[firsts] = True
+        is_new &= self.find(keys) < 0
+        self.insert(keys[is_new], np.zeros(int(is_new.sum()), np.int64))
+        return is_new
 
     def insert(self, keys: Hashes, numbers: Numbers) -> None:
         """Add keys; of equal ones in one call the first is kept."""

@@ -6,37 +6,42 @@ near-duplicates are searched for).
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from data import store
-from data.corpora.ingest import BOOKMARK, KEYS, SIGNATURES, STATE_FOLDER, Bookmark, ImportPipeline, read_bookmark
+from data.corpora.ingest import (
+    BOOKMARK,
+    KEYS,
+    LINES,
+    SIGNATURES,
+    STATE_FOLDER,
+    Bookmark,
+    ImportPipeline,
+    count_lines,
+    read_bookmark,
+)
 from data.corpora.parts import hash_tokenizer, load_counter
 from data.corpora.reading import REJECTED, ROWS_FILE, ImportContext, ImportSettings, Rejections
+from data.corpora.repeated import LineCounts, RepeatedLines, find_repeated_lines
 from data.corpora.sources import SourceFiles
+from data.corpora.summary import MOST_NAMED, Summary, Tally
 from data.errors import InputError
 from data.seeds import fingerprint
+from data.unicode import printable, without_surrogates
 
 DOCUMENTS = "documents"
-_VERSION = 3  # raise it when the same files would become other documents
+_SHOWN_LINES = 20  # repeated ones, in the summary
+_VERSION = 4  # raise it when the same files would become other documents
 # The files that an import writes, by folder: nothing else is ever deleted.
 _OURS = {
     DOCUMENTS: ("part-*.arrow", "state.json", "dataset_info.json", store.MANIFEST, ".*.tmp"),
     REJECTED: (ROWS_FILE, f".{ROWS_FILE}.tmp"),
-    STATE_FOLDER: (BOOKMARK, KEYS, SIGNATURES, ".*.tmp"),
+    STATE_FOLDER: (BOOKMARK, KEYS, SIGNATURES, LINES, ".*.tmp"),
 }
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The result of an import. `num_rejected` counts by reason, near-duplicates included."""
-
-    num_files: int
-    num_bytes: int
-    num_documents: int
-    num_words: int
-    num_rejected: dict[str, int]
 
 
 def import_key(found: SourceFiles, settings: ImportSettings) -> str:
@@ -77,21 +82,17 @@ def import_corpus(
             for path, reason, detail in found.refused:
                 rejections.add(path, 0, reason, detail)
         context = ImportContext(settings, rejections, on_bytes)
-        pipeline = ImportPipeline(found.sources, context, writer, count, out, mark)
+        repeated = _repeated_lines(found, out, context, mark) if settings.drop_repeated_lines else None
+        pipeline = ImportPipeline(found.sources, context, writer, count, out, mark, repeated)
         pipeline.run()
-    summary = Summary(
-        num_files=len(found.sources),
-        num_bytes=sum(source.size for source in found.sources),
-        num_documents=pipeline.num_documents,
-        num_words=pipeline.num_words,
-        num_rejected=dict(rejections.counts.most_common()),
-    )
+    summary = _summary(found, pipeline.tally, dict(rejections.counts.most_common()))
     if not summary.num_documents:
         store.release(out)  # corrected files may go to the same folder
         _remove_ours(out / DOCUMENTS)
         _remove_ours(out / STATE_FOLDER)
         raise _nothing(summary, out)
     store.seal(out / DOCUMENTS, settings.record)
+    summary = replace(summary, **_boilerplate(out / DOCUMENTS, settings, repeated))
     manifest = {
         "set": settings.corpus,
         "content": store.content_of(out / DOCUMENTS),
@@ -103,13 +104,72 @@ def import_corpus(
     return summary
 
 
+def _repeated_lines(found: SourceFiles, out: Path, context: ImportContext, mark: Bookmark) -> RepeatedLines:
+    """What removes repeated lines: counted in a pass over all files, or read back if this import was interrupted."""
+    path = out / STATE_FOLDER / LINES
+    if path.exists():
+        for source in found.sources:
+            context.on_bytes(source.size)
+        counts = LineCounts.load(path)
+    else:
+        counts = count_lines(found.sources, context)
+        counts.save(path)
+    return RepeatedLines(counts, mark.repeated, mark.num_dropped_lines)
+
+
+def _summary(found: SourceFiles, tally: Tally, num_rejected: dict[str, int]) -> Summary:
+    kinds = sorted({source.kind for source in found.sources})
+    documents = {
+        kind: sum(int(tally.by_source[source.index]) for source in found.sources if source.kind == kind)
+        for kind in kinds
+    }
+    fruitless = [str(path) for path, _, _ in found.refused]
+    fruitless += [str(source.path) for source in found.sources if not tally.by_source[source.index]]
+
+    def place(document: dict[str, Any]) -> dict[str, Any]:
+        path = found.sources[document["source"]].path
+        return {**document, "source": without_surrogates(str(path))}
+
+    return Summary(
+        num_files=len(found.sources),
+        num_bytes=sum(source.size for source in found.sources),
+        num_documents=tally.num_documents,
+        num_words=tally.num_words,
+        num_rejected=num_rejected,
+        files=dict(Counter(source.kind for source in found.sources)),
+        documents=documents,
+        languages=dict(tally.languages.most_common()),
+        longest=place(tally.longest) if tally.longest else {},
+        shortest=place(tally.shortest) if tally.shortest else {},
+        num_fruitless=len(fruitless),
+        fruitless=[without_surrogates(name) for name in fruitless[:MOST_NAMED]],
+        others=dict(found.others.most_common()),
+    )
+
+
+def _boilerplate(folder: Path, settings: ImportSettings, repeated: RepeatedLines | None) -> dict[str, Any]:
+    """The fields of the summary about repeated lines. Conversations have no lines of their own."""
+    if settings.messages_column:
+        return {}
+    if repeated:
+        lines, num_compared = dict(repeated.documents.most_common(_SHOWN_LINES)), repeated.num_counted
+    else:
+        lines, num_compared = find_repeated_lines(folder, are_parts=settings.cuts)
+    return {
+        "repeated": dict(list(lines.items())[:_SHOWN_LINES]),
+        "num_repeated": len(repeated.documents) if repeated else len(lines),
+        "num_compared": num_compared,
+        "num_dropped_lines": repeated.num_dropped if repeated else 0,
+    }
+
+
 def _resume(out: Path) -> Bookmark:
     """Where an import of this folder begins; removes what an interrupted one wrote after its bookmark."""
     mark = read_bookmark(out)
     _remove_ours(out / DOCUMENTS, keep={store.shard_name(number) for number in range(mark.num_shards)})
     if not mark.num_shards:
         _remove_ours(out / REJECTED)
-        _remove_ours(out / STATE_FOLDER)
+        _remove_ours(out / STATE_FOLDER, keep={LINES})
     return mark
 
 
@@ -129,6 +189,6 @@ def _nothing(summary: Summary, out: Path) -> InputError:
         first = json.loads(rows.readline())
     return InputError(
         f"nothing usable in {summary.num_files} files ({reasons})",
-        where=f"{first['file']}, line {first['line']}: {first['detail']}",
+        where=printable(f"{first['file']}, line {first['line']}: {first['detail']}"),
         hint=f"name other files or columns; all rejected rows are in {out / REJECTED / ROWS_FILE}",
     )

@@ -11,15 +11,18 @@ from pathlib import Path
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from data.chunks import chunk_spans
 from data.corpora.arrays import list_array, string_array
 from data.corpora.reading import ImportSettings, in_blocks
 from data.errors import InputError
-from data.sentences import TokenCounter, chunk_spans, cumulate, split_sentences, word_counter
-from data.structure import part_of
+from data.markdown import complete, heading_text
+from data.sentences import TokenCounter, cumulate, split_sentences, word_counter
+from data.structure import BETWEEN, HEADINGS, VERBATIM, Mark, outline_with, part_of
 
 TOKENIZER = "tokenizer.json"
 PART_COLUMNS = ["doc_id", "text", "heading", "outline"]
 Part = tuple[str, str, Sequence[int]]  # text, heading, outline
+_LONGEST_HEADING = 200  # characters; the rest is left out
 _MAX_CUMULATED = 2000  # tokens, if no budget is given: the text grows with the square of the sentences
 
 
@@ -93,7 +96,38 @@ def _chunks(text: str, heading: str, outline: Sequence[int], budget: int, count:
     if not budget:
         yield text, heading, outline
         return
-    for start, end in chunk_spans(text, budget, count, outline):
+    marks = complete(text, outline)
+    whole = outline_with(marks)
+    above = _HeadingsAbove(text, heading, marks)
+    for start, end in chunk_spans(text, budget, count, whole):
         if chunk := text[start:end].strip():
             first = start + text[start:end].index(chunk)
-            yield chunk, heading, part_of(outline, first, first + len(chunk))
+            yield chunk, above.at(first), part_of(whole, first, first + len(chunk))
+
+
+class _HeadingsAbove:
+    """The title of a document and the headings above places in it, which are asked for in order."""
+
+    def __init__(self, text: str, title: str, marks: Sequence[Mark]) -> None:
+        self._text, self._title = text, title
+        self._headings = [mark for mark in marks if mark[0] in HEADINGS]
+        self._stack: list[tuple[int, str]] = []  # level and text
+        self._next = 0
+
+    def at(self, place: int) -> str:
+        """The headings above, from the outermost to the innermost; one at the place itself is not above it."""
+        while self._next < len(self._headings) and self._headings[self._next][1] < place:
+            level, start, end = self._headings[self._next]
+            self._stack = [entry for entry in self._stack if entry[0] < level]
+            self._stack.append((level, heading_text(self._text[start:end])))
+            self._next += 1
+        follows = self._next < len(self._headings) and self._headings[self._next][1] == place
+        level = self._headings[self._next][0] if follows else VERBATIM
+        names = [name for above, name in self._stack if name and above < level]
+        if self._title and self._title not in names[:1]:
+            names.insert(0, self._title)
+        return BETWEEN.join(map(_bounded, names))
+
+
+def _bounded(heading: str) -> str:
+    return heading if len(heading) <= _LONGEST_HEADING else heading[: _LONGEST_HEADING - 1].rstrip() + "…"

@@ -18,6 +18,7 @@ from data.conversations import read_messages, write_messages
 from data.corpora.arrays import int_array, list_array, string_array
 from data.errors import InputError
 from data.records import Conversation, Document
+from data.unicode import clean, without_surrogates
 
 ROWS = pa.schema(
     [
@@ -76,7 +77,7 @@ class ImportSettings:
              f"choose among {', '.join(SPLITS)}"),
             (self.html not in PAGES, "--html", f'no such part of a page: "{self.html}"',
              f"choose among {', '.join(PAGES)}"),
-            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mb",
+            (not 0 < self.max_bytes <= _MAX_BYTES, "--max-mib",
              f"{self.max_bytes >> 20} MiB is not a valid limit", "give 1 to 1024"),
             *((bool(self.messages_column and given), flag, f"{flag} has no effect on conversations",
                "leave it out, or --messages-column") for flag, given in self._of_texts().items()),
@@ -91,6 +92,11 @@ class ImportSettings:
         return self.messages_column or self.text_column
 
     @property
+    def cuts(self) -> bool:
+        """Whether documents are cut into parts, whose ids are those of their documents, a slash and a number."""
+        return bool(self.chunk_tokens) or self.split != "none"
+
+    @property
     def record(self) -> type[Document]:
         """What is written."""
         return Conversation if self.messages_column else Document
@@ -103,6 +109,7 @@ class ImportSettings:
             "--chunk-tokens": self.chunk_tokens,
             "--model": self.tokenizer,
             "--split-sentences": self.split != "none",
+            "--drop-repeated-lines": self.drop_repeated_lines,
         }
 
 
@@ -162,13 +169,14 @@ class Rejections:
         self.counts[reason] += 1
         shown = excerpt[: 4 * _EXCERPT_CHARACTERS]
         row = {
-            "file": str(file),
+            "file": without_surrogates(str(file)),
             "line": line,
             "reason": reason,
-            "detail": detail[:_DETAIL_CHARACTERS],
-            "excerpt": (shown if isinstance(shown, str) else shown.decode(errors="replace"))[:_EXCERPT_CHARACTERS],
+            "detail": without_surrogates(detail[:_DETAIL_CHARACTERS]),
+            "excerpt": without_surrogates(
+                (shown if isinstance(shown, str) else shown.decode(errors="replace"))[:_EXCERPT_CHARACTERS]
+            ),
         }
-        # File names and texts may contain lone surrogates: ASCII escapes can express them.
         self.rows.append((json.dumps(row) + "\n").encode())
 
     def __enter__(self) -> "Rejections":
@@ -206,17 +214,25 @@ Row = TypeVar("Row")
 
 
 def in_blocks(rows: Iterable[Row], size: Callable[[Row], int]) -> Iterator[list[Row]]:
-    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes."""
+    """The rows in lists, each of at most `MOST_ROWS` rows and about `BLOCK_BYTES` bytes.
+
+    An OSError of `rows` is raised after the rows before it.
+    """
     block: list[Row] = []
-    num_bytes = 0
-    for row in rows:
-        block.append(row)
-        num_bytes += size(row)
-        if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
-            yield block
-            block, num_bytes = [], 0
+    num_bytes, fault = 0, None
+    try:
+        for row in rows:
+            block.append(row)
+            num_bytes += size(row)
+            if num_bytes >= BLOCK_BYTES or len(block) >= MOST_ROWS:
+                yield block
+                block, num_bytes = [], 0
+    except OSError as error:
+        fault = error
     if block:
         yield block
+    if fault:
+        raise fault
 
 
 def make_rows(
@@ -265,11 +281,12 @@ def make_conversations(
     kept, texts = list[int](), list[str]()
     for row, value in enumerate(values):
         try:
-            text = write_messages(read_messages(value))
+            messages = read_messages(value)
         except ValueError as error:
             excerpt = json.dumps(value, ensure_ascii=False, default=str)
             context.reject(source, lines[row], NO_CONVERSATION, str(error), excerpt)
             continue
+        text = write_messages([message | {"content": clean(message["content"])} for message in messages])
         if len(text) > context.settings.max_bytes:
             detail = f"a conversation of more than {context.settings.max_bytes >> 20} MiB"
             context.reject(source, lines[row], "too long", detail, text)
@@ -277,6 +294,11 @@ def make_conversations(
         kept.append(row)
         texts.append(text)
     return make_rows(source, texts, [lines[row] for row in kept], [ids[row] for row in kept] if ids else ())
+
+
+def not_utf8(what: object) -> str:
+    """The detail of a rejection: `what` is wrong, and what to do. Encodings are not guessed."""
+    return f"{what}; convert the file, for example: iconv -f windows-1252 -t utf-8 FILE"
 
 
 def is_unicode(text: str) -> bool:

@@ -10,11 +10,13 @@ import itertools
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.corpora.reading import Source
+from data.corpora.streams import COMPRESSIONS
 from data.errors import InputError
 
 _SUFFIXES = {
@@ -22,6 +24,7 @@ _SUFFIXES = {
     "html": ".html .htm .xhtml",
     "pdf": ".pdf",
     "jsonl": ".jsonl .ndjson",
+    "json": ".json",
     "csv": ".csv .tsv",
     "parquet": ".parquet .pq",
     "arrow": ".arrow .feather .ipc",
@@ -41,7 +44,6 @@ _SUFFIXES = {
     ),
 }
 KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
-_ARCHIVES = frozenset(".zip .gz .tgz .bz2 .xz .zst .tar .7z .rar .lz4 .jar".split())
 # By suffix, what a file must become before it can be read.
 _CONVERT = {
     suffix: f"save it as {better}, or: soffice --headless --convert-to {better[1:]} FILE"
@@ -59,16 +61,23 @@ _CONVERT = {
     ".mobi": "convert it to .epub: ebook-convert FILE FILE.epub",
     ".azw3": "convert it to .epub: ebook-convert FILE FILE.epub",
 }
+_ARCHIVES = frozenset(".zip .tgz .tbz2 .txz .tzst .tar .7z .rar .lz4 .jar".split())
+_SEEKING = frozenset("parquet arrow docx pptx odf xlsx ods epub".split())  # kinds that are not read as streams
+_SHOWN_KINDS = 8
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
 
 @dataclass
 class SourceFiles:
-    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too."""
+    """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too.
+
+    `others` counts files of unknown kinds in folders, by suffix: they are no fault.
+    """
 
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)
     num_matches: int = 0
+    others: Counter[str] = field(default_factory=Counter)
     _seen: set[str] = field(default_factory=set)
 
     def take(self, path: Path, *, named: bool) -> None:
@@ -78,7 +87,7 @@ class SourceFiles:
         if absolute in self._seen:
             return
         self._seen.add(absolute)
-        suffix = path.suffix.lower()
+        suffix, compression = _suffixes(path)
         try:
             status = path.stat() if named else path.lstat()
         except OSError as error:
@@ -92,11 +101,26 @@ class SourceFiles:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
         elif suffix in _CONVERT:
             self.refused.append((path, "convert first", f"no reader for {suffix}: {_CONVERT[suffix]}"))
+        elif compression and suffix not in KINDS:
+            detail = (
+                f'the name does not say what is in it: "{suffix}" before "{compression}" has no reader; decompress it'
+            )
+            self.refused.append((path, "archive", detail))
+        elif compression and KINDS[suffix] in _SEEKING:
+            self.refused.append((path, "archive", f"{suffix} is not read through {compression}: decompress it"))
+        elif suffix not in KINDS and not named:  # a folder of pages has pictures and styles
+            self.others[suffix or "no suffix"] += 1
         elif suffix not in KINDS:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:
             source = Source(len(self.sources), path, KINDS[suffix], status.st_size, status.st_mtime_ns)
             self.sources.append(source)
+
+
+def _suffixes(path: Path) -> tuple[str, str]:
+    """The suffix that names the kind, and that of a compression after it, or ""."""
+    suffix = path.suffix.lower()
+    return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSIONS else (suffix, "")
 
 
 def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
@@ -116,8 +140,19 @@ def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
         else:
             _expand(word, out, found)
     if not found.sources and not found.refused:
+        if found.others:
+            known = f"give a folder with one of: {', '.join(KINDS)}"
+            raise InputError(f"nothing to read: {list_others(found.others)}", where=" ".join(words), hint=known)
         raise InputError("no files here", where=" ".join(words), hint="name files, or a folder with files")
     return found
+
+
+def list_others(others: Mapping[str, int]) -> str:
+    """One line about the files of other kinds."""
+    total, ranked = sum(others.values()), sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
+    shown = ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:_SHOWN_KINDS])
+    more = ", ..." if len(ranked) > _SHOWN_KINDS else ""
+    return f"{total:,} file{'s' if total != 1 else ''} of other kinds: {shown}{more}"
 
 
 def _expand(pattern: str, out: Path, found: SourceFiles) -> None:

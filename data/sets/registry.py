@@ -21,6 +21,7 @@ from data.sets.semantic import worlds as semantic
 from data.sets.world import World
 from data.store import MANIFEST, claim, content_of, is_claimed, seal, shard_name, write_json, write_shard
 
+_HELPERS = tuple("abbreviations baselines clauses graphemes markdown seeds sentences stops structure wrapping".split())
 # (name, lexicon) -> maker of one world: "tiny" is the embedded model's lexicon, "open" is English at the paper's size.
 SETS: dict[tuple[str, str], Callable[..., World]] = {
     ("reversals", "tiny"): reversals.make_small,
@@ -40,7 +41,7 @@ def _hash_generators() -> str:
     """A hash of all that decides the content of a set: code, word lists and templates of `data.sets`, and helpers."""
     here = Path(__file__).parent
     files = [path for path in here.rglob("*") if path.suffix in {".py", ".toml", ".txt", ".gz"}]
-    files += [here.parent / name for name in ("baselines.py", "seeds.py", "sentences.py")]
+    files += [here.parent / f"{name}.py" for name in _HELPERS]
     digests = {path.relative_to(here.parent).as_posix(): hashlib.sha256(path.read_bytes()).digest() for path in files}
     return fingerprint(*sorted(digests.items()))
 

@@ -24,6 +24,7 @@ from data.store import MANIFEST, is_sealed, read_manifest, read_table
 from data.store import content_of as content_hash
 
 ROWS_AT_ONCE = 1024  # texts held as Python strings at a time
+OUTLINE = "outline"
 ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's too
 
 
@@ -99,7 +100,8 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
     if is_conversation(source):
         _refuse_ignored(source)
     for table in _tables(source, columns):
-        for batch in table.select(sorted(columns)).to_batches(max_chunksize=ROWS_AT_ONCE):
+        wanted = columns | ({OUTLINE} & set(table.column_names) if source.split != "none" else set())
+        for batch in table.select(sorted(wanted)).to_batches(max_chunksize=ROWS_AT_ONCE):
             texts = batch.column(source.text_column).to_pylist()
             prompts = batch.column(source.prompt_column).to_pylist() if source.prompt_column else [""] * len(texts)
             for name, column in ((source.text_column, texts), (source.prompt_column, prompts)):
@@ -112,7 +114,9 @@ def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
             if source.split == "none":
                 yield texts, prompts
                 continue
-            pieces = (piece for text in texts for piece in _split(text, source))
+            pieces = (
+                piece for pair in zip(texts, _outlines(batch, source), strict=True) for piece in _split(*pair, source)
+            )
             while chunk := list(islice(pieces, ROWS_AT_ONCE)):
                 yield chunk, [""] * len(chunk)
 
@@ -130,9 +134,16 @@ def _refuse_ignored(source: TextSource) -> None:
             raise InputError(what, where=source.folder, hint=f"leave {name} out, or name documents")
 
 
-def _split(text: str, source: TextSource) -> Iterable[str]:
+def _outlines(rows: pa.RecordBatch | pa.Table, source: TextSource) -> list[Sequence[int]]:
+    """The outline of each row's text, which says what of it is no sentence; other columns have none."""
+    if OUTLINE not in rows.schema.names or source.text_column != "text":
+        return [()] * rows.num_rows
+    return [outline or () for outline in rows.column(OUTLINE).to_pylist()]
+
+
+def _split(text: str, outline: Sequence[int], source: TextSource) -> Iterable[str]:
     """The training texts of a text that is split."""
-    sentences = split_sentences(text)
+    sentences = split_sentences(text, outline)
     return sentences if source.split == "independent" else cumulate(sentences)
 
 
@@ -146,7 +157,8 @@ def name_texts(source: TextSource, positions: Sequence[int]) -> list[str]:
         num_rows += table.num_rows
         if source.split != "none":
             texts = table[source.text_column].to_pylist()
-            rows = [row for row, text in zip(rows, texts, strict=True) for _ in _split(text, source)]
+            pairs = zip(rows, texts, _outlines(table, source), strict=True)
+            rows = [row for row, text, outline in pairs for _ in _split(text, outline, source)]
         names += rows
     return [names[position] for position in positions]
 
