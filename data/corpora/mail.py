@@ -8,7 +8,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from data.corpora.epub import page_text
+from data.corpora.epub import read_part
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
 
@@ -44,7 +44,8 @@ def _body(message: EmailMessage) -> tuple[str, tuple[int, ...]]:
         return "", ()
     text = _characters(part.get_content())
     if part.get_content_subtype() == "html":
-        return page_text(text.encode())
+        page = read_part(text.encode())
+        return page.text, page.outline
     return text.replace("\r\n", "\n").strip(), ()
 
 

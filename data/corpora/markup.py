@@ -32,12 +32,13 @@ _PREFIXES = {
     _OOXML + "package/2006/relationships": "rel",
     "http://purl.org/dc/elements/1.1/": "dc",
     "http://www.idpf.org/2007/opf": "opf",
+    "http://openebook.org/namespaces/oeb-package/1.0/": "opf",  # its first version
     "http://www.w3.org/1998/Math/MathML": "math",
     "http://www.w3.org/1999/xlink": "xlink",
     "http://www.w3.org/2001/04/xmlenc#": "enc",
     "http://www.w3.org/XML/1998/namespace": "xml",
     _ODF + "container": "container",
-    **{_ODF + f"{name}:1.0": name for name in ("manifest", "office", "presentation", "style", "table", "text")},
+    **{_ODF + f"{name}:1.0": name for name in ("office", "presentation", "style", "table", "text")},
     _ODF + "drawing:1.0": "draw",
 }
 _DEEPEST = 200  # elements inside each other: the readers recurse

@@ -9,6 +9,7 @@ from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
+from data.corpora.formulas import formula_text
 from data.corpora.markup import at, value_at
 from data.corpora.reading import ImportContext, Source
 from data.corpora.zipped import (
@@ -57,7 +58,8 @@ def read_odf(source: Source, context: ImportContext) -> Iterator[pa.Table]:
 
 def check_readable(container: Container) -> None:
     """Raises UnreadableError if a password protects the file."""
-    if next(container.tree(_MANIFEST).iter("manifest:encryption-data"), None) is not None:
+    # The list of parts is not parsed: old programs wrote some that are no sound XML.
+    if _MANIFEST in container and b"encryption-data" in container.read(_MANIFEST):
         raise UnreadableError(ENCRYPTED, "the file is protected by a password")
 
 
@@ -141,22 +143,20 @@ class Story:
             pieces.append("" if is_hidden else _SPACES.sub(" ", child.tail or ""))
 
     def _formula(self, node: Element) -> str:
-        """An embedded formula as it was typed; "" for other objects."""
+        """The formulas that are embedded here; "" for other objects."""
         names = [each.get("xlink:href", "") for each in node.iter("draw:object")]
-        for name in names:
-            notes = self.container.tree(f"{resolve('', name)}/{_CONTENT}").iter("math:annotation")
-            return next((tidy(note.text or "") for note in notes), "")
-        return ""
+        trees = [node, *(self.container.tree(f"{resolve('', name)}/{_CONTENT}") for name in names if name)]
+        return " ".join(formula_text(math) for tree in trees for math in tree.iter("math:math"))
 
     def _slide(self, page: Element) -> Iterator[Line]:
         """The title of a slide, the rest of it, its notes."""
         shapes = [shape for shape in page if shape.get("presentation:class") not in _FRAME]
         titles = [shape for shape in shapes if shape.get("presentation:class") == "title"]
-        title = " ".join(text for text, _ in self.lines(titles))
+        title = " ".join(" ".join(text for text, _ in self.lines(titles)).split())
         self.title = self.title or title
         yield title, 1
         yield from self.lines(shape for shape in shapes if shape not in titles)
-        for notes in page.iterfind("presentation:notes"):
+        for notes in page.iter("presentation:notes"):
             yield from self.lines(frame for frame in notes if frame.get("presentation:class") == "notes")
         yield "", PROSE
 

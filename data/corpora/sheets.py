@@ -85,15 +85,15 @@ def _character(code: int) -> str:
 def _xlsx_cells(row: Element, shared: list[str]) -> Iterator[tuple[int, str]]:
     """The filled cells; a cell without a place stands after the one before it."""
     column = 0
-    for cell in row.iterfind("x:c"):
+    for cell in row.iter("x:c"):
         place = _COLUMN.match(cell.get("r", ""))
         column = _column(place[1]) if place else column + 1
-        value, kind = cell.findtext("x:v") or "", cell.get("t", "n")
+        value, kind = "".join(each.text or "" for each in cell.iter("x:v")), cell.get("t", "n")
         if kind == "s":
             number = _number(value, -1)
             value = shared[number] if 0 <= number < len(shared) else ""
         elif kind == "inlineStr":
-            value = "".join(map(_rich_text, cell.iterfind("x:is")))
+            value = "".join(map(_rich_text, cell.iter("x:is")))
         if value and kind != "e":
             yield column, value
 

@@ -61,7 +61,7 @@ def _lines(container: Container, slides: Iterable[str], titles: list[str]) -> It
         shapes.sort(key=lambda shape: _role(shape) not in _TITLES)
         for shape in shapes:
             if _role(shape) in _TITLES:
-                title = " ".join(text for text, _ in _texts(shape))
+                title = " ".join(" ".join(text for text, _ in _texts(shape)).split())
                 titles += [title] if title else []
                 yield title, 1
             elif _role(shape) not in _FRAME:

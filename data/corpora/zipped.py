@@ -173,6 +173,8 @@ def _readable(
 ) -> Iterator[Content]:
     """The documents of a file; what cannot be read is rejected."""
     try:
+        if not file.seekable():
+            raise UnreadableError(BROKEN, "it is compressed once more: decompress it")
         with closing(Container(file, context.settings.max_bytes)) as container:
             for content in read(container):
                 if isinstance(content, Content):
