@@ -93,7 +93,8 @@ def _chapters(tree: Element, package: str) -> Iterator[_Chapter]:
     guides = (node for node in tree.iter("opf:reference") if node.get("type", "").lower() in _CONTENTS)
     contents, names = {resolve(package, node.get("href", "")) for node in guides}, set[str]()
     for line, reference in enumerate(tree.iter("opf:itemref"), 1):
-        item = items.get(reference.get("idref", ""), Element(""))
+        identity = reference.get("idref", "")
+        item = items.get(identity, Element("", {"href": identity, "media-type": _PAGES[0]}))  # a missing one is told
         name = resolve(package, item.get("href", ""))
         is_page = item.get("media-type") in _PAGES and "nav" not in item.get("properties", "").split()
         if is_page and name not in names:

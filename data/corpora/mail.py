@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage
 from email.parser import BytesParser
-from typing import cast
 
 import pyarrow as pa
 
 from data.corpora.epub import read_part
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
+from data.corpora.zipped import BROKEN, UnreadableError
 
 # What the library raises for broken headers and unknown charsets.
 _BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -22,15 +22,18 @@ def read_mail(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     if content is None:
         return
     try:
-        message = cast(EmailMessage, BytesParser(policy=policy.default).parsebytes(content))
+        message = BytesParser(policy=policy.default).parsebytes(content)
         subject = _characters(str(message.get("subject", "")))
         text, outline = _body(message)
         attached = [_characters(part.get_filename() or part.get_content_type()) for part in message.iter_attachments()]
     except _BROKEN as error:
-        context.reject(source, 0, "broken document", f"no sound message: {type(error).__name__}: {error}")
+        context.reject(source, 0, BROKEN, f"no sound message: {type(error).__name__}: {error}")
+        return
+    except UnreadableError as error:
+        context.reject(source, 0, error.reason, error.detail)
         return
     if not message.keys():
-        context.reject(source, 0, "broken document", "no message: it has no headers", content)
+        context.reject(source, 0, BROKEN, "no message: it has no headers", content)
         return
     for name in attached:
         context.reject(source, 0, "attachment", f"{name} is not read: save it as a file of its own")

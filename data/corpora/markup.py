@@ -57,6 +57,10 @@ class MarkupError(Exception):
     """The XML cannot be read; the message says why."""
 
 
+class LongMarkupError(MarkupError):
+    """One block of the XML would need more memory than there should be."""
+
+
 def read_blocks(file: Readable, parents: Collection[str]) -> Iterator[tuple[Element, Element]]:
     """Each child of an element whose name is in `parents`, together with that element, in the order of their ends.
 
@@ -75,10 +79,14 @@ def read_tree(file: Readable) -> Element:
 
 def at(node: Element, path: str) -> Element | None:
     """The first element at a path of names below `node`; None if there is none."""
-    found: Element | None = node
     for name in path.split("/"):
-        found = next((child for child in found if child.tag == name), None) if found is not None else None
-    return found
+        for child in node:
+            if child.tag == name:
+                node = child
+                break
+        else:
+            return None
+    return node
 
 
 def value_at(node: Element, path: str, name: str) -> str:
@@ -120,8 +128,10 @@ class _Builder:
         return ready
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
-        if len(self._open) == _DEEPEST or self._count == _MOST_ELEMENTS:
-            raise MarkupError(f"more than {_DEEPEST} elements inside each other, or {_MOST_ELEMENTS:,} in one block")
+        if len(self._open) == _DEEPEST:
+            raise MarkupError(f"more than {_DEEPEST} elements inside each other")
+        if self._count == _MOST_ELEMENTS:
+            raise LongMarkupError(f"more than {_MOST_ELEMENTS:,} elements in one block")
         self._befores.append(self._count)
         self._count += 1
         short = {self._short(key): value for key, value in attributes.items()}

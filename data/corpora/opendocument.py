@@ -31,6 +31,7 @@ from data.structure import PROSE
 _CONTENT, _STYLES, _MANIFEST = "content.xml", "styles.xml", "META-INF/manifest.xml"
 _TITLE = 9  # a kind of style, besides those of lines
 _CODE_STYLE = re.compile(r"preformatted text|source code|html preformatted|code|listing", re.I)
+_HEADING_STYLE = re.compile(r"heading (10|[1-9])")
 _SPACES = re.compile(r"[ \t\r\n]+")
 _ESCAPE = re.compile(r"_([0-9a-f]{2,4})_", re.I)
 _DROPPED = frozenset(
@@ -168,8 +169,8 @@ class Story:
 def _named(name: str) -> _Style:
     """What the name of a style says by itself: those of the program are English in the file."""
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), name).lower()
-    if plain.startswith("heading ") and plain[8:].isdecimal():
-        return _Style(min(6, max(1, int(plain[8:]))), False)
+    if found := _HEADING_STYLE.fullmatch(plain):
+        return _Style(min(6, int(found[1])), False)
     return _Style(_TITLE, False) if plain == "title" else _Style(CODE if _CODE_STYLE.fullmatch(plain) else PROSE, False)
 
 

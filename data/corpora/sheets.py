@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
+from data.corpora.dialects import ColumnError, find_columns
 from data.corpora.opendocument import Story, check_readable
 from data.corpora.reading import ImportContext, ImportSettings, Source
 from data.corpora.zipped import BROKEN, TOO_LONG, Container, Content, UnreadableError, read_documents
@@ -15,7 +16,6 @@ from data.corpora.zipped import BROKEN, TOO_LONG, Container, Content, Unreadable
 _Row = tuple[str, int, Mapping[int, str]]  # sheet, number in it, the filled cells by their column
 _COLUMN = re.compile(r"([A-Z]{1,3})\d*")
 _ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
-_SHOWN = 20  # names of columns in a message
 
 
 def read_xlsx(source: Source, context: ImportContext) -> Iterator[pa.Table]:
@@ -33,21 +33,27 @@ def _read(
 ) -> Iterator[Content | UnreadableError]:
     """The wanted cells of each row, sheet by sheet."""
     wanted = [name for name in (settings.text_column, settings.id_column) if name]
+    is_empty = True
     for sheet, group in itertools.groupby(rows_of(container), lambda row: row[0]):
-        rows = iter(group)
+        is_empty, rows = False, iter(group)
         _, line, names = next(rows)
-        columns = {name.strip(): column for column, name in reversed(names.items())}
-        missing = [name for name in wanted if name not in columns]
-        if missing:
-            has = ", ".join(list(names.values())[:_SHOWN])
-            yield UnreadableError("missing column", f'sheet "{sheet}": no "{missing[0]}"; there are: {has}', line)
+        try:
+            columns = [list(names)[place] for place in find_columns(list(names.values()), wanted)]
+        except ColumnError as error:
+            yield UnreadableError(error.reason, f'sheet "{sheet}": {error.detail}', line)
             continue
+        has_rows = False
         for _, line, cells in rows:
-            text, doc_id = (cells.get(columns.get(name, -1), "") for name in (settings.text_column, settings.id_column))
+            has_rows = True
+            text, doc_id, *_ = *(cells.get(column, "") for column in columns), ""
             if len(text) > settings.max_bytes:
                 yield UnreadableError(TOO_LONG, f"a cell of more than {settings.max_bytes >> 20} MiB", line)
             else:
                 yield Content(text, line=line, doc_id=doc_id)
+        if not has_rows:
+            yield UnreadableError("empty", f'sheet "{sheet}": names without rows', line)
+    if is_empty:
+        yield UnreadableError("empty", "no sheet has rows")
 
 
 def _xlsx_rows(container: Container) -> Iterator[_Row]:
@@ -58,10 +64,9 @@ def _xlsx_rows(container: Container) -> Iterator[_Row]:
     shared = list(_shared(container, dict(related.values()).get("sharedStrings", "")))
     for sheet in container.tree(main).iter("x:sheet"):
         _, part = related.get(sheet.get("r:id", ""), ("", ""))
-        if part in container:
-            for line, (_, row) in enumerate(container.blocks(part, "x:sheetData"), 1):
-                if cells := dict(_xlsx_cells(row, shared)):
-                    yield sheet.get("name", ""), _number(row.get("r", ""), line), cells
+        for line, (_, row) in enumerate(container.blocks(part, "x:sheetData"), 1):
+            if cells := dict(_xlsx_cells(row, shared)):
+                yield sheet.get("name", ""), _number(row.get("r", ""), line), cells
 
 
 def _shared(container: Container, part: str) -> Iterator[str]:

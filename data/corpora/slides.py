@@ -1,6 +1,7 @@
 """Presentations (.pptx): the text of each slide, its title first, with its notes."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ from data.corpora.formulas import formula_text
 from data.corpora.markup import at
 from data.corpora.reading import ImportContext, Source
 from data.corpora.zipped import (
-    BROKEN,
+    TOO_LONG,
     Container,
     Content,
     Line,
@@ -41,41 +42,57 @@ def diagram_lines(container: Container, related: Related, reference: Element) ->
             yield from _texts(point)
 
 
-def _read(container: Container) -> Iterator[Content]:
+def _read(container: Container) -> Iterator[Content | UnreadableError]:
     parts = dict(container.related().values())
     main = parts.get("officeDocument", "ppt/presentation.xml")
-    if main not in container:
-        raise UnreadableError(BROKEN, f"no part {main} in it")
-    related, titles = container.related(main), list[str]()
-    slides = [related.get(node.get("r:id", ""), ("", ""))[1] for node in container.tree(main).iter("p:sldId")]
-    text = outlined(_lines(container, slides, titles), container.limit)
+    deck = _Deck(container, container.related(main))
+    numbers = [node.get("r:id", "") for node in container.tree(main, needed=True).iter("p:sldId")]
+    text = outlined(deck.lines(numbers), container.limit)
+    yield from deck.faults
     heading = title_of(container, parts.get("core-properties", ""))
-    yield Content(text.text, text.outline, titles[0] if titles else heading)
+    yield Content(text.text, text.outline, deck.titles[0] if deck.titles else heading)
 
 
-def _lines(container: Container, slides: Iterable[str], titles: list[str]) -> Iterator[Line]:
-    """The lines of all slides; `titles` gets their titles."""
-    for name in slides:
-        related = container.related(name)
-        shapes = list(_shapes(_drawn(container, name)))
-        shapes.sort(key=lambda shape: _role(shape) not in _TITLES)
-        for shape in shapes:
-            if _role(shape) in _TITLES:
-                title = " ".join(" ".join(text for text, _ in _texts(shape)).split())
-                titles += [title] if title else []
+@dataclass
+class _Deck:
+    """Turns slides to lines. `titles` and `faults` are those of the slides so far."""
+
+    container: Container
+    related: Related
+    titles: list[str] = field(default_factory=list)
+    faults: list[UnreadableError] = field(default_factory=list)
+
+    def lines(self, slides: Iterable[str]) -> Iterator[Line]:
+        """The lines of the slides with these ids; one that cannot be read is a fault, and the others are kept."""
+        for number, slide in enumerate(slides, 1):
+            _, part = self.related.get(slide, ("", ""))
+            try:
+                yield from list(self._slide(part))
+            except UnreadableError as error:
+                if error.reason == TOO_LONG:
+                    raise
+                self.faults.append(UnreadableError(error.reason, f"slide {number}: {error.detail}", number))
+            yield "", PROSE
+
+    def _slide(self, part: str) -> Iterator[Line]:
+        related = self.container.related(part)
+        shapes = list(_shapes(_drawn(self.container, part)))
+        for shape in [shape for shape in shapes if _role(shape) in _TITLES]:
+            if title := " ".join(" ".join(text for text, _ in _texts(shape)).split()):
+                self.titles.append(title)
                 yield title, 1
-            elif _role(shape) not in _FRAME:
-                yield from _shape_lines(container, related, shape)
+        for shape in shapes:
+            if _role(shape) not in {*_TITLES, *_FRAME}:
+                yield from _shape_lines(self.container, related, shape)
         for notes in [part for kind, part in related.values() if kind == "notesSlide"]:
-            for shape in _shapes(_drawn(container, notes)):
+            for shape in _shapes(_drawn(self.container, notes)):
                 if _role(shape) == "body":
                     yield from _texts(shape)
-        yield "", PROSE
 
 
 def _drawn(container: Container, part: str) -> Element:
     """What is drawn on a slide or a page of notes."""
-    found = at(container.tree(part), "p:cSld/p:spTree")
+    found = at(container.tree(part, needed=True), "p:cSld/p:spTree")
     return found if found is not None else Element("")
 
 

@@ -50,6 +50,9 @@ class _Style(NamedTuple):
     is_hidden: bool
 
 
+_PLAIN = _Style(PROSE, False)
+
+
 def read_docx(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     """The text as one document; notes and text boxes follow the paragraph that they belong to."""
     return read_documents(source, context, _read)
@@ -107,7 +110,7 @@ def _kind_of(name: str) -> int:
 
 def _level(value: str) -> int:
     """The level of a heading that an `outlineLvl` names, PROSE for none."""
-    return min(6, int(value) + 1) if value.isdecimal() and int(value) < 9 else PROSE
+    return min(6, int(value) + 1) if re.fullmatch("[0-8]", value) else PROSE
 
 
 @dataclass
@@ -193,7 +196,7 @@ class _Story:
         return is_hidden or self._style_of(value_at(properties, "w:rStyle", "w:val")).is_hidden
 
     def _style_of(self, name: str) -> _Style:
-        return self.styles.get(name) or _Style(_kind_of(name), False)
+        return self.styles.get(name) or (_Style(_kind_of(name), False) if name else _PLAIN)
 
 
 def _within(node: Element, tag: str) -> Iterator[Element]:

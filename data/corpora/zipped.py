@@ -20,10 +20,11 @@ from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
-from data.corpora.markup import MarkupError, at, read_blocks, read_tree
+from data.corpora.markup import LongMarkupError, MarkupError, at, read_blocks, read_tree
+from data.corpora.page_text import LONGEST_CELL, lay_out_rows
 from data.corpora.reading import BLOCK_BYTES, ImportContext, Source, in_blocks, make_rows
 from data.corpora.streams import open_stream
-from data.structure import HEADINGS, VERBATIM, Outliner
+from data.structure import HEADINGS, PROSE, VERBATIM, Outliner
 
 CODE = 8  # the kind of a line of code; lines of code that follow each other become one VERBATIM block
 Line = tuple[str, int]  # a line, or a block of lines, and its kind: PROSE, a level of headings, VERBATIM or CODE
@@ -92,9 +93,9 @@ class Container:
                 raise UnreadableError(TOO_LONG, f"{name} has more than {self.limit >> 20} MiB")
         return bytes(content)
 
-    def tree(self, name: str) -> Element:
-        """The XML of a small part; an empty element if it is missing. Raises UnreadableError."""
-        if name not in self:
+    def tree(self, name: str, *, needed: bool = False) -> Element:
+        """The XML of a small part; an empty element if it is missing and not needed. Raises UnreadableError."""
+        if name not in self and not needed:
             return Element("")
         with _naming(name):
             return read_tree(self._open(name))
@@ -183,6 +184,8 @@ def _readable(
                     context.reject(source, content.line, content.reason, content.detail)
     except UnreadableError as error:
         context.reject(source, error.line, error.reason, error.detail)
+    except RecursionError:
+        context.reject(source, 0, BROKEN, "its parts are nested too deeply")
 
 
 def outlined(lines: Iterable[Line], limit: int) -> Outliner:
@@ -219,13 +222,19 @@ def tidy(text: str) -> str:
 
 
 def table_lines(rows: Iterable[Sequence[Sequence[Line]]]) -> Iterator[Line]:
-    """A table, given by the lines in each of its cells, row by row. One of a single column is only a frame."""
+    """A table, given by the lines in each of its cells, row by row.
+
+    One of a single column, or with headings, tables, code or long texts in its cells, divides a page: its cells follow
+    each other.
+    """
     rows = list(rows)
-    if all(len(row) <= 1 for row in rows):
+    cells = [[" ".join(text for text, _ in cell) for cell in row] for row in rows]
+    kinds = {kind for row in rows for cell in row for _, kind in cell}
+    longest = max((len(cell) for row in cells for cell in row), default=0)
+    if kinds <= {PROSE} and longest <= LONGEST_CELL and any(len(row) > 1 for row in rows):
+        yield lay_out_rows(cells), VERBATIM
+    else:
         yield from itertools.chain.from_iterable(itertools.chain.from_iterable(rows))
-        return
-    cells = [[" ".join(" ".join(text for text, _ in cell).split()) for cell in row] for row in rows]
-    yield "\n".join(" | ".join(row).strip() for row in cells if any(row)), VERBATIM
 
 
 def title_of(container: Container, properties: str) -> str:
@@ -257,7 +266,8 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except MarkupError as error:
-        raise UnreadableError(BROKEN, f"{name}: {error}") from error
+        reason = TOO_LONG if isinstance(error, LongMarkupError) else BROKEN
+        raise UnreadableError(reason, f"{name}: {error}") from error
 
 
 def _check(file: BinaryIO, limit: int) -> None:
