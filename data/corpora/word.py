@@ -88,16 +88,18 @@ def _read_styles(tree: Element) -> dict[str, _Style]:
 
 def _style(name: str, nodes: dict[str, Element]) -> _Style:
     """What a style says, or the one that it is based on."""
-    kind, is_hidden = PROSE, False
+    kind: int | None = None
+    is_hidden = False
     for _ in range(_LONGEST_CHAIN):
         if name not in nodes:
             break
         node = nodes[name]
-        kind = kind or _kind_of(value_at(node, "w:name", "w:val") or name)
-        kind = kind or _level(value_at(node, "w:pPr/w:outlineLvl", "w:val"))
+        if kind is None:
+            named, level = _kind_of(value_at(node, "w:name", "w:val") or name), _level(at(node, "w:pPr"))
+            kind = named if named != PROSE else level
         is_hidden = is_hidden or is_on(at(node, "w:rPr/w:vanish"))
         name = value_at(node, "w:basedOn", "w:val")
-    return _Style(kind, is_hidden)
+    return _Style(kind or PROSE, is_hidden)
 
 
 def _kind_of(name: str) -> int:
@@ -108,9 +110,10 @@ def _kind_of(name: str) -> int:
     return PROSE
 
 
-def _level(value: str) -> int:
-    """The level of a heading that an `outlineLvl` names, PROSE for none."""
-    return min(6, int(value) + 1) if re.fullmatch("[0-8]", value) else PROSE
+def _level(properties: Element | None) -> int | None:
+    """The level of a heading that the properties of a paragraph name, PROSE for none, None if they do not say."""
+    value = value_at(properties, "w:outlineLvl", "w:val") if properties is not None else ""
+    return (min(6, int(value) + 1) if re.fullmatch("[0-8]", value) else PROSE) if value else None
 
 
 @dataclass
@@ -157,8 +160,8 @@ class _Story:
         elif text := tidy(text):
             if style.kind == _TITLE and not self.title:
                 self.title = " ".join(text.split())
-            direct = _level(value_at(properties, "w:outlineLvl", "w:val"))
-            yield text, direct or (1 if style.kind == _TITLE else style.kind)
+            direct = _level(properties)
+            yield text, (1 if style.kind == _TITLE else style.kind) if direct is None else direct
         yield from itertools.chain.from_iterable(asides)
 
     def _inline(self, node: Element, is_hidden: bool, pieces: list[str], asides: list[Iterator[Line]]) -> None:
