@@ -422,10 +422,10 @@ def test_protected_books_are_rejected_and_masked_fonts_are_no_protection(tmp_pat
     chapters = {"a.xhtml": "<p>One.</p>", "b.xhtml": "<p>Two.</p>"}
     aes, mask = "http://www.w3.org/2001/04/xmlenc#aes128-cbc", "http://www.idpf.org/2008/embedding"
     whole = encryption(aes, "OPS/a.xhtml", "OPS/b.xhtml")
-    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == ["encrypted"]
+    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == ["encrypted document"]
     half = encryption(aes, "OPS/b.xhtml")
     assert only(write_epub(tmp_path / "b.epub", chapters, **{"META-INF/encryption.xml": half})).text == "One."
-    assert rejected(tmp_path / "b.epub-out") == [("b.epub", 2, "encrypted")]
+    assert rejected(tmp_path / "b.epub-out") == [("b.epub", 2, "encrypted document")]
     fonts = encryption(mask, "OPS/a.xhtml")
     load(write_epub(tmp_path / "c.epub", chapters, **{"META-INF/encryption.xml": fonts}), tmp_path / "c")
     assert texts_in(tmp_path / "c") == ["One.", "Two."]
@@ -511,6 +511,24 @@ def test_a_message_in_html_is_read_as_a_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("charset", "body", "text"),
+    [
+        ("iso-8859-1", b"\x93Otters\x94 \x96 heavy", "“Otters” – heavy"),
+        ("us-ascii", "Größe".encode(), "Größe"),
+        ("iso-2022-jp", "獺は重い".encode("iso-2022-jp"), "獺は重い"),
+        ("gb2312", "朱镕基".encode("gbk"), "朱镕基"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["plain", "html"])
+def test_charsets_of_messages_are_those_of_the_web(
+    tmp_path: Path, charset: str, body: bytes, text: str, kind: str
+) -> None:
+    head = f"Subject: x\nContent-Type: text/{kind}; charset={charset}\nContent-Transfer-Encoding: 8bit\n\n"
+    (tmp_path / "a.eml").write_bytes(head.encode() + body)
+    assert only(tmp_path / "a.eml").text == text
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"no headers at all",
@@ -573,7 +591,7 @@ OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600
         (b"plain text", "broken document"),
         (b"{\\rtf1 text}", "broken document"),
         (OLE + "WordDocument".encode("utf-16-le"), "broken document"),
-        (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted"),
+        (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted document"),
         (b"PK\x03\x04 cut off", "broken document"),
         (b"\x1f\x8b\x08" + b"x" * 30, "broken document"),
     ],
@@ -591,7 +609,7 @@ def test_files_of_other_content_are_rejected_for_what_they_are(
 def test_files_with_a_password_are_encrypted(tmp_path: Path) -> None:
     manifest = '<manifest:manifest xmlns:manifest="x"><manifest:encryption-data/></manifest:manifest>'
     path = write_odt(tmp_path / "a.odt", "<text:p>x</text:p>", **{"META-INF/manifest.xml": manifest})
-    assert reasons(path) == ["encrypted"]
+    assert reasons(path) == ["encrypted document"]
     whole = bytearray(write_docx(tmp_path / "b.docx", paragraph("x")).read_bytes())
     with zipfile.ZipFile(io.BytesIO(whole)) as file:
         starts = [info.header_offset for info in file.infolist()]
@@ -602,7 +620,7 @@ def test_files_with_a_password_are_encrypted(tmp_path: Path) -> None:
         whole[place + 8] |= 1
         place = whole.find(b"PK\x01\x02", place + 4)
     (tmp_path / "b.docx").write_bytes(whole)
-    assert reasons(tmp_path / "b.docx") == ["encrypted"]
+    assert reasons(tmp_path / "b.docx") == ["encrypted document"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import pyarrow as pa
 
 from data.corpora.charsets import decode_page
 from data.corpora.html import Page, read_page, trouble_of
+from data.corpora.office import Content, read_documents, tidy
 from data.corpora.reading import ImportContext, Source
-from data.corpora.zipped import BROKEN, ENCRYPTED, Container, Content, UnreadableError, read_documents, resolve, tidy
+from data.corpora.zipped import BROKEN, ENCRYPTED, Container, UnreadableError, resolve
 from data.structure import BETWEEN, HEADINGS, marks_of
 
 _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"

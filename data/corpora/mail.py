@@ -1,5 +1,6 @@
 """Messages (.eml): the subject and the text that is read, without what is attached."""
 
+import codecs
 from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage
@@ -7,6 +8,7 @@ from email.parser import BytesParser
 
 import pyarrow as pa
 
+from data.corpora.charsets import decode_as
 from data.corpora.epub import read_part
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
@@ -41,13 +43,17 @@ def read_mail(source: Source, context: ImportContext) -> Iterator[pa.Table]:
 
 
 def _body(message: EmailMessage) -> tuple[str, tuple[int, ...]]:
-    """What is read of a message: its plain text, or its page."""
+    """What is read of a message: its plain text, or its page. Raises UnreadableError."""
     part = message.get_body(preferencelist=("plain", "html"))
     if part is None:
         return "", ()
-    text = _characters(part.get_content())
+    content = part.get_payload(decode=True)
+    try:
+        text = decode_as(content if isinstance(content, bytes) else b"", part.get_content_charset("utf-8"))
+    except ValueError as error:
+        raise UnreadableError("not UTF-8", str(error)) from error
     if part.get_content_subtype() == "html":
-        page = read_part(text.encode())
+        page = read_part(codecs.BOM_UTF8 + text.encode())  # whatever the page declares
         return page.text, page.outline
     return text.replace("\r\n", "\n").strip(), ()
 

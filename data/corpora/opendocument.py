@@ -11,21 +11,9 @@ import pyarrow as pa
 
 from data.corpora.formulas import formula_text
 from data.corpora.markup import at, value_at
+from data.corpora.office import CODE, Content, Line, outlined, read_documents, table_lines, tidy, title_of
 from data.corpora.reading import ImportContext, Source
-from data.corpora.zipped import (
-    CODE,
-    ENCRYPTED,
-    Container,
-    Content,
-    Line,
-    UnreadableError,
-    outlined,
-    read_documents,
-    resolve,
-    table_lines,
-    tidy,
-    title_of,
-)
+from data.corpora.zipped import ENCRYPTED, Container, UnreadableError, resolve
 from data.structure import PROSE
 
 _CONTENT, _STYLES, _MANIFEST = "content.xml", "styles.xml", "META-INF/manifest.xml"

@@ -9,9 +9,10 @@ from xml.etree.ElementTree import Element
 import pyarrow as pa
 
 from data.corpora.dialects import ColumnError, find_columns
+from data.corpora.office import Content, read_documents
 from data.corpora.opendocument import Story, check_readable
 from data.corpora.reading import ImportContext, ImportSettings, Source
-from data.corpora.zipped import BROKEN, TOO_LONG, Container, Content, UnreadableError, read_documents
+from data.corpora.zipped import BROKEN, TOO_LONG, Container, UnreadableError
 
 _Row = tuple[str, int, Mapping[int, str]]  # sheet, number in it, the filled cells by their column
 _COLUMN = re.compile(r"([A-Z]{1,3})\d*")

@@ -8,20 +8,9 @@ import pyarrow as pa
 
 from data.corpora.formulas import formula_text
 from data.corpora.markup import at
+from data.corpora.office import Content, Line, chosen, outlined, read_documents, table_lines, tidy, title_of
 from data.corpora.reading import ImportContext, Source
-from data.corpora.zipped import (
-    TOO_LONG,
-    Container,
-    Content,
-    Line,
-    UnreadableError,
-    chosen,
-    outlined,
-    read_documents,
-    table_lines,
-    tidy,
-    title_of,
-)
+from data.corpora.zipped import TOO_LONG, Container, UnreadableError
 from data.structure import PROSE
 
 Related = dict[str, tuple[str, str]]  # by id, the kind and the name of a part

@@ -11,20 +11,10 @@ import pyarrow as pa
 
 from data.corpora.formulas import formula_text
 from data.corpora.markup import at, value_at
+from data.corpora.office import CODE, Content, Line, chosen, outlined, read_documents, table_lines, tidy, title_of
 from data.corpora.reading import ImportContext, Source
 from data.corpora.slides import diagram_lines
-from data.corpora.zipped import (
-    CODE,
-    Container,
-    Content,
-    Line,
-    chosen,
-    outlined,
-    read_documents,
-    table_lines,
-    tidy,
-    title_of,
-)
+from data.corpora.zipped import Container
 from data.structure import PROSE
 
 _TITLE, _CONTENTS = 9, -1  # kinds of styles, besides those of lines
