@@ -52,7 +52,7 @@ def import_files(flags: argparse.Namespace) -> None:
         max_bytes=flags.max_mib << 20,
     )
     console = Console()
-    found = find_sources(flags.paths, out=flags.out)
+    found = find_sources(flags.paths, out=flags.out, code=settings.code)
     summary = find_summary(flags.out, import_key(found, settings))
     is_new, started = summary is None, time.monotonic()
     if summary is None:

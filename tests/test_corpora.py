@@ -37,7 +37,8 @@ rows = st.lists(texts, min_size=1, max_size=30, unique_by=clean)
 
 
 def load(paths: object, out: Path, **flags: object) -> Summary:
-    found = find_sources([str(path) for path in (paths if isinstance(paths, list) else [paths])], out=out)
+    words = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
+    found = find_sources(words, out=out, code=bool(flags.get("code")))
     return import_corpus(found, out, ImportSettings(**flags))
 
 

@@ -14,7 +14,7 @@ from test_cli import refuse
 from test_corpora import check_resuming, load, rejected
 
 from data.conversations import Message, read_messages
-from data.corpora.sources import KINDS
+from data.corpora.kinds import KINDS
 from data.errors import InputError
 from data.records import Conversation, Document
 from data.store import read_folder

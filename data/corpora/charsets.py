@@ -58,6 +58,18 @@ def decode_page(content: bytes) -> str:
     return _decode(content, _guess(content), "it declares no encoding")
 
 
+def decode_as(content: bytes, label: str) -> str:
+    """A text whose encoding is declared outside of it, as in a message. Raises ValueError if it cannot be decoded."""
+    found = webencodings.lookup(label)
+    name = found.name if found else UTF_8
+    if name not in _MULTI_BYTE and not name.startswith("utf-16"):
+        try:
+            return _clean(content.decode())
+        except UnicodeDecodeError:
+            pass
+    return _decode(content, name, f'it declares "{label}"')
+
+
 def declared_encoding(content: bytes) -> str:
     """The WHATWG name of the encoding that a page declares; "" if there is none, or none that the web knows."""
     head = content[:_WITHIN]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from data.corpora.dialects import Header, RowLines, read_header, split_literally
+from data.corpora.dialects import ColumnError, Header, RowLines, find_columns, read_header, split_literally
 from data.corpora.lines import read_lines
 from data.corpora.reading import ImportContext, Source, in_blocks, is_unicode, make_rows, not_utf8
 
@@ -47,17 +47,11 @@ def _places(
         if first:
             context.reject(source, lines.number, "broken CSV", "the first row, of the names, cannot be read", first)
         return None
-    for name in wanted:
-        found = header.places(name)
-        if len(found) > 1:
-            detail = f'{len(found)} columns are named "{name}": rename all but one'
-            context.reject(source, lines.number, "ambiguous column", detail, first)
-            return None
-        if not found:
-            has = ", ".join(header.names[:20]) or "none"
-            context.reject(source, lines.number, "missing column", f'no column "{name}"; there are: {has}', first)
-            return None
-    return [header.places(name)[0] for name in wanted]
+    try:
+        return find_columns(header.names, wanted)
+    except ColumnError as error:
+        context.reject(source, lines.number, error.reason, error.detail, first)
+        return None
 
 
 def _valid_rows(

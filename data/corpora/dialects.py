@@ -74,9 +74,33 @@ class Header:
         )
 
     def places(self, wanted: str) -> list[int]:
-        """Where the column is: by its name, or else without regard to case and to spaces around it."""
-        exact = [place for place, name in enumerate(self.names) if name == wanted]
-        return exact or [place for place, name in enumerate(self.names) if _plain(name) == _plain(wanted)]
+        """Where the column is, as `places_of`."""
+        return places_of(self.names, wanted)
+
+
+class ColumnError(Exception):
+    """A wanted column is missing, or not the only one of its name: the `reason` and `detail` of a rejection."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+def places_of(names: Sequence[str], wanted: str) -> list[int]:
+    """Where the column is: by its name, or else without regard to case and to spaces around it."""
+    exact = [place for place, name in enumerate(names) if name == wanted]
+    return exact or [place for place, name in enumerate(names) if _plain(name) == _plain(wanted)]
+
+
+def find_columns(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Where each wanted column is. Raises ColumnError."""
+    for name in wanted:
+        found = places_of(names, name)
+        if len(found) > 1:
+            raise ColumnError("ambiguous column", f'{len(found)} columns are named "{name}": rename all but one')
+        if not found:
+            raise ColumnError("missing column", f'no column "{name}"; there are: {", ".join(names[:20]) or "none"}')
+    return [places_of(names, name)[0] for name in wanted]
 
 
 def read_header(lines: RowLines, wanted: Sequence[str], *, prefers_tabs: bool) -> Header | None:

@@ -51,7 +51,7 @@ def read_html(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     except ValueError as error:
         context.reject(source, 0, "not UTF-8", str(error), content)
         return
-    if trouble := _trouble(markup):
+    if trouble := trouble_of(markup):
         context.reject(source, 0, "broken HTML", trouble, markup)
         return
     page = read_page(markup, full=context.settings.html == "full")
@@ -99,7 +99,7 @@ def _all_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
     return lay_out(body.text())
 
 
-def _trouble(markup: str) -> str:
+def trouble_of(markup: str) -> str:
     """Why a page would take minutes or gigabytes; "" if it would not. Its blocks are counted without a parser."""
     depth = num_above = 0
     for number, match in enumerate(_TAG.finditer(markup), 1):

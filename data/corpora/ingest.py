@@ -25,11 +25,11 @@ from data.conversations import read_messages
 from data.corpora.arrays import Mask, buffer_of, hex_array, int_array, numbers_of, string_array
 from data.corpora.cleaning import clean_rows
 from data.corpora.duplicates import KeyTable, NearDuplicates, SeenKeys
+from data.corpora.kinds import CODE, KINDS
 from data.corpora.languages import LanguageDetector
 from data.corpora.parts import PART_COLUMNS, cut_into_parts
 from data.corpora.reading import BLOCK_BYTES, MOST_ROWS, NO_CONVERSATION, ImportContext, Reader, Source
 from data.corpora.repeated import LineCounts, RepeatedLines
-from data.corpora.sources import KINDS
 from data.corpora.streams import StreamError
 from data.corpora.summary import Tally
 from data.corpora.words import Hashes, signatures
@@ -51,6 +51,14 @@ _READERS = {
     "csv": "delimited:read_csv",
     "parquet": "tables:read_parquet",
     "arrow": "tables:read_arrow",
+    "docx": "word:read_docx",
+    "pptx": "slides:read_pptx",
+    "odf": "opendocument:read_odf",
+    "xlsx": "sheets:read_xlsx",
+    "ods": "sheets:read_ods",
+    "epub": "epub:read_epub",
+    "mail": "mail:read_mail",
+    CODE: "texts:read_text",
 }
 _OF_MESSAGES = ("jsonl", "json", "parquet", "arrow")  # the kinds that can have a column of messages
 

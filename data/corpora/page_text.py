@@ -30,7 +30,7 @@ PROSE_NOTES = re.compile(
 )
 _BOXES = frozenset({"aside", "blockquote"})
 _NO_DATA = "pre,listing,xmp,h1,h2,h3,h4,h5,h6,form,section,article,hr"
-_LONGEST_CELL = 1000  # characters; a table with longer cells divides a page into columns
+LONGEST_CELL = 1000  # characters; a table with longer cells divides a page into columns
 _CELLS = frozenset({"td", "th", "caption"})
 _NAMED = "a[class],a[id],a[role],span[class],span[id],span[role]"
 _FORMULA_IMAGES = "img[class*=math],img[class*=latex],img[class*=tex],img[class*=formula],img[class*=equation]"
@@ -193,7 +193,7 @@ class _Layout:
     def end(self) -> list[Block]:
         """What is left when the text ends."""
         if self._rows is not None:
-            block, kind = _lay_out_rows(self._rows), VERBATIM
+            block, kind = lay_out_rows(self._rows), VERBATIM
         else:
             block, kind = squeezed("".join(self._text)), self._kind
         self._text, self._kind, self._rows = [], PROSE, None
@@ -208,7 +208,7 @@ class _Layout:
             rows[-1][-1] += text if kind == "i" else f" {text}"
 
 
-def _lay_out_rows(rows: list[list[str]]) -> str:
+def lay_out_rows(rows: list[list[str]]) -> str:
     """A line for each row, columns that are empty in all rows left out."""
     cells = [[squeezed(cell) for cell in row] for row in rows]
     used = [any(column) for column in zip_longest(*cells, fillvalue="")]
@@ -234,7 +234,7 @@ def _is_data(table: LexborNode) -> bool:
     if holds_others or table.css_first(_NO_DATA) or table.attributes.get("role") in {"presentation", "none"}:
         return False
     rows = [len(row.css("td,th")) for row in table.css("tr")]
-    return max(rows, default=0) > 1 and all(len(cell.text()) <= _LONGEST_CELL for cell in table.css("td,th"))
+    return max(rows, default=0) > 1 and all(len(cell.text()) <= LONGEST_CELL for cell in table.css("td,th"))
 
 
 def _formula(math: LexborNode) -> str:

@@ -124,8 +124,8 @@ class _HeadingsAbove:
         follows = self._next < len(self._headings) and self._headings[self._next][1] == place
         level = self._headings[self._next][0] if follows else VERBATIM
         names = [name for above, name in self._stack if name and above < level]
-        if self._title and self._title not in names[:1]:
-            names.insert(0, self._title)
+        if self._title:  # that of a chapter, "Book > Chapter", ends with its first heading
+            names = [self._title, *names[names[:1] == [self._title.rpartition(BETWEEN)[2]] :]]
         return BETWEEN.join(map(_bounded, names))
 
 

@@ -15,23 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.corpora.kinds import ARCHIVES, CODE, CODE_SUFFIXES, CONVERT, KINDS, SEEKING
 from data.corpora.reading import Source
 from data.corpora.streams import COMPRESSIONS
 from data.errors import InputError
 
-_SUFFIXES = {
-    "text": ".txt .text .md .markdown",
-    "html": ".html .htm .xhtml",
-    "pdf": ".pdf",
-    "jsonl": ".jsonl .ndjson",
-    "json": ".json",
-    "csv": ".csv .tsv",
-    "parquet": ".parquet .pq",
-    "arrow": ".arrow .feather .ipc",
-}
-KINDS = {suffix: kind for kind, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
-_ARCHIVES = frozenset(".zip .tgz .tbz2 .txz .tzst .tar .7z .rar .lz4 .jar .epub .docx .odt".split())
-_SEEKING = frozenset("parquet arrow".split())  # kinds that are not read as streams
 _SHOWN_KINDS = 8
 _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of folders that `datasets` saved
 
@@ -40,9 +28,10 @@ _STATE, _INFO, _DICT = "state.json", "dataset_info.json", "dataset_dict.json"  #
 class SourceFiles:
     """The files to read, in order, and the refused ones: path, reason, detail. `num_matches` counts repeats too.
 
-    `others` counts files of unknown kinds in folders, by suffix: they are no fault.
+    `others` counts files of unknown kinds in folders, by suffix: they are no fault. With `code`, source files are read.
     """
 
+    code: bool = False
     sources: list[Source] = field(default_factory=list)
     refused: list[tuple[Path, str, str]] = field(default_factory=list)
     num_matches: int = 0
@@ -57,6 +46,7 @@ class SourceFiles:
             return
         self._seen.add(absolute)
         suffix, compression = _suffixes(path)
+        kind = KINDS.get(suffix, CODE if self.code and suffix in CODE_SUFFIXES else "")
         try:
             status = path.stat() if named else path.lstat()
         except OSError as error:
@@ -66,21 +56,25 @@ class SourceFiles:
             self.refused.append((path, "link", "links in folders are not followed: name its target"))
         elif not stat.S_ISREG(status.st_mode):
             self.refused.append((path, "no file", "neither a file nor a folder"))
-        elif suffix in _ARCHIVES:
+        elif suffix in ARCHIVES:
             self.refused.append((path, "archive", "archives are not opened: unpack it and name the folder"))
-        elif compression and suffix not in KINDS:
+        elif suffix in CONVERT:
+            self.refused.append((path, "convert first", f"no reader for {suffix}: {CONVERT[suffix]}"))
+        elif compression and not kind:
             detail = (
                 f'the name does not say what is in it: "{suffix}" before "{compression}" has no reader; decompress it'
             )
             self.refused.append((path, "archive", detail))
-        elif compression and KINDS[suffix] in _SEEKING:
+        elif compression and kind in SEEKING:
             self.refused.append((path, "archive", f"{suffix} is not read through {compression}: decompress it"))
-        elif suffix not in KINDS and not named:  # a folder of pages has pictures and styles
+        elif not kind and not named:  # a folder of pages has pictures and styles
             self.others[suffix or "no suffix"] += 1
-        elif suffix not in KINDS:
+        elif suffix in CODE_SUFFIXES and not kind:
+            self.refused.append((path, "unknown kind", "source files are read with --code"))
+        elif not kind:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:
-            source = Source(len(self.sources), path, KINDS[suffix], status.st_size, status.st_mtime_ns)
+            source = Source(len(self.sources), path, kind, status.st_size, status.st_mtime_ns)
             self.sources.append(source)
 
 
@@ -90,12 +84,12 @@ def _suffixes(path: Path) -> tuple[str, str]:
     return (Path(path.stem).suffix.lower(), suffix) if suffix in COMPRESSIONS else (suffix, "")
 
 
-def find_sources(words: Sequence[str], *, out: Path) -> SourceFiles:
-    """The files that `words` (files, folders, patterns) name; `out` itself is never read.
+def find_sources(words: Sequence[str], *, out: Path, code: bool = False) -> SourceFiles:
+    """The files that `words` (files, folders, patterns) name, with `code` also source files; `out` is never read.
 
     Raises InputError if a word matches nothing, or if there are no files at all.
     """
-    found = SourceFiles()
+    found = SourceFiles(code)
     for word in words:
         path = Path(word)
         if _is_same(path, out):
@@ -119,7 +113,8 @@ def list_others(others: Mapping[str, int]) -> str:
     total, ranked = sum(others.values()), sorted(others.items(), key=lambda entry: (-entry[1], entry[0]))
     shown = ", ".join(f"{count:,} {suffix}" for suffix, count in ranked[:_SHOWN_KINDS])
     more = ", ..." if len(ranked) > _SHOWN_KINDS else ""
-    return f"{total:,} file{'s' if total != 1 else ''} of other kinds: {shown}{more}"
+    hint = " (--code reads source files)" if CODE_SUFFIXES & others.keys() else ""
+    return f"{total:,} file{'s' if total != 1 else ''} of other kinds: {shown}{more}{hint}"
 
 
 def _expand(pattern: str, out: Path, found: SourceFiles) -> None:

@@ -1,4 +1,4 @@
-"""Plain text and Markdown, one document per file.
+"""Plain text, Markdown and source files, one document per file.
 
 A text file over the limit becomes several documents, each of which ends at a line end.
 """
@@ -7,9 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from data.corpora.kinds import CODE
 from data.corpora.lines import read_lines
 from data.corpora.reading import ImportContext, Source, make_rows, not_utf8
 from data.markdown import outline_of, title_of
+from data.structure import VERBATIM
 from data.unicode import clean
 
 MARKDOWN = frozenset({".md", ".markdown"})  # suffixes
@@ -39,7 +41,11 @@ def _document(source: Source, context: ImportContext, first: int, lines: Sequenc
     else:
         text = clean(text) if _is_markdown(source) else text  # its outline is that of the clean text
         outline = outline_of(text, indented=True) if _is_markdown(source) else ()
-        yield make_rows(source, [text], [first], headings=[title_of(text, outline)], outlines=[outline])
+        heading = title_of(text, outline)
+        if source.kind == CODE and text:
+            # The name may have bytes that are not characters.
+            heading, outline = source.path.name.encode(errors="replace").decode(), (VERBATIM, 0, len(text))
+        yield make_rows(source, [text], [first], headings=[heading], outlines=[outline])
 
 
 def _is_markdown(source: Source) -> bool:

@@ -1,0 +1,63 @@
+"""Messages (.eml): the subject and the text that is read, without what is attached."""
+
+import codecs
+from collections.abc import Iterator
+from email import policy
+from email.message import EmailMessage
+from email.parser import BytesParser
+
+import pyarrow as pa
+
+from data.corpora.charsets import decode_as
+from data.corpora.epub import read_part
+from data.corpora.reading import ImportContext, Source, make_rows
+from data.corpora.streams import read_whole
+from data.corpora.zipped import BROKEN, UnreadableError
+
+# What the library raises for broken headers and unknown charsets.
+_BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def read_mail(source: Source, context: ImportContext) -> Iterator[pa.Table]:
+    """The message as one document with its subject as the heading; attachments are rejected by their names."""
+    content = read_whole(source, context, "a message")
+    if content is None:
+        return
+    try:
+        message = BytesParser(policy=policy.default).parsebytes(content)
+        subject = _characters(str(message.get("subject", "")))
+        text, outline = _body(message)
+        attached = [_characters(part.get_filename() or part.get_content_type()) for part in message.iter_attachments()]
+    except _BROKEN as error:
+        context.reject(source, 0, BROKEN, f"no sound message: {type(error).__name__}: {error}")
+        return
+    except UnreadableError as error:
+        context.reject(source, 0, error.reason, error.detail)
+        return
+    if not message.keys():
+        context.reject(source, 0, BROKEN, "no message: it has no headers", content)
+        return
+    for name in attached:
+        context.reject(source, 0, "attachment", f"{name} is not read: save it as a file of its own")
+    yield make_rows(source, [text], [0], headings=[" ".join(subject.split())], outlines=[outline])
+
+
+def _body(message: EmailMessage) -> tuple[str, tuple[int, ...]]:
+    """What is read of a message: its plain text, or its page. Raises UnreadableError."""
+    part = message.get_body(preferencelist=("plain", "html"))
+    if part is None:
+        return "", ()
+    content = part.get_payload(decode=True)
+    try:
+        text = decode_as(content if isinstance(content, bytes) else b"", part.get_content_charset("utf-8"))
+    except ValueError as error:
+        raise UnreadableError("not UTF-8", str(error)) from error
+    if part.get_content_subtype() == "html":
+        page = read_part(codecs.BOM_UTF8 + text.encode())  # whatever the page declares
+        return page.text, page.outline
+    return text.replace("\r\n", "\n").strip(), ()
+
+
+def _characters(text: str) -> str:
+    """The text without half surrogates, which stand for bytes that are no characters."""
+    return text.encode(errors="replace").decode()
