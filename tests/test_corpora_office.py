@@ -422,7 +422,9 @@ def test_protected_books_are_rejected_and_masked_fonts_are_no_protection(tmp_pat
     chapters = {"a.xhtml": "<p>One.</p>", "b.xhtml": "<p>Two.</p>"}
     aes, mask = "http://www.w3.org/2001/04/xmlenc#aes128-cbc", "http://www.idpf.org/2008/embedding"
     whole = encryption(aes, "OPS/a.xhtml", "OPS/b.xhtml")
-    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == ["encrypted document"]
+    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == [
+        "encrypted document"
+    ]
     half = encryption(aes, "OPS/b.xhtml")
     assert only(write_epub(tmp_path / "b.epub", chapters, **{"META-INF/encryption.xml": half})).text == "One."
     assert rejected(tmp_path / "b.epub-out") == [("b.epub", 2, "encrypted document")]
