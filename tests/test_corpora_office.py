@@ -1,5 +1,6 @@
 """Office documents, books, messages and source files: what their reader sees becomes a document, the rest is told."""
 
+import gzip
 import io
 import zipfile
 from email.message import EmailMessage
@@ -226,6 +227,14 @@ def test_notes_and_boxes_follow_their_paragraph_once(tmp_path: Path) -> None:
     assert text == "First part.\nA note.\nIn a box.\nSecond part."
 
 
+def test_a_drop_cap_belongs_to_its_paragraph(tmp_path: Path) -> None:
+    frame = '<w:framePr w:dropCap="{}"/>'
+    body = (
+        paragraph("O", more=frame.format("drop")) + paragraph("tters.", more=frame.format("none")) + paragraph("Two.")
+    )
+    assert only(write_docx(tmp_path / "a.docx", body)).text == "Otters.\nTwo."
+
+
 def test_signs_of_word_become_characters(tmp_path: Path) -> None:
     body = (
         "<w:p><w:r><w:t>soft\u00adhy</w:t><w:softHyphen/><w:t>phen, e</w:t><w:noBreakHyphen/><w:t>mail,</w:t><w:tab/>"
@@ -422,12 +431,10 @@ def test_protected_books_are_rejected_and_masked_fonts_are_no_protection(tmp_pat
     chapters = {"a.xhtml": "<p>One.</p>", "b.xhtml": "<p>Two.</p>"}
     aes, mask = "http://www.w3.org/2001/04/xmlenc#aes128-cbc", "http://www.idpf.org/2008/embedding"
     whole = encryption(aes, "OPS/a.xhtml", "OPS/b.xhtml")
-    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == [
-        "encrypted document"
-    ]
+    assert reasons(write_epub(tmp_path / "a.epub", chapters, **{"META-INF/encryption.xml": whole})) == ["encrypted"]
     half = encryption(aes, "OPS/b.xhtml")
     assert only(write_epub(tmp_path / "b.epub", chapters, **{"META-INF/encryption.xml": half})).text == "One."
-    assert rejected(tmp_path / "b.epub-out") == [("b.epub", 2, "encrypted document")]
+    assert rejected(tmp_path / "b.epub-out") == [("b.epub", 2, "encrypted")]
     fonts = encryption(mask, "OPS/a.xhtml")
     load(write_epub(tmp_path / "c.epub", chapters, **{"META-INF/encryption.xml": fonts}), tmp_path / "c")
     assert texts_in(tmp_path / "c") == ["One.", "Two."]
@@ -593,7 +600,7 @@ OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600
         (b"plain text", "broken document"),
         (b"{\\rtf1 text}", "broken document"),
         (OLE + "WordDocument".encode("utf-16-le"), "broken document"),
-        (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted document"),
+        (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted"),
         (b"PK\x03\x04 cut off", "broken document"),
         (b"\x1f\x8b\x08" + b"x" * 30, "broken document"),
     ],
@@ -611,7 +618,7 @@ def test_files_of_other_content_are_rejected_for_what_they_are(
 def test_files_with_a_password_are_encrypted(tmp_path: Path) -> None:
     manifest = '<manifest:manifest xmlns:manifest="x"><manifest:encryption-data/></manifest:manifest>'
     path = write_odt(tmp_path / "a.odt", "<text:p>x</text:p>", **{"META-INF/manifest.xml": manifest})
-    assert reasons(path) == ["encrypted document"]
+    assert reasons(path) == ["encrypted"]
     whole = bytearray(write_docx(tmp_path / "b.docx", paragraph("x")).read_bytes())
     with zipfile.ZipFile(io.BytesIO(whole)) as file:
         starts = [info.header_offset for info in file.infolist()]
@@ -622,7 +629,7 @@ def test_files_with_a_password_are_encrypted(tmp_path: Path) -> None:
         whole[place + 8] |= 1
         place = whole.find(b"PK\x01\x02", place + 4)
     (tmp_path / "b.docx").write_bytes(whole)
-    assert reasons(tmp_path / "b.docx") == ["encrypted document"]
+    assert reasons(tmp_path / "b.docx") == ["encrypted"]
 
 
 @pytest.mark.parametrize(
@@ -664,6 +671,15 @@ def test_an_endless_list_of_parts_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "b.txt").write_text("good")
     load(tmp_path, tmp_path / "out", max_bytes=1 << 20)
     assert rejected(tmp_path / "out") == [("a.docx", 0, "too long")]
+
+
+def test_a_compressed_office_document_says_what_to_do_and_a_message_is_read(tmp_path: Path) -> None:
+    whole = write_docx(tmp_path / "a.docx", paragraph("Otters swim.")).read_bytes()
+    (tmp_path / "b.docx.gz").write_bytes(gzip.compress(whole))
+    (tmp_path / "b.eml.gz").write_bytes(gzip.compress(b"Subject: Stoats\n\nStoats run."))
+    load(tmp_path, tmp_path / "out")
+    assert texts_in(tmp_path / "out") == ["Otters swim.", "Stoats run."]
+    assert rejected(tmp_path / "out") == [("b.docx.gz", 0, "archive")]
 
 
 SAMPLES = {

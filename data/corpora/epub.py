@@ -6,8 +6,7 @@ from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
-from data.corpora.charsets import decode_page
-from data.corpora.html import Page, read_page, trouble_of
+from data.corpora.html import Page, PageError, read_bytes
 from data.corpora.office import Content, read_documents, tidy
 from data.corpora.reading import ImportContext, Source
 from data.corpora.zipped import BROKEN, ENCRYPTED, Container, UnreadableError, resolve
@@ -33,17 +32,6 @@ def read_epub(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     return read_documents(source, context, _read)
 
 
-def read_part(content: bytes, *, full: bool = True) -> Page:
-    """All that is visible on a page in a file, or its main content. Raises UnreadableError."""
-    try:
-        markup = decode_page(content)
-    except ValueError as error:
-        raise UnreadableError("not UTF-8", str(error)) from error
-    if trouble := trouble_of(markup):
-        raise UnreadableError("broken HTML", trouble)
-    return read_page(markup, full=full)
-
-
 def _read(container: Container) -> Iterator[Content | UnreadableError]:
     root = next(container.tree(_CONTAINER).iter("container:rootfile"), None)
     package = resolve("", root.get("full-path", "")) if root is not None else ""
@@ -60,9 +48,9 @@ def _read(container: Container) -> Iterator[Content | UnreadableError]:
             if chapter.name.lower() in locked:
                 raise UnreadableError(ENCRYPTED, f"{chapter.name} is protected (DRM)")
             page = _read_chapter(container, chapter)
-        except UnreadableError as error:
+        except (UnreadableError, PageError) as error:
             is_empty = False
-            yield UnreadableError(error.reason, error.detail, chapter.line)
+            yield UnreadableError(error.reason, str(error), chapter.line)
             continue
         if page.text:  # a cover has none
             is_empty = False
@@ -74,10 +62,10 @@ def _read(container: Container) -> Iterator[Content | UnreadableError]:
 def _read_chapter(container: Container, chapter: _Chapter) -> Page:
     """The page; of one that is mostly a table of contents, what else is on it."""
     content = container.read(chapter.name)
-    whole = read_part(content)
+    whole = read_bytes(content, full=True, is_xml=True)
     if not chapter.has_contents:
         return whole
-    main = read_part(content, full=False)
+    main = read_bytes(content, full=False, is_xml=True)
     return main if len(main.text) < _MOST_BESIDE * len(whole.text) else Page("", "", ())
 
 

@@ -32,6 +32,14 @@ _MOST_TAGS, _MOST_ABOVE = 1_000_000, 20_000_000  # a manual of 15 MB in one page
 _ENOUGH, _LEAST_SHARE = 200, 0.3  # of characters: with less than both, there is no main content
 
 
+class PageError(Exception):
+    """A page cannot be read, for a `reason`; the message is the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page says. `outline` is that of `data.structure`."""
@@ -47,23 +55,35 @@ def read_html(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     if content is None:
         return
     try:
-        markup = decode_page(content)
-    except ValueError as error:
-        context.reject(source, 0, "not UTF-8", str(error), content)
+        page = read_bytes(content, full=context.settings.html == "full")
+    except PageError as error:
+        context.reject(source, 0, error.reason, str(error), content)
         return
-    if trouble := trouble_of(markup):
-        context.reject(source, 0, "broken HTML", trouble, markup)
-        return
-    page = read_page(markup, full=context.settings.html == "full")
     yield make_rows(source, [page.text], [0], headings=[page.title], outlines=[page.outline])
 
 
-def read_page(markup: str, *, full: bool = False) -> Page:
-    """The main content of a page; with `full`, all that is visible.
+def read_bytes(content: bytes, *, full: bool, is_xml: bool = False) -> Page:
+    """`read_page` of what a file or a part of one holds, in any encoding. Raises PageError."""
+    try:
+        markup = decode_page(content)
+    except ValueError as error:
+        raise PageError("not UTF-8", str(error)) from error
+    return read_decoded(markup, full=full, is_xml=is_xml)
+
+
+def read_decoded(markup: str, *, full: bool, is_xml: bool = False) -> Page:
+    """`read_page` of a page that may be hostile. Raises PageError."""
+    if trouble := _trouble(markup):
+        raise PageError("broken HTML", trouble)
+    return read_page(markup, full=full, is_xml=is_xml)
+
+
+def read_page(markup: str, *, full: bool = False, is_xml: bool = False) -> Page:
+    """The main content of a page; with `full`, all that is visible. `is_xml`: it is XHTML, even if it does not say so.
 
     If a page has hardly any main content (a list of links), it is all but its landmarks, or if that is nothing, all.
     """
-    if _XML.match(markup):
+    if is_xml or _XML.match(markup):
         markup = _CLOSED.sub(r"<\1\2></\1>", _CHARACTERS.sub(lambda found: escape(found[1]), markup))
     title, lines = "", Outliner()
     for lines_of in (_all_lines,) if full else (_main_lines, _lines_between_landmarks, _all_lines):
@@ -99,7 +119,7 @@ def _all_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
     return lay_out(body.text())
 
 
-def trouble_of(markup: str) -> str:
+def _trouble(markup: str) -> str:
     """Why a page would take minutes or gigabytes; "" if it would not. Its blocks are counted without a parser."""
     depth = num_above = 0
     for number, match in enumerate(_TAG.finditer(markup), 1):

@@ -1,6 +1,5 @@
 """Messages (.eml): the subject and the text that is read, without what is attached."""
 
-import codecs
 from collections.abc import Iterator
 from email import policy
 from email.message import EmailMessage
@@ -9,10 +8,10 @@ from email.parser import BytesParser
 import pyarrow as pa
 
 from data.corpora.charsets import decode_as
-from data.corpora.epub import read_part
+from data.corpora.html import PageError, read_decoded
 from data.corpora.reading import ImportContext, Source, make_rows
 from data.corpora.streams import read_whole
-from data.corpora.zipped import BROKEN, UnreadableError
+from data.corpora.zipped import BROKEN
 
 # What the library raises for broken headers and unknown charsets.
 _BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -31,8 +30,8 @@ def read_mail(source: Source, context: ImportContext) -> Iterator[pa.Table]:
     except _BROKEN as error:
         context.reject(source, 0, BROKEN, f"no sound message: {type(error).__name__}: {error}")
         return
-    except UnreadableError as error:
-        context.reject(source, 0, error.reason, error.detail)
+    except PageError as error:
+        context.reject(source, 0, error.reason, str(error), content)
         return
     if not message.keys():
         context.reject(source, 0, BROKEN, "no message: it has no headers", content)
@@ -43,7 +42,7 @@ def read_mail(source: Source, context: ImportContext) -> Iterator[pa.Table]:
 
 
 def _body(message: EmailMessage) -> tuple[str, tuple[int, ...]]:
-    """What is read of a message: its plain text, or its page. Raises UnreadableError."""
+    """What is read of a message: its plain text, or its page. Raises PageError."""
     part = message.get_body(preferencelist=("plain", "html"))
     if part is None:
         return "", ()
@@ -51,9 +50,9 @@ def _body(message: EmailMessage) -> tuple[str, tuple[int, ...]]:
     try:
         text = decode_as(content if isinstance(content, bytes) else b"", part.get_content_charset("utf-8"))
     except ValueError as error:
-        raise UnreadableError("not UTF-8", str(error)) from error
+        raise PageError("not UTF-8", str(error)) from error
     if part.get_content_subtype() == "html":
-        page = read_part(codecs.BOM_UTF8 + text.encode())  # whatever the page declares
+        page = read_decoded(text, full=True)  # whatever the page declares: that is of the bytes in the message
         return page.text, page.outline
     return text.replace("\r\n", "\n").strip(), ()
 

@@ -65,9 +65,9 @@ def _readable(
                 if isinstance(content, Content):
                     yield content
                 else:
-                    context.reject(source, content.line, content.reason, content.detail)
+                    context.reject(source, content.line, content.reason, str(content))
     except UnreadableError as error:
-        context.reject(source, error.line, error.reason, error.detail)
+        context.reject(source, error.line, error.reason, str(error))
     except RecursionError:
         context.reject(source, 0, BROKEN, "its parts are nested too deeply")
 

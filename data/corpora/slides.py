@@ -60,7 +60,7 @@ class _Deck:
             except UnreadableError as error:
                 if error.reason == TOO_LONG:
                     raise
-                self.faults.append(UnreadableError(error.reason, f"slide {number}: {error.detail}", number))
+                self.faults.append(UnreadableError(error.reason, f"slide {number}: {error}", number))
             yield "", PROSE
 
     def _slide(self, part: str) -> Iterator[Line]:

@@ -70,7 +70,7 @@ class SourceFiles:
         elif not kind and not named:  # a folder of pages has pictures and styles
             self.others[suffix or "no suffix"] += 1
         elif suffix in CODE_SUFFIXES and not kind:
-            self.refused.append((path, "unknown kind", "source files are read with --code"))
+            self.refused.append((path, "source file", "source files are imported with --code"))
         elif not kind:
             self.refused.append((path, "unknown kind", f'no reader for "{suffix}" among {", ".join(KINDS)}'))
         else:

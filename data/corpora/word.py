@@ -143,7 +143,8 @@ class _Story:
         pieces, asides = list[str](), list[Iterator[Line]]()
         self._inline(node, style.is_hidden, pieces, asides)
         text, self._carried = self._carried + "".join(pieces), ""
-        if at(properties, "w:rPr/w:del") is not None or value_at(properties, "w:framePr", "w:dropCap"):
+        is_drop_cap = value_at(properties, "w:framePr", "w:dropCap") in {"drop", "margin"}
+        if is_drop_cap or at(properties, "w:rPr/w:del") is not None:
             self._carried = text
         elif style.kind == CODE:
             yield text.replace("\u00ad", "").rstrip(), CODE

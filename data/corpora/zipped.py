@@ -15,7 +15,7 @@ from xml.etree.ElementTree import Element
 from data.corpora.markup import LongMarkupError, MarkupError, read_blocks, read_tree
 from data.corpora.reading import BLOCK_BYTES
 
-BROKEN, ENCRYPTED, TOO_LONG = "broken document", "encrypted document", "too long"
+BROKEN, ENCRYPTED, TOO_LONG = "broken document", "encrypted", "too long"
 _UNPACKED = 8  # times the limit of a document: XML is longer than its text
 _END_OF_ZIP, _END_BYTES, _COMMENT_BYTES = b"PK\x05\x06", 22, 0xFFFF
 _OLE, _OLE_BYTES = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", 1 << 20
@@ -32,11 +32,11 @@ _BROKEN_ZIP = (
 
 
 class UnreadableError(Exception):
-    """A file, or one document of it, that is rejected for a `reason` with a `detail`."""
+    """A file, or one document of it, that is rejected for a `reason`; the message is the detail."""
 
     def __init__(self, reason: str, detail: str, line: int = 0) -> None:
-        super().__init__(reason, detail)
-        self.reason, self.detail, self.line = reason, detail, line
+        super().__init__(detail)
+        self.reason, self.line = reason, line
 
 
 class Container:
