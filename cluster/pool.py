@@ -325,6 +325,7 @@ class ActorPool:
         run.seconds_per_row = max(run.seconds_per_row, receipt.wall_seconds / num_rows)
         run.schedule.done(actor, task)
         run.partial[actor] = max(run.partial.get(actor, 0) - num_rows, 0)
+        run.looks.pop(actor, None)  # asked before this unit ended, it may count the unit's rows a second time
         if task.rows:
             run.meter.piece(receipt)
             return
