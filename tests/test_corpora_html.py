@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_corpora import load, rejected, texts_in
 
@@ -408,6 +408,7 @@ _PIECES = st.one_of(
 
 
 @settings(max_examples=150, deadline=None)
+@example("&#1;T5&#2;<title itemprop=articleBody><div >", False)
 @given(st.lists(_PIECES, max_size=60).map("".join), st.booleans())
 def test_any_markup_gives_clean_text_and_an_outline_of_whole_lines(markup: str, full: bool) -> None:
     page = read_page(markup, full=full)

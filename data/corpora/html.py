@@ -26,6 +26,8 @@ _VOID = "area|base|br|col|embed|hr|img|input|link|meta|param|source|track|wbr"
 _CLOSED = re.compile(
     rf"<(?!(?:{_VOID})\b)([a-z][\w:.-]*)" + r"""((?:\s+[\w:.-]+\s*=\s*(?:"[^"<]*"|'[^'<]*'))*)\s*/>""", re.I
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f]")
+_REFERENCE = re.compile(r"&#(?:x0*([01]?[0-9a-f])(?![0-9a-f])|0*([0-9]{1,2})(?![0-9]));?", re.I)
 _CHARACTERS = re.compile(r"<!\[CDATA\[(.*?)(?:\]\]>|\Z)", re.S)
 _DEEPEST = 500  # browsers stop at 512
 _MOST_TAGS, _MOST_ABOVE = 1_000_000, 20_000_000  # a manual of 15 MB in one page has half and a fifth of these
@@ -83,6 +85,8 @@ def read_page(markup: str, *, full: bool = False, is_xml: bool = False) -> Page:
 
     If a page has hardly any main content (a list of links), it is all but its landmarks, or if that is nothing, all.
     """
+    # Controls mark the blocks of a tree below: a page has none of its own.
+    markup = _CONTROL.sub("", _REFERENCE.sub(_without_control, markup))
     if is_xml or _XML.match(markup):
         markup = _CLOSED.sub(r"<\1\2></\1>", _CHARACTERS.sub(lambda found: escape(found[1]), markup))
     title, lines = "", Outliner()
@@ -97,6 +101,12 @@ def read_page(markup: str, *, full: bool = False, is_xml: bool = False) -> Page:
         if lines.text:
             break
     return Page(title, lines.text, lines.outline)
+
+
+def _without_control(reference: re.Match[str]) -> str:
+    """A reference to a character, unless that is a control."""
+    code = int(reference[1], 16) if reference[1] else int(reference[2])
+    return "" if _CONTROL.fullmatch(chr(code)) else reference[0]
 
 
 def _main_lines(tree: LexborHTMLParser, body: LexborNode) -> Outliner:
