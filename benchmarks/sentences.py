@@ -1,6 +1,6 @@
 """Sentence splitters on texts whose boundaries are marked by hand (`tests/sentences.txt`): F1 by language, and speed.
 
-The other splitters are told the language of each text; ours is not. Those that are not installed are left out.
+The other splitters are given the language of each text; ours is not. Splitters that are not installed are skipped.
 """
 
 import argparse

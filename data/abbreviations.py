@@ -37,7 +37,7 @@ BEFORE_NUMBERS = frozenset(
     "nov dec рис стр табл гл т ч п с кн тел № σελ εικ κεφ τόμ αρ αρθ πίν č čís sv obr tř s. ч. ст д кв kl sid".split()
 )
 
-# They may end a sentence: it goes on before a small letter, a digit or a bracket.
+# They may end a sentence. It continues if a lower-case letter, a digit or a bracket follows.
 PERHAPS_LAST = frozenset(
     "etc al inc ltd co corp bros jr approx dept univ ave blvd rd ed eds min max hrs yrs usw usf u.a a.m p.m a.d b.c "
     "m.a b.a st.g o.ä u.ä u.s.w v.chr n.chr a.c d.c ecc ss aa.vv itd itp atd apod in r w tys mln mld zł gr "

@@ -1,7 +1,7 @@
 """Thai and Lao write no marks between sentences: a space between two clauses ends one.
 
 Pure. Spaces also stand around numbers, foreign words and the sign ๆ, between the items of a list and before "and";
-these are told from the others by the lengths of what is between them, and by the first word.
+they are recognised by the length of the clauses between them and by the first word.
 """
 
 import re

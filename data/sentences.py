@@ -2,7 +2,7 @@
 
 Pure. A sentence is the unit of local augmentation. Spans tile their text: each begins where the previous one ends, and
 spaces after a sentence belong to it. The language of a text need not be known: marks are read by their script, full
-stops by what stands before and after them.
+stops by what precedes and follows them.
 """
 
 import re
@@ -141,7 +141,7 @@ def _is_hard(text: str, start: int, end: int, soft: frozenset[int]) -> bool:
 
 
 def _goes_on(text: str, start: int, match: re.Match[str], mark: str) -> bool:
-    """Whether the sentence goes on after a mark with a space."""
+    """Whether the sentence continues after a mark with a space."""
     at, stop = match.span()
     is_dots = not mark.strip(".…") and (mark != "." or text[at - 2 : at] == ". ")
     if mark[-1] == "." and text[stop : stop + 1] == ".":

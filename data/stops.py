@@ -1,6 +1,6 @@
 """Full stops within sentences: after abbreviations, initials, ordinals and the numbers of lists.
 
-Pure. What stands before and after a stop decides, without the language of the text.
+Pure. The text before and after a full stop decides; its language need not be known.
 """
 
 import re
@@ -33,7 +33,7 @@ _LAST_SCRIPT_OF_INITIALS = "\u10ff"  # a syllable or an ideograph by itself may 
 
 
 def is_abbreviation(text: str, start: int, at: int, stop: int) -> bool:
-    """Whether the sentence from `start` goes on after the full stop at `at`; the next word is at `stop`."""
+    """Whether the sentence from `start` continues after the full stop at `at`; the next word is at `stop`."""
     tail = text[max(start, at - _LOOK_BACK) : at]
     found = _TOKEN.search(tail)
     token = found.group() if found else ""

@@ -147,7 +147,7 @@ def _needed(line: _Line, following: _Line) -> int:
 
 
 def _goes_on(block: Sequence[_Line], ends: set[int]) -> bool:
-    """Whether a sentence goes on over one of these line ends: no mark before it, no capital after it."""
+    """Whether a sentence continues across one of these line ends: no mark before it, no capital after it."""
     return any(
         line.end - 1 in ends and not _ENDS_SENTENCE.search(line.text) and not _is_capital(following.text)
         for line, following in pairwise(block)

@@ -1,6 +1,6 @@
 """Where the objects of a JSON text begin and end, seen by their brackets, in bounded memory. Nothing is decoded.
 
-A library that parses JSON as a stream stops at the first fault; this goes on behind it.
+A streaming JSON parser stops at the first error; this one resumes after it.
 """
 
 import re
@@ -126,7 +126,9 @@ def _brackets(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for chunk in chunks:
         start, at, is_escaped = 0, int(is_escaped), False
         while at < len(chunk):
-            at = (_STRING if in_string else _PLAIN).match(chunk, at).end()  # type: ignore[union-attr]
+            match = (_STRING if in_string else _PLAIN).match(chunk, at)
+            assert match, "both patterns match the empty string"
+            at = match.end()
             if at >= len(chunk):
                 break
             if in_string:

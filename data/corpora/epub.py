@@ -16,7 +16,7 @@ _CONTAINER, _ENCRYPTION = "META-INF/container.xml", "META-INF/encryption.xml"
 _PAGES = ("application/xhtml+xml", "text/html", "application/xml", "text/xml")
 _FONT_MASKS = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")  # fonts are masked, not texts
 _CONTENTS = ("toc", "loi", "lot")  # types of pages that list the titles of others
-_MOST_BESIDE = 0.5  # of a page with a table of contents; if more is left, its links were not told from its text
+_MOST_BESIDE = 0.5  # of a page with a table of contents; if more is left, links were mistaken for text
 
 
 class _Chapter(NamedTuple):
@@ -83,7 +83,9 @@ def _chapters(tree: Element, package: str) -> Iterator[_Chapter]:
     contents, names = {resolve(package, node.get("href", "")) for node in guides}, set[str]()
     for line, reference in enumerate(tree.iter("opf:itemref"), 1):
         identity = reference.get("idref", "")
-        item = items.get(identity, Element("", {"href": identity, "media-type": _PAGES[0]}))  # a missing one is told
+        item = items.get(
+            identity, Element("", {"href": identity, "media-type": _PAGES[0]})
+        )  # reading a missing one is an error
         name = resolve(package, item.get("href", ""))
         is_page = item.get("media-type") in _PAGES and "nav" not in item.get("properties", "").split()
         if is_page and name not in names:

@@ -14,7 +14,7 @@ from data.corpora.arrays import buffer_of, string_array
 
 _WINDOW_BYTES = 128  # CLD2's time grows with the text, and a longer window finds hardly more languages
 _ASTRAY = 3  # bytes, at most, from the middle of a character to the next one
-# CLD2 has some codes of its own, and tells the scripts of Chinese apart.
+# CLD2 has some codes of its own, and distinguishes the scripts of Chinese.
 _CODES = {"iw": "he", "jw": "jv", "zh-Hant": "zh", "sr-ME": "sr"}
 
 

@@ -2,7 +2,7 @@
 
 Resiliparse knows how content management systems call what is not content (cookie notices, shares, related articles). It
 does not use landmarks inside the page or the density of links, and it takes lists near the body for navigation; that is
-done, and mended, here.
+done, and corrected, here.
 """
 
 from collections import Counter

@@ -78,7 +78,7 @@ def _shared(container: Container, part: str) -> Iterator[str]:
 
 
 def _rich_text(node: Element) -> str:
-    """The text of a string, without what tells how it is read aloud."""
+    """The text of a string, without its phonetic guide."""
     runs = (child for child in node if child.tag in {"x:r", "x:t"})
     text = "".join(each.text or "" for run in runs for each in run.iter("x:t"))
     return _ESCAPE.sub(lambda found: _character(int(found[1], 16)), text)
@@ -89,7 +89,7 @@ def _character(code: int) -> str:
 
 
 def _xlsx_cells(row: Element, shared: list[str]) -> Iterator[tuple[int, str]]:
-    """The filled cells; a cell without a place stands after the one before it."""
+    """The filled cells; a cell without a reference follows the previous one."""
     column = 0
     for cell in row.iter("x:c"):
         place = _COLUMN.match(cell.get("r", ""))

@@ -1,4 +1,4 @@
-"""What an import tells at its end: `Tally` counts while it runs, `Summary` is stored in the manifest.
+"""The result of an import: `Tally` counts while it runs, `Summary` is stored in the manifest.
 
 Pure.
 """

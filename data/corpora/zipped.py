@@ -110,7 +110,7 @@ class Container:
 
 
 class _Part:
-    """A part that is being read; its bytes are counted, and its faults are told as UnreadableError."""
+    """A part that is being read; its bytes are counted, and its errors are raised as UnreadableError."""
 
     def __init__(self, container: Container, file: IO[bytes], name: str) -> None:
         self._container, self._file, self._name = container, file, name

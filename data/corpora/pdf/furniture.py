@@ -1,4 +1,4 @@
-"""What stands on every page and belongs to none: running heads, footers, page numbers. Pure.
+"""Running heads, footers and page numbers, which belong to no page's text. Pure.
 
 The outermost rows of pages are compared with those of other pages, digits and roman numerals aside; rows are taken from
 the outside only, so that a line of the text is never lost between two others.
@@ -129,7 +129,7 @@ def _set_apart(places: list[_Place]) -> list[_Place]:
 
 
 def _slot(place: _Place) -> tuple[int, int]:
-    """Where a row stands, and how large it is, roughly."""
+    """The approximate place and size of a row."""
     return round(place.y / _SAME_PLACE), round(2 * place.size)
 
 

@@ -25,7 +25,7 @@ _ROW_OVERLAP = 0.5
 _MIN_GUTTER = 0.6
 _MIN_COLUMN_LINES = 2
 _MIN_PROSE = 15  # characters in the middle line of a column of prose
-_MIN_PROSE_LINES = 1 / 3  # of a column's lines go on in the next one
+_MIN_PROSE_LINES = 1 / 3  # of a column's lines continue in the next one
 _MOST_EDGES = 40  # places tried for a gutter
 _DEEPEST = 8
 _BOLD_SHARE = 0.9
@@ -87,7 +87,7 @@ class Region:
 
 
 def is_unspaced(before: str, after: str) -> bool:
-    """Whether nothing stands between two pieces of text, as in Chinese, Japanese, Thai."""
+    """Whether no space separates two pieces of text, as in Chinese, Japanese, Thai."""
     return not before.isascii() and bool(_UNSPACED_END.search(before) and _UNSPACED_START.match(after))
 
 
@@ -312,7 +312,7 @@ def _are_columns(left: Sequence[Run], right: Sequence[Run]) -> bool:
 
 
 def _is_prose(runs: Sequence[Run]) -> bool:
-    """Whether lines are long, and many of them go on in the next one."""
+    """Whether lines are long, and many of them continue in the next one."""
     texts = [" ".join(run.text for run in row) for row in make_rows(runs)]
     if sorted(map(len, texts))[len(texts) // 2] < _MIN_PROSE:
         return bool(texts) and all(_UNSPACED_START.match(text) and len(text) > 4 for text in texts)

@@ -35,7 +35,7 @@ _SHORT = 0.6  # of the region's width
 _LARGE = 1.12  # of the text's size: a heading
 _MAX_HEADING_CHARACTERS, _MAX_HEADING_LINES = 200, 4
 _MAX_BOLD_SHARE = 0.3  # of all characters: more, and bold means nothing
-_LOOK_AHEAD = 4  # blocks in which a paragraph may go on
+_LOOK_AHEAD = 4  # blocks in which a paragraph may continue
 
 
 def is_closed(text: str) -> bool:
@@ -57,7 +57,7 @@ class Kind(Enum):
 
 @dataclass(slots=True)
 class Block:
-    """Lines that belong together. `is_apart` tells whether white space stands before it."""
+    """Lines that belong together. `is_apart`: white space precedes it."""
 
     kind: Kind
     lines: list[Line]
@@ -175,7 +175,7 @@ def _kind(lines: Sequence[Line], position: int, style: _Style) -> Kind:
 
 
 def _is_in_sentence(lines: Sequence[Line], position: int, style: _Style) -> bool:
-    """Whether a single line of code stands where the line above goes on."""
+    """Whether a single line that looks like code continues the line above."""
     around = lines[max(0, position - 1) : position + 2]
     if not position or sum(style.is_code(line) for line in around) > 1:
         return False
@@ -249,7 +249,7 @@ class _Flow:
 
 
 def _are_between(blocks: Iterable[Block]) -> bool:
-    """Whether a paragraph may go on behind these blocks: notes, tables."""
+    """Whether a paragraph may continue after these blocks: notes, tables."""
     return all(block.kind in {Kind.NOTE, Kind.ROWS, Kind.ASIDE} for block in blocks)
 
 
@@ -271,7 +271,7 @@ def _is_small(block: Block, style: _Style) -> bool:
 
 
 def _continuation(last: Block, blocks: Sequence[Block], style: _Style) -> int | None:
-    """Which of the next region's blocks goes on with the paragraph that its predecessor ends with."""
+    """Which block of the next region continues the last paragraph of this region."""
     a = last.lines[-1]
     if (_FULL_STOP.search(a.text) and not ends_in_address(a.text)) or style.rank(last):
         return None

@@ -45,7 +45,7 @@ _FORM_DEPTH = 3
 
 
 class Word(NamedTuple):
-    """A word; `space` tells whether there is a space before it, `place` counts in the file's own order."""
+    """A word; `space`: there is a space before it, `place` counts in the file's own order."""
 
     text: str
     x0: float
