@@ -236,8 +236,7 @@ def read_table(path: Path) -> pa.Table:
 def read_shard(path: Path, record: type[Record]) -> list[Record]:
     """The rows of one shard as records; InputError if it has other columns."""
     table = read_table(path)
-    fields = dataclasses.fields(record)  # type: ignore[arg-type]
-    names = {field.name for field in fields if field.default is dataclasses.MISSING}
+    names = {field.name for field in _fields(record) if field.default is dataclasses.MISSING}
     if missing := sorted(names.difference(table.column_names)):
         raise InputError(
             f"no column {', '.join(missing)}: these are not {record.__name__} rows of this version",
@@ -249,9 +248,13 @@ def read_shard(path: Path, record: type[Record]) -> list[Record]:
 
 def read_records(table: pa.Table, record: type[Record]) -> list[Record]:
     """The rows of a table as records; it may have more columns, and lack those that have a default."""
-    names = [field.name for field in dataclasses.fields(record)]  # type: ignore[arg-type]
+    names = [field.name for field in _fields(record)]
     rows = table.select([name for name in names if name in table.column_names]).to_pylist()
     return [record(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}) for row in rows]
+
+
+def _fields(record: typing.Any) -> tuple[dataclasses.Field[typing.Any], ...]:
+    return dataclasses.fields(record)
 
 
 def list_shards(folder: Path, record: type | None = None, *, unfinished: bool = False) -> list[Path]:

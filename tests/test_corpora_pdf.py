@@ -6,6 +6,7 @@ import io
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -438,7 +439,7 @@ def test_a_file_that_loops_is_rejected_and_its_neighbours_are_read(
     monkeypatch.setattr(reader, "SECONDS", 1)
     write_laughs(tmp_path / "b.pdf")
     for name in "ac":
-        draw(tmp_path / f"{name}.pdf", lambda canvas, name=name: put(canvas, [f"Good {name}."]))  # type: ignore[misc]
+        draw(tmp_path / f"{name}.pdf", partial(put, lines=[f"Good {name}."]))
     load(tmp_path, tmp_path / "out")
     assert texts_in(tmp_path / "out") == ["Good a.", "Good c."]
     assert rejected(tmp_path / "out") == [("b.pdf", 0, "broken PDF")]

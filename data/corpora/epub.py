@@ -83,9 +83,8 @@ def _chapters(tree: Element, package: str) -> Iterator[_Chapter]:
     contents, names = {resolve(package, node.get("href", "")) for node in guides}, set[str]()
     for line, reference in enumerate(tree.iter("opf:itemref"), 1):
         identity = reference.get("idref", "")
-        item = items.get(
-            identity, Element("", {"href": identity, "media-type": _PAGES[0]})
-        )  # reading a missing one is an error
+        # Reading one that is missing from the list is an error.
+        item = items.get(identity, Element("", {"href": identity, "media-type": _PAGES[0]}))
         name = resolve(package, item.get("href", ""))
         is_page = item.get("media-type") in _PAGES and "nav" not in item.get("properties", "").split()
         if is_page and name not in names:

@@ -12,7 +12,7 @@ import re
 import stat
 import zlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from backports import zstd
 
@@ -90,7 +90,7 @@ class _CountedFile(io.FileIO):
             self.close()
             raise OSError("it is no longer a file")
 
-    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int | None:
         count = super().readinto(buffer)
         self._on_bytes(count or 0)
         return count
@@ -110,7 +110,7 @@ class _Decompressed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         """Fills the buffer, unless the end or a fault comes first."""
         filled = 0
         while filled < len(buffer) and not self._fault and not self._is_done:
