@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from xml.etree.ElementTree import Element
 
 import pyarrow as pa
@@ -19,6 +19,13 @@ from data.structure import HEADINGS, PROSE, VERBATIM, Outliner
 
 CODE = 8  # the kind of a line of code; lines of code that follow each other become one VERBATIM block
 Line = tuple[str, int]  # a line, or a block of lines, and its kind: PROSE, a level of headings, VERBATIM or CODE
+
+
+class Style(NamedTuple):
+    """What a style of paragraphs or words says: the kind of its lines, and whether it hides them."""
+
+    kind: int = PROSE
+    is_hidden: bool = False
 
 
 @dataclass(frozen=True)

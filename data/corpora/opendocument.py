@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
 from data.corpora.formulas import formula_text
 from data.corpora.markup import at, value_at
-from data.corpora.office import CODE, Content, Line, outlined, read_documents, table_lines, tidy, title_of
+from data.corpora.office import CODE, Content, Line, Style, outlined, read_documents, table_lines, tidy, title_of
 from data.corpora.reading import ImportContext, Source
 from data.corpora.zipped import ENCRYPTED, Container, UnreadableError, resolve
 from data.structure import PROSE
@@ -30,14 +29,6 @@ _DROPPED = frozenset(
 )
 _FRAME = ("header", "footer", "date-time", "page-number")  # what every slide repeats
 _MOST_SPACES = 200  # in one `text:s`
-
-
-class _Style(NamedTuple):
-    kind: int
-    is_hidden: bool
-
-
-_PLAIN = _Style(PROSE, False)
 
 
 def read_odf(source: Source, context: ImportContext) -> Iterator[pa.Table]:
@@ -66,7 +57,7 @@ class Story:
     """Turns blocks to lines. `styles` by their names; `title` is that of the text, once seen."""
 
     container: Container
-    styles: dict[str, _Style] = field(default_factory=dict)
+    styles: dict[str, Style] = field(default_factory=dict)
     title: str = ""
 
     def learn(self, node: Element) -> None:
@@ -74,7 +65,7 @@ class Story:
         name, parent = node.get("style:name", ""), node.get("style:parent-style-name", "")
         above = self.styles.get(parent) or _named(parent)
         is_hidden = value_at(node, "style:text-properties", "text:display") == "none"
-        self.styles[name] = _Style(_named(name).kind or above.kind, is_hidden or above.is_hidden)
+        self.styles[name] = Style(_named(name).kind or above.kind, is_hidden or above.is_hidden)
 
     def blocks(self) -> Iterator[Element]:
         """What stands in the text, or on the slides, one after another."""
@@ -149,17 +140,17 @@ class Story:
             yield from self.lines(frame for frame in notes if frame.get("presentation:class") == "notes")
         yield "", PROSE
 
-    def _style_of(self, node: Element) -> _Style:
+    def _style_of(self, node: Element) -> Style:
         name = node.get("text:style-name", "")
         return self.styles.get(name) or _named(name)
 
 
-def _named(name: str) -> _Style:
+def _named(name: str) -> Style:
     """What the name of a style says by itself: those of the program are English in the file."""
     plain = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), name).lower()
     if found := _HEADING_STYLE.fullmatch(plain):
-        return _Style(min(6, int(found[1])), False)
-    return _Style(_TITLE, False) if plain == "title" else _Style(CODE if _CODE_STYLE.fullmatch(plain) else PROSE, False)
+        return Style(min(6, int(found[1])), False)
+    return Style(_TITLE, False) if plain == "title" else Style(CODE if _CODE_STYLE.fullmatch(plain) else PROSE, False)
 
 
 def _number(node: Element, name: str, default: int) -> int:

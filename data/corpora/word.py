@@ -4,14 +4,24 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 import pyarrow as pa
 
 from data.corpora.formulas import formula_text
 from data.corpora.markup import at, value_at
-from data.corpora.office import CODE, Content, Line, chosen, outlined, read_documents, table_lines, tidy, title_of
+from data.corpora.office import (
+    CODE,
+    Content,
+    Line,
+    Style,
+    chosen,
+    outlined,
+    read_documents,
+    table_lines,
+    tidy,
+    title_of,
+)
 from data.corpora.reading import ImportContext, Source
 from data.corpora.slides import diagram_lines
 from data.corpora.zipped import Container
@@ -33,14 +43,6 @@ _LATIN = "abgdezhqiklmnxoprstufcywABGDEZHQIKLMNXOPRSTUFCYWjJV"
 _GREEK = "αβγδεζηθικλμνξοπρστυφχψωΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩϕϑς"
 _SYMBOLS = str.maketrans(_LATIN, _GREEK)  # of the font Symbol
 _LONGEST_CHAIN = 20  # styles that are based on each other
-
-
-class _Style(NamedTuple):
-    kind: int
-    is_hidden: bool
-
-
-_PLAIN = _Style(PROSE, False)
 
 
 def read_docx(source: Source, context: ImportContext) -> Iterator[pa.Table]:
@@ -71,12 +73,12 @@ def is_on(node: Element | None) -> bool:
     return node is not None and node.get("w:val", "true") not in {"0", "false", "off"}
 
 
-def _read_styles(tree: Element) -> dict[str, _Style]:
+def _read_styles(tree: Element) -> dict[str, Style]:
     nodes = {node.get("w:styleId", ""): node for node in tree.iter("w:style")}
     return {name: _style(name, nodes) for name in nodes}
 
 
-def _style(name: str, nodes: dict[str, Element]) -> _Style:
+def _style(name: str, nodes: dict[str, Element]) -> Style:
     """What a style says, or the one that it is based on."""
     kind: int | None = None
     is_hidden = False
@@ -89,7 +91,7 @@ def _style(name: str, nodes: dict[str, Element]) -> _Style:
             kind = named if named != PROSE else level
         is_hidden = is_hidden or is_on(at(node, "w:rPr/w:vanish"))
         name = value_at(node, "w:basedOn", "w:val")
-    return _Style(kind or PROSE, is_hidden)
+    return Style(kind or PROSE, is_hidden)
 
 
 def _kind_of(name: str) -> int:
@@ -112,7 +114,7 @@ class _Story:
 
     container: Container
     related: dict[str, tuple[str, str]]
-    styles: dict[str, _Style]
+    styles: dict[str, Style]
     notes: dict[tuple[str, str], Element]
     title: str = ""
     _carried: str = ""  # the text of a paragraph whose end was deleted
@@ -189,8 +191,8 @@ class _Story:
             return is_on(own)
         return is_hidden or self._style_of(value_at(properties, "w:rStyle", "w:val")).is_hidden
 
-    def _style_of(self, name: str) -> _Style:
-        return self.styles.get(name) or (_Style(_kind_of(name), False) if name else _PLAIN)
+    def _style_of(self, name: str) -> Style:
+        return self.styles.get(name) or (Style(_kind_of(name), False) if name else Style())
 
 
 def _within(node: Element, tag: str) -> Iterator[Element]:
