@@ -90,8 +90,9 @@ class Meter:
         self._now, self._clock, self._began = Snapshot(total), clock, clock()
         self.on_change: Callable[[], None] = lambda: None
 
-    def receipt(self, receipt: ShardReceipt) -> None:
-        """A whole unit is done."""
+    def receipt(self, receipt: ShardReceipt, partial: int = 0) -> None:
+        """A whole unit is done; `partial` are the answered rows of the units that are not, from now on."""
+        self._now = replace(self._now, partial=partial)
         self._add(receipt, receipt.num_rows + receipt.num_refused, receipt.num_refused)
 
     def piece(self, receipt: ShardReceipt) -> None:

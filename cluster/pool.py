@@ -329,7 +329,7 @@ class ActorPool:
         if task.rows:
             run.meter.piece(receipt)
             return
-        run.meter.receipt(receipt)
+        run.meter.receipt(receipt, sum(run.partial.values()))
         run.receipts.append(receipt)
         on_receipt(receipt)
 

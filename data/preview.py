@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -109,7 +108,7 @@ def rejected_rows(folder: Path, *, num_rows: int = 1, files: Collection[str] = (
     found, wanted = RejectedRows(path, Counter[str](), {}, {}), set(files)
     with path.open(encoding="utf-8") as lines:
         for line in lines:
-            row = _rejected_row(line)
+            row: RejectedRow = json.loads(line)
             reason, file = str(row["reason"]), str(row["file"])
             found.counts[reason] = found.counts.get(reason, 0) + 1
             firsts = found.firsts.setdefault(reason, [])
@@ -124,14 +123,6 @@ def rejected_rows(folder: Path, *, num_rows: int = 1, files: Collection[str] = (
 def place_of(row: RejectedRow) -> str:
     """File and line of a rejected row."""
     return f"{row['file']}, line {row['line']}" if row["line"] else str(row["file"])
-
-
-def _rejected_row(line: str) -> RejectedRow:
-    try:
-        row: RejectedRow = msgspec.json.decode(line)
-    except msgspec.DecodeError:  # imports of earlier versions wrote lone surrogates, which only `json` reads
-        row = json.loads(line)
-    return row
 
 
 def _preview(folder: Path, num_rows: int, seed: int) -> Preview:

@@ -44,7 +44,10 @@ COMMANDS = {  # the function that runs each, and its help
     "run": ("pipeline.commands:run_recipe", "a study from a recipe"),
     "data": ("", "make, import, inspect, audit and export documents and questions"),
     "data make": ("pipeline.data_commands:make", "generate one of the sets: documents/, questions/ and a manifest"),
-    "data import": ("pipeline.data_commands:import_files", "your own files: txt md html pdf jsonl csv parquet arrow"),
+    "data import": (
+        "pipeline.data_commands:import_files",
+        "your own files: text, HTML, PDF, office, tables, JSON, Arrow",
+    ),
     "data inspect": ("pipeline.data_commands:inspect", "counts, columns, lengths and random rows of a folder"),
     "data audit": ("pipeline.data_commands:audit", "leaks, soundness of questions, baselines without knowledge"),
     "data export": ("pipeline.data_commands:export", "Parquet or JSON lines, with a card that `load_dataset` reads"),

@@ -71,9 +71,9 @@ def test_rows_of_unfinished_units_count_until_they_are_finished(clock: Clock) ->
     meter.set_partial(4)
     meter.set_partial(4)
     assert (meter.snapshot().eta_seconds, meter.snapshot().items_per_second) == (3.0, 2.0)
-    meter.set_partial(0)
-    meter.receipt(receipt(5))
-    assert seen == [4, 0, 5] and meter.snapshot().items == 5
+    meter.receipt(receipt(5), partial=1)
+    meter.receipt(receipt(3))
+    assert seen == [4, 6, 8] and meter.snapshot().items == 8
 
 
 def test_work_that_is_done_has_no_time_left(clock: Clock) -> None:

@@ -297,7 +297,7 @@ def test_rows_are_counted_while_their_unit_is_not_finished(
 
         meter.on_change = look
         pool.run(units_of(["slow"], "wait"), ignore)
-    assert seen[0] == 3 and meter.snapshot().answered == 1
+    assert seen[0] == max(seen) == 3 and meter.snapshot().answered == 1  # no row of the finished unit counts twice
 
 
 def test_a_death_under_several_units_costs_each_another_try(session: Session, tmp_path: Path) -> None:
