@@ -6,7 +6,6 @@ pool's actors), sealed last. A shard that exists is not computed again.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +13,16 @@ from typing import Any, ClassVar
 from augment_service.augment import AUGMENTATIONS, CONTEXTS, frame_of
 from augment_service.chat import Frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
+from augment_service.documents import open_documents
 from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
-from augment_service.methods import KEPT
+from augment_service.methods import document_fields
+from augment_service.parsing import KEPT
 from data.errors import InputError
-from data.records import Augmentation, DistillationExample, Distribution, Document
-from data.rendering import PromptBook, Template
+from data.records import Augmentation, DistillationExample, Distribution
+from data.rendering import DOCUMENT, HEADING, LANGUAGE, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
-from data.store import claim, is_sealed, read_folder
+from data.store import claim, is_sealed
 
 TEACHER, PARTS = "teacher", "teacher-parts"
 ROWS_PER_UNIT = 512
@@ -31,8 +32,7 @@ ROWS_PER_UNIT = 512
 class DistillationTask:
     """Kept inferences to distributions, in the actor. `contexts` has a shard for each (global method, corpus).
 
-    `frames` has what is around the prompts of each method; `documents` is the folder of the documents, whose headings a
-    template may name.
+    `frames` has what is around the prompts of each method; `documents` is the folder of the documents.
     """
 
     templates: Mapping[str, Template]
@@ -64,13 +64,12 @@ class DistillationTask:
                 where=f"inference {row.augmentation_id}",
                 hint="use the prompts, --context and --seed of that augmentation",
             )
-        heading = _headings(self.documents).get(row.sources[0], "") if template.names_heading else ""
-        context = shared.text if shared else template.local_context(row.sentence, heading)
+        fields = self._fields(row, template)
         before, after = self.frames[row.method]
         return DistillationExample(
             row.augmentation_id,
-            context,
-            template.prompt(row.sentence, heading),
+            shared.text if shared else template.own_context(fields),
+            template.prompt(fields),
             row.text,
             self.num_top,
             reasoning=row.reasoning if after else f" {row.reasoning}".rstrip(),
@@ -78,12 +77,14 @@ class DistillationTask:
             after=after,
         )
 
-
-@lru_cache(maxsize=1)
-def _headings(documents: str) -> dict[str, str]:
-    """The headings of a folder's documents, by id, of those that have one."""
-    found = read_folder(Path(documents), Document)
-    return {document.doc_id: document.heading for document in found if document.heading}
+    def _fields(self, row: Augmentation, template: Template) -> dict[str, str]:
+        """What the prompt of an inference was filled with."""
+        fields = {SENTENCE: row.sentence} | dict(zip(template.family.about, row.about, strict=True))
+        if template.placeholders & {DOCUMENT, HEADING, LANGUAGE}:
+            document = open_documents(self.documents).read(row.sources[0])
+            text = document.text[slice(*row.span)] if row.span else document.text
+            fields |= document_fields(document) | {DOCUMENT: document.text if row.sentence else text.strip()}
+        return fields
 
 
 def is_distilled(out: Path) -> bool:

@@ -150,8 +150,10 @@ def refuse_if_all(jobs: Sequence[ShardedJob], what: str) -> int:
 
 
 @contextmanager
-def rewrite_folder(folder: Path, record: type) -> Iterator[store.ShardWriter]:
+def rewrite_folder(folder: Path, record: type, *, key: str = "") -> Iterator[store.ShardWriter]:
     """A writer of a new version of a folder, which is sealed at the end of the block; the old version is removed first.
+
+    The manifest has the `key` of what it was made for.
 
     Until then the folder has no manifest, so that nothing reads a mixture.
     """
@@ -160,4 +162,4 @@ def rewrite_folder(folder: Path, record: type) -> Iterator[store.ShardWriter]:
         leftover.unlink()
     with store.ShardWriter(folder, record, shard_bytes=store.SHARD_BYTES // 2) as writer:
         yield writer
-    store.seal(folder, record)
+    store.seal(folder, record, key=key)

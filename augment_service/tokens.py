@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from augment_service.model_folder import load_tokenizer
 from data.errors import InputError
 from data.records import DistillationExample, Prompt, Refusal, ScoreItem
+from data.sentences import TokenCounter, word_counter
 
 NUM_UNKNOWN_SHOWN = 12
 CHARACTERS_PER_TOKEN = 64  # no tokenizer packs more of a long text into a token
@@ -342,6 +343,14 @@ def reading_order(texts: Sequence[Text]) -> list[int]:
     """An order in which texts with a shared part are neighbours; no text is copied for it."""
     places = {shared: place for place, shared in enumerate(dict.fromkeys(shared for shared, _ in texts))}
     return sorted(range(len(texts)), key=lambda at: (places[texts[at][0]], texts[at][1]))
+
+
+def token_counter(tokenizer: str) -> TokenCounter:
+    """Counts tokens as the model in that folder reads text; with "", words."""
+    if not tokenizer:
+        return word_counter
+    read = _load_once(Path(tokenizer))
+    return lambda texts: [len(ids) for ids in read(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 def check_context(context: str, window: int, tokenizer: str, *, room: int, where: str) -> None:

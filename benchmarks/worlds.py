@@ -5,9 +5,10 @@ words and line ends, which for the embedded model are its tokens.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 
-from augment_service.methods import AugmentPlan, build_prompts
+from augment_service.methods import NO_CONTEXT, AugmentPlan, build_prompts, sentence_targets
 from data.records import Context, Document, Prompt, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint, stream
@@ -61,8 +62,13 @@ def make_prompts(name: str, book: PromptBook, *, num_facts: int, samples: int, t
     prompts = []
     for template in book.select(plan.methods):
         context = template.shared_context(texts)
-        shared = Context(fingerprint("context", context), context, ()) if template.is_global else None
-        prompts += [prompt for one in documents for prompt in build_prompts(one, template, plan, "benchmark", shared)]
+        shared = Context(fingerprint("context", context), context, ()) if template.is_global else NO_CONTEXT
+        prompts += [
+            prompt
+            for one in documents
+            for target in sentence_targets(one)
+            for prompt in build_prompts(one, replace(target, context=shared), template, plan, "benchmark")
+        ]
     return prompts
 
 

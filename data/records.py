@@ -111,10 +111,14 @@ class Generation:
 class Augmentation:
     """One inference that the model wrote down. Producer: `augment_service.augment`. Consumers: training, report.
 
-    `sources` are the ids of the documents that it is about. `reasoning` is what the model wrote before the inference.
+    `sources` are the ids of the documents that it is about: first the one that was asked about, then those that a
+    context of its own holds. `sentence`, `span` (characters, empty for the whole document) and `about` (entities,
+    strategy or question) say what of it was asked about. `reasoning` is what the model wrote before the inference.
     `verdict` is "kept" or the reason for the rejection; only kept rows are trained on. `support` is how much its
     sources raise its log-likelihood (nats per token); NaN where that was not measured. `model`, `template` and
-    `context_id` are content hashes. `augmentation_id` names what was asked: text, context, sampling, weights, place.
+    `context_id` are content hashes. `prompt_id` names what was asked: text, context, sampling, weights; `place` counts
+    the inferences of one answer, and `augmentation_id` names the two. What is trained is the `text`; with the `form`
+    "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned.
     """
 
     augmentation_id: str
@@ -132,6 +136,12 @@ class Augmentation:
     context_id: str
     temperature: float
     seed: int
+    prompt_id: str = ""
+    place: int = 0
+    about: tuple[str, ...] = ()
+    span: tuple[int, ...] = ()
+    prompt: str = ""
+    form: str = "text"
 
 
 @dataclass(frozen=True, slots=True)

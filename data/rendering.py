@@ -5,10 +5,13 @@ every other model gets the English one. The prompts of a book for chats are user
 Books are closed and checked: an unknown table, key or placeholder is an error.
 """
 
+import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,9 +21,43 @@ from data.seeds import fingerprint
 BOOK_NAME = "prompts.toml"
 TEMPLATES = Path(__file__).with_name("templates")
 ENGLISH, ENGLISH_CHAT, NONSENSE = (TEMPLATES / f"{name}.toml" for name in ("english", "english-chat", "nonsense"))
-LOCAL, GLOBAL = "local", "global"
-HEADING = "heading"  # an optional placeholder
+SENTENCE, DOCUMENT, DOCUMENTS, HEADING, LANGUAGE = "sentence", "document", "documents", "heading", "language"
+FIRST, SECOND, THIRD, STRATEGY, QUESTION = "first", "second", "third", "strategy", "question"
+ANSWER = "answer"
+PROPOSE = "propose"  # the table of a family that asks what its other tables are then asked with
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+Parser = Literal["statement", "statements", "questions", "text", "names"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the templates of a family are asked about. `needs` are placeholders that must occur, `optional` may.
+
+    `about` are those whose values belong to the target: entities of the document, or what the template `propose` of the
+    family has proposed. With `in_context`, documents precede the prompt as a context that prompts share.
+    """
+
+    needs: tuple[str, ...]
+    optional: tuple[str, ...] = (HEADING, LANGUAGE)
+    about: tuple[str, ...] = ()
+    in_context: bool = False
+    proposes: bool = False
+    parser: Parser = "text"
+
+
+FAMILIES: Mapping[str, Family] = {
+    "local": Family((SENTENCE,), (HEADING, LANGUAGE, DOCUMENT), parser="statement"),
+    "global": Family((), (SENTENCE, DOCUMENT, HEADING, LANGUAGE), in_context=True, parser="statement"),
+    "pairs": Family((FIRST, SECOND), (LANGUAGE,), (FIRST, SECOND), in_context=True, parser="statements"),
+    "triples": Family(
+        (FIRST, SECOND, THIRD), (LANGUAGE,), (FIRST, SECOND, THIRD), in_context=True, parser="statements"
+    ),
+    "self_qa": Family((DOCUMENT,), parser="questions"),
+    "strategies": Family((DOCUMENT, STRATEGY), about=(STRATEGY,), proposes=True),
+    "spa": Family((DOCUMENT,)),
+    "focal": Family((DOCUMENT, QUESTION), about=(QUESTION,), proposes=True),
+}
+LOCAL, GLOBAL = "local", "global"
 
 
 class _Closed(BaseModel):
@@ -34,46 +71,71 @@ class _Texts(_Closed):
     stop: str = "\n"
     max_tokens: int = Field(ge=1)
     answer_after: str = ""
+    parser: Parser | None = None
+    examples: tuple[str, ...] = Field((), strict=False)
+    row: str = ""
 
 
 class Template(_Texts):
-    """One way to ask for an inference, e.g. `local/reverse`: the shared context, then the text, then the answer.
+    """One way to ask for inferences, e.g. `local/reverse`: the context, then the text, then the answer.
 
-    In a book for chat models both are one user turn, after the turn `system` if there is one. Local contexts and all
-    texts may name {sentence}, and {heading}, the title of its document and the headings above it; global contexts
-    {documents}. The answer ends at `stop` or after `max_tokens`. Where the
-    model reasons before the inference, `answer_after` is the mark between the two.
+    In a book for chat models both are one user turn, after the turn `system` if there is one. Which placeholders
+    context and text have is said by the family; {heading} is the title of a document and the headings above it,
+    {language} the language of its text. The
+    answer ends at `stop` or after `max_tokens`, and is read by the `parser`. Where the model reasons before the
+    inference, `answer_after` is the mark between the two. `examples` are the statements of worked examples, which no
+    answer may repeat. `row` is the training text made of a {question} and its {answer}; without it, they are the two
+    turns of a conversation.
     """
 
     method: str
 
     @property
+    def family(self) -> Family:
+        """The family that the method's name begins with."""
+        return FAMILIES[self.method.partition("/")[0]]
+
+    @property
+    def is_proposal(self) -> bool:
+        """Whether the answers are what other templates of the family are asked with."""
+        return self.family.proposes and self.method.endswith(f"/{PROPOSE}")
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """The names that context and text have."""
+        return frozenset(_PLACEHOLDER.findall(self.context + self.text))
+
+    @property
     def is_global(self) -> bool:
-        """Whether all documents of the corpus are in context."""
+        """Whether a choice of the corpus's documents is in context."""
         return self.method.startswith(f"{GLOBAL}/")
+
+    @property
+    def reader(self) -> Parser:
+        """How answers are read."""
+        return self.parser or ("names" if self.is_proposal else self.family.parser)
 
     @property
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
-        parts = (self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after)
-        return fingerprint(*parts, *filter(None, [self.system]))
+        parts = (self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after, self.reader)
+        return fingerprint(*parts, *self.examples, *filter(None, [self.system, self.row]))
 
     def shared_context(self, documents: Sequence[str]) -> str:
-        """The context of a global template."""
+        """The context of a template with {documents}."""
         return _fill(self.context, documents="\n".join(documents))
 
-    @property
-    def names_heading(self) -> bool:
-        """Whether the heading of a document is part of its prompts."""
-        return HEADING in _PLACEHOLDER.findall(self.text + self.context)
+    def own_context(self, fields: Mapping[str, str]) -> str:
+        """The context of a template without {documents}."""
+        return _fill(self.context, **fields)
 
-    def local_context(self, sentence: str, heading: str = "") -> str:
-        """The context of a local template."""
-        return _fill(self.context, sentence=sentence, heading=heading)
-
-    def prompt(self, sentence: str, heading: str = "") -> str:
+    def prompt(self, fields: Mapping[str, str]) -> str:
         """What follows the context."""
-        return _fill(self.text, sentence=sentence, heading=heading)
+        return _fill(self.text, **fields)
+
+    def training_text(self, question: str, answer: str) -> str:
+        """The text that is trained of a question and its answer."""
+        return _fill(self.row, question=question, answer=answer)
 
 
 class _Icl(_Closed):
@@ -81,11 +143,19 @@ class _Icl(_Closed):
 
 
 class _Book(_Closed):
+    model_config = ConfigDict(populate_by_name=True)
+
     chat: bool = False
     nothing: str = Field(min_length=1)
     icl: _Icl
     local: dict[str, _Texts] = {}
     global_: dict[str, _Texts] = Field({}, alias="global")
+    pairs: dict[str, _Texts] = {}
+    triples: dict[str, _Texts] = {}
+    self_qa: dict[str, _Texts] = {}
+    strategies: dict[str, _Texts] = {}
+    spa: dict[str, _Texts] = {}
+    focal: dict[str, _Texts] = {}
 
 
 class PromptBook(_Closed):
@@ -104,30 +174,48 @@ class PromptBook(_Closed):
         return _fill(self.icl_context, documents="\n".join(documents))
 
     def select(self, methods: Sequence[str]) -> list[Template]:
-        """Templates of methods named by family ("local") or in full ("local/reverse"). Raises InputError."""
-        known = {template.method for template in self.templates}
-        families = {name.partition("/")[0] for name in known}
+        """Templates of methods named by family ("local") or in full ("local/reverse"). Raises InputError.
+
+        The templates that propose something are left out: see `proposal`.
+        """
+        offered = [template for template in self.templates if not template.is_proposal]
+        known = {template.method for template in offered}
+        families = {_family_of(name) for name in known}
         for method in methods:
+            if method in FAMILIES and method not in families:
+                what = f'the prompt book has no templates for the method "{method}"'
+                hint = "use a book that has some, e.g. --prompts english or --prompts english-chat"
+                raise InputError(what, where="augment.methods", hint=hint)
             if method not in known | families:
                 raise InputError(
                     f'unknown augmentation method "{method}"',
                     where="augment.methods",
                     hint=f"choose among {', '.join(sorted(families | known))}",
                 )
-        return [t for t in self.templates if t.method in methods or t.method.partition("/")[0] in methods]
+        return [one for one in offered if one.method in methods or _family_of(one.method) in methods]
+
+    def proposal(self, template: Template) -> Template | None:
+        """The template whose answers this one is asked with; None if there is none."""
+        name = f"{_family_of(template.method)}/{PROPOSE}"
+        return next((one for one in self.templates if one.method == name and one.is_proposal), None)
+
+
+def _family_of(method: str) -> str:
+    return method.partition("/")[0]
 
 
 def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook:
-    """The prompt book in `file` (or shipped under that name), else the model's own, else the English one.
+    """The prompt book in `file` (or shipped under that name), else the model's own, else an English one.
 
-    Raises InputError for a broken book.
+    The English one is that for chats if the model has a chat template. Raises InputError for a broken book.
     """
     path = file or ENGLISH
     if file and str(file) == file.stem and (TEMPLATES / f"{file}.toml").is_file():
         path = TEMPLATES / f"{file}.toml"
     elif model_folder is not None and not file:
-        own = model_folder / BOOK_NAME
-        path = own if own.is_file() else ENGLISH
+        path = model_folder / BOOK_NAME
+        if not path.is_file():
+            path = ENGLISH_CHAT if _has_chat_template(model_folder) else ENGLISH
     try:
         book = _Book.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -138,31 +226,63 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     except ValidationError as error:
         raise _explain(error, path) from error
     templates = []
-    for family, tables in ((LOCAL, book.local), (GLOBAL, book.global_)):
+    for family in FAMILIES:
+        tables: dict[str, _Texts] = getattr(book, "global_" if family == GLOBAL else family)
         for name, table in tables.items():
             where = f"{path}, table [{family}.{name}]"
             if table.system and not book.chat:
                 raise InputError("a system turn needs a chat", where=f"{where}, key system", hint="add: chat = true")
-            _check(table.context, family, "context", where)
-            _check(table.text, family, "text", where)
-            templates.append(Template(method=f"{family}/{name}", **table.model_dump()))
-    _check(book.icl.context, "icl", "context", f"{path}, table [icl]")
+            template = Template(method=f"{family}/{name}", **table.model_dump())
+            _check(template, where)
+            templates.append(template)
+        if tables and FAMILIES[family].proposes and (PROPOSE not in tables or len(tables) == 1):
+            what = f"[{family}.{PROPOSE}] and a table that is asked with its answers belong together"
+            raise InputError(what, where=f"{path}, table [{family}]", hint="add the other one")
+    _check_text(book.icl.context, (DOCUMENTS,), (), f"{path}, table [icl], key context")
     icl = book.icl.context
     return PromptBook(chat=book.chat, icl_context=icl, nothing=book.nothing, templates=tuple(templates))
 
 
-def _check(text: str, family: str, key: str, where: str) -> None:
+def _has_chat_template(model_folder: Path) -> bool:
+    """Whether the tokenizer in the folder has a chat template."""
+    if (model_folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        config = json.loads((model_folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and bool(config.get("chat_template"))
+
+
+def _check(template: Template, where: str) -> None:
     """Refuse placeholders that would be sent to the model literally, and texts that lack what they are about."""
-    name = "documents" if key == "context" and family != LOCAL else "sentence"
-    found = set(_PLACEHOLDER.findall(text))
-    known = [name, HEADING] if name == "sentence" else [name]
+    family = template.family
+    needs = tuple(name for name in family.needs if not (template.is_proposal and name in family.about))
+    allowed = (*needs, *family.optional)
+    if family.in_context:
+        _check_text(template.context, (DOCUMENTS,), (), f"{where}, key context")
+        needs = needs or ((DOCUMENT,) if f"{{{DOCUMENT}}}" in template.text else (SENTENCE,))
+    else:
+        _check_text(template.context, (), allowed, f"{where}, key context")
+        needs = tuple(name for name in needs if name == SENTENCE or f"{{{name}}}" not in template.context)
+    _check_text(template.text, needs, allowed, f"{where}, key text")
+    if template.row:
+        _check_text(template.row, (QUESTION, ANSWER), (), f"{where}, key row")
+        if template.reader != "questions":
+            hint = 'leave it out, or add: parser = "questions"'
+            raise InputError("row has no effect: answers are no questions", where=f"{where}, key row", hint=hint)
+
+
+def _check_text(text: str, needs: Sequence[str], optional: Sequence[str], where: str) -> None:
+    """Raise InputError for a text without what it needs, or with a placeholder that is neither needed nor optional."""
+    known = [*needs, *(name for name in optional if name not in needs)]
+    found, key = set(_PLACEHOLDER.findall(text)), where.rpartition(" ")[2]
     if unknown := found.difference(known):
-        names = " and ".join(f"{{{one}}}" for one in known)
-        raise InputError(
-            f"unknown placeholder {{{min(unknown)}}}", where=f"{where}, key {key}", hint=f"{key} can name {names}"
-        )
-    if name not in found and (family, key) != (LOCAL, "context"):
-        raise InputError(f"{{{name}}} is missing", where=f"{where}, key {key}", hint=f"put {{{name}}} where it belongs")
+        names = " and ".join(f"{{{one}}}" for one in known) or "no placeholder"
+        raise InputError(f"unknown placeholder {{{min(unknown)}}}", where=where, hint=f"{key} can name {names}")
+    for name in needs:
+        if name not in found:
+            raise InputError(f"{{{name}}} is missing", where=where, hint=f"put {{{name}}} where it belongs")
 
 
 def _explain(error: ValidationError, path: Path) -> InputError:
@@ -171,7 +291,8 @@ def _explain(error: ValidationError, path: Path) -> InputError:
     where = f"{path}, " + (f"table [{'.'.join(table)}], " if table else "") + f"key {key}"
     if first["type"] == "extra_forbidden":
         known = ", ".join(_Texts.model_fields)
-        hint = f"a prompt book has chat, nothing, [icl], and tables [local.NAME] and [global.NAME] with {known}"
+        families = ", ".join(FAMILIES)
+        hint = f"a prompt book has chat, nothing, [icl], and tables [FAMILY.NAME] with {known}; families: {families}"
         return InputError(f'unknown key "{key}"', where=where, hint=hint)
     if first["type"] == "missing":
         return InputError(f'"{key}" is missing', where=where, hint=f"add {key}")

@@ -137,8 +137,8 @@ class ShardWriter:
             self.num_shards += 1
 
 
-def seal(folder: Path, record: type) -> None:
-    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest.
+def seal(folder: Path, record: type, *, key: str = "") -> None:
+    """Declare a folder of shards complete: writes what `datasets` needs, then the manifest, with the `key` if given.
 
     Both carry a hash of the shards' content, by which `datasets` names what it caches. All shards are flushed to the
     disk before the manifest is written.
@@ -161,6 +161,7 @@ def seal(folder: Path, record: type) -> None:
     for name in shards:
         sync(folder / name)
     manifest = {"record": record.__name__, "num_rows": num_rows, "shards": shards, "content": content}
+    manifest |= {"key": key} if key else {}
     write_json(folder / MANIFEST, manifest, durable=True)
 
 

@@ -47,7 +47,7 @@ def augment(flags: Namespace) -> None:
     from augment_service.distillation import TEACHER
     from data.store import claim
     from pipeline.stages import augment as stage
-    from pipeline.stages.data import content_key, find_documents
+    from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
     from pipeline.workspace import Workspace
 
@@ -57,9 +57,7 @@ def augment(flags: Namespace) -> None:
     with setting.space.locked(), LazyCluster(setting) as lazy:
         stage.check(model, section)
         documents = find_documents(flags.documents, root / "import", setting.say)
-        settings = section.model_dump(exclude={"teacher_top_k", "retry_refused", "prompts"})
-        key = fingerprint(content_key(documents), model.fingerprint, model.book, settings, flags.seed)
-        claim(root, key)
+        claim(root, fingerprint("augment"))  # any inputs: what is there is looked up by what was asked
         planned = stage.plan(setting, model, documents, root, section)
         with LazyEngines(setting, model, lazy) as engines:
             do_units(setting, engines, planned.units, "augment")

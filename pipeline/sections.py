@@ -97,6 +97,12 @@ class Augment(Section):
     samples: int = Field(2, ge=1, description="generations for each sentence and method")
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")
     context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
+    per_document: int = Field(
+        4, ge=1, description="groups of entities, strategies or questions that each document is asked about"
+    )
+    long_documents: Literal["cut", "skip"] = Field(
+        "cut", description="cut: a document that the window cannot hold is asked about in parts; skip: not at all"
+    )
     prompts: str = Field("", description="a prompt book (TOML file, english, english-chat) in place of the model's own")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
 

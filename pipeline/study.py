@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from augment_service.augment import AUGMENTATIONS
+from augment_service.augment import AUGMENTATIONS, PARTS
 from augment_service.chat import AnswerFrame
 from augment_service.contexts import ContextSpec
 from augment_service.engines.protocol import check_scoring
@@ -56,6 +56,11 @@ class Study:
         settings = recipe.augment.model_dump(exclude={"retry_refused", "prompts"})
         inputs = (documents, self.model.fingerprint, self.model.book, settings, recipe.seed)
         return self.setting.space.stage(f"augment/{suite.name}", *inputs, recipe.engine.kind, recipe.engine.dtype)
+
+    @property
+    def ledger(self) -> Path:
+        """The shards of all that the model wrote in this study, whatever the settings."""
+        return self.setting.space.root / "augment" / PARTS
 
     @property
     def trained(self) -> Path:
@@ -188,7 +193,7 @@ def before_training(
     """What needs engines with the base model: augmentation, replay, and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
-        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite), section)
+        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite), section, study.ledger)
         for suite in suites
         if suite.documents is not None
     ]

@@ -7,15 +7,25 @@ from pathlib import Path
 import datasets
 import pytest
 
-from augment_service.augment import AUGMENTATIONS, CONTEXTS, is_augmented, plan_augmentation, seal_augmentations
+from augment_service.augment import AUGMENTATIONS, CONTEXTS, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL, NONE, ContextSpec
 from augment_service.engines.protocol import EngineSpec
-from augment_service.methods import AugmentPlan, build_prompts, fold, fold_column, parse_generation
+from augment_service.methods import (
+    NO_CONTEXT,
+    AugmentPlan,
+    Target,
+    build_prompts,
+    document_targets,
+    fold_column,
+    parse_generation,
+    sentence_targets,
+)
+from augment_service.parsing import fold
 from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.records import Augmentation, Context, Document, Generation
+from data.records import Augmentation, Context, Document, Generation, Prompt
 from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, PromptBook, Template, load_book
-from data.store import read_folder, write_folder
+from data.store import read_folder, read_manifest, write_folder
 
 DOCUMENTS = [
     Document("d1", "femp are more shiny than glon", "w"),
@@ -33,14 +43,29 @@ def book(tmp_path: Path) -> PromptBook:
     return load_book(tmp_path)
 
 
-def prompts_of(template: Template, document: Document, plan: AugmentPlan = PLAN, model: str = "m") -> list:
-    return list(build_prompts(document, template, plan, model, SHARED if template.is_global else None))
+def asked_of(
+    template: Template, document: Document, plan: AugmentPlan = PLAN, model: str = "m", shared: Context = SHARED
+) -> list[tuple[Prompt, Target]]:
+    found = sentence_targets(document)
+    if "sentence" not in template.placeholders:
+        found = document_targets(document, [(0, len(document.text))])
+    targets = (replace(target, context=shared if template.is_global else NO_CONTEXT) for target in found)
+    return [(prompt, one) for one in targets for prompt in build_prompts(document, one, template, plan, model)]
+
+
+def prompts_of(*args: object, **named: object) -> list[Prompt]:
+    return [prompt for prompt, _ in asked_of(*args, **named)]  # type: ignore[arg-type]
+
+
+def row_of(text: str, template: Template, document: Document, book: PromptBook, reason: str = "stop") -> Augmentation:
+    ((prompt, target),) = asked_of(template, document, replace(PLAN, samples=1))
+    written = Generation("", text, reason, 1)
+    (row,) = parse_generation(prompt, written, document, target, template, nothing=book.nothing, model="m")
+    return row
 
 
 def verdict(text: str, *, template: Template = REVERSE, sentence: str = "Otters swim.", reason: str = "stop") -> str:
-    (prompt,) = prompts_of(template, Document("d", sentence, "w"), replace(PLAN, samples=1))
-    row = parse_generation(prompt, Generation("", text, reason, 1), "w", template, ENGLISH_BOOK.nothing, "m")
-    return row.verdict
+    return row_of(text, template, Document("d", sentence, "w"), ENGLISH_BOOK, reason).verdict
 
 
 # ---- prompts and ids
@@ -75,7 +100,7 @@ def test_an_id_names_all_that_was_asked() -> None:
         prompts_of(REVERSE.model_copy(update={"max_tokens": 9}), document),
         prompts_of(REVERSE, replace(document, doc_id="e")),
         prompts_of(deduce, document),
-        list(build_prompts(document, deduce, PLAN, "m", replace(SHARED, context_id="other"))),
+        prompts_of(deduce, document, shared=replace(SHARED, context_id="other")),
     ]
     ids = [prompt.prompt_id for prompts in asked for prompt in prompts]
     assert len(set(ids)) == len(ids)
@@ -121,11 +146,10 @@ def test_other_verdicts() -> None:
 
 def test_only_the_conclusion_of_a_deduction_is_kept(book: PromptBook) -> None:
     template = book.select(["global/deduce"])[0]
-    (prompt,) = prompts_of(template, DOCUMENTS[0], replace(PLAN, samples=1))
-    written = Generation("", "all yomp are zarp , so all troff are zarp", "stop", 9)
-    row = parse_generation(prompt, written, "w", template, book.nothing, "m")
+    row = row_of("all yomp are zarp , so all troff are zarp", template, DOCUMENTS[0], book)
     assert (row.text, row.reasoning, row.verdict) == ("all troff are zarp", "all yomp are zarp , so ", "kept")
-    assert (row.sources, row.context_id, row.augmentation_id) == (("d1",), "c", prompt.prompt_id)
+    (prompt,) = prompts_of(template, DOCUMENTS[0], replace(PLAN, samples=1))
+    assert (row.sources, row.context_id, row.prompt_id) == (("d1",), "c", prompt.prompt_id)
 
 
 def test_both_folds_are_one() -> None:
@@ -188,7 +212,7 @@ def test_each_context_is_stored_once_and_nothing_else_grows_with_it(
     assert len(contexts) == 2  # one for each corpus
     size = sum(len(row.text) for row in read_folder(folder, Document))
     assert sum(path.stat().st_size for path in contexts) < 3 * size
-    assert is_augmented(tmp_path / "out")
+    assert read_manifest(tmp_path / "out" / AUGMENTATIONS)["key"]
 
 
 def test_wrong_contexts_are_refused_before_anything_is_written(folder: Path, tmp_path: Path, book: PromptBook) -> None:
@@ -232,8 +256,17 @@ HEAD = 'nothing = "none"\n[icl]\ncontext = "{documents}"\n'
     [
         (HEAD + TABLE + 'stopp = "x"\n', ("local.mine", "stopp")),
         (HEAD + TABLE + 'method = "local/other"\n', ("local.mine", "method")),
-        (HEAD + TABLE.replace("local", "pairs"), ("pairs",)),
-        (HEAD + TABLE.replace("{sentence}", "{document}"), ("local.mine", "text", "{document}")),
+        (HEAD + TABLE.replace("local", "couples"), ("couples", "pairs")),
+        (HEAD + TABLE.replace("local", "pairs"), ("pairs.mine", "context", "{documents}")),
+        (HEAD + TABLE.replace("{sentence}", "{documents}"), ("local.mine", "text", "{documents}")),
+        (HEAD + TABLE.replace("local", "self_qa"), ("self_qa.mine", "text", "{sentence}")),
+        (
+            HEAD + TABLE.replace("local", "strategies").replace("sentence", "document"),
+            ("strategies.mine", "{strategy}"),
+        ),
+        (HEAD + TABLE.replace("local", "focal").replace("sentence", "document} {question"), ("focal.propose",)),
+        (HEAD + TABLE + 'parser = "words"\n', ("local.mine", "parser")),
+        (HEAD + TABLE + 'row = "{question} {answer}"\n', ("local.mine", "row", "questions")),
         (HEAD + TABLE.replace("{sentence}", "it"), ("local.mine", "text", "{sentence}")),
         (HEAD + TABLE.replace("local", "global"), ("global.mine", "context", "{documents}")),
         (HEAD + TABLE.replace("9", "0"), ("local.mine", "max_tokens")),
@@ -260,9 +293,9 @@ def test_a_template_may_name_the_heading_of_the_document(tmp_path: Path) -> None
     text = TABLE.replace("say {sentence}", "{heading}: {sentence}") + 'context = "On {heading}. "\n'
     (tmp_path / "mine.toml").write_text(HEAD + text)
     (template,) = load_book(None, tmp_path / "mine.toml").select(["local"])
-    assert template.names_heading and not any(one.names_heading for one in ENGLISH_BOOK.templates)
+    assert "heading" in template.placeholders
     document = Document("d", "It is heavy.", "w", "Otters > {sentence}")
-    prompt, _ = build_prompts(document, template, PLAN, "m", None)
+    prompt, _ = prompts_of(template, document)
     assert (prompt.context, prompt.text) == ("On Otters > {sentence}. ", "Otters > {sentence}: It is heavy.")
 
 
@@ -276,4 +309,4 @@ def test_what_is_no_book_is_an_input_error(tmp_path: Path, name: str) -> None:
 def test_a_book_of_ones_own_works(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(HEAD + TABLE)
     (template,) = load_book(None, tmp_path / "mine.toml").select(["local"])
-    assert (template.method, template.prompt("x"), template.stop) == ("local/mine", "say x", "\n")
+    assert (template.method, template.prompt({"sentence": "x"}), template.stop) == ("local/mine", "say x", "\n")

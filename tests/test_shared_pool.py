@@ -32,7 +32,8 @@ folder = Path(sys.argv[2])
 with connect(address=sys.argv[1], log_dir=folder / "logs2"):
     with ActorPool.attach("shared") as pool:
         print(*(actor.pid for actor in pool.states()), flush=True)
-        receipts = pool.run(units_of([f"far{i}" for i in range(10)]), lambda receipt: None)
+        # long enough that the second actor is reached before the first has done all of them
+        receipts = pool.run(units_of([f"far{i}" for i in range(10)], "doze", args=(0.3,)), lambda receipt: None)
         print(*sorted({receipt.node for receipt in receipts}))
         print(ray.get(pool.ask("write", ("asked",))).node)
 """
@@ -119,7 +120,8 @@ def test_a_death_under_a_call_is_reported_and_the_actor_comes_back(pool: ActorPo
 
     wait_until(both_are_up, "the dead actor did not come back")
     with ActorPool.attach("shared") as same:
-        receipts = same.run(units_of([f"back{i}" for i in range(8)]), lambda receipt: None)
+        units = units_of([f"back{i}" for i in range(8)], "doze", args=(0.3,))
+        receipts = same.run(units, lambda receipt: None)
     assert {int(receipt.node) for receipt in receipts} == set(pids(pool))
 
 

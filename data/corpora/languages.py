@@ -16,6 +16,8 @@ _WINDOW_BYTES = 128  # CLD2's time grows with the text, and a longer window find
 _ASTRAY = 3  # bytes, at most, from the middle of a character to the next one
 # CLD2 has some codes of its own, and distinguishes the scripts of Chinese.
 _CODES = {"iw": "he", "jw": "jv", "zh-Hant": "zh", "sr-ME": "sr"}
+_NAMES = {code: name.title() for name, code in pycld2.LANGUAGES}
+_NAMES |= {ours: _NAMES[theirs] for theirs, ours in _CODES.items() if ours not in _NAMES}
 
 
 class LanguageDetector:
@@ -38,6 +40,11 @@ class LanguageDetector:
 def detect_languages(texts: pa.StringArray) -> pa.StringArray:
     """The ISO 639 code of each text: of two letters where there is one, "" where it cannot be told."""
     return string_array([_language(window) for window in _windows(texts)])
+
+
+def language_name(code: str) -> str:
+    """The English name of a language, "" if the code is unknown."""
+    return _NAMES.get(code, "")
 
 
 def _windows(texts: pa.StringArray) -> Sequence[bytes]:

@@ -10,6 +10,7 @@ from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan
 from cluster.pool import Unit
 from data.errors import InputError
+from data.seeds import fingerprint
 from pipeline.models import Model
 from pipeline.sections import Augment, AugmentCommand
 from pipeline.stages.resources import LazyEngines, Setting, do_units
@@ -41,20 +42,40 @@ def check(model: Model, section: Augment) -> None:
         )
 
 
-def plan(setting: Setting, model: Model, documents: Path, out: Path, section: Augment) -> Augmentation:
-    """What is left to be done. Raises InputError before anything starts."""
+def plan(
+    setting: Setting, model: Model, documents: Path, out: Path, section: Augment, parts: Path | None = None
+) -> Augmentation:
+    """What is left to be done; `parts` is the folder of the ledger (default: in `out`).
+
+    Raises InputError before anything starts.
+    """
     check(model, section)
-    if is_augmented(out) and not section.retry_refused:
-        return Augmentation(documents, out, ())
-    wanted = AugmentPlan(section.methods, section.samples, section.temperature, setting.seed)
+    wanted = AugmentPlan(
+        section.methods,
+        section.samples,
+        section.temperature,
+        setting.seed,
+        section.per_document,
+        section.long_documents,
+    )
     context = parse_context(section.context, where="augment.context")
     window, tokenizer = (setting.window(model), model.path) if model.folder else (None, "")
     jobs = plan_augmentation(
-        documents, out, model.book, wanted, model=model.fingerprint, context=context, window=window, tokenizer=tokenizer
+        documents,
+        out,
+        model.book,
+        wanted,
+        model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
+        context=context,
+        window=window,
+        tokenizer=tokenizer,
+        parts=parts,
     )
     if section.retry_refused:
         for job in jobs:
             job.retry()
+    elif is_augmented(out, jobs):
+        jobs = []
     return Augmentation(documents, out, tuple(jobs))
 
 

@@ -1,0 +1,106 @@
+"""The ledger: which prompts are answered in a folder of finished shards, and where.
+
+A prompt's id names everything that is asked, so an answer that is there is never asked for again: a rerun, a widened
+corpus or a further method generates only what is missing. Reads the column `prompt_id` of the shards. Writes
+`ledger/`: 24 bytes for each prompt, sorted, which actors map into memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.records import Augmentation
+from data.seeds import fingerprint
+from data.store import read_records, read_table, temporary_path, write_text
+
+FOLDER = "ledger"
+_ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4"), ("row", "<u4")])
+Entries = np.ndarray[Any, np.dtype[np.void]]
+
+
+class Ledger:
+    """The answers of other shards, by prompt."""
+
+    def __init__(self, entries: Entries, shards: Sequence[Path]) -> None:
+        self._entries, self._shards = entries, shards
+        self._highs = entries["high"]
+
+    @classmethod
+    def open(cls, index: str) -> Self:
+        """The ledger of an index that `index_shards` wrote; with "" an empty one."""
+        if not index:
+            return cls(np.zeros(0, _ENTRY), ())
+        path = Path(index)
+        shards = [path.parent.parent / name for name in path.with_suffix(".txt").read_text().splitlines()]
+        return cls(np.load(path, mmap_mode="r", allow_pickle=False), shards)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def find(self, prompt_id: str) -> tuple[Augmentation, ...]:
+        """The rows that answer a prompt, () if it was not answered."""
+        high, low = (np.uint64(int(half, 16)) for half in (prompt_id[:16], prompt_id[16:]))
+        place = int(np.searchsorted(self._highs, high))
+        while place < len(self._entries) and self._highs[place] == high:
+            entry = self._entries[place]
+            if entry["low"] == low:
+                return tuple(_rows_of(prompt_id, _table(self._shards[entry["shard"]]), int(entry["row"])))
+            place += 1
+        return ()
+
+
+def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:
+    """The path of an index of the folder's finished shards, but for some; "" if there are none.
+
+    An index is named by its shards, and the last one alone is kept.
+    """
+    shards = sorted(path for path in folder.glob("*.arrow") if path not in set(leave_out))
+    if not shards:
+        return ""
+    path = folder / FOLDER / f"{fingerprint(*(shard.name for shard in shards))}.npy"
+    if path.exists():
+        return str(path)
+    parts = [_entries(shard, number) for number, shard in enumerate(shards)]
+    entries = np.concatenate(parts)
+    entries.sort(order=("high", "low"))
+    path.parent.mkdir(exist_ok=True)
+    before = [old for old in path.parent.iterdir() if not old.name.startswith(".")]
+    write_text(path.with_suffix(".txt"), "\n".join(shard.name for shard in shards))
+    temporary = temporary_path(path)
+    with temporary.open("wb") as file:
+        np.save(file, entries, allow_pickle=False)
+    temporary.replace(path)
+    for old in before:
+        old.unlink(missing_ok=True)
+    return str(path)
+
+
+def _entries(shard: Path, number: int) -> Entries:
+    """The first row of each prompt of a shard."""
+    ids = read_table(shard)["prompt_id"]
+    ids = pc.run_end_encode(ids.combine_chunks())
+    starts = [0, *ids.run_ends.to_pylist()[:-1]] if len(ids) else []
+    raw = bytes.fromhex("".join(ids.values.to_pylist()))
+    entries = np.zeros(len(starts), _ENTRY)
+    halves = np.frombuffer(raw, ">u8").reshape(-1, 2)
+    entries["high"], entries["low"] = halves[:, 0], halves[:, 1]
+    entries["shard"], entries["row"] = number, starts
+    return entries
+
+
+@lru_cache(maxsize=64)  # a unit's documents are neighbours in the other shards, too
+def _table(shard: Path) -> pa.Table:
+    return read_table(shard)
+
+
+def _rows_of(prompt_id: str, table: pa.Table, start: int) -> Iterator[Augmentation]:
+    ids = table["prompt_id"]
+    stop = start
+    while stop < table.num_rows and ids[stop].as_py() == prompt_id:
+        stop += 1
+    yield from read_records(table.slice(start, stop - start), Augmentation)
