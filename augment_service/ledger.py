@@ -82,8 +82,10 @@ def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:
 
 def _entries(shard: Path, number: int) -> Entries:
     """The first row of each prompt of a shard."""
-    ids = read_table(shard)["prompt_id"]
-    ids = pc.run_end_encode(ids.combine_chunks())
+    table = read_table(shard)
+    if "prompt_id" not in table.column_names:  # of an earlier version
+        return np.zeros(0, _ENTRY)
+    ids = pc.run_end_encode(table["prompt_id"].combine_chunks())
     starts = [0, *ids.run_ends.to_pylist()[:-1]] if len(ids) else []
     raw = bytes.fromhex("".join(ids.values.to_pylist()))
     entries = np.zeros(len(starts), _ENTRY)

@@ -26,6 +26,7 @@ FIRST, SECOND, THIRD, STRATEGY, QUESTION = "first", "second", "third", "strategy
 ANSWER = "answer"
 PROPOSE = "propose"  # the table of a family that asks what its other tables are then asked with
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_HEADING_LINE = re.compile(r"(?m)^(?!.*\{(?!heading\})\w+\}).*\{heading\}.*(?:\n|$)")
 Parser = Literal["statement", "statements", "questions", "text", "names"]
 
 
@@ -80,10 +81,10 @@ class Template(_Texts):
     """One way to ask for inferences, e.g. `local/reverse`: the context, then the text, then the answer.
 
     In a book for chat models both are one user turn, after the turn `system` if there is one. Which placeholders
-    context and text have is said by the family; {heading} is the title of a document and the headings above it,
-    {language} the language of its text. The
-    answer ends at `stop` or after `max_tokens`, and is read by the `parser`. Where the model reasons before the
-    inference, `answer_after` is the mark between the two. `examples` are the statements of worked examples, which no
+    context and text have is said by the family; {heading} is the title of a document and the headings above it (a line
+    with no other placeholder is left out for a document without), {language} the language of its text. The answer ends
+    at `stop` or after `max_tokens`, and is read by the `parser`. Where the model reasons before the inference,
+    `answer_after` is the mark between the two. `examples` are the statements of worked examples, which no
     answer may repeat. `row` is the training text made of a {question} and its {answer}; without it, they are the two
     turns of a conversation.
     """
@@ -300,5 +301,8 @@ def _explain(error: ValidationError, path: Path) -> InputError:
 
 
 def _fill(template: str, **values: str) -> str:
+    """The template with its values; a line with {heading} is left out for a document that has none."""
+    if values.get(HEADING) == "":
+        template = _HEADING_LINE.sub("", template)
     # In one pass: what documents contain is never a placeholder.
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), template)
