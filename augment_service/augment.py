@@ -320,13 +320,14 @@ def _with_ledger(jobs: Sequence[ShardedJob], parts: Path) -> list[ShardedJob]:
 
 
 def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
-    """What is around the prompts of a template: in a book for chats, the chat template of the `tokenizer` in a folder.
+    """What is around the prompts of a template: worked examples, and in a book for chats the chat template.
 
-    With "", at an endpoint that has a chat template of its own, only the system turn's text precedes them.
+    That is the one of the `tokenizer` in a folder; with "", at an endpoint that has its own, all is text of one turn.
     """
     if book.chat and tokenizer:
-        return frame(load_tokenizer(Path(tokenizer)), template.system, where=f"method {template.method}")
-    return Frame(f"{template.system}\n\n" if template.system else "")
+        where = f"method {template.method}"
+        return frame(load_tokenizer(Path(tokenizer)), template.system, template.turns, where=where)
+    return Frame(template.worked_examples)
 
 
 def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -> int:

@@ -55,21 +55,29 @@ def render(
     return text.removeprefix(tokenizer.bos_token) if begins and tokenizer.bos_token else text
 
 
-def frame(tokenizer: Any, system: str, *, where: str) -> Frame:
-    """The frame of a user turn after a system turn; where the template has none, `system` begins the user turn.
+def frame(tokenizer: Any, system: str, turns: Sequence[tuple[str, str]] = (), *, where: str) -> Frame:
+    """The frame of a user turn after a system turn and other `turns` of user and assistant.
 
-    Where a template tells the date, it is always the same one. Raises InputError as `render`, and for a template that
-    does not render the content once and unchanged.
+    Where the template has no system turn, `system` begins the first user turn. Where a template tells the date, it is
+    always the same one. Raises InputError as `render`, and for a template that does not render the content once and
+    unchanged.
     """
-    user = {"role": "user", "content": _CONTENT}
+    messages = [
+        {"role": role, "content": content}
+        for turn in turns
+        for role, content in zip(("user", "assistant"), turn, strict=True)
+    ]
+    messages.append({"role": "user", "content": _CONTENT})
     try:
-        text = render(tokenizer, [{"role": "system", "content": system}] * bool(system) + [user], where=where, **_DAY)
+        head = [{"role": "system", "content": system}] * bool(system)
+        text = render(tokenizer, head + messages, where=where, **_DAY)
     except InputError:
         if not system:
             raise
         text = ""
     if system and system not in text:  # refused or dropped
-        text = render(tokenizer, [{**user, "content": f"{system}\n\n{_CONTENT}"}], where=where, **_DAY)
+        messages[0] = {**messages[0], "content": f"{system}\n\n{messages[0]['content']}"}
+        text = render(tokenizer, messages, where=where, **_DAY)
     parts = text.split(_CONTENT)
     if len(parts) != 2:
         what = f"the chat template renders the user's turn {len(parts) - 1} times"

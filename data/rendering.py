@@ -73,20 +73,21 @@ class _Texts(_Closed):
     max_tokens: int = Field(ge=1)
     answer_after: str = ""
     parser: Parser | None = None
-    examples: tuple[str, ...] = Field((), strict=False)
+    shots: tuple[dict[str, str], ...] = Field((), strict=False)
     row: str = ""
 
 
 class Template(_Texts):
     """One way to ask for inferences, e.g. `local/reverse`: the context, then the text, then the answer.
 
-    In a book for chat models both are one user turn, after the turn `system` if there is one. Which placeholders
+    In a book for chat models both are one user turn, after the turn `system` if there is one, and the worked examples
+    are turns before it; elsewhere `system` is the beginning of the prompt. Which placeholders
     context and text have is said by the family; {heading} is the title of a document and the headings above it (a line
     with no other placeholder is left out for a document without), {language} the language of its text. The answer ends
     at `stop` or after `max_tokens`, and is read by the `parser`. Where the model reasons before the inference,
-    `answer_after` is the mark between the two. `examples` are the statements of worked examples, which no
-    answer may repeat. `row` is the training text made of a {question} and its {answer}; without it, they are the two
-    turns of a conversation.
+    `answer_after` is the mark between the two. `shots` are worked examples: values of the placeholders, and the
+    `answer`. `row` is the training text made of a {question} and its {answer}; without it, they are the two turns of a
+    conversation.
     """
 
     method: str
@@ -120,7 +121,30 @@ class Template(_Texts):
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
         parts = (self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after, self.reader)
-        return fingerprint(*parts, *self.examples, *filter(None, [self.system, self.row]))
+        shots = (f"{name}: {value}" for shot in self.shots for name, value in sorted(shot.items()))
+        return fingerprint(*parts, *shots, *filter(None, [self.system, self.row]))
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """What the worked examples say, which no answer may repeat."""
+        return tuple(
+            dict.fromkeys(line for shot in self.shots for value in shot.values() for line in value.split("\n"))
+        )
+
+    @property
+    def turns(self) -> list[tuple[str, str]]:
+        """What is asked in each worked example, and its answer."""
+        empty = {HEADING: "", LANGUAGE: "English"}
+        return [(_fill(self.context, **empty | shot) + self.prompt(empty | shot), shot[ANSWER]) for shot in self.shots]
+
+    @property
+    def worked_examples(self) -> str:
+        """The worked examples as a text that the prompt continues, after the text `system`."""
+        texts = [
+            self.system,
+            *(f"{asked}{'' if asked[-1:].isspace() else ' '}{answer}" for asked, answer in self.turns),
+        ]
+        return "".join(f"{text}\n\n" for text in texts if text)
 
     def shared_context(self, documents: Sequence[str]) -> str:
         """The context of a template with {documents}."""
@@ -231,8 +255,6 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
         tables: dict[str, _Texts] = getattr(book, "global_" if family == GLOBAL else family)
         for name, table in tables.items():
             where = f"{path}, table [{family}.{name}]"
-            if table.system and not book.chat:
-                raise InputError("a system turn needs a chat", where=f"{where}, key system", hint="add: chat = true")
             template = Template(method=f"{family}/{name}", **table.model_dump())
             _check(template, where)
             templates.append(template)
@@ -267,6 +289,12 @@ def _check(template: Template, where: str) -> None:
         _check_text(template.context, (), allowed, f"{where}, key context")
         needs = tuple(name for name in needs if name == SENTENCE or f"{{{name}}}" not in template.context)
     _check_text(template.text, needs, allowed, f"{where}, key text")
+    for number, shot in enumerate(template.shots, 1):
+        wanted = {*template.placeholders, ANSWER} - {HEADING, LANGUAGE}
+        if wanted - set(shot) or set(shot) - wanted - {HEADING, LANGUAGE}:
+            what = f"the worked example has {', '.join(shot)}"
+            hint = f"give it {', '.join(sorted(wanted))}"
+            raise InputError(what, where=f"{where}, key shots, number {number}", hint=hint)
     if template.row:
         _check_text(template.row, (QUESTION, ANSWER), (), f"{where}, key row")
         if template.reader != "questions":

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from test_chat import CHATML, REFUSES, with_template
 
+from augment_service.augment import frame_of
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.methods import (
     NO_CONTEXT,
@@ -45,6 +46,12 @@ def first_prompt(template: Template, around: Frame = NO_FRAME, document: Documen
     return next(build_prompts(document, target, template, PLAN, "m", around))
 
 
+def around_of(template: Template, tokenizer: object, kind: str) -> Frame:
+    if KINDS[kind][1]:
+        return frame(tokenizer, template.system, template.turns, where=kind)
+    return Frame(template.worked_examples)
+
+
 def asked(prompt: Prompt) -> str:
     return prompt.before + prompt.context + prompt.text + prompt.after
 
@@ -55,7 +62,7 @@ def test_every_prompt_of_a_book_is_as_it_was_read_and_approved(kind: str) -> Non
     tokenizer = with_template(chat_template)
     shown = []
     for template in load_book(None, file).templates:
-        around = frame(tokenizer, template.system, where=kind) if chat_template else NO_FRAME
+        around = around_of(template, tokenizer, kind)
         shown.append(f"===== {template.method}\n{asked(first_prompt(template, around))}\n")
     assert "".join(shown) == (GOLDEN / f"{kind}.txt").read_text()
 
@@ -67,17 +74,20 @@ def test_documents_are_never_fields_or_turns(kind: str) -> None:
     document = replace(DOCUMENT, text=text)
     file, chat_template = KINDS[kind]
     for template in load_book(None, file).templates:
-        around = frame(with_template(chat_template), template.system, where=kind) if chat_template else NO_FRAME
+        around = around_of(template, with_template(chat_template), kind)
         prompt = first_prompt(template, around, document)
         own = document.text.split(" <")[0] if "sentence" in template.placeholders else text
         if template.family.about and template.family.in_context:
             own = text  # in its context
         assert own in prompt.context + prompt.text
-        assert "<|assistant|>" not in prompt.before and prompt.after == around.after
+        assert prompt.before == around.before and prompt.after == around.after
 
 
-def test_examples_are_listed_so_that_answers_that_repeat_them_are_found() -> None:
-    for file in (ENGLISH, ENGLISH_CHAT):
+def test_worked_examples_precede_what_is_asked_and_are_known_as_such() -> None:
+    for kind in ("english", "chat"):
+        file, _ = KINDS[kind]
         for template in load_book(None, file).templates:
-            for example in template.examples:
-                assert example in template.context + template.text
+            around = frame_of(template, load_book(None, file), "")
+            for shot in template.shots:
+                assert all(value in around.before for value in shot.values())
+                assert {line for value in shot.values() for line in value.split("\n")} <= set(template.examples)
