@@ -33,15 +33,14 @@ from augment_service.methods import (
     parse_generation,
     sentence_targets,
 )
-from augment_service.model_folder import load_tokenizer
 from augment_service.parsing import EMPTY, KEPT, REPEATED, UNPARSED
-from augment_service.tokens import check_context, token_counter
+from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
 from data.errors import InputError
 from data.records import Augmentation, Context, Document, Generation, Prompt, Refusal
 from data.rendering import DOCUMENT, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
-from data.store import list_shards, read_manifest, read_table
+from data.store import list_shards, read_manifest, read_table, write_shard
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
@@ -62,7 +61,8 @@ class AugmentTask:
 
     `frame` is the chat template around each prompt; `proposal` and its frame are asked first, where the template is
     asked with what they answer. Documents are cut to what fits `window` tokens of the tokenizer in the folder
-    `tokenizer`. `ledger` is the index of prompts that are answered already.
+    `tokenizer`. `ledger` is the index of prompts that are answered already. Of each document `most` prompts are asked
+    (0: all), spread over it. What the model writes is kept in the folder `raw`, if there is one, as it is.
     """
 
     template: Template
@@ -76,6 +76,8 @@ class AugmentTask:
     window: int | None = None
     tokenizer: str = ""
     ledger: str = ""
+    most: int = 0
+    raw: str = ""
 
     asked: ClassVar[type] = Document
     answered: ClassVar[type] = Augmentation
@@ -96,6 +98,17 @@ class AugmentTask:
             on_row(at, RowAnswer(both.answers + answer.answers, both.refusals + answer.refusals))
 
         self._ask(engine, rows, asked, self.template, on_answer)
+
+    def stages(
+        self, document: Document, propose: Callable[[Sequence[Asked]], Iterable[Augmentation]]
+    ) -> Iterator[tuple[Template, list[Asked]]]:
+        """The prompts about a document, by template; `propose` has the answers to those that are asked first."""
+        if self.proposal is None:
+            yield self.template, self._prompts(document, self.targets(document))
+            return
+        asked = self._prompts(document, self.targets(document), self.proposal, self.proposal_frame)
+        yield self.proposal, asked
+        yield self.template, self._prompts(document, self._chosen(document, propose(asked)))
 
     def targets(self, document: Document) -> Iterator[Target]:
         """What the prompts of a document are about, without what has to be proposed first."""
@@ -123,11 +136,14 @@ class AugmentTask:
         around: Frame | None = None,
     ) -> list[Asked]:
         template, around = template or self.template, around or self.frame
-        return [
+        asked = [
             (prompt, target)
             for target in targets
             for prompt in build_prompts(document, target, template, self.plan, self.model, around)
         ]
+        if not self.most or len(asked) <= self.most:
+            return asked
+        return [asked[len(asked) * number // self.most] for number in range(self.most)]
 
     def _ask(
         self,
@@ -159,7 +175,9 @@ class AugmentTask:
         for row, count in enumerate(left):
             if not count:
                 end(row)
-        engine.generate(prompts, on_answer)
+        answers = engine.generate(prompts, on_answer)
+        if self.raw and answers:
+            keep_raw(Path(self.raw), answers)
 
     def _answer(
         self, document: Document, asked: Sequence[Asked], written: Sequence[Written], template: Template
@@ -203,7 +221,8 @@ class AugmentTask:
         asked = (self.plan.samples, self.plan.temperature, self.plan.seed, self.nothing, self.model, *frames)
         limits = (self.window, self.plan.long_documents) if DOCUMENT in self.template.placeholders else ()
         number = (self.plan.per_document,) if self.proposal else ()
-        return fingerprint(VERSION, *(part.fingerprint for part in parts), *asked, *limits, *number)
+        most = (f"at most {self.most}",) if self.most else ()
+        return fingerprint(VERSION, *(part.fingerprint for part in parts), *asked, *limits, *number, *most)
 
     def check_room(self, corpus: str) -> None:
         """Raise InputError if what surrounds the documents leaves no room for them in the window."""
@@ -241,6 +260,13 @@ def _open_ledger(index: str) -> Ledger:
     return Ledger.open(index)
 
 
+def keep_raw(folder: Path, answers: Sequence[Generation | Refusal]) -> None:
+    """Write what the model wrote as a shard of the folder."""
+    written = [answer for answer in answers if isinstance(answer, Generation)]
+    name = fingerprint(*(answer.prompt_id for answer in written))
+    write_shard(folder / f"{name}.arrow", Generation, written)
+
+
 def is_augmented(out: Path, jobs: Sequence[ShardedJob]) -> bool:
     """Whether the stage's output is complete, and that of these jobs."""
     return read_manifest(out / AUGMENTATIONS).get("key") == _request(jobs)
@@ -257,14 +283,16 @@ def plan_augmentation(
     window: int | None = None,
     tokenizer: str = "",
     parts: Path | None = None,
+    ranges: Sequence[RowRange] | None = None,
 ) -> list[ShardedJob]:
     """One job for each method and, for global ones, each corpus; contexts and the ledger's index are written here.
 
     `model` is the model's fingerprint. `parts` is the folder of the shards (default: in `out`), which other
-    augmentations may share. Raises InputError where a context does not fit into `window` tokens of the tokenizer in the
+    augmentations may share. `ranges` are the rows to ask about (default: all); contexts are of all documents in any
+    case. Raises InputError where a context does not fit into `window` tokens of the tokenizer in the
     folder `tokenizer` (None, "": not checked).
     """
-    ranges = row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT)
+    ranges = row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT) if ranges is None else ranges
     if not ranges:
         hint = "name a folder with at least one document"
         raise InputError("there are no documents", where=str(documents), hint=hint)
@@ -326,7 +354,7 @@ def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
     """
     if book.chat and tokenizer:
         where = f"method {template.method}"
-        return frame(load_tokenizer(Path(tokenizer)), template.system, template.turns, where=where)
+        return frame(load_once(Path(tokenizer)), template.system, template.turns, where=where)
     return Frame(template.worked_examples)
 
 

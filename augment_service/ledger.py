@@ -42,16 +42,25 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, prompt_id: str) -> bool:
+        return self._place(prompt_id) is not None
+
     def find(self, prompt_id: str) -> tuple[Augmentation, ...]:
         """The rows that answer a prompt, () if it was not answered."""
+        place = self._place(prompt_id)
+        if place is None:
+            return ()
+        entry = self._entries[place]
+        return tuple(_rows_of(prompt_id, _table(self._shards[entry["shard"]]), int(entry["row"])))
+
+    def _place(self, prompt_id: str) -> int | None:
         high, low = (np.uint64(int(half, 16)) for half in (prompt_id[:16], prompt_id[16:]))
         place = int(np.searchsorted(self._highs, high))
         while place < len(self._entries) and self._highs[place] == high:
-            entry = self._entries[place]
-            if entry["low"] == low:
-                return tuple(_rows_of(prompt_id, _table(self._shards[entry["shard"]]), int(entry["row"])))
+            if self._entries[place]["low"] == low:
+                return place
             place += 1
-        return ()
+        return None
 
 
 def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:

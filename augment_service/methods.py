@@ -98,12 +98,11 @@ def build_prompts(
         context_id = fingerprint("context", context)
     text = template.prompt(target.fields)
     for sample in range(1 if template.is_proposal else plan.samples):
-        where: list[str | int] = [template.method, document.corpus, document.doc_id, target.place]
-        where += [*target.about, sample]
+        where = place_of(template, document, target.place, target.about, sample)
         seed = derive_seed(plan.seed, *where)
-        asked = (context_id, text, template.fingerprint, plan.temperature, seed, model, VERSION, *filter(None, frame))
+        asked = (context_id, text, template.fingerprint, plan.temperature, seed, model)
         yield Prompt(
-            prompt_id=fingerprint(*where, *asked),
+            prompt_id=name_prompt(where, asked, frame),
             method=template.method,
             doc_id=document.doc_id,
             context=context,
@@ -117,6 +116,18 @@ def build_prompts(
             before=frame.before,
             after=frame.after,
         )
+
+
+def place_of(
+    template: Template, document: Document, place: int, about: Sequence[str], sample: int
+) -> tuple[str | int, ...]:
+    """Names one of the samples about one target of a document."""
+    return (template.method, document.corpus, document.doc_id, place, *about, sample)
+
+
+def name_prompt(where: Sequence[str | int], asked: Sequence[object], frame: Frame) -> str:
+    """The id of a prompt: `where` as `place_of`; context's id, text, template, temperature, seed and model; frame."""
+    return fingerprint(*where, *asked, VERSION, *filter(None, frame))
 
 
 def parse_generation(
@@ -162,6 +173,7 @@ def parse_generation(
                 span=target.span,
                 prompt=training_prompt,
                 form=form,
+                tokens=() if place else (generation.num_read, generation.num_cached, generation.num_tokens),
             )
         )
     return tuple(rows)

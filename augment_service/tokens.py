@@ -27,7 +27,7 @@ HINTS = {
 Asked = TypeVar("Asked")
 Found = TypeVar("Found")
 Tokenizer = Any  # of transformers
-_load_once = lru_cache(maxsize=2)(load_tokenizer)
+load_once = lru_cache(maxsize=2)(load_tokenizer)
 Text = tuple[str, str]  # a part that many texts share, and what follows it
 Segment = tuple[str, str, bool]  # a text that is tokenized together, and whether its special tokens are split
 
@@ -349,13 +349,13 @@ def token_counter(tokenizer: str) -> TokenCounter:
     """Counts tokens as the model in that folder reads text; with "", words."""
     if not tokenizer:
         return word_counter
-    read = _load_once(Path(tokenizer))
+    read = load_once(Path(tokenizer))
     return lambda texts: [len(ids) for ids in read(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
 
 def check_context(context: str, window: int, tokenizer: str, *, room: int, where: str) -> None:
     """Raise InputError if a context and `room` tokens more exceed the window of a model with that tokenizer."""
-    needed = len(_load_once(Path(tokenizer))(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
+    needed = len(load_once(Path(tokenizer))(context, add_special_tokens=False, verbose=False)["input_ids"]) + room
     if needed > window:
         raise InputError(
             f"at least {needed:,} tokens are needed, the window has {window:,}",

@@ -81,9 +81,10 @@ class EngineWorker:
             wall_seconds=time.perf_counter() - started,
             node=f"{platform.node()}:{os.getpid()}",
             num_refused=num_refused,
-            prompt_tokens=spent.get("prompt_tokens", 0),
-            cached_tokens=spent.get("cached_tokens", 0),
-            answer_tokens=spent.get("generated_tokens", 0) + spent.get("scored_tokens", 0),
+            prompt_tokens=int(spent.get("prompt_tokens", 0)),
+            cached_tokens=int(spent.get("cached_tokens", 0)),
+            answer_tokens=int(spent.get("generated_tokens", 0) + spent.get("scored_tokens", 0)),
+            engine_seconds=spent.get("seconds", 0.0),
         )
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Generation | Refusal]:
@@ -201,9 +202,9 @@ class _Spending:
         self._lock = threading.Lock()
 
     @contextmanager
-    def counted(self) -> Iterator[dict[str, int]]:
+    def counted(self) -> Iterator[dict[str, float]]:
         """A block around a unit; afterwards the dictionary holds what is counted as its own."""
-        spent: dict[str, int] = {}
+        spent: dict[str, float] = {}
         with self._lock:
             if not self._num_units:
                 self._counted = self._engine.stats()
@@ -213,7 +214,7 @@ class _Spending:
         finally:
             with self._lock:
                 now = self._engine.stats()
-                spent |= {name: int(value - self._counted.get(name, 0.0)) for name, value in now.items()}
+                spent |= {name: value - self._counted.get(name, 0.0) for name, value in now.items()}
                 self._counted = now
                 self._num_units -= 1
 
@@ -268,6 +269,13 @@ def _write(path: Path, record: type, rows: Sequence[RowAnswer]) -> None:
 def piece_path(target: Path, rows: Rows) -> Path:
     """Where the answers to some rows of a unit are kept until the unit is whole."""
     return _pieces_folder(target) / f"{rows[0]:08d}-{rows[1]:08d}.arrow"
+
+
+def answered_rows(target: Path, num_rows: int) -> set[int]:
+    """Which rows of a unit are answered in its shard, or in pieces of it."""
+    if target.exists():
+        return set(range(num_rows))
+    return {row for rows, _ in _finished(target, (0, num_rows)) for row in range(*rows)}
 
 
 def _pieces_folder(target: Path) -> Path:

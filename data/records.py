@@ -98,13 +98,16 @@ class Prompt:
 class Generation:
     """What an engine wrote for one prompt. Producer: an engine. Consumer: `augment_service.methods` parsers.
 
-    `finish_reason` is "stop" or "length".
+    `finish_reason` is "stop" or "length". `num_tokens` were written, `num_read` read, `num_cached` of these came from
+    the prefix cache.
     """
 
     prompt_id: str
     text: str
     finish_reason: str
     num_tokens: int
+    num_read: int = 0
+    num_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ class Augmentation:
     sources raise its log-likelihood (nats per token); NaN where that was not measured. `model`, `template` and
     `context_id` are content hashes. `prompt_id` names what was asked: text, context, sampling, weights; `place` counts
     the inferences of one answer, and `augmentation_id` names the two. What is trained is the `text`; with the `form`
-    "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned.
+    "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned. The first
+    row of an answer has its `tokens`: read, of these from the prefix cache, and written.
     """
 
     augmentation_id: str
@@ -142,6 +146,7 @@ class Augmentation:
     span: tuple[int, ...] = ()
     prompt: str = ""
     form: str = "text"
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +271,8 @@ class ShardReceipt:
     """Proof that a shard of work is on disk. Producer: a pool actor. Consumers: the driver, progress, the report.
 
     Of the unit's rows, `num_rows` were answered and `num_refused` were not (see `refused/` beside the shard). Tokens:
-    read by the model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone.
+    read by the model, those of them found in the prefix cache, and written or scored. Counts are of this unit alone,
+    and so are `engine_seconds`, in which the engine worked.
     """
 
     unit: str
@@ -278,3 +284,4 @@ class ShardReceipt:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     answer_tokens: int = 0
+    engine_seconds: float = 0.0

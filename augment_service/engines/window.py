@@ -11,6 +11,8 @@ from augment_service.engines.protocol import CPU_CACHE_GIB, EngineSpec
 from data.errors import InputError
 
 BLOCK = 32  # tokens; the smallest block that vLLM's CPU kernels accept, so that most of a prefix is shared
+_GPU_BLOCK = 16  # tokens; vLLM's own
+_GUESSED_TOKENS = 2**18  # of a cache whose size only the engine knows
 _BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "float16": 2}  # of a value of the cache; "auto" is float32 on a CPU
 _SHAPE = (
     ("num_hidden_layers", "n_layer"),
@@ -27,6 +29,21 @@ class FittedWindow(NamedTuple):
 
     tokens: int | None
     sentence: str
+
+
+class CacheShape(NamedTuple):
+    """The prefix cache of an engine: tokens of a block, and blocks."""
+
+    block: int
+    num_blocks: int
+
+
+def cache_shape(spec: EngineSpec, *, on_cpu: bool = True) -> CacheShape:
+    """The prefix cache of an engine of this spec; on a GPU, and at an endpoint, a guess at its size."""
+    if not on_cpu or spec.kind == "endpoint":
+        return CacheShape(_GPU_BLOCK, _GUESSED_TOKENS // _GPU_BLOCK)
+    held = _cache_tokens(spec) if (Path(spec.model) / "config.json").exists() else None
+    return CacheShape(BLOCK, max(held or _GUESSED_TOKENS, BLOCK) // BLOCK)
 
 
 def fit_window(spec: EngineSpec, *, on_cpu: bool = True) -> FittedWindow:

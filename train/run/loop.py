@@ -146,6 +146,7 @@ def _finetune(
                 report({**row, "num_steps": task.plan.run.num_steps})
         phases.enter("writing the checkpoint")
         record: dict[str, Any] = {"key": key, "starts": [dataclasses.asdict(start) for start in starts]}
+        record["run"] = dataclasses.asdict(run)
         record["computed_with"] = {name: getattr(run, name) for name in ROUNDING}
         ref = export(engine, plan.run, Path(run.out), plan.run.num_steps, len(plan.rows), record)
         _clear(run)

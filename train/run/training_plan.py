@@ -100,7 +100,7 @@ def write_texts(run: FinetuneRun) -> None:
     encoder = load_encoder(run.base)
     for sources in (run.sources, run.matched_to):
         write_tokens(sources, _tokens_folder(run), encoder, _limits(run, encoder), where=f"the texts of run {run.name}")
-    _schedule_texts(run, encoder)  # an empty mix or a source without texts shows only here
+    schedule_texts(run, encoder)  # an empty mix or a source without texts shows only here
 
 
 def open_plan(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *, world_size: int) -> TrainingPlan:
@@ -109,7 +109,7 @@ def open_plan(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *, 
     `refusal` is the reason why the model cannot be trained on packed rows, if it cannot.
     """
     encoder = load_encoder(run.base)
-    rows, schedule = _schedule_texts(run, encoder)
+    rows, schedule = schedule_texts(run, encoder)
     layout = choose_layout(
         run.layout,
         refusal=refusal,
@@ -139,7 +139,8 @@ def delete_tokens(run: FinetuneRun) -> None:
         shutil.rmtree(_tokens_folder(run), ignore_errors=True)
 
 
-def _schedule_texts(run: FinetuneRun, encoder: TextEncoder) -> tuple[TokenRows, Schedule]:
+def schedule_texts(run: FinetuneRun, encoder: TextEncoder) -> tuple[TokenRows, Schedule]:
+    """The texts of a run whose tokens are written, and which of them are learned in which step."""
     budget = Budget(run.num_steps, run.num_tokens, run.num_epochs)
     if run.match:
         reference = open_tokens(run.matched_to, _tokens_folder(run), encoder, _limits(run, encoder))

@@ -163,6 +163,22 @@ def name_texts(source: TextSource, positions: Sequence[int]) -> list[str]:
     return [names[position] for position in positions]
 
 
+def find_ids(source: TextSource, ids: Sequence[str]) -> dict[str, int]:
+    """The positions in the source of the texts with these ids, as far as it has them; the inverse of `name_texts`.
+
+    Sources that are split into sentences are not searched.
+    """
+    found: dict[str, int] = {}
+    num_rows = 0
+    for table in _tables(source) if source.split == "none" else ():
+        column = next((name for name in ID_COLUMNS if name in table.column_names), None)
+        if column:
+            places = pc.index_in(pa.array(ids, pa.string()), value_set=table[column].combine_chunks()).to_pylist()
+            found |= {name: num_rows + at for name, at in zip(ids, places, strict=True) if at is not None}
+        num_rows += table.num_rows
+    return found
+
+
 def no_texts(sources: Sequence[TextSource]) -> InputError:
     """The error for an empty mix."""
     return InputError(

@@ -114,6 +114,12 @@ class TokenRows(Sequence[np.ndarray]):
         part, local = self._find(index)
         return int(self.lengths.sources[index]), int(part.texts[local]) if len(part.texts) else local
 
+    def rows_of(self, source: int, text: int) -> np.ndarray:
+        """The rows of a text, given by its position in its source: several if it was cut, none if it was left out."""
+        part = self._parts[source]
+        local = np.flatnonzero(part.texts == text) if len(part.texts) else np.array([text])
+        return local[local < len(part.first_labels)] + self._starts[source]
+
     def _find(self, index: int) -> tuple[TokenSource, int]:
         source = int(self.lengths.sources[index])
         return self._parts[source], int(index - self._starts[source])
