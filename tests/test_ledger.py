@@ -1,11 +1,16 @@
 """The ledger: what was asked once is not asked again, and what was not, is."""
 
+import multiprocessing
+import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
+import interrupted_augmentation
 import pytest
 
 from augment_service.augment import AUGMENTATIONS, PARTS, plan_augmentation, seal_augmentations
@@ -121,6 +126,36 @@ def test_a_document_longer_than_the_window_is_asked_about_in_parts_or_not_at_all
     assert [row.span for row in rows if row.sources == ("short",)] == [()]
     skipped = augment(tmp_path / "skip", tmp_path / "documents", replace(plan, long_documents="skip"), **limits)
     assert [row.sources for row in skipped] == [("short",)]
+
+
+def test_twenty_kills_leave_the_rows_of_an_unbroken_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Document(f"d{at}", f"otter {at} swims. stoat {at} runs.", "w") for at in range(150)]
+    write_folder(tmp_path / "documents", Document, rows)
+    monkeypatch.setattr("interrupted_augmentation.SECONDS", 0.0)
+    interrupted_augmentation.augment(str(tmp_path / "documents"), str(tmp_path / "whole"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # of the server from which processes are forked
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["interrupted_augmentation"])
+    draw, kills, pieces, begun = Random(0), 0, 0, context.Event()
+    out = tmp_path / "out"
+    while kills < 20 and not (out / AUGMENTATIONS / "manifest.json").exists():
+        process = context.Process(
+            target=interrupted_augmentation.augment, args=(str(tmp_path / "documents"), str(out), begun), daemon=True
+        )
+        process.start()
+        assert begun.wait(60)
+        begun.clear()
+        process.join(draw.random())
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        pieces = max(pieces, len(list(out.glob("parts/pieces/*/*.arrow"))))
+    assert kills >= 10 and pieces  # it was killed in the middle of units, again and again
+    interrupted_augmentation.augment(str(tmp_path / "documents"), str(out))
+    whole, broken = (list(read_folder(folder / AUGMENTATIONS, Augmentation)) for folder in (tmp_path / "whole", out))
+    assert repr(broken) == repr(whole)
+    assert len({row.augmentation_id for row in broken}) == len(broken) > 1000
 
 
 # ---- the index
