@@ -18,6 +18,7 @@ An error of a group's weights (a checkpoint that does not fit) fails the units o
 from collections import Counter, deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
 from data.errors import ResumableError
 
@@ -65,6 +66,7 @@ class Schedule:
         self.units = units
         self.max_in_flight = max(width, MIN_IN_FLIGHT)
         self.failed_units: dict[int, str] = {}  # unit -> reason
+        self.num_in_flight = 0  # tasks that are running or queued at an actor
         self._queues = _queues(units, num_actors)
         self._in_flight: list[list[Task]] = [[] for _ in range(num_actors)]
         self._retries: deque[Task] = deque()  # what failed, or is a piece of it; the newest first
@@ -84,11 +86,6 @@ class Schedule:
     def finished(self) -> bool:
         """Whether every unit is done or failed."""
         return not (self.num_in_flight or any(self._queues) or self._retries or self._unresolved)
-
-    @property
-    def num_in_flight(self) -> int:
-        """Tasks that are running or queued at an actor."""
-        return sum(map(len, self._in_flight))
 
     def in_flight(self, actor: int) -> list[Task]:
         """The tasks that an actor has, the oldest first."""
@@ -113,6 +110,7 @@ class Schedule:
                 task = self._choose(actor) if len(self._in_flight[actor]) <= held else None
                 if task is not None:
                     self._in_flight[actor].append(task)
+                    self.num_in_flight += 1
                     given.append((actor, task))
         return given
 
@@ -130,6 +128,7 @@ class Schedule:
     def done(self, actor: int, task: Task) -> None:
         """The actor finished a task."""
         self._in_flight[actor].remove(task)
+        self.num_in_flight -= 1
         if not task.is_end:
             self._successes[actor] += 1
             self._in_a_row[actor] = 0
@@ -149,6 +148,7 @@ class Schedule:
                 self._retries.append(task)
             else:
                 self._queues[actor].appendleft(task)
+        self.num_in_flight -= len(self._in_flight[actor])
         self._in_flight[actor] = []
         self._just_failed.add(actor)
         self._in_a_row[actor] += 1
@@ -160,6 +160,7 @@ class Schedule:
     def fail_group(self, actor: int, task: Task, reason: str) -> str:
         """The weights of a task's group cannot be used: all its units fail. Returns its affinity."""
         self._in_flight[actor].remove(task)
+        self.num_in_flight -= 1
         affinity = self.units[task.unit].affinity
         for tasks in (*self._queues, self._retries, self._unresolved):
             dropped = [waiting for waiting in tasks if self.units[waiting.unit].affinity == affinity]
@@ -241,10 +242,10 @@ def _queues(units: Sequence[Unit], num_actors: int) -> list[deque[Task]]:
     for number, unit in enumerate(units):
         groups.setdefault(f"same {unit.affinity}" if unit.affinity else f"own {number}", []).append(number)
     queues: list[deque[Task]] = [deque() for _ in range(num_actors)]
-    loads = [0] * num_actors
+    lightest = [(0, actor) for actor in range(num_actors)]
     rows_of = {name: sum(units[number].num_rows for number in group) for name, group in groups.items()}
     for name in sorted(groups, key=rows_of.__getitem__, reverse=True):
-        lightest = loads.index(min(loads))
-        queues[lightest].extend(Task(number) for number in groups[name])
-        loads[lightest] += rows_of[name]
+        num_rows, actor = lightest[0]
+        queues[actor].extend(Task(number) for number in groups[name])
+        heapreplace(lightest, (num_rows + rows_of[name], actor))
     return queues

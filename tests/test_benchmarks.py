@@ -16,7 +16,7 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import generation, harness, long_context, peers, scoring, settings, start, swap, worlds
+from benchmarks import dispatch, generation, harness, long_context, peers, scoring, settings, start, swap, worlds
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
 from benchmarks.side import ROOT, Answer, Side, SideError
 from benchmarks.sides import start as sides_start
@@ -362,6 +362,13 @@ def test_long_contexts_are_prepared(tmp_path: Path) -> None:
     assert long_context.main(["--smoke", "--json", str(out)]) == 0
     report = read_report(out)
     assert report["requests"] == 8 * 4 and set(report["ratios"]) == set(long_context.GOALS)
+
+
+def test_every_unit_is_dispatched_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert dispatch.main(["--smoke", "--json", str(out)]) == 0
+    report = read_report(out)
+    assert report["num_units"] == 500 and set(report["ratios"]) == set(dispatch.GOALS)
 
 
 def test_swap_notices_other_scores(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
