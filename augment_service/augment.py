@@ -33,6 +33,7 @@ from augment_service.methods import (
     parse_generation,
     sentence_targets,
 )
+from augment_service.model_free import plan_model_free
 from augment_service.parsing import EMPTY, KEPT, REPEATED, UNPARSED
 from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
@@ -317,7 +318,9 @@ def plan_augmentation(
             own.check_room(corpus)
             key, name = fingerprint(task.key, path.stem), f"{corpus} {template.method}"
             jobs.append(ShardedJob(name, own, tuple(by_corpus[corpus]), parts, key, affinity=path.stem))
-    return _with_ledger(jobs, parts)
+    return _with_ledger(jobs, parts) + plan_model_free(
+        documents, ranges, book, plan, parts, window=window, tokenizer=tokenizer
+    )
 
 
 def make_task(
@@ -362,8 +365,9 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of equal texts in a corpus the first stays kept, unless a document says it; the verdict of the others becomes
-    "repeated"; case, quotes and marks at the ends do not count. Texts are compared by a 64-bit hash, so memory is some
-    40 bytes a row. Raises InputError if every prompt was refused, or if next to nothing could be read.
+    "repeated"; case, quotes and marks at the ends do not count, and after other prompts a text is another one. Texts
+    are compared by a 64-bit hash, so memory is some 40 bytes a row. Raises InputError if every prompt was refused, or
+    if next to nothing could be read.
     """
     refused = refuse_if_all(jobs, "prompt")
     keys = [_keys(batch) for shard in list_shards(documents) for batch in _batches(read_table(shard))]
@@ -413,6 +417,9 @@ def _batches(table: pa.Table) -> Iterator[pa.Table]:
 def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """A hash of corpus and folded text for each row. Rows that are not kept get that of their id: equal to no text."""
     texts = fold_column(table["text"])
+    if "prompt" in table.column_names:  # the answer to another question, the text after another one
+        joined = pc.binary_join_element_wise(table["prompt"], texts, _NOT_TEXT)
+        texts = pc.if_else(pc.equal(table["prompt"], ""), texts, joined)
     if "verdict" in table.column_names:
         own = pc.binary_join_element_wise(_NOT_TEXT, table["augmentation_id"], "")
         texts = pc.if_else(pc.equal(table["verdict"], KEPT), texts, own)

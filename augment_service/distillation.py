@@ -17,10 +17,20 @@ from augment_service.documents import open_documents
 from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import document_fields
+from augment_service.model_free import chat_methods
 from augment_service.parsing import KEPT
 from data.errors import InputError
 from data.records import Augmentation, DistillationExample, Distribution
-from data.rendering import DOCUMENT, HEADING, LANGUAGE, SENTENCE, PromptBook, Template
+from data.rendering import (
+    DOCUMENT,
+    HEADING,
+    LANGUAGE,
+    MODEL_FREE,
+    SENTENCE,
+    PromptBook,
+    Template,
+    select_model_free,
+)
 from data.seeds import fingerprint
 from data.store import claim, is_sealed
 
@@ -56,6 +66,8 @@ class DistillationTask:
         )
 
     def _example(self, row: Augmentation) -> DistillationExample:
+        if row.prompt or row.form == "chat" or row.method in MODEL_FREE:
+            raise _not_written(f"{row.method}, of inference {row.augmentation_id}")
         template, path = self.templates.get(row.method), self.contexts.get((row.method, row.corpus))
         shared = ContextReader(Path(path)).text_for() if path else None
         if template is None or template.fingerprint != row.template or (shared and shared.context_id != row.context_id):
@@ -85,6 +97,20 @@ class DistillationTask:
             text = document.text[slice(*row.span)] if row.span else document.text
             fields |= document_fields(document) | {DOCUMENT: document.text if row.sentence else text.strip()}
         return fields
+
+
+def check_distillable(book: PromptBook, methods: Sequence[str]) -> None:
+    """Raise InputError for methods whose rows are no plain text that a model has written."""
+    if unfit := chat_methods(book, methods) + select_model_free(methods):
+        raise _not_written(", ".join(dict.fromkeys(unfit)))
+
+
+def _not_written(methods: str) -> InputError:
+    return InputError(
+        f"distributions are those of plain texts that the model wrote; these rows are none: {methods}",
+        where="--teacher-top-k",
+        hint="leave these methods out; answers to questions are plain texts with a prompt book that gives them a row",
+    )
 
 
 def is_distilled(out: Path) -> bool:

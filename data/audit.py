@@ -36,17 +36,23 @@ def fold(text: str) -> str:
 def audit_leaks(
     questions: Iterable[Question], documents: Iterable[Document], augmentations: Iterable[Augmentation]
 ) -> dict[str, int]:
-    """Counts the test statements that are verbatim in documents and in kept augmentations of their own corpus."""
+    """Counts the test statements that are verbatim in documents and in kept augmentations of their own corpus.
+
+    Of an augmentation count all that a model reads or learns: prompt, text, the two as one, and their sentences.
+    """
     questions = list(questions)
     stated = [(q.corpus, fold(_statement_text(q))) for q in questions if q.inference not in TRAINED]
     wanted, in_documents, present = set(stated), set[tuple[str, str]](), set[str]()
     for document in documents:
         present.add(document.doc_id)
-        spans = sentence_spans(document.text, document.outline)
-        parts = {document.text, *(document.text[start:end] for start, end in spans)}
-        in_documents |= wanted & {(document.corpus, fold(part)) for part in parts}
-    kept = ((row.corpus, fold(row.text)) for row in augmentations if row.verdict == "kept")
-    in_augmentations = wanted.intersection(kept)
+        in_documents |= wanted & {(document.corpus, part) for part in _parts(document.text, document.outline)}
+    in_augmentations = set[tuple[str, str]]()
+    for row in augmentations:
+        if row.verdict == "kept":
+            found = _parts(row.text) | (
+                _parts(row.prompt) | {fold(f"{row.prompt} {row.text}")} if row.prompt else set()
+            )
+            in_augmentations |= wanted & {(row.corpus, part) for part in found}
     return {
         "num_documents": len(present),
         "num_questions": len(questions),
@@ -55,6 +61,11 @@ def audit_leaks(
         "verbatim_in_augmentations": sum(statement in in_augmentations for statement in stated),
         "missing_requirements": sum(not present.issuperset(question.requires) for question in questions),
     }
+
+
+def _parts(text: str, outline: Sequence[int] = ()) -> set[str]:
+    """A text and its sentences, folded."""
+    return {fold(text), *(fold(text[start:end]) for start, end in sentence_spans(text, outline))}
 
 
 def _statement_text(question: Question) -> str:

@@ -8,7 +8,7 @@ import msgspec
 Message = dict[str, str]  # with the keys role and content
 SPELLINGS = (("role", "content"), ("from", "value"))  # the second is that of ShareGPT
 _ROLES = {"system": "system", "user": "user", "assistant": "assistant", "human": "user", "gpt": "assistant"}
-ASSISTANT = "assistant"
+USER, ASSISTANT = "user", "assistant"
 _NAMES = {str: "a text", dict: "an object", bool: "a truth value", type(None): "null"}
 
 

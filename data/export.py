@@ -33,7 +33,8 @@ _ABOUT = {
     "right one. `split` and `inference` name the kind of question, `fact_id` the fact that it tests, "
     "`requires` the documents that hold what is needed.",
     "augmentations": "Inferences that a model wrote down about `sentence` of the documents `sources`. `verdict` is "
-    "kept, or the reason for the rejection; `template`, `model` and `context_id` are content hashes.",
+    "kept, or the reason for the rejection; `template`, `model` and `context_id` are content hashes. What is learned "
+    "is `text`: with the `form` chat it answers the turn `prompt` of the user, else it follows `prompt`.",
 }
 FORMATS = {"parquet": ".parquet", "jsonl": ".jsonl"}
 CARD = "README.md"

@@ -59,6 +59,9 @@ FAMILIES: Mapping[str, Family] = {
     "focal": Family((DOCUMENT, QUESTION), about=(QUESTION,), proposes=True),
 }
 LOCAL, GLOBAL = "local", "global"
+# Methods that need no model, and so no template; selected by family or name like the others.
+REVERSE_WORDS, REVERSE_ENTITIES, MASKED, CLOSURE = "reverse/words", "reverse/entities", "masked", "closure"
+MODEL_FREE = (REVERSE_WORDS, REVERSE_ENTITIES, MASKED, CLOSURE)
 
 
 class _Closed(BaseModel):
@@ -118,6 +121,11 @@ class Template(_Texts):
         return self.parser or ("names" if self.is_proposal else self.family.parser)
 
     @property
+    def makes_chats(self) -> bool:
+        """Whether its training rows are turns of a chat: questions and answers that no `row` joins."""
+        return self.reader == "questions" and not self.row
+
+    @property
     def fingerprint(self) -> str:
         """Changes with any character of the template."""
         parts = (self.method, self.context, self.text, self.stop, self.max_tokens, self.answer_after, self.reader)
@@ -167,6 +175,19 @@ class _Icl(_Closed):
     context: str
 
 
+class Masked(_Closed):
+    """What precedes a passage in a row of the method "masked": {document} is the passage with gaps, each a `mark`."""
+
+    text: str
+    mark: str = Field("____", min_length=1)
+
+
+_PLAIN_MASKED = Masked(text="A text with gaps:\n{document}\n\nThe text without gaps:\n")
+_CHAT_MASKED = Masked(
+    text="Words of a text were replaced by ____. Write the text with all of its words, and nothing else.\n\n{document}"
+)
+
+
 class _Book(_Closed):
     model_config = ConfigDict(populate_by_name=True)
 
@@ -181,6 +202,7 @@ class _Book(_Closed):
     strategies: dict[str, _Texts] = {}
     spa: dict[str, _Texts] = {}
     focal: dict[str, _Texts] = {}
+    masked: Masked | None = None
 
 
 class PromptBook(_Closed):
@@ -193,6 +215,7 @@ class PromptBook(_Closed):
     icl_context: str
     nothing: str
     templates: tuple[Template, ...]
+    masked: Masked = _PLAIN_MASKED
 
     def in_context(self, documents: Sequence[str]) -> str:
         """The documents as a context that questions can follow."""
@@ -201,10 +224,10 @@ class PromptBook(_Closed):
     def select(self, methods: Sequence[str]) -> list[Template]:
         """Templates of methods named by family ("local") or in full ("local/reverse"). Raises InputError.
 
-        The templates that propose something are left out: see `proposal`.
+        The templates that propose something are left out: see `proposal`. Methods without a model have no template.
         """
         offered = [template for template in self.templates if not template.is_proposal]
-        known = {template.method for template in offered}
+        known = {template.method for template in offered} | set(MODEL_FREE)
         families = {_family_of(name) for name in known}
         for method in methods:
             if method in FAMILIES and method not in families:
@@ -219,10 +242,19 @@ class PromptBook(_Closed):
                 )
         return [one for one in offered if one.method in methods or _family_of(one.method) in methods]
 
+    def names(self, methods: Sequence[str]) -> list[str]:
+        """The full names of methods named by family or in full, those without a model last. Raises InputError."""
+        return [template.method for template in self.select(methods)] + select_model_free(methods)
+
     def proposal(self, template: Template) -> Template | None:
         """The template whose answers this one is asked with; None if there is none."""
         name = f"{_family_of(template.method)}/{PROPOSE}"
         return next((one for one in self.templates if one.method == name and one.is_proposal), None)
+
+
+def select_model_free(methods: Sequence[str]) -> list[str]:
+    """Those of the methods without a model that are named by family or in full."""
+    return [one for one in MODEL_FREE if one in methods or _family_of(one) in methods]
 
 
 def _family_of(method: str) -> str:
@@ -240,7 +272,7 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     elif model_folder is not None and not file:
         path = model_folder / BOOK_NAME
         if not path.is_file():
-            path = ENGLISH_CHAT if _has_chat_template(model_folder) else ENGLISH
+            path = ENGLISH_CHAT if has_chat_template(model_folder) else ENGLISH
     try:
         book = _Book.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -262,11 +294,13 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
             what = f"[{family}.{PROPOSE}] and a table that is asked with its answers belong together"
             raise InputError(what, where=f"{path}, table [{family}]", hint="add the other one")
     _check_text(book.icl.context, (DOCUMENTS,), (), f"{path}, table [icl], key context")
+    masked = book.masked or (_CHAT_MASKED if book.chat else _PLAIN_MASKED)
+    _check_text(masked.text, (DOCUMENT,), (), f"{path}, table [masked], key text")
     icl = book.icl.context
-    return PromptBook(chat=book.chat, icl_context=icl, nothing=book.nothing, templates=tuple(templates))
+    return PromptBook(chat=book.chat, icl_context=icl, nothing=book.nothing, templates=tuple(templates), masked=masked)
 
 
-def _has_chat_template(model_folder: Path) -> bool:
+def has_chat_template(model_folder: Path) -> bool:
     """Whether the tokenizer in the folder has a chat template."""
     if (model_folder / "chat_template.jinja").is_file():
         return True

@@ -16,6 +16,7 @@ from augment_service.augment import AUGMENTATIONS, PARTS
 from augment_service.chat import AnswerFrame
 from augment_service.contexts import ContextSpec
 from augment_service.engines.protocol import check_scoring
+from augment_service.model_free import chat_methods
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
@@ -122,15 +123,17 @@ def open_study(recipe: Recipe, out: Path, console: Console) -> Study:
         )
     check_service(recipe.engine, [model.path])
     frame = evaluate.question_frame(setting, model, recipe.evaluate)
-    asked = {template.method for template in model.book.select(recipe.augment.methods)}
+    asked = set(model.book.names(recipe.augment.methods))
     for arm, methods in recipe.train.arms.items():
-        missing = sorted({template.method for template in model.book.select(methods)} - asked)
+        missing = sorted(set(model.book.names(methods)) - asked)
         if missing:
             raise InputError(
                 f'the arm "{arm}" learns {missing[0]}, which is not generated',
                 where=f"train.arms.{arm}",
                 hint=f"add it to augment.methods, which has {', '.join(recipe.augment.methods)}",
             )
+    if chat_methods(model.book, recipe.augment.methods):
+        train.check_chat(model, where="augment.methods")
     evaluate.parse_contexts(recipe.evaluate.icl, where="evaluate.icl")
     resolved = recipe.model_copy(update={"train": train.resolve(recipe.train, model, setting.say)})
     folders = {
@@ -234,10 +237,7 @@ def plan_runs(study: Study, suites: list[Suite], general: Replay | None) -> list
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)
             arms = {
-                arm: train.arm_sources(
-                    documents, inferences, [t.method for t in study.model.book.select(methods)], section
-                )
-                + beside
+                arm: train.arm_sources(documents, inferences, study.model.book.names(methods), section) + beside
                 for arm, methods in section.arms.items()
             }
             first = next(iter(arms.values()))

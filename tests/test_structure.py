@@ -186,5 +186,5 @@ def test_training_on_sentences_leaves_out_what_the_outline_says_is_none(tmp_path
     text = "Code\nx = 1. y = 2.\nIt is short. It runs."
     write_folder(tmp_path / "texts", Document, [Document("d", text, "c", outline=(1, 0, 4, VERBATIM, 5, 19))])
     source = TextSource(str(tmp_path / "texts"), split="independent")
-    assert [found for found, _ in read_rows(source)] == [["It is short.", "It runs."]]
+    assert [rows.texts for rows in read_rows(source)] == [["It is short.", "It runs."]]
     assert name_texts(source, [0, 1]) == ["d", "d"]

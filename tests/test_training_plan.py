@@ -85,7 +85,7 @@ def test_tokens_rest_in_flat_files_that_are_mapped_and_written_once(world: Path,
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     rows = open_tokens(run.sources, tmp_path, encoder, LIMITS)
     assert isinstance(rows._parts[0].ids, np.memmap)
-    texts = [text for source in run.sources for chunk, _ in sources_module.read_rows(source) for text in chunk]
+    texts = [text for source in run.sources for rows in sources_module.read_rows(source) for text in rows.texts]
     assert [row.tolist() for row in rows] == [[*row, 1] for row in encoder.tokenizer(texts)["input_ids"]]
     assert rows.lengths.num_inputs.tolist() == rows.lengths.num_labels.tolist() == [4] * 30 + [19] * 10
     assert rows.lengths.sources.tolist() == [0] * 30 + [1] * 10

@@ -84,7 +84,7 @@ def torchrun(runs: list[FinetuneRun], folder: Path, *, num_ranks: int, **environ
 
 def read_texts(sources: Sequence[TextSource]) -> list[str]:
     """The texts of all sources, in the order of sources, shards and rows."""
-    return [text for source in sources for chunk, _ in read_rows(source) for text in chunk]
+    return [text for source in sources for rows in read_rows(source) for text in rows.texts]
 
 
 def encode(texts: Sequence[str], tokenizer: Any, *, window: int = 64) -> list[list[int]]:

@@ -1,11 +1,11 @@
-"""The augmentation stage: the model writes down, in context, what follows from documents."""
+"""The augmentation stage: the model writes down, in context, what follows from documents; some methods need none."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from augment_service.augment import is_augmented, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL, parse_context
-from augment_service.distillation import TEACHER, is_distilled, plan_distillation, seal_distillation
+from augment_service.distillation import TEACHER, check_distillable, is_distilled, plan_distillation, seal_distillation
 from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan
 from cluster.pool import Unit
@@ -31,7 +31,7 @@ class Augmentation:
 
 
 def check(model: Model, section: Augment) -> None:
-    """Raise InputError for unknown methods and contexts."""
+    """Raise InputError for unknown methods and contexts, and for rows that a teacher has no distributions of."""
     templates = model.book.select(section.methods)
     context = parse_context(section.context, where="augment.context")
     if context != ALL and not any(template.is_global for template in templates):
@@ -40,6 +40,8 @@ def check(model: Model, section: Augment) -> None:
             where="augment.context",
             hint="leave it out, or add a global method",
         )
+    if isinstance(section, AugmentCommand) and section.teacher_top_k:
+        check_distillable(model.book, section.methods)
 
 
 def plan(

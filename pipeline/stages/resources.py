@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.window import fit_window
+from augment_service.model_free import is_model_free
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from cluster.memory import gpu_bytes
 from cluster.meter import Meter, export, format_seconds
@@ -118,6 +119,14 @@ class LazyEngines(ExitStack):
             seconds = engine.deadline_seconds, engine.start_seconds
             return self.enter_context(start_pool(spec, placement, *seconds))
 
+    def light_pool(self, num_units: int) -> ActorPool:
+        """A pool of actors without a model, a CPU each; beside the engines of a service they take what is left."""
+        placement, is_served = self._cluster.placement, bool(self._setting.engine.service)
+        most = placement.engines * placement.cpus_per_engine
+        spec = EngineSpec(kind="fake", model="none")
+        num_actors = max(1, min(num_units, most))
+        return ActorPool(EngineWorker, (spec,), num_actors=num_actors, num_cpus=0 if is_served else 1)
+
     def report_problems(self) -> None:
         """Print which engines failed to start, while others work."""
         for problem in self.pool.problems:
@@ -155,13 +164,31 @@ def do_units(
 ) -> None:
     """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
 
-    Errors of single affinity groups are stored in `group_errors`, if given; otherwise raised when the rest is done.
+    Units that need no model are done first, by actors without one, which end before engines start. Errors of single
+    affinity groups are stored in `group_errors`, if given; otherwise raised when the rest is done.
 
     With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
-    if not units:
-        return
-    pool, console, port = engines.pool, setting.console, setting.cluster.metrics_port  # a start has its own time
+    light = [unit for unit in units if is_model_free(unit)]
+    if light:
+        with engines.light_pool(len(light)) as pool:
+            _run_units(setting, pool, light, stage, group_errors)
+    rest = [unit for unit in units if not is_model_free(unit)]
+    if rest:
+        try:
+            _run_units(setting, engines.pool, rest, stage, group_errors)
+        finally:
+            engines.report_problems()
+
+
+def _run_units(
+    setting: Setting,
+    pool: ActorPool,
+    units: Sequence[Unit],
+    stage: str,
+    group_errors: dict[str, InputError | ResumableError] | None,
+) -> None:
+    console, port = setting.console, setting.cluster.metrics_port
     pool.meter = meter = Meter(sum(unit.num_rows for unit in units))
     try:
         with setting.space.timed(stage), ExitStack() as stack:
@@ -173,7 +200,6 @@ def do_units(
             pool.run(units, lambda _: None, group_errors)
     finally:
         pool.meter = None
-        engines.report_problems()
     done = meter.snapshot()
     console.print(f"{stage}: {done.items} rows in {format_seconds(done.seconds)}, {done.rates()}", highlight=False)
 

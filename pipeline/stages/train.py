@@ -9,6 +9,8 @@ from typing import Any, Literal
 from cluster.placement import Placement
 from data.errors import InputError
 from data.records import CheckpointRef
+from data.rendering import has_chat_template
+from data.store import is_sealed
 from pipeline.models import Model, local_model
 from pipeline.progress import bar, training_note
 from pipeline.sections import Train, TrainRun
@@ -20,7 +22,7 @@ from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
 from train.run.launch import Progress, finetune_all, ranks_for
 from train.run.training_plan import read_plan
-from train.texts.sources import TextSource, is_conversation
+from train.texts.sources import TextSource, has_turns, is_conversation
 
 DOCUMENTS, AUGMENTATIONS, TEACHER = "documents", "augmentations", "teacher"
 # Settings that a run takes over as they are.
@@ -75,7 +77,13 @@ def build_run(
     objective: Literal["text", "distillation"] = "text",
     tokens: Path | None = None,
 ) -> FinetuneRun:
-    """One finetuning run of a resolved section; `tokens` is a folder for tokenized texts that other runs share."""
+    """One finetuning run of a resolved section; `tokens` is a folder for tokenized texts that other runs share.
+
+    Raises InputError for written chat rows that the model has no template for.
+    """
+    for source in sources:
+        if is_sealed(Path(source.folder)) and has_turns(source) and not is_conversation(source):
+            check_chat(model, where=source.folder)
     lora, same = section.lora, {name: getattr(section, name) for name in _SAME}
     alpha = 2.0 * lora.rank if lora.alpha is None else lora.alpha
     match: Literal["", "steps", "tokens"] = ""
@@ -108,6 +116,16 @@ def build_run(
 def documents_source(folder: Path, section: TrainRun, corpus: str = "", **columns: Any) -> TextSource:
     """The documents of a corpus, split as the section says; `columns` as in `TextSource`."""
     return TextSource(str(inner(folder, DOCUMENTS)), corpus, split=section.split_sentences, **columns)
+
+
+def check_chat(model: Model, *, where: str) -> None:
+    """Raise InputError if the model cannot be trained on turns of a chat."""
+    if model.folder is None or not has_chat_template(model.folder):
+        raise InputError(
+            "some training rows are turns of a chat, and this model has no chat template",
+            where=where,
+            hint="use a chat model, or a prompt book whose questions have a row, as data/templates/english.toml",
+        )
 
 
 def weigh(sources: Mapping[str, TextSource], mix: Mapping[str, float], *, where: str) -> tuple[TextSource, ...]:
@@ -156,7 +174,7 @@ def train_all(
     plans = describe_plans(found)
     hows = sorted({how_computed(Path(ref.path)) for ref in refs})
     setting.say("train", f"{len(runs)} run{'s' * (len(runs) > 1)} of {plans}, {', '.join(hows)}")
-    with_turns = any(is_conversation(source) for run in runs for source in run.sources)
+    with_turns = any(has_turns(source) for run in runs for source in run.sources)
     if left_out := describe_left_out([plan.get("texts", {}) for plan in found], with_turns=with_turns):
         setting.say("texts", left_out)
     return refs

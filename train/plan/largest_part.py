@@ -90,8 +90,9 @@ def _inputs(base: str, source: TextSource) -> Iterator[int]:
     if is_distribution(source):
         yield from (len(row.token_ids) - 1 for shard in shards for row in read_shard(shard, Distribution))
         return
-    # A conversation counts as a whole, in JSON: about the tokens of its longest row.
-    texts = (prompt + text for texts, prompts in read_rows(source) for text, prompt in zip(texts, prompts, strict=True))
+    # A conversation counts as a whole, in JSON: about the tokens of its longest row. Of chat rows, the marks of the
+    # template do not count.
+    texts = (prompt + text for rows in read_rows(source) for text, prompt in zip(rows.texts, rows.prompts, strict=True))
     sample = longest_and_some(texts)
     tokenizer = _tokenizer(base)
     # Without a fast tokenizer every character counts as a token.

@@ -13,7 +13,7 @@ from data.weights import weights_fingerprint
 from train.run.finetune_run import FinetuneRun
 from train.texts.conversations import conversations_key
 from train.texts.encode import load_encoder
-from train.texts.sources import TextSource, content_of, is_conversation
+from train.texts.sources import TextSource, content_of, has_turns
 
 # Decides rounding alone: any of these may change between two starts of a run.
 ROUNDING = ("precision", "stage", "accumulation", "activation_checkpointing", "offload", "layout")
@@ -48,8 +48,8 @@ def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str,
 
 
 def _drawn(source: TextSource, base: str) -> tuple[object, ...]:
-    """The content of a source, how often its texts occur, and what decides the rows of conversations."""
-    form = (conversations_key(load_encoder(base).tokenizer),) if is_conversation(source) else ()
+    """The content of a source, how often its texts occur, and what decides the rows of turns."""
+    form = (conversations_key(load_encoder(base).tokenizer),) if has_turns(source) else ()
     return (content_of(source), source.weight, *[source.share] * bool(source.share), *form)
 
 

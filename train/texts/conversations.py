@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from augment_service.chat import render
-from data.conversations import ASSISTANT, Message, read_messages
+from data.conversations import ASSISTANT, USER, Message, read_messages
 from data.errors import InputError
 from data.seeds import fingerprint
 from train.texts.encode import EncodedRows, TextLimits
@@ -35,9 +35,7 @@ def encode_conversations(
     it is longer. A turn that nothing precedes answers nothing and counts as empty. Raises InputError for a text that is
     no conversation or that the template refuses.
     """
-    if not tokenizer.is_fast:
-        what = "turns cannot be told apart: this tokenizer gives no offsets"
-        raise InputError(what, where=where, hint="name a model with a fast tokenizer (tokenizer.json)")
+    _refuse_slow(tokenizer, where)
     found = EncodedRows()
     for index, text in enumerate(conversations):
         here = f"{where}: {text[:80]}"
@@ -49,6 +47,29 @@ def encode_conversations(
         for turn in [at for at, message in enumerate(messages) if message["role"] == ASSISTANT]:
             _add_turn(found, index, messages[: turn + 1], tokenizer, limits, here)
     return found
+
+
+def encode_answers(
+    answers: Sequence[str],
+    questions: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    limits: TextLimits,
+    *,
+    where: str,
+) -> EncodedRows:
+    """As `encode_conversations`, of conversations of two turns: a question of the user and its answer."""
+    _refuse_slow(tokenizer, where)
+    found = EncodedRows()
+    for index, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        messages = [{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}]
+        _add_turn(found, index, messages, tokenizer, limits, f"{where}: {answer[:80]}")
+    return found
+
+
+def _refuse_slow(tokenizer: "PreTrainedTokenizerBase", where: str) -> None:
+    if not tokenizer.is_fast:
+        what = "turns cannot be told apart: this tokenizer gives no offsets"
+        raise InputError(what, where=where, hint="name a model with a fast tokenizer (tokenizer.json)")
 
 
 def _add_turn(

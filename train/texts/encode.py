@@ -17,6 +17,7 @@ from data.seeds import fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+COUNTS = ("cut", "skipped", "empty")
 _NO_WINDOW = 1 << 30  # tokens; for configurations without one
 _WORDS_LISTED = 20
 
@@ -45,7 +46,7 @@ class TextLimits:
 
 @dataclass
 class EncodedRows:
-    """Rows of tokens. Producers: `encode_rows`, `encode_conversations`. Consumer: `train.texts.tokens`.
+    """Rows of tokens. Producers: `encode_rows`, `train.texts.conversations`. Consumer: `train.texts.tokens`.
 
     For each row the index of its first label, at least 1, and of its text or conversation. The counts are of training
     texts (of a conversation, each turn of the assistant is one): those that were cut, skipped for their length, and
@@ -64,6 +65,19 @@ class EncodedRows:
         self.rows.append(row)
         self.firsts.append(first)
         self.texts.append(text)
+
+    @classmethod
+    def merged(cls, parts: "Sequence[tuple[Sequence[int], EncodedRows]]") -> "EncodedRows":
+        """The rows of parts of a chunk in the chunk's order; each part with the places of its texts there."""
+        found = cls(*([], [], []), *(sum(getattr(part, name) for _, part in parts) for name in COUNTS))
+        rows = [
+            (places[text], row, first)
+            for places, part in parts
+            for text, row, first in zip(part.texts, part.rows, part.firsts, strict=True)
+        ]
+        for text, row, first in sorted(rows, key=lambda entry: entry[0]):
+            found.add(text, row, first)
+        return found
 
 
 @lru_cache(maxsize=2)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.cache import cached_hash
 from data.errors import InputError
-from data.records import Conversation, Distribution
+from data.records import Augmentation, Conversation, Distribution
 from data.seeds import fingerprint
 from data.sentences import cumulate, split_sentences
 from data.store import MANIFEST, is_sealed, read_manifest, read_table
@@ -26,6 +26,8 @@ from data.store import content_of as content_hash
 ROWS_AT_ONCE = 1024  # texts held as Python strings at a time
 OUTLINE = "outline"
 ID_COLUMNS = ("augmentation_id", "text_id", "doc_id")  # an augmentation has its document's too
+PROMPT, FORM, CHAT = "prompt", "form", "chat"  # columns of augmentations, and the value of a chat row
+_CHAT_MARK = b"\xff" * 8  # no text has this length
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class TextSource:
     are, and has no weight. The text of `prompt_column`, if it is named, precedes each text without being learned.
     `split` makes a training text of each sentence ("independent") or of each prefix of sentences ("cumulative"). A
     folder of `Conversation` records has a training text for each turn of the assistant, one of `Distribution` records
-    has its own tokens.
+    has its own tokens. Each row of a folder of `Augmentation` records says by itself what precedes its text, and
+    whether the two are turns of a chat, unless columns are named.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # where a run is read from JSON
@@ -60,6 +63,14 @@ class TextSource:
                 where="train.split_sentences",
                 hint="leave the prompt column out, or use none",
             )
+
+
+class TextRows(NamedTuple):
+    """Some training texts, what precedes each without being learned, and whether the two are turns of a chat."""
+
+    texts: list[str]
+    prompts: list[str]
+    chats: list[bool]
 
 
 def check_mix(sources: Sequence[TextSource], *, where: str) -> None:
@@ -91,34 +102,50 @@ def replay_shares(sources: Sequence[TextSource]) -> dict[int, float]:
     return {index: source.share for index, source in enumerate(sources) if source.share}
 
 
-def read_rows(source: TextSource) -> Iterator[tuple[list[str], list[str]]]:
-    """Chunks of texts, and the prompts before them ("" without a prompt column), from memory-mapped shards.
+def read_rows(source: TextSource) -> Iterator[TextRows]:
+    """The rows of a source in chunks, from memory-mapped shards.
 
     Texts are split into sentences here, so whatever counts, hashes or tokenizes texts sees what is trained.
     """
     columns = {source.text_column, source.prompt_column} - {""}
     if is_conversation(source):
         _refuse_ignored(source)
+    own = {PROMPT, FORM} if _has_forms(source) else set()
     for table in _tables(source, columns):
-        wanted = columns | ({OUTLINE} & set(table.column_names) if source.split != "none" else set())
+        wanted = columns | (own & set(table.column_names))
+        wanted |= {OUTLINE} & set(table.column_names) if source.split != "none" else set()
         for batch in table.select(sorted(wanted)).to_batches(max_chunksize=ROWS_AT_ONCE):
-            texts = batch.column(source.text_column).to_pylist()
-            prompts = batch.column(source.prompt_column).to_pylist() if source.prompt_column else [""] * len(texts)
-            for name, column in ((source.text_column, texts), (source.prompt_column, prompts)):
-                if any(not isinstance(value, str) for value in column):
-                    raise InputError(
-                        f'the column "{name}" holds values that are not text',
-                        where=source.folder,
-                        hint="drop these rows, or name another column",
-                    )
+            rows = _rows_of(batch, source, has_forms=bool(own))
             if source.split == "none":
-                yield texts, prompts
+                yield rows
                 continue
+            if any(rows.prompts):
+                what, hint = "rows with prompts cannot be split into sentences", "set train.split_sentences to none"
+                raise InputError(what, where=source.folder, hint=hint)
             pieces = (
-                piece for pair in zip(texts, _outlines(batch, source), strict=True) for piece in _split(*pair, source)
+                piece
+                for pair in zip(rows.texts, _outlines(batch, source), strict=True)
+                for piece in _split(*pair, source)
             )
             while chunk := list(islice(pieces, ROWS_AT_ONCE)):
-                yield chunk, [""] * len(chunk)
+                yield TextRows(chunk, [""] * len(chunk), [False] * len(chunk))
+
+
+def _rows_of(batch: pa.RecordBatch, source: TextSource, *, has_forms: bool) -> TextRows:
+    """The rows of a batch; those of a folder without forms are plain texts. Raises InputError for what is no text."""
+    columns = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+    nothing = [""] * batch.num_rows
+    prompt_column = PROMPT if has_forms else source.prompt_column
+    prompts = columns.get(prompt_column, nothing)
+    for name, column in ((source.text_column, columns[source.text_column]), (prompt_column, prompts)):
+        if any(not isinstance(value, str) for value in column):
+            what, hint = (
+                f'the column "{name}" holds values that are not text',
+                "drop these rows, or name another column",
+            )
+            raise InputError(what, where=source.folder, hint=hint)
+    forms = columns.get(FORM, nothing) if has_forms else nothing
+    return TextRows(columns[source.text_column], prompts, [form == CHAT for form in forms])
 
 
 def _refuse_ignored(source: TextSource) -> None:
@@ -198,11 +225,33 @@ def is_conversation(source: TextSource) -> bool:
     return read_manifest(Path(source.folder)).get("record") == Conversation.__name__
 
 
+def has_turns(source: TextSource) -> bool:
+    """Whether some of the texts are turns of the assistant, which a chat template renders. Reads the rows' forms."""
+    if is_conversation(source):
+        return True
+    return _has_forms(source) and _any_chat(replace(source, weight=None, share=0.0), _stamp(source))
+
+
+def _has_forms(source: TextSource) -> bool:
+    """Whether each row says what precedes its text: those of augmentations do, unless other columns are named."""
+    is_plain = source.text_column == "text" and not source.prompt_column
+    return is_plain and read_manifest(Path(source.folder)).get("record") == Augmentation.__name__
+
+
+@lru_cache(maxsize=256)
+def _any_chat(source: TextSource, stamp: int) -> bool:
+    tables = (table for table in _tables(source) if FORM in table.column_names)
+    return any(pc.any(pc.equal(table[FORM], CHAT)).as_py() for table in tables)
+
+
 def content_of(source: TextSource) -> str:
     """A hash of the texts that a source yields, independent of the folder's path and of its division into shards."""
-    shards = shards_of(source)
-    stamp = (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards else 0
-    return _content_of(replace(source, weight=None, share=0.0), stamp)
+    return _content_of(replace(source, weight=None, share=0.0), _stamp(source))
+
+
+def _stamp(source: TextSource) -> int:
+    """Changes with the folder. Raises InputError if it is not finished."""
+    return (Path(source.folder) / MANIFEST).stat().st_mtime_ns if shards_of(source) else 0
 
 
 @lru_cache(maxsize=256)  # the runs of a study share their texts
@@ -215,8 +264,9 @@ def _hash_texts(source: TextSource) -> str:
     if is_distribution(source):
         return fingerprint("distributions", content_hash(Path(source.folder)))
     digest = hashlib.blake2b(digest_size=16)
-    for texts, prompts in read_rows(source):
-        for row in zip(prompts, texts, strict=True):
+    for texts, prompts, chats in read_rows(source):
+        for *row, is_chat in zip(prompts, texts, chats, strict=True):
+            digest.update(_CHAT_MARK * is_chat)
             for part in row:
                 content = part.encode()
                 digest.update(len(content).to_bytes(8, "little") + content)

@@ -22,12 +22,14 @@ from data.errors import InputError, ResumableError
 from data.records import Distribution
 from data.seeds import fingerprint, vocabulary_fingerprint
 from data.store import MANIFEST, read_shard, write_json
-from train.texts.conversations import conversations_key, encode_conversations
-from train.texts.encode import TextEncoder, TextLimits, encode_rows
+from train.texts.conversations import conversations_key, encode_answers, encode_conversations
+from train.texts.encode import COUNTS, EncodedRows, TextEncoder, TextLimits, encode_rows
 from train.texts.mix import Lengths
 from train.texts.sources import (
+    TextRows,
     TextSource,
     content_of,
+    has_turns,
     is_conversation,
     is_distribution,
     no_texts,
@@ -38,7 +40,6 @@ from train.texts.sources import (
 _FILES = {
     "ids": "<i4", "offsets": "<i8", "first_labels": "<i4", "texts": "<i8", "top_ids": "<i4", "top_log_probs": "<f4"
 }  # fmt: skip
-_COUNTS = ("cut", "skipped", "empty")
 Chunk = dict[str, np.ndarray]  # by the name of the file that it is appended to
 
 
@@ -164,13 +165,13 @@ def count_left_out(
 ) -> dict[str, int]:
     """How many training texts of the sources were cut, skipped for their length, and empty."""
     manifests = [_read_manifest(tokens_folder(source, root, encoder, limits)) for source in sources]
-    return {name: sum(manifest["left_out"].get(name, 0) for manifest in manifests) for name in _COUNTS}
+    return {name: sum(manifest["left_out"].get(name, 0) for manifest in manifests) for name in COUNTS}
 
 
 def tokens_folder(source: TextSource, root: Path, encoder: TextEncoder, limits: TextLimits) -> Path:
     """The folder of a source's tokens, named by everything that decides them."""
     content = content_of(source)  # refuses a folder that is not finished
-    form = (conversations_key(encoder.tokenizer),) if is_conversation(source) else ()
+    form = (conversations_key(encoder.tokenizer),) if has_turns(source) else ()
     return root / fingerprint(content, encoder.fingerprint, limits.window, limits.long, *form)
 
 
@@ -215,10 +216,10 @@ def _open(folder: Path) -> TokenSource:
 def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -> None:
     """Append chunks to the files of a folder, the manifest last."""
     counts: dict[str, int] = {}
-    left_out = dict.fromkeys(_COUNTS, 0)
+    left_out = dict.fromkeys(COUNTS, 0)
     nothing: Chunk = {"ids": np.empty(0), "offsets": np.zeros(1), "first_labels": np.empty(0), "texts": np.empty(0)}
     for chunk in chain([nothing], chunks):
-        for name in _COUNTS:
+        for name in COUNTS:
             left_out[name] += int(chunk.pop(name, 0))
         largest = max(int(chunk[name].max(initial=-1)) for name in ("ids", "top_ids") if name in chunk)
         if largest >= vocab_size:
@@ -237,15 +238,28 @@ def _write(folder: Path, chunks: Iterator[Chunk], vocab_size: int, where: str) -
 
 def _text_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, where: str) -> Iterator[Chunk]:
     before, with_turns = 0, is_conversation(source)
-    for texts, prompts in read_rows(source):
-        if texts:
+    for rows in read_rows(source):
+        if rows.texts:
             if with_turns:
-                found = encode_conversations(texts, encoder.tokenizer, limits, where=where)
+                found = encode_conversations(rows.texts, encoder.tokenizer, limits, where=where)
             else:
-                found = encode_rows(texts, prompts, encoder.tokenizer, limits, where=where)
-            counts = {name: np.array(getattr(found, name)) for name in _COUNTS}
+                found = _encode(rows, encoder, limits, where)
+            counts = {name: np.array(getattr(found, name)) for name in COUNTS}
             yield _chunk(found.rows, found.firsts, before + np.array(found.texts, np.int64)) | counts
-            before += len(texts)
+            before += len(rows.texts)
+
+
+def _encode(rows: TextRows, encoder: TextEncoder, limits: TextLimits, where: str) -> EncodedRows:
+    """Plain rows as prompt and text, chat rows by the model's chat template, in their order."""
+    if not any(rows.chats):
+        return encode_rows(rows.texts, rows.prompts, encoder.tokenizer, limits, where=where)
+    parts = []
+    for is_chat, encode in ((False, encode_rows), (True, encode_answers)):
+        places = [place for place, chat in enumerate(rows.chats) if chat == is_chat]
+        texts, prompts = ([column[place] for place in places] for column in (rows.texts, rows.prompts))
+        if places:
+            parts.append((places, encode(texts, prompts, encoder.tokenizer, limits, where=where)))
+    return EncodedRows.merged(parts)
 
 
 def _teacher_chunks(source: TextSource, encoder: TextEncoder, limits: TextLimits, where: str) -> Iterator[Chunk]:
