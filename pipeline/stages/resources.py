@@ -3,9 +3,11 @@
 The engines may be those of a service, which stay up: then starting them costs nothing, and nothing ends.
 """
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rich.markup import escape
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.window import fit_window
+from augment_service.jobs import job_of
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from cluster.memory import gpu_bytes
 from cluster.meter import Meter, export, format_seconds
@@ -21,6 +24,7 @@ from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError, ResumableError
+from data.records import ShardReceipt
 from data.weights import model_fingerprint
 from pipeline.models import Model, engine_spec
 from pipeline.progress import bar
@@ -52,6 +56,27 @@ class Setting:
         if self.engine.kind != "vllm":
             return self.engine.window
         return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's units took: `seconds` of wall time, those by job as they shared it, and what the engines did.
+
+    `engine_seconds` is the time in which engines worked, added up; 0 where no engine says so.
+    """
+
+    seconds: float = 0.0
+    by_job: Mapping[str, float] = field(default_factory=dict)
+    engine_seconds: float = 0.0
+    engines: int = 0
+    computed_tokens: int = 0
+    answer_tokens: int = 0
+
+    @property
+    def busy(self) -> float | None:
+        """The share of the time in which the engines worked."""
+        available = self.engines * self.seconds
+        return self.engine_seconds / available if available and self.engine_seconds else None
 
 
 def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ranks: int | None = None) -> Placement:
@@ -152,7 +177,7 @@ def do_units(
     units: Sequence[Unit],
     stage: str,
     group_errors: dict[str, InputError | ResumableError] | None = None,
-) -> None:
+) -> Work:
     """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
 
     Errors of single affinity groups are stored in `group_errors`, if given; otherwise raised when the rest is done.
@@ -160,7 +185,8 @@ def do_units(
     With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
     if not units:
-        return
+        return Work()
+    receipts: list[tuple[float, ShardReceipt]] = []
     pool, console, port = engines.pool, setting.console, setting.cluster.metrics_port  # a start has its own time
     pool.meter = meter = Meter(sum(unit.num_rows for unit in units))
     try:
@@ -170,12 +196,32 @@ def do_units(
                 console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
             shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
             meter.on_change = lambda: shown.update(meter.snapshot().answered, meter.snapshot().rates())
-            pool.run(units, lambda _: None, group_errors)
+            pool.run(units, lambda receipt: receipts.append((time.monotonic(), receipt)), group_errors)
     finally:
         pool.meter = None
         engines.report_problems()
     done = meter.snapshot()
     console.print(f"{stage}: {done.items} rows in {format_seconds(done.seconds)}, {done.rates()}", highlight=False)
+    worked, written = (
+        sum(getattr(receipt, name) for _, receipt in receipts) for name in ("engine_seconds", "answer_tokens")
+    )
+    return Work(done.seconds, _seconds_by_job(receipts), worked, len(pool.states()), done.tokens, written)
+
+
+def _seconds_by_job(receipts: Sequence[tuple[float, ShardReceipt]]) -> dict[str, float]:
+    """The time in which units were at work, divided equally at each moment among those that were."""
+    spans = [(ended - receipt.wall_seconds, ended, job_of(receipt.unit)) for ended, receipt in receipts]
+    changes = sorted([(start, 1, job) for start, _, job in spans] + [(end, -1, job) for _, end, job in spans])
+    running: Counter[str] = Counter()
+    seconds: dict[str, float] = dict.fromkeys((job for _, _, job in spans), 0.0)
+    before = 0.0
+    for moment, change, job in changes:
+        if total := running.total():
+            for name, count in running.items():
+                seconds[name] += (moment - before) * count / total
+        running[job] += change
+        before = moment
+    return seconds
 
 
 def find_running(name: str) -> ServiceState:
