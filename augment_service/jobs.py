@@ -5,6 +5,7 @@ The driver names ranges of rows and folders; rendering, the engine's work and pa
 Writes a shard of answers for each range, and in `refused/` beside it the requests that have none.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from data.errors import InputError
 from data.records import CheckpointRef, Refusal
 from data.seeds import fingerprint
 
+_NUMBER = re.compile(r" \d+/\d+$")
 RETRYABLE = ("endpoint", "crash")  # kinds of refusals that may pass another time
 
 
@@ -104,7 +106,7 @@ class ShardedJob:
         """The units of work whose target does not exist."""
         units = []
         for number, (rows, target) in enumerate(zip(self.ranges, self.targets, strict=True), 1):
-            name = self.name if len(self.ranges) == 1 else f"{self.name} {number}/{len(self.ranges)}"
+            name = self.name if len(self.ranges) == 1 else f"{self.name} {number}/{len(self.ranges)}"  # see `job_of`
             args = (self.task, rows, str(target), name, self.ref)
             if not target.exists():
                 units.append(Unit(name, "run_unit", args, affinity=self.affinity, num_rows=rows.stop - rows.start))
@@ -135,6 +137,11 @@ class ShardedJob:
             if target.exists() and any(refusal.kind in RETRYABLE for refusal in store.read_refusals(target)):
                 target.unlink()
                 store.refusals_path(target).unlink(missing_ok=True)
+
+
+def job_of(unit: str) -> str:
+    """The name of the job that a unit of that name belongs to."""
+    return _NUMBER.sub("", unit)
 
 
 def refuse_if_all(jobs: Sequence[ShardedJob], what: str) -> int:

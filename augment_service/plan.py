@@ -258,7 +258,7 @@ def _count_job(
         cache.begin(max(map(len, known), default=0))
         for row in known:
             cache.read(row)
-    waiting: list[tuple[_Counts, Prompt]] = []
+    waiting: list[tuple[_Counts, Prompt, int]] = []
     for one in chosen:
         is_done = one.row in answered[one.rows]
         for template, asked in task.stages(one.document, lambda asked: _propose(task, one, asked, ledger, tally)):  # noqa: B023  called at once
@@ -271,22 +271,22 @@ def _count_job(
                 if is_done or prompt.prompt_id in ledger:
                     counts.answered += 1
                 else:
-                    counts.row_bytes += _row_bytes(prompt, template, target.sources)
-                    waiting.append((counts, prompt))
+                    waiting.append((counts, prompt, _row_bytes(prompt, template, target.sources)))
         if len(waiting) >= _PROMPTS_AT_ONCE:
             _read(waiting, reader, cache)
         yield
     _read(waiting, reader, cache)
 
 
-def _read(waiting: list[tuple[_Counts, Prompt]], reader: Reader, cache: _Cache) -> None:
-    """Count the tokens of the waiting prompts."""
-    rows = reader.prompts([prompt for _, prompt in waiting])
-    for (counts, prompt), row in zip(waiting, rows, strict=True):
+def _read(waiting: list[tuple[_Counts, Prompt, int]], reader: Reader, cache: _Cache) -> None:
+    """Count the tokens of the waiting prompts, each of which comes with the bytes of its rows."""
+    rows = reader.prompts([prompt for _, prompt, _ in waiting])
+    for (counts, prompt, row_bytes), row in zip(waiting, rows, strict=True):
         if isinstance(row, Refusal):
             counts.refused += 1
             continue
         counts.prompts += 1
+        counts.row_bytes += row_bytes
         counts.prompt_tokens += len(row)
         counts.cached_tokens += cache.read(row)
         counts.max_new_tokens += prompt.max_tokens

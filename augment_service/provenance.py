@@ -8,6 +8,7 @@ work is planned.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from augment_service.chat import NO_FRAME, Frame
 from augment_service.documents import DocumentReader
 from augment_service.jobs import ShardedJob
 from augment_service.methods import document_fields, name_prompt, place_of, sentence_targets
+from augment_service.tokens import token_counter
 from data.errors import InputError
 from data.records import Augmentation, Context, Document
 from data.rendering import DOCUMENT, DOCUMENTS, SENTENCE, Template
 from data.seeds import fingerprint
-from data.store import is_sealed, list_shards, read_records, read_table, write_json
+from data.store import is_sealed, list_shards, read_records, read_shard, read_table, write_json
 
 TEMPLATES, ORIGIN = "templates", "origin.json"
 _MOST_PARTS, _MOST_SAMPLES = 256, 64  # that are tried, to find out which one a prompt was
@@ -215,3 +217,26 @@ def count_methods(shards: Sequence[Path]) -> dict[str, MethodRows]:
 def _num_runs(column: pa.ChunkedArray) -> int:
     """Runs of equal neighbours: the rows about a document stand together."""
     return len(pc.run_end_encode(column.combine_chunks()).values) if len(column) else 0
+
+
+@dataclass(frozen=True)
+class Contexts:
+    """The shared contexts of some jobs: how many, and their sizes in tokens, or in words without a tokenizer."""
+
+    num_contexts: int
+    least: int
+    most: int
+    unit: str
+
+
+def describe_contexts(jobs: Sequence[ShardedJob]) -> Contexts:
+    """The contexts that prompts of the jobs share, each counted once."""
+    paths: dict[str, None] = {}
+    tokenizer = ""
+    for job in jobs:
+        task: Any = job.task
+        tokenizer = task.tokenizer
+        paths |= dict.fromkeys(task.contexts.values())
+    texts = (row.text for path in list(paths)[:_MOST_PARTS] for row in read_shard(Path(path), Context))
+    sizes = [token_counter(tokenizer)([text])[0] for text in islice(texts, _MOST_PARTS)]
+    return Contexts(len(paths), min(sizes, default=0), max(sizes, default=0), "tokens" if tokenizer else "words")

@@ -164,6 +164,15 @@ def _add_data(commands: Commands) -> None:
     inspect.add_argument("folder", type=Path, help="a made set, an import, augmentations, any folder of shards")
     inspect.add_argument("--rows", type=int, default=3, metavar="N", help="random rows to show (default: 3)")
     inspect.add_argument("--seed", type=int, default=0, help="which random rows are shown (default: 0)")
+    inspect.add_argument(
+        "--row", default="", metavar="ID", help="of augmentations: where the row of that id comes from"
+    )
+    about = "of augmentations: what was written about the document of that id"
+    inspect.add_argument("--document", default="", metavar="ID", help=about)
+    runs = "with --row: in which of these finetuning runs it was trained, and how often"
+    inspect.add_argument("--runs", type=Path, nargs="+", default=[], metavar="FOLDER", help=runs)
+    documents = "with --row or --document: where the documents are (default: where they were)"
+    inspect.add_argument("--documents", type=Path, help=documents)
     rejected = "show what an import rejected instead: the first --rows rows for each reason"
     inspect.add_argument("--rejected", action="store_true", help=rejected)
     audit = _command(actions, "audit", "data audit")
@@ -206,6 +215,13 @@ def _add_augment(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="gets augmentations/")
     parser.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     add_sections(parser, {"augment": AugmentCommand, "engine": Engine, "cluster": Cluster})
+    planned = parser.add_argument_group("planning", "what it would cost, and what would be written")
+    plan = "print prompts, tokens and disk by method, write them to OUT/plan.json, and end; no engine is started"
+    planned.add_argument("--plan", action="store_true", help=plan)
+    measure = "with --plan: ask a few dozen prompts of each method, for the time and the length of answers"
+    planned.add_argument("--measure", action="store_true", help=measure)
+    preview = "ask about N random documents, show prompts, answers and rows, and end; nothing is sealed"
+    planned.add_argument("--preview", type=int, metavar="N", help=preview)
 
 
 def _add_train(commands: Commands) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 from augment_service.engines.protocol import check_scoring
 from data.errors import InputError, ResumableError
 from data.seeds import fingerprint
+from pipeline.augment_request import read_request
 from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
 from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, TrainRun
@@ -38,30 +39,50 @@ def run_recipe(flags: Namespace) -> None:
 def augment(flags: Namespace) -> None:
     """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`.
 
-    With `--teacher-top-k`, its distributions over these inferences go into `OUT/teacher/`.
+    With `--teacher-top-k`, its distributions over these inferences go into `OUT/teacher/`. `--plan` says what it would
+    cost, `--preview` shows what would be written; both end before anything is sealed.
     """
     section = parse_section(AugmentCommand, "augment", flags.overrides, command="augment")
     engine, cluster = engine_and_cluster(flags, "augment")
-    model = find_model(flags.model, engine, section.prompts, address=cluster.address)
+    request = read_request(flags, section)
+    if request.plan and not request.measure:
+        model = plan_model(flags.model, engine, section.prompts)
+    else:
+        model = find_model(flags.model, engine, section.prompts, address=cluster.address)
     from augment_service.augment import AUGMENTATIONS
     from augment_service.distillation import TEACHER
     from data.store import claim
     from pipeline.stages import augment as stage
+    from pipeline.stages import augment_preview
+    from pipeline.stages.augment_plan import choose, plan_and_show, summarize
     from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
     from pipeline.workspace import Workspace
 
     setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
-    check_service(engine, [model.path])
+    if not request.plan or request.measure:
+        check_service(engine, [model.path])
     root = setting.space.root
     with setting.space.locked(), LazyCluster(setting) as lazy:
         stage.check(model, section)
         documents = find_documents(flags.documents, root / "import", setting.say)
         claim(root, fingerprint("augment"))  # any inputs: what is there is looked up by what was asked
-        planned = stage.plan(setting, model, documents, root, section)
+        if request.plan:
+            section = section.model_copy(update={"retry_refused": False})  # a plan removes nothing
+        chosen = choose(setting, model, documents, section, root, request.preview)
+        planned = stage.plan(setting, model, documents, root, section, ranges=chosen)
         with LazyEngines(setting, model, lazy) as engines:
-            do_units(setting, engines, planned.units, "augment")
+            if request.plan:
+                plan_and_show(setting, model, section, planned, request, lazy, engines)
+                return
+            if request.preview:
+                planned = augment_preview.keeping_raw(planned)
+            work = do_units(setting, engines, planned.units, "augment")
+            if request.preview:
+                augment_preview.show(setting, planned, work)
+                return
             stage.finish(setting, planned)
+            summarize(setting, planned, work)
             setting.say("augment", str(root / AUGMENTATIONS))
             if section.teacher_top_k:
                 stage.distill(setting, model, planned, section, engines)

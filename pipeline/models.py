@@ -59,10 +59,15 @@ def find_model(name: str, engine: Engine | None, prompts: str = "", *, address: 
     return Model(name, path, model_fingerprint(Path(path)), load_book(Path(path), file))
 
 
-def plan_model(name: str) -> Model:
-    """A model of which only config and tokenizer are read; it has no fingerprint."""
+def plan_model(name: str, engine: Engine | None = None, prompts: str = "") -> Model:
+    """A model of which only config and tokenizer are read; it has no fingerprint unless its weights are here, too."""
+    if engine and engine.kind != "vllm" and not engine.service:
+        return find_model(name, engine, prompts)
     path = local_model(name, weights=False)
-    return Model(name, path, "", load_book(Path(path)))
+    folder = Path(path)
+    is_whole = engine is not None and any(folder.glob("*.safetensors"))
+    book = load_book(folder, Path(prompts) if prompts else None)
+    return Model(name, path, model_fingerprint(folder) if is_whole else "", book)
 
 
 def served_folder(name: str, engine: Engine, address: str | None = None) -> str:

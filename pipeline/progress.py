@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, a line every some seconds in a log file."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,12 @@ class Bar:
         self._printed = self._started = time.monotonic()
         self._task = progress.add_task(label, total=total, note="")
 
+    def total(self, total: int) -> None:
+        """The number that there are in all, where it was not known before."""
+        if total != self._total:
+            self._total = total
+            self._progress.update(self._task, total=total)
+
     def update(self, done: int, note: str = "") -> None:
         """The number that is done."""
         self._progress.update(self._task, completed=done, note=note)
@@ -52,6 +59,29 @@ def bar(console: Console, label: str, total: int, *, eta: bool = False, is_bytes
     note = rich.TextColumn("{task.fields[note]}")
     with rich.Progress(*columns, note, console=console, disable=not console.is_terminal) as progress:
         yield Bar(progress, label, total, eta=eta, is_bytes=is_bytes)
+
+
+@contextmanager
+def waiting(console: Console, label: str) -> Iterator[None]:
+    """Shows that work of unknown length goes on, with its time: a spinner, or in a log file a line now and then."""
+    if console.is_terminal:
+        with console.status(label):
+            yield
+        return
+    ended, started = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            seconds = format_seconds(time.monotonic() - started)
+            console.print(f"  {label}: {seconds}", highlight=False, markup=False)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 def training_note(progress: "TrainingProgress") -> str:

@@ -113,6 +113,10 @@ class AugmentCommand(Augment):
     teacher_top_k: int = Field(
         0, ge=0, le=20, description="store the K likeliest tokens in each place, for train --teacher"
     )
+    limit: int | None = Field(None, ge=1, description="only the first N documents are asked about (default: all)")
+    budget_tokens: int | None = Field(
+        None, ge=1, description="only random documents, as many as at most N tokens are written about (default: all)"
+    )
 
 
 class Lora(Section):

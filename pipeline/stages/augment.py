@@ -1,28 +1,36 @@
 """The augmentation stage: the model writes down, in context, what follows from documents; some methods need none."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from augment_service.augment import is_augmented, plan_augmentation, seal_augmentations
+from augment_service.augment import PARTS, is_augmented, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL, parse_context
 from augment_service.distillation import TEACHER, check_distillable, is_distilled, plan_distillation, seal_distillation
-from augment_service.jobs import ShardedJob
+from augment_service.jobs import RowRange, ShardedJob
 from augment_service.methods import AugmentPlan
+from augment_service.provenance import note_origin
 from cluster.pool import Unit
 from data.errors import InputError
 from data.seeds import fingerprint
 from pipeline.models import Model
+from pipeline.progress import waiting
 from pipeline.sections import Augment, AugmentCommand
 from pipeline.stages.resources import LazyEngines, Setting, do_units
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of one folder of documents into `out`: its jobs, none where it is finished."""
+    """The augmentation of one folder of documents into `out`: its jobs, none where it is finished.
+
+    `all_jobs` are those of a finished one, too; `parts` is the folder of their shards.
+    """
 
     documents: Path
     out: Path
     jobs: tuple[ShardedJob, ...]
+    all_jobs: tuple[ShardedJob, ...]
+    parts: Path
 
     @property
     def units(self) -> list[Unit]:
@@ -45,9 +53,15 @@ def check(model: Model, section: Augment) -> None:
 
 
 def plan(
-    setting: Setting, model: Model, documents: Path, out: Path, section: Augment, parts: Path | None = None
+    setting: Setting,
+    model: Model,
+    documents: Path,
+    out: Path,
+    section: Augment,
+    parts: Path | None = None,
+    ranges: Sequence[RowRange] | None = None,
 ) -> Augmentation:
-    """What is left to be done; `parts` is the folder of the ledger (default: in `out`).
+    """What is left to be done; `parts` is the folder of the ledger (default: in `out`), `ranges` as in the service.
 
     Raises InputError before anything starts.
     """
@@ -62,29 +76,34 @@ def plan(
     )
     context = parse_context(section.context, where="augment.context")
     window, tokenizer = (setting.window(model), model.path) if model.folder else (None, "")
-    jobs = plan_augmentation(
-        documents,
-        out,
-        model.book,
-        wanted,
-        model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
-        context=context,
-        window=window,
-        tokenizer=tokenizer,
-        parts=parts,
-    )
+    with waiting(setting.console, "reading documents and contexts"):
+        jobs = plan_augmentation(
+            documents,
+            out,
+            model.book,
+            wanted,
+            model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
+            context=context,
+            window=window,
+            tokenizer=tokenizer,
+            parts=parts,
+            ranges=ranges,
+        )
+    note_origin(out, documents, jobs)
+    all_jobs = jobs
     if section.retry_refused:
         for job in jobs:
             job.retry()
     elif is_augmented(out, jobs):
         jobs = []
-    return Augmentation(documents, out, tuple(jobs))
+    return Augmentation(documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS)
 
 
 def finish(setting: Setting, planned: Augmentation) -> None:
     """Seal what the units have written, and report refusals. Raises InputError if all prompts were refused."""
     if planned.jobs:
-        refused = seal_augmentations(planned.documents, planned.out, planned.jobs)
+        with waiting(setting.console, "sealing the augmentations"):
+            refused = seal_augmentations(planned.documents, planned.out, planned.jobs)
         _report_refused(setting, refused, "prompts", planned.out)
 
 

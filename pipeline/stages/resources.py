@@ -3,9 +3,11 @@
 The engines may be those of a service, which stay up: then starting them costs nothing, and nothing ends.
 """
 
-from collections.abc import Sequence
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from rich.markup import escape
 
 from augment_service.engines.protocol import EngineSpec
 from augment_service.engines.window import fit_window
+from augment_service.jobs import job_of
 from augment_service.model_free import is_model_free
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from cluster.memory import gpu_bytes
@@ -22,6 +25,7 @@ from cluster.placement import Placement, plan
 from cluster.pool import ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError, ResumableError
+from data.records import ShardReceipt
 from data.weights import model_fingerprint
 from pipeline.models import Model, engine_spec
 from pipeline.progress import bar
@@ -53,6 +57,27 @@ class Setting:
         if self.engine.kind != "vllm":
             return self.engine.window
         return fit_window(self.spec(model), on_cpu=gpu_bytes() is None).tokens
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage's units took: `seconds` of wall time, those by job as they shared it, and what the engines did.
+
+    `engine_seconds` is the time in which engines worked, added up; 0 where no engine says so.
+    """
+
+    seconds: float = 0.0
+    by_job: Mapping[str, float] = field(default_factory=dict)
+    engine_seconds: float = 0.0
+    engines: int = 0
+    computed_tokens: int = 0
+    answer_tokens: int = 0
+
+    @property
+    def busy(self) -> float | None:
+        """The share of the time in which the engines worked."""
+        available = self.engines * self.seconds
+        return self.engine_seconds / available if available and self.engine_seconds else None
 
 
 def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ranks: int | None = None) -> Placement:
@@ -161,7 +186,7 @@ def do_units(
     units: Sequence[Unit],
     stage: str,
     group_errors: dict[str, InputError | ResumableError] | None = None,
-) -> None:
+) -> Work:
     """Let the engines do the units of a stage, with a bar that counts rows; without units none is started.
 
     Units that need no model are done first, by actors without one, which end before engines start. Errors of single
@@ -170,15 +195,17 @@ def do_units(
     With a `metrics_port` the same counts are served to Prometheus on loopback meanwhile (0: any free port).
     """
     light = [unit for unit in units if is_model_free(unit)]
+    rest = [unit for unit in units if not is_model_free(unit)]
+    before, done = Work(), Work()
     if light:
         with engines.light_pool(len(light)) as pool:
-            _run_units(setting, pool, light, stage, group_errors)
-    rest = [unit for unit in units if not is_model_free(unit)]
+            before = _run_units(setting, pool, light, stage, group_errors)
     if rest:
         try:
-            _run_units(setting, engines.pool, rest, stage, group_errors)
+            done = _run_units(setting, engines.pool, rest, stage, group_errors)
         finally:
             engines.report_problems()
+    return replace(done, seconds=before.seconds + done.seconds, by_job={**before.by_job, **done.by_job})
 
 
 def _run_units(
@@ -187,7 +214,8 @@ def _run_units(
     units: Sequence[Unit],
     stage: str,
     group_errors: dict[str, InputError | ResumableError] | None,
-) -> None:
+) -> Work:
+    receipts: list[tuple[float, ShardReceipt]] = []
     console, port = setting.console, setting.cluster.metrics_port
     pool.meter = meter = Meter(sum(unit.num_rows for unit in units))
     try:
@@ -197,11 +225,31 @@ def _run_units(
                 console.print(f"metrics   http://127.0.0.1:{port}/metrics", highlight=False)
             shown = stack.enter_context(bar(console, stage, meter.snapshot().total))
             meter.on_change = lambda: shown.update(meter.snapshot().answered, meter.snapshot().rates())
-            pool.run(units, lambda _: None, group_errors)
+            pool.run(units, lambda receipt: receipts.append((time.monotonic(), receipt)), group_errors)
     finally:
         pool.meter = None
     done = meter.snapshot()
     console.print(f"{stage}: {done.items} rows in {format_seconds(done.seconds)}, {done.rates()}", highlight=False)
+    worked, written = (
+        sum(getattr(receipt, name) for _, receipt in receipts) for name in ("engine_seconds", "answer_tokens")
+    )
+    return Work(done.seconds, _seconds_by_job(receipts), worked, len(pool.states()), done.tokens, written)
+
+
+def _seconds_by_job(receipts: Sequence[tuple[float, ShardReceipt]]) -> dict[str, float]:
+    """The time in which units were at work, divided equally at each moment among those that were."""
+    spans = [(ended - receipt.wall_seconds, ended, job_of(receipt.unit)) for ended, receipt in receipts]
+    changes = sorted([(start, 1, job) for start, _, job in spans] + [(end, -1, job) for _, end, job in spans])
+    running: Counter[str] = Counter()
+    seconds: dict[str, float] = dict.fromkeys((job for _, _, job in spans), 0.0)
+    before = 0.0
+    for moment, change, job in changes:
+        if total := running.total():
+            for name, count in running.items():
+                seconds[name] += (moment - before) * count / total
+        running[job] += change
+        before = moment
+    return seconds
 
 
 def find_running(name: str) -> ServiceState:

@@ -1,7 +1,7 @@
 """How often a finished run was given a text: from the run's own record, its sources and its schedule.
 
-Reads `checkpoint.json`, the sources, and tokens that are kept. Where they are not, the texts are tokenized again, into a
-temporary folder.
+Reads `checkpoint.json`, the sources, and tokens that are kept; where they are not, the texts are tokenized again, into
+a temporary folder.
 """
 
 import dataclasses
