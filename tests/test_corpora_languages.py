@@ -8,7 +8,8 @@ from test_corpora_conversations import write_lines
 
 from benchmarks.languages import SENTENCES
 from data.corpora.arrays import string_array
-from data.corpora.languages import detect_languages
+from data.corpora.languages import LanguageDetector, detect_languages
+from data.errors import ResumableError
 from data.records import Conversation, Document
 from data.store import read_folder
 
@@ -74,3 +75,17 @@ def test_conversations_have_the_language_of_what_is_said(tmp_path: Path) -> None
     load(tmp_path / "a.jsonl", tmp_path / "out", messages_column="messages")
     (talk_read,) = read_folder(tmp_path / "out" / "documents", Conversation)
     assert talk_read.language == "de"
+
+
+def test_a_process_of_its_own_finds_the_same() -> None:
+    texts = [*(" ".join(sentences) for sentences in SENTENCES.values()), "", "ß" * 300, "é😀" * 99]
+    rows = string_array((texts * 4000)[:4000])
+    with LanguageDetector() as detector:
+        found = [detector.begin(rows.slice(start, 1000)).result() for start in range(0, 4000, 1000)]
+        assert detector.begin(string_array([])).result().to_pylist() == []
+        assert detector._worker is not None
+        detector._worker.kill()
+        detector._worker.wait()
+        with pytest.raises(ResumableError):
+            detector.begin(rows).result()
+    assert [code for part in found for code in part.to_pylist()] == detect_languages(rows).to_pylist()

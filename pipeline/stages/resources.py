@@ -205,7 +205,7 @@ def do_units(
             done = _run_units(setting, engines.pool, rest, stage, group_errors)
         finally:
             engines.report_problems()
-    return replace(done, seconds=before.seconds + done.seconds, by_job={**before.by_job, **done.by_job})
+    return replace(done, seconds=done.seconds or before.seconds, by_job={**before.by_job, **done.by_job})
 
 
 def _run_units(
