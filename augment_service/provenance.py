@@ -48,20 +48,29 @@ class AskedPrompt:
     missing: str = ""
 
 
-def is_augmentation(folder: Path) -> bool:
-    """Whether an augmentation was written into the folder."""
-    return any((folder / name).is_dir() for name in (AUGMENTATIONS, PARTS)) and not is_sealed(folder)
-
-
-def note_origin(out: Path, documents: Path, jobs: Sequence[ShardedJob]) -> None:
-    """Store what is needed later to rebuild the prompts of some jobs."""
-    write_json(out / ORIGIN, {"documents": str(documents.absolute())})
-    for job in jobs:
-        task: Any = job.task
-        assert isinstance(task, AugmentTask)
+def note_origin(out: Path, documents: Path, jobs: Sequence[ShardedJob], model: str) -> None:
+    """Store what is needed later to rebuild the prompts of some jobs; `model` is the name of theirs."""
+    path = out / ORIGIN
+    before: Stored = json.loads(path.read_text()) if path.exists() else {"models": {}}
+    models = {**before["models"], **{_task(job).model: model for job in jobs}}
+    write_json(path, {"documents": str(documents.absolute()), "models": models})
+    for task in map(_task, jobs):
         _store_template(out, task.template, task.frame, task.model)
         if task.proposal:
             _store_template(out, task.proposal, task.proposal_frame, task.model)
+
+
+def model_name(root: Path, model: str) -> str:
+    """The name of the model behind the hash in a row; the hash, if it is not known."""
+    path = root / ORIGIN
+    stored: Stored = json.loads(path.read_text()) if path.exists() else {"models": {}}
+    return str(stored["models"].get(model, model))
+
+
+def _task(job: ShardedJob) -> AugmentTask:
+    task: Any = job.task
+    assert isinstance(task, AugmentTask)
+    return task
 
 
 def _store_template(out: Path, template: Template, around: Frame, model: str) -> None:
@@ -234,9 +243,8 @@ def describe_contexts(jobs: Sequence[ShardedJob]) -> Contexts:
     paths: dict[str, None] = {}
     tokenizer = ""
     for job in jobs:
-        task: Any = job.task
-        tokenizer = task.tokenizer
-        paths |= dict.fromkeys(task.contexts.values())
+        tokenizer = _task(job).tokenizer
+        paths |= dict.fromkeys(_task(job).contexts.values())
     texts = (row.text for path in list(paths)[:_MOST_PARTS] for row in read_shard(Path(path), Context))
     sizes = [token_counter(tokenizer)([text])[0] for text in islice(texts, _MOST_PARTS)]
     return Contexts(len(paths), min(sizes, default=0), max(sizes, default=0), "tokens" if tokenizer else "words")

@@ -4,7 +4,6 @@ Tables fit into 100 columns. Texts have no markup, and control characters in the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +21,7 @@ from pipeline.stages.resources import Work
 _MOST_CONTEXT = 480  # characters that are shown of a context
 _MOST_TEXT = 2000  # and of what a model writes
 _INDENT = " " * 4
-_UNITS = ((1e12, "T"), (1e9, "G"), (1e7, "M"))
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def show_plan(
@@ -30,7 +29,7 @@ def show_plan(
 ) -> None:
     """The cost of an augmentation by method, and `notes` by label."""
     measured = any(one.new_tokens is not None for one in plan.methods.values())
-    names = ("method", "prompts", "new in", "cached in", "out at most", *["expected"] * measured, "disk", "answered")
+    names = ("method", "prompts", "new in", "cached", "max out", *["expected"] * measured, "disk", "answered")
     rows = [_plan_cells(method, one, measured) for method, one in plan.methods.items()]
     console.print(_table(names, [*rows, _plan_cells("total", plan.total, measured)], total=True))
     total = plan.total
@@ -113,9 +112,14 @@ def show_methods(
 
 
 def show_row(
-    row: Augmentation, sources: Sequence[Document | str], prompt: AskedPrompt, fate: Iterable[str], console: Console
+    row: Augmentation,
+    sources: Sequence[Document | str],
+    prompt: AskedPrompt,
+    fate: Iterable[str],
+    console: Console,
+    model: str,
 ) -> None:
-    """A row: what it says, where it comes from, how it was asked for, and what became of it."""
+    """A row: what it says, where it comes from, how the `model` was asked for it, and what became of it."""
     tell(console, f"{row.augmentation_id}  {row.method}", style="bold")
     if row.prompt:
         _labelled(console, "question", row.prompt)
@@ -137,7 +141,7 @@ def show_row(
     if row.about:
         _labelled(console, "about", "; ".join(row.about))
     sampling = "greedy" if row.temperature == 0 else f"temperature {row.temperature:g}, seed {row.seed}"
-    _labelled(console, "model", f"{row.model}, {sampling}")
+    _labelled(console, "model", f"{model}, {sampling}")
     _labelled(console, "template", row.template)
     if row.tokens:
         _labelled(console, "tokens", "{:,} read, {:,} of these from the cache, {:,} written".format(*row.tokens))
@@ -197,9 +201,9 @@ def _seconds_by_method(work: Work, methods: Mapping[str, MethodRows]) -> dict[st
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]], *, total: bool = False) -> Table:
     """A plain table of numbers by method; with `total` the last row is one."""
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for number, name in enumerate(names):
-        table.add_column(Text(name), justify="right" if number else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=True, overflow="fold")
     for number, row in enumerate(rows, 1):
         table.add_row(*(Text(printable(cell)) for cell in row), style="bold" * (total and number == len(rows)))
     return table
@@ -250,8 +254,3 @@ def context_note(jobs: Sequence[Any], spec: str) -> list[tuple[str, str]]:
     which = "all documents of the corpus, as they fit" if spec == "all" else f"{spec}, as --context says"
     several = f"{found.num_contexts:,} contexts of" if found.num_contexts > 1 else "one context of"
     return [("context", f"{which}: {several} {span} {found.unit}, each shared by its prompts")]
-
-
-def find_documents_path(folder: Path | None) -> Path | None:
-    """The sealed folder of documents in an import or a set, or the folder itself."""
-    return folder / "documents" if folder and (folder / "documents").is_dir() else folder

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from itertools import chain
 
 from data.errors import InputError
 from pipeline.data_section import SETS
@@ -86,16 +87,20 @@ def inspect(flags: argparse.Namespace) -> None:
         raise InputError("no folder here", where=str(flags.folder), hint="name a made set, or an import")
     if flags.rows < 1:
         raise InputError(f"{flags.rows} rows cannot be shown", where="--rows", hint="give 1 or more")
+    from pipeline.data_augmentations import inspect_origin, inspected_folders
+
+    if inspect_origin(flags, console):
+        return
     rejected = rejected_rows(flags.folder, num_rows=flags.rows if flags.rejected else 1)
     if flags.rejected:
         if rejected is None:
             raise InputError("no rejected rows here", where=str(flags.folder), hint="name an import that rejected rows")
         show_rejected(rejected, console, whole=True)
         return
-    previews = preview(flags.folder, num_rows=flags.rows, seed=flags.seed)
+    previews = [preview(folder, num_rows=flags.rows, seed=flags.seed) for folder in inspected_folders(flags.folder)]
     for key, value in counts_of(flags.folder).items():
         tell(console, f"{key:<28} {value}")
-    for one in previews:
+    for one in chain.from_iterable(previews):
         show_preview(one, console)
     if rejected:
         console.print()

@@ -89,7 +89,7 @@ def plan(
             parts=parts,
             ranges=ranges,
         )
-    note_origin(out, documents, jobs)
+    note_origin(out, documents, jobs, model.name)
     all_jobs = jobs
     if section.retry_refused:
         for job in jobs:
