@@ -319,7 +319,7 @@ def plan_augmentation(
             key, name = fingerprint(task.key, path.stem), f"{corpus} {template.method}"
             jobs.append(ShardedJob(name, own, tuple(by_corpus[corpus]), parts, key, affinity=path.stem))
     return _with_ledger(jobs, parts) + plan_model_free(
-        documents, ranges, book, plan, parts, window=window, tokenizer=tokenizer
+        documents, ranges, book, plan, parts, model=model, window=window, tokenizer=tokenizer
     )
 
 

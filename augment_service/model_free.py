@@ -120,7 +120,8 @@ class MaskedTask(ModelFreeTask):
     """Passages with gaps, each followed by the whole passage, which alone is learned.
 
     `text` and `mark` are the prompt book's. With `chat` the two are turns. A document that does not fit `window` tokens
-    of the tokenizer in the folder `tokenizer` together with its copy with gaps is divided, or left out.
+    of the tokenizer in the folder `tokenizer` together with its copy with gaps is divided, or left out; `model` is the
+    fingerprint of that folder's model.
     """
 
     text: str = ""
@@ -129,6 +130,7 @@ class MaskedTask(ModelFreeTask):
     window: int | None = None
     tokenizer: str = ""
     frame: Frame = NO_FRAME
+    model: str = ""
 
     def make(self, document: Document) -> Iterable[Made]:
         """`samples` rows for each passage, each with other gaps."""
@@ -145,8 +147,10 @@ class MaskedTask(ModelFreeTask):
     @property
     def key(self) -> str:
         """As `ModelFreeTask.key`; the draws, the book and the window decide, too."""
-        book = (self.text, self.mark, self.chat, *self.frame)
-        return fingerprint(super().key, *book, self.plan.samples, self.plan.seed, self.window, self.plan.long_documents)
+        plan, parts = self.plan, [self.text, self.mark, self.chat, self.plan.samples, self.plan.seed]
+        if self._budget is not None:  # the tokenizer decides where documents are cut
+            parts += [*self.frame, self.window, plan.long_documents, self.model]
+        return fingerprint(super().key, *parts)
 
     def check_room(self) -> None:
         """Raise InputError if the window has no room for a passage and its copy."""
@@ -237,29 +241,33 @@ def plan_model_free(
     plan: AugmentPlan,
     parts: Path,
     *,
+    model: str = "",
     window: int | None = None,
     tokenizer: str = "",
 ) -> list[ShardedJob]:
     """A job for each method without a model that is asked for; for the closure, one for each corpus.
 
-    `window` and `tokenizer` as in `augment_service.augment.plan_augmentation`. Raises InputError for the closure of
-    documents that were not generated, and for a window without room for a masked passage.
+    `model`, `window` and `tokenizer` as in `augment_service.augment.plan_augmentation`. Raises InputError for the
+    closure of documents that were not generated, and for a window without room for a masked passage.
     """
     jobs: list[ShardedJob] = []
     for method in select_model_free(plan.methods):
         if method == CLOSURE:
             jobs += _closure_jobs(documents, ranges, plan, parts)
             continue
-        task = _masked_task(book, plan, window, tokenizer) if method == MASKED else ReversalTask(method, plan)
+        if method == MASKED:
+            task: ModelFreeTask = _masked_task(book, plan, window, tokenizer, model)
+        else:
+            task = ReversalTask(method, plan)
         jobs.append(ShardedJob(method, task, tuple(ranges), parts, task.key))
     return jobs
 
 
-def _masked_task(book: PromptBook, plan: AugmentPlan, window: int | None, tokenizer: str) -> MaskedTask:
+def _masked_task(book: PromptBook, plan: AugmentPlan, window: int | None, tokenizer: str, model: str) -> MaskedTask:
     around = NO_FRAME
     if book.chat and tokenizer:
         around = frame(load_tokenizer(Path(tokenizer)), "", where=f"method {MASKED}")
-    task = MaskedTask(MASKED, plan, book.masked.text, book.masked.mark, book.chat, window, tokenizer, around)
+    task = MaskedTask(MASKED, plan, book.masked.text, book.masked.mark, book.chat, window, tokenizer, around, model)
     task.check_room()
     return task
 

@@ -21,8 +21,9 @@ _IS_WORD = regex.compile(r"\w")
 _IS_UNSPACED = regex.compile(rf"[{_UNSPACED}\u3000-\u303f\uff00-\uffef]")
 
 _QUOTED = r"“[^”\n]{1,80}”|«[^»\n]{1,80}»|„[^“”\n]{1,80}[“”]|「[^」\n]{1,80}」|『[^』\n]{1,80}』|\"[^\"\n]{1,80}\""
-_CODE = r"`[^`\n]+`|https?://[^\s]+(?<![.,;:!?)])|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
-_FORMULA = r"(?=\S*[_=^*\\{}<>|]|\S*\w\(|\S*[\w]/[\w])[^\s\"“”«»]+(?<![.,;:!?])"
+# The bounds keep the time linear in texts without spaces.
+_CODE = r"`[^`\n]{1,200}`|https?://[^\s]+(?<![.,;:!?)])|[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64})+"
+_FORMULA = r"(?=\S{0,60}?(?:[_=^*\\{}<>|]|\w\(|\w/\w))[^\s\"“”«»]+(?<![.,;:!?])"
 _CAPITAL = rf"(?:\p{{Lu}}\.(?=\s\p{{Lu}})|\p{{Lu}}{_LETTER}*(?:['’\-]{_LETTER}+)*)"
 _PARTICLE = r"(?:(?:van|von|der|den|de|da|do|dos|di|du|del|della|la|le|al|el|bin|ibn|ben|of|zu|y|ten|ter)\s){1,2}"
 _NAME = rf"{_CAPITAL}(?:[ \u00a0](?:{_PARTICLE})?{_CAPITAL})*(?:[ \u00a0]\d+(?:,[ ]\d{{4}}\b)?)?"

@@ -46,7 +46,7 @@ def measure(bench: Bench) -> None:
     """Run the study and tabulate `accuracies`: by condition and set the mean over the splits that test inferences."""
     flags = bench.flags
     recipe, out = bench.folder / "methods.toml", bench.folder / "study"
-    recipe.write_text(_recipe(flags))
+    recipe.write_text(make_recipe(flags))
     words = [sys.executable, "-m", "pipeline", "run", str(recipe), "--out", str(out)]
     bench.tell(f"{len(ARMS)} arms, {flags.worlds} worlds of each set, seeds {flags.seeds}")
     done = subprocess.run(words, cwd=ROOT, text=True, capture_output=True)
@@ -77,7 +77,7 @@ def tabulate(report: dict[str, Any]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _recipe(flags: argparse.Namespace) -> str:
+def make_recipe(flags: argparse.Namespace) -> str:
     """The study as TOML."""
     smoke = flags.smoke
     lines = ['study = "methods"', "seed = 1", f"model = {json.dumps(str(flags.model))}"]

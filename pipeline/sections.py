@@ -92,7 +92,7 @@ class Augment(Section):
     """Which inferences the model writes down, and how they are sampled."""
 
     methods: tuple[str, ...] = Field(
-        ("local", "global"), min_length=1, description="methods by family or name, e.g. local/reverse,global"
+        ("local", "global"), min_length=1, description="methods by family or name, e.g. local/reverse,global,masked"
     )
     samples: int = Field(2, ge=1, description="generations for each sentence and method")
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")

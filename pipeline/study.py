@@ -216,7 +216,7 @@ def before_training(
     # A condition without any answer is reported before the training.
     collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
     kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
-    setting.say("augment", f"{kept:,} inferences kept, in the model's own words")
+    setting.say("augment", f"{kept:,} training rows kept")
 
 
 def check_memory(study: Study, suites: list[Suite], general: Replay | None, cluster: LazyCluster) -> None:

@@ -244,6 +244,16 @@ def test_claims_say_where_one_run_is_all_there_is() -> None:
         assert "one training run" not in state_claim(build_report(make_input(outcomes=outcomes)), "reversals")
 
 
+def test_the_closure_is_called_an_upper_bound_and_is_no_claim(tmp_path: Path) -> None:
+    outcomes = [row for row in make_outcomes() if row.condition in ("pretrained", "rephrased", "augmented")]
+    outcomes = [replace(row, condition="all" if row.condition == "augmented" else row.condition) for row in outcomes]
+    for methods, said in ((["closure"], True), (["local"], False)):
+        content = make_input(outcomes=outcomes, recipe={"train": {"arms": {"rephrased": [], "all": methods}}})
+        report = write_report(content, tmp_path)
+        assert ("Upper bound, not a method: all learns" in (tmp_path / "report.html").read_text()) == said
+        assert ('"all" is' in state_claim(report, "reversals")) != said
+
+
 def test_an_effect_that_varies_between_corpora_is_not_claimed() -> None:
     """Over facts alone the interval excludes zero; four corpora gain nothing and one gains much."""
     outcomes = [

@@ -26,7 +26,8 @@ def state_claim(report: Mapping[str, Any], suite: str) -> str:
     numbers = ", ".join(f"{text} {percent(cells[name]['accuracy'])}" for name, text in spoken.items())
     chance = max(cell["chance"] for cell in cells.values())
     claim = [f"{title}, {legend.label_split(tested[0])}: {numbers} (chance {percent(chance)})."]
-    gain = _gain(report["differences"].get(suite, {}).get(tested[0], {}), cells)
+    compared = {name: cell for name, cell in cells.items() if name not in legend.upper_bounds(report)}
+    gain = _gain(report["differences"].get(suite, {}).get(tested[0], {}), compared)
     if gain:
         claim.append(_state_gain(gain))
     learned = splits.get(legend.TRAINED, {}).get("finetuned")

@@ -66,7 +66,7 @@ def audit_statements(
     for row in rows:
         counts = methods.setdefault(row.method, dict.fromkeys(("generated", "kept"), 0))
         counts["generated"] += 1
-        texts.setdefault(row.method, set()).add(hash((row.corpus, row.text)))
+        texts.setdefault(row.method, set()).add(hash((row.corpus, row.prompt, row.text)))
         if row.verdict != "kept":
             continue
         counts["kept"] += 1
@@ -75,7 +75,7 @@ def audit_statements(
             counts[name] = counts.get(name, 0) + (judgement == name)
         shown = examples.setdefault((row.method, judgement), [])
         if len(shown) < (NUM_EXAMPLES if judgement in ("true", "") else NUM_EXAMPLES // 2):
-            document = row.sentence or ", ".join(row.sources)
+            document = row.sentence or row.prompt or ", ".join(row.sources)
             own = {name: getattr(row, name) for name in ("method", "text", "reasoning")}
             shown.append({"document": document, **own, "judgement": judgement})
     for method, counts in methods.items():

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from data.rendering import CLOSURE
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -88,6 +90,12 @@ def shown_conditions(splits: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> l
 def is_base(name: str) -> bool:
     """Whether a condition's weights are those of the base model."""
     return name.partition("+")[0] in ("pretrained", "icl", "base")
+
+
+def upper_bounds(report: Mapping[str, Any]) -> list[str]:
+    """The arms of a study that learn the closure of the oracle: they show what can be reached, and are no method."""
+    arms = report.get("recipe", {}).get("train", {}).get("arms", {})
+    return [name for name, methods in arms.items() if CLOSURE in methods]
 
 
 def label_condition(name: str) -> str:

@@ -40,6 +40,7 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
         trained=legend.TRAINED,
         claims={suite: state_claim(report, suite) for suite in suites},
         styles=styles,
+        bounds=legend.upper_bounds(report),
         shown=shown,
         rankings={suite: legend.rank_conditions(suites[suite]) for suite in suites if len(names[suite]) > MAX_COLUMNS},
         names_of=names,

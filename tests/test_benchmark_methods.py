@@ -1,0 +1,35 @@
+"""The benchmark of methods: its recipe is one, and its table has the means of the splits that test inferences."""
+
+import argparse
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from benchmarks import methods
+from benchmarks.methods import ARMS, SETS, make_recipe, tabulate
+from data.rendering import load_book
+from pipeline.recipe import parse_recipe
+
+TINY = Path(__file__).parents[1] / "models" / "tiny"
+
+
+@pytest.mark.parametrize("smoke", [False, True])
+def test_the_recipe_has_an_arm_for_each_method_and_matches_tokens(smoke: bool) -> None:
+    flags = argparse.Namespace(smoke=smoke, model=TINY, engine="vllm", worlds=2, seeds=[0, 1])
+    recipe = parse_recipe(tomllib.loads(make_recipe(flags)), {}, where="here")
+    book = load_book(TINY)
+    assert recipe.train.match == "tokens" and next(iter(recipe.train.arms.values())) == ()
+    assert set(recipe.train.arms) == set(ARMS) and recipe.train.seeds == ((0,) if smoke else (0, 1))
+    assert {name for arm in ARMS.values() for name in book.names(arm)} <= set(book.names(recipe.augment.methods))
+    assert set(recipe.data) <= set(SETS) and smoke == (len(recipe.data) == 1)
+
+
+def test_the_table_has_means_of_what_must_be_inferred() -> None:
+    splits = {split: {"masked": {"accuracy": value}} for split, value in (("trained", 1.0), ("a", 0.2), ("b", 0.4))}
+    assert tabulate({"suites": {"reversals": splits}}) == {"masked": {"reversals": pytest.approx(0.3)}}
+
+
+def test_a_study_that_fails_ends_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert methods.main(["--smoke", "--model", str(tmp_path / "none"), "--folder", str(tmp_path)]) == 2
+    assert "no model here" in capsys.readouterr().err
