@@ -87,7 +87,7 @@ class LazyCluster(ExitStack):
         spec = engine_spec(setting.engine, "", setting.seed)
         engines, ranks = setting.engine.engines, self._train.ranks if self._train else None
         if ranks is None and self._whole_nodes and not session.gpus:
-            ranks = len(session.nodes)
+            ranks = sum(cpus > 0 for cpus, _ in session.nodes)  # a head may have none
         placed = place(session, spec, engines=engines, ranks=ranks)
         for wanted, found, name in ((engines, placed.engines, "engines"), (ranks, placed.ranks, "ranks")):
             if wanted and wanted > found:

@@ -21,7 +21,7 @@ from typing import Any
 import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from data.errors import InputError, ResumableError
@@ -31,6 +31,7 @@ from train.engine.checkpoint import find_finished, read_ref
 from train.run.finetune_run import FinetuneRun, absolute
 from train.run.heartbeat import Heartbeat, StallDetector, kill_worker, read_statuses, stacks_written
 from train.run.keys import key_of
+from train.run.network import NodeTorchConfig
 from train.run.trackers import check_trackers
 from train.run.training_plan import check_ranks, write_texts
 
@@ -138,7 +139,7 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
     trainer = TorchTrainer(
         _train_all,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=NodeTorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
         ),
