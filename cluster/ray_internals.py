@@ -14,7 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import ray
-from ray._private import ray_constants, services, utils
+from ray._private import ray_constants, services, utils, worker
 from ray._private import state as cluster_state
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.node import Node
@@ -66,6 +66,18 @@ def own_sigterm_handler() -> Iterator[None]:
     """Keep this process's handler of SIGTERM, if it has one, where Ray would install its own."""
     has_own = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN, None)
     with patch.object(utils, "set_sigterm_handler", lambda _: None) if has_own else nullcontext():
+        yield
+
+
+@contextmanager
+def errors_of_nodes(log: Path) -> Iterator[None]:
+    """Append to a file what Ray would print into the terminal: the last lines of the log of each node that dies."""
+
+    def write(data: dict[str, Any], **_: object) -> None:
+        with suppress(OSError), log.open("a") as file:
+            file.writelines(f"{line}\n" for line in data["lines"])
+
+    with patch.object(worker, "print_to_stdstream", write):
         yield
 
 
@@ -147,3 +159,8 @@ def call_of(ref: ray.ObjectRef) -> tuple[str, str]:
 def actor_row(actor: ActorHandle) -> dict[str, Any] | None:
     """The cluster's record of an actor; None if it ended so long ago that it is forgotten."""
     return cluster_state.actors(actor_id(actor)) or None
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What is free now of each node that the cluster holds for alive, by its id."""
+    return {node: dict(free) for node, free in cluster_state.available_resources_per_node().items()}
