@@ -29,7 +29,7 @@ study = "faults"
 seed = 1
 model = "models/tiny"
 [data.reversals]
-worlds = 2
+worlds = 1
 facts = 20
 [augment]
 samples = {samples}
@@ -44,7 +44,7 @@ augmented = ["local", "global"]
 icl = ["all", "sample:2"]
 repeats = {repeats}
 """
-SIZES = {"samples": 16, "steps": 160, "repeats": 30}
+SIZES = {"samples": 16, "steps": 160, "repeats": 20}
 PLACE_SECONDS = 20
 # So that a lost node is noticed within ten seconds and not within a minute: the table says what comes on top.
 QUICK_HEALTH_CHECKS = {
@@ -251,15 +251,14 @@ def main() -> None:
     """Run the faults and write their outcomes."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--only", nargs="*", default=[], help='"FAULT" or "FAULT/STAGE"; all of them by default')
+    parser.add_argument("--only", nargs="*", default=[], help="FAULT/STAGE; all of them by default")
     parser.add_argument("--keep", type=Path, help="a folder for the studies and logs (default: a temporary one)")
     flags = parser.parse_args()
     if reason := why_not():
         print(f"faults: skipped, {reason}")
         return
-    chosen = [
-        fault for fault in FAULTS if not flags.only or {fault.name, f"{fault.name}/{fault.stage}"} & {*flags.only}
-    ]
+    by_name = {f"{fault.name}/{fault.stage}": fault for fault in FAULTS}
+    chosen = [by_name[name] for name in flags.only] or FAULTS
     folder = flags.keep or Path(tempfile.mkdtemp(prefix="entail-faults-"))
     found: dict[str, Any] = json.loads(flags.json.read_text()) if flags.json.exists() else {}
     found |= {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "sizes": SIZES, "place_seconds": PLACE_SECONDS}
@@ -268,6 +267,7 @@ def main() -> None:
     if "calm" not in found:
         calm, report = run(None, folder / "calm")
         found |= {"calm": asdict(calm), "report": report}
+        flags.json.write_text(json.dumps(found, indent=1))
         print(line_of(calm, calm.seconds), flush=True)
     for fault in chosen:
         outcome, _ = run(fault, folder / f"{fault.name}-{fault.stage}".replace(" ", "-"), found["report"])
