@@ -2,7 +2,8 @@
 
 `python -m benchmarks.faults --json OUT [--only NAME ...]`: Linux, as root (see `benchmarks.machines`); elsewhere it
 says so and does nothing. Each fault meets a study of its own on two fresh machines with a CPU each, the driver on the
-first; where the command ends, it is run again. Writes OUT, and the studies into a temporary folder. A fault takes one
+first; a late stage is met by resuming a study that has finished the earlier ones. Where the command ends, it is run
+again. Writes OUT, and the studies into a temporary folder. A fault takes one
 to four minutes.
 """
 
@@ -53,7 +54,7 @@ QUICK_HEALTH_CHECKS = {
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
-LIMIT_SECONDS = 420.0  # for a command
+LIMIT_SECONDS = 900.0  # for a command
 # Of a report: what may differ between two runs of a study.
 NOT_COMPARED = ("stages", "wall_seconds", "command", "recipe.cluster")
 WATCH = """
@@ -133,13 +134,7 @@ class Scene:
         if stage == "train":
             steps = [json.loads(path.read_text())["step"] for path in self.out.glob("train/.work/lanes/progress-*")]
             return any(step >= 60 for step in steps)
-        found = len([*self.out.glob("scores/**/*.arrow")])
-        if "train     " not in driver.text:
-            self._scored = found
-            return False
-        return found > self._scored
-
-    _scored: int = 0
+        return "train     " in driver.text and len([*self.out.glob("scores/*")]) > 1
 
     def kill_ray(self, number: int, name: str) -> None:
         """Kill processes of Ray's own on a machine: raylet, gcs_server."""
@@ -282,6 +277,8 @@ def run(fault: Fault | None, folder: Path, calm: Any = None) -> tuple[Outcome, A
     """Meet one fault, or none; the outcome, and the report where the study was finished."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "study").mkdir(parents=True)
+    if fault is not None:
+        _seed(folder.parent / "calm" / "study", folder / "study", fault.stage)
     (folder / "recipe.toml").write_text(RECIPE.format(**SIZES))
     on_small_disk = fault is not None and fault.act is fill_disk
     if on_small_disk:
@@ -307,6 +304,17 @@ def run(fault: Fault | None, folder: Path, calm: Any = None) -> tuple[Outcome, A
     finally:
         if on_small_disk:
             subprocess.run(["umount", "-l", folder / "study"], check=False)
+
+
+def _seed(calm: Path, study: Path, stage: str) -> None:
+    """What the calm study had finished before the stage, so that the command resumes there."""
+    if stage not in ("train", "checkpoint scores"):
+        return
+    # Of the scores, the base model's came first.
+    first = min((path.stat().st_mtime, path.parent.name) for path in calm.glob("scores/*/*.arrow"))[1]
+    parts = ["augment", "contexts", "data", f"scores/{first}"] + ["train"] * (stage != "train")
+    for part in filter(lambda part: (calm / part).exists(), parts):
+        shutil.copytree(calm / part, study / part, symlinks=True)
 
 
 def _start_ray(machines: Machines) -> str:

@@ -95,6 +95,9 @@ class Machines(ExitStack):
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{own} {space}\n")
         _do("ip", "netns", "add", space)
         self.callback(subprocess.run, ["ip", "netns", "del", space], capture_output=True)
+        # The kernel removes the link of a dead machine some time after its last process.
+        subprocess.run(["ip", "link", "del", link], capture_output=True)
+        self.callback(subprocess.run, ["ip", "link", "del", link], capture_output=True)
         _do("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
         _do("ip", "link", "set", link, "master", self._bridge, "up")
         _do("ip", "-n", space, "addr", "add", f"{self._address(number + 1)}/24", "dev", "eth0")

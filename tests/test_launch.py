@@ -52,7 +52,7 @@ def test_the_slurm_script_starts_a_node_each_and_the_command_on_the_head(tmp_pat
     assert len(starts) == 2
     assert "--address 10.1.0.1:24711" in starts[0] and "--head" in starts[1]
     assert all("--num-cpus 8 --num-gpus 0" in line and "--node-ip-address 10.1.0.1" in line for line in starts)
-    assert seen[-1] == "entail run my.toml --address 10.1.0.1:24711 --grace-seconds 90"
+    assert seen[-1] == "entail run my.toml --grace-seconds 90 --address 10.1.0.1:24711"
 
 
 @pytest.mark.parametrize(("code", "is_queued"), [(3, True), (2, False)])
