@@ -23,11 +23,13 @@ from ray import cloudpickle
 from ray.actor import ActorHandle
 
 from cluster.cancellation import CancelledCallError, cancellable
+from cluster.places import Say, Wait, describe_nodes, living_nodes, total_room
 from cluster.ray_internals import actor_id, actor_row, call_of, kv_delete, kv_get, kv_put, own_call
 from data.errors import InputError, ResumableError
 
 STANDARD_ERROR = 2  # a file descriptor: the actor's log
 SAFE_ERRORS = (InputError, ResumableError, OSError, ModuleNotFoundError)  # the worker's state is intact
+PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its own
 MAX_SINGLE_CALLS = 256  # at once; more wait
 ANSWER_SECONDS = 2.0  # for an answer to reach its driver
 END = object()  # of a stream
@@ -220,12 +222,13 @@ class ActorGroup:
     ready: set[int] = field(default_factory=set)
     starting: dict[int, ray.ObjectRef] = field(default_factory=dict)
     _restarts_seen: dict[int, int] = field(default_factory=dict)  # an actor is opened once after each restart
-    _unplaced_since: float | None = None
+    say: Say = lambda line: None
+    _wait: Wait | None = None
 
     @classmethod
-    def start(cls, spec: PoolSpec, name: str | None) -> Self:
-        """New actors, spread over the nodes; each waits for its own place."""
-        group = cls(spec, name, [], is_own=True)
+    def start(cls, spec: PoolSpec, name: str | None, say: Say) -> Self:
+        """New actors, spread over the nodes; each waits for its own place. `say` gets lines for the user."""
+        group = cls(spec, name, [], is_own=True, say=say)
         try:
             for number in range(spec.num_actors):
                 group.handles.append(group._make(number))
@@ -286,14 +289,21 @@ class ActorGroup:
         self.check_places(len(states) < len(wanted) or any(state.alive for state in states.values()))
 
     def check_places(self, has_any: bool) -> None:
-        """Raise ResumableError if no actor has had a place for `place_seconds`."""
-        now = time.monotonic()
-        self._unplaced_since = None if has_any else self._unplaced_since or now
-        if self._unplaced_since is not None and now - self._unplaced_since > self.spec.place_seconds:
+        """Raise ResumableError if no actor has had a place for `place_seconds`; `say` gets a line while it waits."""
+        spec = self.spec
+        if has_any:
+            self._wait = None
+            return
+        wanted = f"room for {len(self.handles)} actors ({spec.num_cpus:g} CPUs, {spec.num_gpus:g} GPUs each, on a node)"
+        self._wait = self._wait or Wait(wanted, spec.place_seconds, self.say)
+        # A process that is being started has a place, but Ray does not say so.
+        allowance = PROCESS_SECONDS if total_room(spec.num_cpus, spec.num_gpus) else 0.0
+        if not self._wait.goes_on(allowance):
             free = ray.available_resources()
             raise ResumableError(
-                f"for {self.spec.place_seconds:g} s the cluster has had no room for any of {len(self.handles)} actors "
-                f"({self.spec.num_cpus:g} CPUs, {self.spec.num_gpus:g} GPUs each, on one node); free are "
+                f"for {spec.place_seconds:g} s the cluster has had no room for any of {len(self.handles)} actors "
+                f"({spec.num_cpus:g} CPUs, {spec.num_gpus:g} GPUs each, on one node); there are "
+                f"{describe_nodes(living_nodes())}; free are "
                 f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs"
             )
 

@@ -16,15 +16,15 @@ from typing import NamedTuple, Self
 
 import ray
 
-from cluster.actors import ActorGroup, ActorState, BegunCall, PoolSpec, call_id, died_under
+from cluster.actors import PROCESS_SECONDS, ActorGroup, ActorState, BegunCall, PoolSpec, call_id, died_under
 from cluster.meter import Meter
+from cluster.places import Say
 from cluster.schedule import Schedule, Task, Unit
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 
 __all__ = ["ActorPool", "Unit"]
 
-PROCESS_SECONDS = 120.0  # until a process runs that can keep a deadline of its own
 POLL_SECONDS = 0.5  # between two checks of actors that are not ready
 PROGRESS_SECONDS = 5.0  # between two questions how many rows of its units an actor has
 PLACE_SECONDS = 600.0  # an autoscaling cluster takes minutes
@@ -90,19 +90,21 @@ class ActorPool:
         name: str | None = None,
         place_seconds: float = PLACE_SECONDS,
         width: int = 1,
+        say: Say = lambda line: None,
     ) -> None:
         """Returns when the first worker is made; each of the others gets work as soon as it is made, too.
 
         Raises what their constructor raises if all of them fail; ResumableError if none is made within
         `start_seconds`, its log then holds its stack traces. Each actor takes `num_cpus` and `num_gpus` of one node;
-        ResumableError if the cluster has no room for any of them for `place_seconds`, now or after a loss. A call that
+        ResumableError if the cluster has no room for any of them for `place_seconds`, now or after a loss; `say` gets
+        lines meanwhile. A call that
         exceeds `deadline_seconds` (None: derived, see the module) costs its actor. With a `name`, other processes of
         the cluster can `attach`. A worker gets up to `width` units at once, each in a thread; single calls beside them
         only if that is more than one.
         """
         resources = num_actors, num_cpus, num_gpus
         spec = PoolSpec(worker_class, init_args, *resources, start_seconds, deadline_seconds, place_seconds, width)
-        self._set_up(ActorGroup.start(spec, name))
+        self._set_up(ActorGroup.start(spec, name, say))
         try:
             self._await_first(start_seconds)
         except BaseException:

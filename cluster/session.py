@@ -3,27 +3,32 @@
 import logging
 import os
 import socket
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from cluster.locks import home_folder, private_folder
+from cluster.places import living_nodes
 from cluster.ray_internals import (
     BaseContext,
+    errors_of_nodes,
     essential_processes,
     find_address,
     holds_sockets,
-    is_node,
+    list_nodes,
     loopback_only,
     own_sigterm_handler,
     temporary_folder,
     use_token,
 )
+from cluster.termination import end, take_sigterm_back
 from data.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +39,9 @@ PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**22), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 FORWARDED = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")  # the driver's own choice of a network interface
 CONNECT_SECONDS = 10.0
+HEAD_SECONDS, HEAD_POLL_SECONDS = 30.0, 2.0  # Ray itself gives up after 60
+HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))  # the preface, empty settings
+HTTP2_SETTINGS = b"\x04"  # the type of the first frame of a server
 # of every session; pools are found by their names in the namespace
 COMMON: dict[str, Any] = {"namespace": "entail", "log_to_driver": False, "logging_level": logging.ERROR}
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -53,6 +61,15 @@ class Session:
     gpus: int
     nodes: tuple[tuple[int, int], ...]
 
+    def now(self) -> "Session":
+        """The session with the nodes that live now."""
+        return replace(self, **_sizes())
+
+
+def _sizes() -> dict[str, Any]:
+    nodes = tuple((node.cpus, node.gpus) for node in living_nodes())
+    return {"nodes": nodes, "cpus": sum(cpus for cpus, _ in nodes), "gpus": sum(gpus for _, gpus in nodes)}
+
 
 @contextmanager
 def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) -> Iterator[Session]:
@@ -66,14 +83,40 @@ def connect(*, address: str | None, log_dir: Path, num_cpus: int | None = None) 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # leaves CUDA_VISIBLE_DEVICES alone in actors without a GPU
     with own_sigterm_handler():
         context = _start(num_cpus) if address is None else _attach(address)
+    take_sigterm_back()
+    watch = watch_head(str(context.address_info["address"])) if address is not None else nullcontext()
     try:
         logs = _link_logs(Path(context.address_info["session_dir"]) / "logs", log_dir)
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        nodes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in resources)
-        cpus, gpus = (sum(counts) for counts in zip(*nodes, strict=True))
-        yield Session(str(context.address_info["address"]), logs, cpus, gpus, nodes)
+        with watch, errors_of_nodes(log_dir / "nodes.log"):
+            yield Session(str(context.address_info["address"]), logs, **_sizes())
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def watch_head(address: str) -> Iterator[None]:
+    """While the block runs, end the command if the cluster's head does not answer any more.
+
+    Ray's C++ part would end the process without a word of what can be done.
+    """
+    host, _, port = address.rpartition(":")
+    over = threading.Event()
+
+    def watch() -> None:
+        answered = time.monotonic()
+        while not over.wait(HEAD_POLL_SECONDS):
+            with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+                answered = time.monotonic()
+            if time.monotonic() - answered > HEAD_SECONDS:
+                end(f"the head of the Ray cluster, {address}, has not answered for {HEAD_SECONDS:g} s; start it anew")
+                return
+
+    thread = threading.Thread(target=watch, name="head", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def _start(num_cpus: int | None) -> BaseContext:
@@ -126,12 +169,8 @@ def _attach(address: str) -> BaseContext:
     try:
         if address == "auto":
             address = find_address()
-        host = _reach(address) if address != "auto" else ""
         logging.getLogger("ray").setLevel(logging.ERROR)
-        if host in LOOPBACK:
-            use_token()
-        if host and not is_node(address):
-            raise ValueError("this machine is not one of its nodes, run the command on a node")
+        host = _check_cluster(address) if address != "auto" else ""
         # a node that is known by its loopback address is not found under any other
         with loopback_only() if host in LOOPBACK else nullcontext():
             return ray.init(
@@ -148,17 +187,56 @@ def _attach(address: str) -> BaseContext:
         raise InputError(
             f"cannot attach to a Ray cluster: {what}",
             where=f"address {address}",
-            hint="start one with `ray start --head`, give its HOST:PORT, or leave the address out; "
-            "if the cluster wants a token, set RAY_AUTH_MODE=token",
+            hint="start one with `ray start --head`, give its HOST:PORT, or leave the address out",
         ) from error
 
 
+def _check_cluster(address: str) -> str:
+    """The host of an address of a cluster that this machine is a node of. Raises OSError, ValueError, InputError.
+
+    Ray itself waits for minutes where nothing answers, and ends a driver that is no node by a stack trace.
+    """
+    host = _reach(address)
+    try:
+        nodes = list_nodes(address)
+    except PermissionError:
+        if not use_token():
+            raise _wrong_token(address, "this user has none") from None
+        try:
+            nodes = list_nodes(address)
+        except PermissionError:
+            raise _wrong_token(address, "this user's is another one") from None
+    here = [node for node in nodes if node.is_here]
+    if not any(node.alive for node in here):
+        raise InputError(
+            "the cluster has declared this node dead" if here else "this machine is not a node of the cluster",
+            where=f"address {address}",
+            hint=f"run the command on a node, or make this machine one: ray stop; ray start --address {address}",
+        )
+    return host
+
+
+def _wrong_token(address: str, reason: str) -> InputError:
+    return InputError(
+        f"the cluster wants a token, and {reason}",
+        where=f"address {address}",
+        hint="copy the ~/.ray/auth_token of whoever started it, or set RAY_AUTH_TOKEN_PATH; and RAY_AUTH_MODE=token",
+    )
+
+
 def _reach(address: str) -> str:
-    """The host of an address that accepts connections: Ray itself waits for minutes on one that does not."""
+    """The host of an address that answers as gRPC servers do."""
     host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal():
         raise ValueError("an address is HOST:PORT or auto")
-    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("0", "false"):
+            return host
+        connection.sendall(HTTP2_HELLO)
+        answer = connection.recv(9)
+    if answer[3:4] != HTTP2_SETTINGS:
+        raise ConnectionError("what answers there is no Ray cluster")
     return host
 
 

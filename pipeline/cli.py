@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from cluster.termination import EXIT_CODE, HINT, TerminatedError, ended_by_sigterm
 from data.errors import InputError, ResumableError
 from pipeline.data_section import SETS, OwnCorpus
 from pipeline.flags import Parser, add_field, add_sections
@@ -61,7 +62,7 @@ COMMANDS = {  # the function that runs each, and its help
     "serve down": ("pipeline.serve.commands:down", "end a service and everything that it started"),
     "pretrain": ("models.pretrain.commands:run", "make the embedded model from scratch, and measure it"),
     "report": ("pipeline.commands:show_reports", "print the table of finished studies"),
-    "doctor": ("pipeline.commands:check_machine", "check this machine: packages, versions, GPUs"),
+    "doctor": ("pipeline.commands:check_machine", "check this machine, or all nodes of a cluster"),
 }
 DOCUMENTS = "a made set, an import, an Arrow folder, or text files"
 Commands = Any  # argparse's action that holds the commands; its class is private
@@ -75,13 +76,17 @@ def main(words: Sequence[str]) -> int:
         flags.command = shlex.join(["entail", *words])
         module, _, name = flags.run.partition(":")
         run: Callable[[argparse.Namespace], object] = getattr(import_module(module), name)
-        run(flags)
+        with ended_by_sigterm():
+            run(flags)
     except InputError as error:
         print(f"entail: {error}", file=sys.stderr)
         return 2
     except ResumableError as error:
         print(f"entail: {error}\n  re-run the same command to resume", file=sys.stderr)
         return 3
+    except TerminatedError as error:
+        print(f"\nentail: {error}\n  {HINT}", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         print("\nentail: interrupted; re-run the same command to resume", file=sys.stderr)
         return 130
@@ -107,7 +112,10 @@ def build_parser() -> Parser:
     pretrain.add_argument("--measure-only", action="store_true", help="only measure the model in --out")
     report = _command(commands, "report")
     report.add_argument("runs", type=Path, nargs="+", help="folders of studies or evaluations")
-    _command(commands, "doctor")
+    doctor = _command(commands, "doctor")
+    doctor.add_argument("--address", help="HOST:PORT of a running Ray cluster: check all its nodes")
+    folder = "a folder that all nodes must share, with --address; may be repeated"
+    doctor.add_argument("--folder", type=Path, action="append", default=[], metavar="PATH", help=folder)
     return parser
 
 
@@ -278,7 +286,11 @@ def _add_service(commands: Commands) -> None:
     seconds = "a request over HTTP that takes longer is refused (default: 600)"
     up.add_argument("--request-seconds", type=float, default=600.0, metavar="X", help=seconds)
     up.add_argument("--foreground", action="store_true", help="stay in this terminal; Ctrl-C ends the service")
-    add_sections(up, {"engine": Engine, "cluster": Cluster}, exclude=("service", "metrics_port"))
+    add_sections(
+        up,
+        {"engine": Engine, "cluster": Cluster},
+        exclude=("service", "metrics_port", "place_seconds", "grace_seconds"),
+    )
     status = _command(actions, "status", "serve status")
     status.add_argument("--name", help="of the service (default: all)")
     down = _command(actions, "down", "serve down")

@@ -5,6 +5,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -63,7 +64,7 @@ def augment(flags: Namespace) -> None:
     if not request.plan or request.measure:
         check_service(engine, [model.path])
     root = setting.space.root
-    with setting.space.locked(), LazyCluster(setting) as lazy:
+    with setting.space.locked(), LazyCluster(setting, models=[model.path]) as lazy:
         stage.check(model, section)
         documents = find_documents(flags.documents, root / "import", setting.say)
         claim(root, fingerprint("augment"))  # any inputs: what is there is looked up by what was asked
@@ -137,7 +138,7 @@ def train(flags: Namespace) -> None:
         machine = planned_machine(section.ranks, flags.gpu_gib, whole_node=whole_nodes)
         print_plan(runs[0], machine, CONSOLE, stage=section.stage, row_tokens=flags.row_tokens or 0)
         return
-    with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes) as lazy:
+    with setting.space.locked(), LazyCluster(setting, section, whole_nodes=whole_nodes, models=[model.path]) as lazy:
         if general and (job := general.job(model, setting.seed)):
             stage.fit(setting, section, runs, lazy.placement, before=True)
             replay.write(setting, model, general, job, lazy)
@@ -197,7 +198,8 @@ def evaluate(flags: Namespace) -> None:
     asked, out = stage.parse_contexts(section.contexts, where="--contexts"), setting.space.root
     if section.repeats > 1 and not any(context.kind == "sample" for context in asked):
         raise InputError("--repeats has no effect without a sampled context", where="--repeats", hint="add sample:K")
-    with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
+    lazy = LazyCluster(setting, models=[model.path, *(ref.path for ref in refs)])
+    with setting.space.locked(), lazy, LazyEngines(setting, model, lazy) as engines:
         documents = find_documents(flags.documents, out / "import", setting.say) if flags.documents else None
         suite = open_suite(flags.suite, out, documents)
         contexts, unfit = stage.fitting(setting, model, suite, asked, section, frame)
@@ -246,11 +248,20 @@ def show_reports(flags: Namespace) -> None:
         print_report(json.loads(path.read_text()), CONSOLE)
 
 
-def check_machine(_: Namespace) -> None:
-    """`doctor`: check this machine."""
-    from cluster.probe import check_environment
+def check_machine(flags: Namespace) -> None:
+    """`doctor`: check this machine, or the nodes of a cluster."""
+    if flags.address is None:
+        if flags.folder:
+            hint = "add --address, or leave it out"
+            raise InputError("--folder has no effect without --address", where="--folder", hint=hint)
+        from cluster.probe import check_environment
 
-    check_environment(CONSOLE)
+        check_environment(CONSOLE)
+        return
+    from cluster.inspection import check_cluster
+
+    with TemporaryDirectory() as logs:
+        check_cluster(flags.address, flags.folder, Path(logs), CONSOLE)
 
 
 def engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:

@@ -268,6 +268,14 @@ class Cluster(Section):
     """Where it runs; nothing given means this machine."""
 
     address: str | None = Field(None, description="HOST:PORT of a running Ray cluster (default: this machine)")
+    place_seconds: float = Field(
+        600.0,
+        ge=0,
+        description="how long to wait for nodes that were lost or are still to come, before fewer ones do the work",
+    )
+    grace_seconds: float = Field(
+        20.0, ge=0, description="time that a training has to write its state after SIGTERM, before the command ends"
+    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="port of Prometheus metrics, on loopback (0: any)"
     )

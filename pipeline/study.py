@@ -97,7 +97,8 @@ def run_study(
         base_jobs = plan_base_jobs(study, suites, contexts)
         general = find_replay(study, suites)
         whole_nodes = train.takes_whole_nodes(study.recipe.train, study.model)
-        with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes) as cluster:
+        models = [study.model.path]
+        with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes, models=models) as cluster:
             before_training(study, suites, base_jobs, general, cluster)
             with space.timed("train"):
                 trained, refs = train_all(study, suites, general, cluster)

@@ -1,6 +1,9 @@
-"""The pool over two nodes of a test cluster: the work is shared, and the loss of a node loses nothing of it."""
+"""Several nodes: the pool over a test cluster, and a training over machines with networks of their own."""
 
+import json
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +11,11 @@ from pathlib import Path
 import pytest
 from pool_workers import FileWorker, units_of
 from ray.cluster_utils import Cluster
+from training_runs import make_world
 
+from benchmarks.machines import Machines, why_not
+from cluster.inspection import Inspection, find_problems, look
+from cluster.places import Wait, await_room, living_nodes
 from cluster.pool import ActorPool
 from cluster.session import Session, connect
 from data.errors import ResumableError
@@ -54,6 +61,24 @@ def test_two_engines_lie_on_two_nodes_and_share_the_work(session: Session, tmp_p
     assert max(shares.values()) <= 0.6 * 40
 
 
+def test_room_is_there_at_once_or_what_fits_after_the_wait(session: Session) -> None:
+    assert await_room(4, 1, 0, Wait("4 ranks", 30, pytest.fail)) == 4
+    assert await_room(3, 2, 0, Wait("3 ranks", 1, pytest.fail)) == 2
+
+
+def test_nodes_of_one_environment_have_no_problems(session: Session, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with Inspection([tmp_path / "study"], [model]) as inspection:
+        assert len(inspection.nodes) == 2
+        assert find_problems(inspection.look(), look()) == []
+        (model / "config.json").write_text("{ }")
+        problems = find_problems(inspection.look(), look())
+    assert {problem.what for problem in problems} == {f"{model}: it is another folder there"}
+    assert list((tmp_path / "study").iterdir()) == []
+
+
 def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
     nodes: Cluster, session: Session, tmp_path: Path
 ) -> None:
@@ -63,9 +88,12 @@ def test_a_lost_node_costs_what_it_was_at_and_gets_its_engine_back(
         seen.append(receipt)
         if len(seen) == 6:
             nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+            assert len(living_nodes()) == 1  # whatever Ray thinks by now
 
     names = [f"unit{i}" for i in range(40)]
     with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=2) as pool:
+        while not all(actor.alive for actor in pool.states()):
+            time.sleep(0.1)
         before = {actor.pid for actor in pool.states()}
         pool.run(units_of(names, "doze", args=(0.2,)), on_receipt)
         assert sorted(receipt.unit for receipt in seen) == sorted(names)
@@ -95,3 +123,22 @@ def test_when_no_engine_fits_any_more_the_run_stops(nodes: Cluster, session: Ses
         pytest.raises(ResumableError, match="no room for any of"),
     ):
         pool.run(units_of([f"late{i}" for i in range(20)], "doze", args=(0.2,)), lose)
+
+
+@pytest.mark.skipif(bool(why_not()), reason=why_not() or "none")
+def test_machines_that_find_their_names_at_a_loopback_address_train_together(tmp_path: Path) -> None:
+    """As Debian sets up /etc/hosts; the head has no CPUs, and each machine several interfaces."""
+    world, out = make_world(tmp_path / "world"), tmp_path / "out"
+    with Machines(3, tmp_path / "machines", set_number=78) as machines:
+        address = machines.ray_head(cpus=0)
+        for number in (1, 2):
+            machines.run(number, "ip", "link", "add", "aa0", "type", "dummy")
+            machines.run(number, "ip", "addr", "add", f"172.30.{number}.1/24", "dev", "aa0")
+            machines.run(number, "ip", "link", "set", "aa0", "up")
+            machines.ray_node(number)
+        words = ["train", "--model", str(world / "base"), "--documents", str(world / "documents"), "--out", str(out)]
+        words += ["--steps", "4", "--batch-size", "4", "--replay", "none", "--ranks", "2", "--address", address]
+        done = machines.run(0, sys.executable, "-m", "pipeline", *words, timeout=240)
+    assert done.returncode == 0, done.stdout
+    starts = json.loads((out / "checkpoint.json").read_text())["starts"]
+    assert [start["ranks"] for start in starts] == [2]

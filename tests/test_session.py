@@ -6,13 +6,15 @@ import os
 import stat
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from cluster import session
 from cluster.locks import hold_lock, private_folder
-from cluster.ray_internals import holds_sockets
+from cluster.ray_internals import NodeRow, holds_sockets
 from data.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +67,38 @@ def test_no_route_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pass
 
 
+def test_a_server_that_is_no_cluster_is_an_input_error_at_once(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        with pytest.raises(InputError, match="no Ray cluster"), session.connect(address=address, log_dir=tmp_path):
+            pass
+        server.shutdown()
+
+
+def refuse_without_token(address: str) -> list[NodeRow]:
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        raise PermissionError("a token")
+    return [NodeRow(address, alive=True, socket="/nowhere")]
+
+
+@pytest.mark.parametrize(("has_token", "what"), [(True, "not a node of"), (False, "this user has none")])
+def test_the_token_of_an_earlier_run_is_sent_where_the_cluster_asks_for_one(
+    has_token: bool, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def use_token() -> bool:
+        if has_token:
+            monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        return has_token
+
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(session, "_reach", lambda address: "10.0.0.1")
+    monkeypatch.setattr(session, "list_nodes", refuse_without_token)
+    monkeypatch.setattr(session, "use_token", use_token)
+    with pytest.raises(InputError, match=what), session.connect(address="10.0.0.1:6379", log_dir=tmp_path):
+        pass
+
+
 def test_a_cluster_gets_our_packages_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither a large file in the checkout nor `.env` is shipped."""
     seen: dict[str, object] = {}
@@ -74,8 +108,7 @@ def test_a_cluster_gets_our_packages_and_nothing_else(tmp_path: Path, monkeypatc
         raise ConnectionError("enough")
 
     monkeypatch.setattr(session.ray, "init", init)
-    monkeypatch.setattr(session, "_reach", lambda address: "10.0.0.1")
-    monkeypatch.setattr(session, "is_node", lambda address: True)
+    monkeypatch.setattr(session, "_check_cluster", lambda address: "10.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth7")
     with pytest.raises(InputError), session.connect(address="10.0.0.1:6379", log_dir=tmp_path):
         pass

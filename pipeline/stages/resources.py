@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,10 +19,12 @@ from augment_service.engines.window import fit_window
 from augment_service.jobs import job_of
 from augment_service.model_free import is_model_free
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
+from cluster.inspection import check_nodes
 from cluster.memory import gpu_bytes
 from cluster.meter import Meter, export, format_seconds
 from cluster.placement import Placement, plan
-from cluster.pool import ActorPool, Unit
+from cluster.places import POLL_SECONDS, Say, Wait, await_room, describe_nodes, living_nodes
+from cluster.pool import PLACE_SECONDS, ActorPool, Unit
 from cluster.session import Session, connect
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
@@ -96,30 +98,96 @@ def place(session: Session, spec: EngineSpec, *, engines: int | None = None, ran
 class LazyCluster(ExitStack):
     """A Ray session that starts when its placement is first asked for, and ends with the block."""
 
-    def __init__(self, setting: Setting, train: TrainRun | None = None, *, whole_nodes: bool = False) -> None:
-        """With `whole_nodes`, ranks without GPUs get a node each, unless the section says how many there are."""
+    def __init__(
+        self,
+        setting: Setting,
+        train: TrainRun | None = None,
+        *,
+        whole_nodes: bool = False,
+        models: Sequence[str] = (),
+    ) -> None:
+        """With `whole_nodes`, ranks without GPUs get a node each, unless the section says how many there are.
+
+        `models` are folders that every node must see, as it must see the command's own.
+        """
         super().__init__()
+        self._models = [Path(model) for model in models if (Path(model) / "config.json").exists()]
         self._setting, self._train, self._whole_nodes = setting, train, whole_nodes
+        self._most_nodes = 0
+        self._said: list[str] = []
 
     @cached_property
-    def placement(self) -> Placement:
-        """What each engine and each training rank gets; the first look starts Ray, or attaches to a cluster."""
+    def _session(self) -> Session:
         setting = self._setting
         service = find_running(setting.engine.service) if setting.engine.service else None
         address = service.address if service else setting.cluster.address
         with setting.space.timed("start ray"), setting.console.status("starting Ray"):
             session = self.enter_context(connect(address=address, log_dir=setting.space.logs))
+            if setting.cluster.address and len(session.nodes) > 1:
+                check_nodes(session.address, [setting.space.root], self._models)
         setting.say("logs", str(setting.space.logs))
-        spec = engine_spec(setting.engine, "", setting.seed)
+        return session
+
+    @property
+    def placement(self) -> Placement:
+        """What each engine and each training rank gets on the nodes that live now; the first look starts Ray.
+
+        Waits where no engine fits, but did, or may when nodes have come. Raises InputError if none ever can, and
+        ResumableError after the wait.
+        """
+        seconds = self._setting.cluster.place_seconds
+        wait = Wait("room for an engine", seconds, partial(self._setting.say, "placement"))
+        while True:
+            session = self._session.now()
+            self._most_nodes = max(self._most_nodes, len(session.nodes))
+            try:
+                return self._place(session)
+            except InputError as error:
+                if session.cpus and len(session.nodes) == self._most_nodes:
+                    raise
+                if not wait.goes_on():
+                    raise ResumableError(f"for {seconds:g} s no engine has fitted: {error.what}") from error
+            time.sleep(POLL_SECONDS)
+
+    def after_loss(self, placement: Placement, group: int) -> Placement:
+        """The placement again when its ranks have room, or one of fewer ranks after a wait; a multiple of `group`.
+
+        Raises ResumableError if not even one group of ranks has room then.
+        """
+        setting, seconds = self._setting, self._setting.cluster.place_seconds
+        each = f"{placement.cpus_per_rank} CPUs" + ", a GPU" * (placement.gpus_per_rank > 0)
+        wanted = f"{placement.ranks} training rank{'s' * (placement.ranks > 1)} ({each} each)"
+        wait = Wait(f"room for {wanted}", seconds, partial(setting.say, "placement"))
+        found = await_room(placement.ranks, placement.cpus_per_rank, placement.gpus_per_rank, wait)
+        if found == placement.ranks:
+            return placement
+        ranks = found - found % group
+        if not ranks:
+            there = f"{describe_nodes(living_nodes())}, with room for {found} of them"
+            group_of = f", in groups of {group}" if group > 1 else ""
+            raise ResumableError(f"for {seconds:g} s {wanted} were wanted{group_of}; there are {there}")
+        setting.say("placement", f"training goes on with {ranks} ranks instead of {placement.ranks}")
+        return replace(placement, ranks=ranks)
+
+    def _place(self, session: Session) -> Placement:
+        """The placement on these nodes, and a line if something that was asked for has no room."""
+        setting = self._setting
         engines, ranks = setting.engine.engines, self._train.ranks if self._train else None
         if ranks is None and self._whole_nodes and not session.gpus:
-            ranks = len(session.nodes)
-        placed = place(session, spec, engines=engines, ranks=ranks)
+            ranks = max(1, sum(cpus > 0 for cpus, _ in session.nodes))  # a head may have none
+        placed = place(session, engine_spec(setting.engine, "", setting.seed), engines=engines, ranks=ranks)
+        lines = []
         for wanted, found, name in ((engines, placed.engines, "engines"), (ranks, placed.ranks, "ranks")):
             if wanted and wanted > found:
                 each = f"each takes {placed.gpus_per_engine} GPUs and a CPU" if session.gpus else "each takes a CPU"
                 has = f"the cluster has {session.cpus} CPUs and {session.gpus} GPUs"
-                setting.say("placement", f"{found} {name} instead of {wanted}: {each} or more on one node, and {has}")
+                lines.append(f"{found} {name} instead of {wanted}: {each} or more on one node, and {has}")
+        if len(session.nodes) < self._most_nodes:
+            lost = f"{len(session.nodes)} nodes live of {self._most_nodes} that were there"
+            lines.append(f"{lost}: {placed.engines} engines, {placed.ranks} ranks")
+        for line in lines if lines != self._said else ():
+            setting.say("placement", line)
+        self._said = lines
         return placed
 
 
@@ -141,8 +209,15 @@ class LazyEngines(ExitStack):
             sentence = fit_window(spec, on_cpu=gpu_bytes() is None).sentence
             setting.console.print(sentence, highlight=False, soft_wrap=True)
         with setting.space.timed("start engines"), setting.console.status(f"starting {placement.engines} engines"):
-            seconds = engine.deadline_seconds, engine.start_seconds
-            return self.enter_context(start_pool(spec, placement, *seconds))
+            pool = start_pool(
+                spec,
+                placement,
+                engine.deadline_seconds,
+                engine.start_seconds,
+                place_seconds=setting.cluster.place_seconds,
+                say=partial(setting.say, "placement"),
+            )
+            return self.enter_context(pool)
 
     def light_pool(self, num_units: int) -> ActorPool:
         """A pool of actors without a model, a CPU each; beside the engines of a service they take what is left."""
@@ -165,8 +240,11 @@ def start_pool(
     deadline_seconds: float | None,
     start_seconds: float,
     name: str | None = None,
+    *,
+    place_seconds: float = PLACE_SECONDS,
+    say: Say = lambda line: None,
 ) -> ActorPool:
-    """A pool of the engines that were placed; with a `name`, others can attach."""
+    """A pool of the engines that were placed; with a `name`, others can attach. `say` gets lines for the user."""
     return ActorPool(
         EngineWorker,
         (spec,),
@@ -176,7 +254,9 @@ def start_pool(
         deadline_seconds=deadline_seconds,
         start_seconds=start_seconds,
         name=name,
+        place_seconds=place_seconds,
         width=UNITS_AT_ONCE,
+        say=say,
     )
 
 

@@ -12,7 +12,7 @@ from data.records import CheckpointRef
 from data.rendering import has_chat_template
 from data.store import is_sealed
 from pipeline.models import Model, local_model
-from pipeline.progress import bar, training_note
+from pipeline.progress import Bar, bar, training_note
 from pipeline.sections import Train, TrainRun
 from pipeline.stages.resources import LazyCluster, Setting
 from train.engine.checkpoint import find_finished, how_computed, read_ref
@@ -20,7 +20,7 @@ from train.plan.defaults import SMALL, default_training, parameters_of
 from train.plan.fit import first_stage, fit_runs, machine_of
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.keys import key_of
-from train.run.launch import Progress, finetune_all, ranks_for
+from train.run.launch import MAX_RESTARTS, LostPlacesError, Progress, finetune_all, ranks_for
 from train.run.training_plan import read_plan
 from train.texts.sources import TextSource, has_turns, is_conversation
 
@@ -168,7 +168,7 @@ def train_all(
 ) -> list[CheckpointRef]:
     """Train runs on one worker group; finished ones are skipped, even without Ray. Their checkpoints, in order."""
     if any(find_finished(Path(run.out), key_of(run)) is None for run in runs):
-        _train_all(setting, section, fit(setting, section, runs, cluster.placement), cluster.placement, storage)
+        _train_all(setting, section, runs, cluster, storage)
     refs = [read_ref(Path(run.out)) for run in runs]
     found = [read_plan(Path(ref.path)) for ref in refs]
     plans = describe_plans(found)
@@ -181,27 +181,55 @@ def train_all(
 
 
 def _train_all(
-    setting: Setting, section: TrainRun, runs: Sequence[FinetuneRun], placement: Placement, storage: Path
+    setting: Setting, section: TrainRun, runs: Sequence[FinetuneRun], cluster: LazyCluster, storage: Path
 ) -> None:
+    """Train the runs, from their last states with other ranks where nodes were lost for good."""
     steps = section.steps or 100  # of a run whose steps are not known yet, hundredths are counted
-    with bar(setting.console, "train", len(runs) * steps, eta=True) as shown:
+    placement, done, losses = cluster.placement, -1.0, 0
+    group = (section.ranks_per_run or 1) if isinstance(section, Train) else 1
+    while True:
+        fitted = fit(setting, section, runs, placement)
+        reached = 0.0
+        with bar(setting.console, "train", len(runs) * steps, eta=True) as shown:
 
-        def show(progress: Progress) -> None:
-            shown.update(int(progress.done * steps), f"{progress.run}  {training_note(progress)}")
+            def show(progress: Progress, shown: Bar = shown) -> None:
+                nonlocal reached
+                reached = progress.done
+                shown.update(int(progress.done * steps), f"{progress.run}  {training_note(progress)}")
 
-        finetune_all(
-            runs,
-            num_workers=placement.ranks,
-            cpus_per_worker=placement.cpus_per_rank,
-            threads_per_worker=section.threads or placement.cpus_per_rank,
-            use_gpu=placement.gpus_per_rank > 0,
-            storage=storage,
-            on_progress=show,
-            stall_seconds=section.stall_seconds,
-            ranks_per_run=section.ranks_per_run if isinstance(section, Train) else 0,
-            exact_ranks=section.ranks is not None,
-            on_error=lambda error: setting.say("failed", str(error)),
-        )
+            try:
+                _train_on(setting, section, fitted, placement, storage, show)
+                return
+            except LostPlacesError:
+                losses = losses + 1 if reached <= done else 1
+                done = max(done, reached)
+                if losses > MAX_RESTARTS or not setting.cluster.address:
+                    raise
+        placement = cluster.after_loss(placement, group)
+
+
+def _train_on(
+    setting: Setting,
+    section: TrainRun,
+    runs: Sequence[FinetuneRun],
+    placement: Placement,
+    storage: Path,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    finetune_all(
+        runs,
+        num_workers=placement.ranks,
+        cpus_per_worker=placement.cpus_per_rank,
+        threads_per_worker=section.threads or placement.cpus_per_rank,
+        use_gpu=placement.gpus_per_rank > 0,
+        storage=storage,
+        on_progress=on_progress,
+        stall_seconds=section.stall_seconds,
+        ranks_per_run=section.ranks_per_run if isinstance(section, Train) else 0,
+        exact_ranks=section.ranks is not None,
+        on_error=lambda error: setting.say("failed", str(error)),
+        grace_seconds=setting.cluster.grace_seconds,
+    )
 
 
 def fit(

@@ -9,21 +9,25 @@ be shared by all nodes.
 
 import dataclasses
 import json
+import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.ray_internals import kv_delete, kv_get, kv_put
+from cluster.termination import graceful, requested
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.store import write_json
@@ -31,15 +35,22 @@ from train.engine.checkpoint import find_finished, read_ref
 from train.run.finetune_run import FinetuneRun, absolute
 from train.run.heartbeat import Heartbeat, StallDetector, kill_worker, read_statuses, stacks_written
 from train.run.keys import key_of
+from train.run.network import NodeTorchConfig
 from train.run.trackers import check_trackers
 from train.run.training_plan import check_ranks, write_texts
 
 RunError = InputError | ResumableError
 MAX_RESTARTS = 3
+GRACE_SECONDS = 20.0
 STALL_SECONDS = 1800.0
 _POLL_SECONDS = 0.5
+_ROOM_SECONDS = "15"  # in which Ray Train waits for room by itself: a rank that has died gives its own back
 _LANES, _HEARTBEATS, TOKENS = "lanes", "heartbeats", "tokens"
 _PROGRESS, _ERROR = "progress-{}.json", "error-{}.json"
+
+
+class LostPlacesError(ResumableError):
+    """The cluster has no room for all ranks, any more or yet. The last training states are whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,7 @@ def finetune_all(
     stall_seconds: float = STALL_SECONDS,
     ranks_per_run: int = 0,
     exact_ranks: bool = False,
+    grace_seconds: float = GRACE_SECONDS,
 ) -> list[CheckpointRef]:
     """Train all runs in order; finished ones are skipped, equal ones share an output. Ray must be initialised.
 
@@ -86,9 +98,11 @@ def finetune_all(
 
     When a worker dies, the group restarts from the last training states, at most three times. So it does when a worker
     makes no progress within a step for `stall_seconds` (four times as long between steps); its stacks are then in
-    `storage`. `on_error` is called when a lane gives up a run; the error is raised when the other lanes are finished.
+    `storage`. A command that is told to end (see `cluster.termination`) has `grace_seconds` to write the states; then
+    ResumableError is raised. `on_error` is called when a lane gives up a run; the error is raised when the other lanes
+    are finished.
     Raises InputError for wrong input, before anything starts where possible; ResumableError if the workers keep
-    failing, or cannot write.
+    failing, or cannot write; LostPlacesError where some of them have no node (see `pipeline.stages.train`).
     """
     storage = storage.absolute()
     # All runs share one folder of tokens: what several of them learn from is tokenized once.
@@ -112,10 +126,12 @@ def finetune_all(
         config |= {"stall_seconds": stall_seconds, "ranks_per_run": ranks}
         for name in (_HEARTBEATS, _LANES):
             shutil.rmtree(storage / name, ignore_errors=True)
-        with _watch(storage, len(runs) - len(todo), on_progress, on_error):
+        kv_delete(_stop_key(str(storage)))
+        with graceful(grace_seconds), _watch(storage, len(runs) - len(todo), on_progress, on_error):
             _fit(config, num_workers, cpus_per_worker, use_gpu, storage)
         for path in sorted((storage / _LANES).glob(_ERROR.format("*"))):
-            raise _read_error(path)
+            error = _read_error(path)
+            raise ResumableError(f"{requested()}: {error}") if requested() else error
     return [dataclasses.replace(read_ref(Path(run.out)), name=run.name) for run in runs]
 
 
@@ -138,7 +154,7 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
     trainer = TorchTrainer(
         _train_all,
         train_loop_config=config,
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=NodeTorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus, "GPU": int(use_gpu)}
         ),
@@ -146,11 +162,15 @@ def _fit(config: dict[str, Any], num_workers: int, cpus: int, use_gpu: bool, sto
         run_config=RunConfig(
             name=f"finetune-{time.time_ns()}",
             storage_path=str(storage / "ray_train"),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            failure_config=FailureConfig(max_failures=MAX_RESTARTS, controller_failure_limit=0),
         ),
     )
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", _ROOM_SECONDS)
     try:
         trainer.fit()
+    except ControllerError as error:
+        reason = str(error.controller_failure).strip().partition("\n")[0]
+        raise LostPlacesError(f"{num_workers} training ranks could not be placed: {reason}") from error
     except TrainingFailedError as error:
         last_line = str(error).strip().splitlines()[-1]
         stacks = "".join(f"\n  a rank hung, its stacks: {path}" for path in stacks_written(storage / _HEARTBEATS))
@@ -190,7 +210,7 @@ def _train_all(config: dict[str, Any]) -> None:
             write_json(lanes / _PROGRESS.format(lane), dataclasses.asdict(progress))
 
         try:
-            finetune(run, report, heartbeat)
+            finetune(run, report, heartbeat, partial(_is_stopped, config["storage"]))
         except OutOfMemoryError as error:
             _write_error(error, lanes / _ERROR.format(lane))
             raise  # ends the group, whose other ranks wait for this one
@@ -198,6 +218,15 @@ def _train_all(config: dict[str, Any]) -> None:
             if rank % ranks == 0:
                 _write_error(error, lanes / _ERROR.format(lane))
             return
+
+
+def _stop_key(storage: str) -> bytes:
+    return f"entail stop {storage}".encode()
+
+
+def _is_stopped(storage: str) -> bool:
+    """In a rank: whether the driver was told to end."""
+    return kv_get(_stop_key(storage)) is not None
 
 
 def _write_error(error: RunError, path: Path) -> None:
@@ -220,6 +249,7 @@ def _watch(
     reported: set[Path] = set()
 
     def poll() -> None:
+        is_told = False
         while True:
             is_last = ended.wait(_POLL_SECONDS)
             for path in sorted((storage / _LANES).glob(_PROGRESS.format("*"))):
@@ -230,9 +260,13 @@ def _watch(
                     on_progress(dataclasses.replace(progress, done=done))
             for path in sorted(set((storage / _LANES).glob(_ERROR.format("*"))) - reported):
                 reported.add(path)
-                on_error(_read_error(path))
+                if not is_told:
+                    on_error(_read_error(path))
             if is_last:
                 return
+            if requested() and not is_told:
+                is_told = True
+                kv_put(_stop_key(str(storage)), b"1")
             for status in detector.stalled(time.monotonic()):
                 # A task on the worker's node, which is not waited for.
                 on_its_node = NodeAffinitySchedulingStrategy(status.node, soft=False)

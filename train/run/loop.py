@@ -49,6 +49,7 @@ from train.model.traits import Traits, arithmetic_of, traits_of
 from train.run.finetune_run import FinetuneRun
 from train.run.heartbeat import PHASE, Heartbeat, Phases
 from train.run.keys import ROUNDING, key_of
+from train.run.stopping import StoppedError, StopRequest
 from train.run.trackers import check_trackers, open_trackers
 from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_tokens, open_plan, write_texts
 from train.texts.batches import Batch
@@ -80,17 +81,21 @@ class _Task:
 
 
 def finetune(
-    run: FinetuneRun, report: Callable[[dict[str, Any]], None], heartbeat: Heartbeat = _NO_HEARTBEAT
+    run: FinetuneRun,
+    report: Callable[[dict[str, Any]], None],
+    heartbeat: Heartbeat = _NO_HEARTBEAT,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> CheckpointRef:
     """Train one run to its end and export it; returns at once if the run is finished already.
 
     Every rank calls it. It resumes from the last training state, if there is one. `report` is called on rank 0 every
     few steps with the step's line of `metrics.jsonl` and `num_steps`; `heartbeat` beats with every step and phase.
+    When `is_stopped` on rank 0, all write their state and raise StoppedError.
     Raises InputError on every rank if any rank finds the input wrong, ResumableError if one cannot write, and
     OutOfMemoryError on the ranks alone that it happens to: their processes must end, for the others wait for them.
     """
     try:
-        return _finetune(run, report, heartbeat, Phases(heartbeat))
+        return _finetune(run, report, heartbeat, Phases(heartbeat), is_stopped)
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
@@ -107,7 +112,11 @@ def finetune(
 
 
 def _finetune(
-    run: FinetuneRun, report: Callable[[dict[str, Any]], None], heartbeat: Heartbeat, phases: Phases
+    run: FinetuneRun,
+    report: Callable[[dict[str, Any]], None],
+    heartbeat: Heartbeat,
+    phases: Phases,
+    is_stopped: Callable[[], bool],
 ) -> CheckpointRef:
     phases.enter("joining the group")
     join_group()
@@ -141,7 +150,7 @@ def _finetune(
         precision = "bf16" if dtype_of(run) == torch.bfloat16 else "fp32"
         start = Start(task.first_step, dist.get_world_size(), run.stage, precision, phases.seconds())
         starts = (*(task.found.starts if task.found else ()), start)
-        for row in _train(engine, task, starts, heartbeat):
+        for row in _train(engine, task, starts, heartbeat, is_stopped):
             if dist.get_rank() == 0:
                 report({**row, "num_steps": task.plan.run.num_steps})
         phases.enter("writing the checkpoint")
@@ -208,9 +217,12 @@ def _load_base(task: _Task, read: ReadState | None) -> Any:
     return load_sharded(folder, dtype, attention, config_of(run), from_state)
 
 
-def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heartbeat) -> Iterator[dict[str, Any]]:
+def _train(
+    engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heartbeat, is_stopped: Callable[[], bool]
+) -> Iterator[dict[str, Any]]:
     """Take all remaining steps; yields the last line of each stretch of `metrics.jsonl`."""
     run, first, rank = task.plan.run, task.first_step, dist.get_rank()
+    request = StopRequest(is_stopped, engine.device)
     metrics = _open_work(task)
     with closing(open_trackers(run, task.config.to_dict(), metrics.parent, resumed=task.found is not None)) as trackers:
         stretch: list[tuple[Batch, torch.Tensor]] = []
@@ -221,7 +233,9 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
             stretch.append((batch, take_step(engine, batch, learning_rate(run, step), run.max_grad_norm)))
             done = step + 1
+            stop = request.agreed() and done < run.num_steps
             save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
+            save = save or stop
             show = done < run.num_steps and run.export_every > 0 and done % run.export_every == 0
             if not (save or show or done % REPORT_EVERY == 0 or done == run.num_steps):
                 continue
@@ -241,6 +255,8 @@ def _train(engine: Any, task: _Task, starts: tuple[Start, ...], heartbeat: Heart
                 state.save(engine, out, step=done, key=task.key, starts=starts, metrics=metrics)
                 if rank == 0:
                     state.prune(out, keep_last=run.keep_last, keep_every=run.keep_every)
+            if stop:
+                raise StoppedError(f"run {run.name} stopped after step {done}, its state is written")
             started = time.perf_counter()
 
 
