@@ -1,0 +1,35 @@
+"""The folded form of a text: texts that differ in case, width, spaces, kind of quotes or marks at their ends share it.
+
+Pure. `fold` takes one text, `fold_column` an Arrow column; both give the same.
+"""
+
+import re
+from unicodedata import normalize
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_SPACES = "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2028\u2029"  # all that `str.split` knows and NFKC leaves
+_EDGES = _SPACES + "\"'“”‘’„‚«»‹›「」『』`*_.,:;!?。、，！？：；…"
+_POWER = "([0-9])([²³¹⁰⁴-⁹])"  # NFKC would make 102 of 10²
+_POWERS = re.compile(_POWER)
+_SINGLE, _DOUBLE = "‘’ʼ‛", "“”„‟"
+_QUOTES = str.maketrans(dict.fromkeys(_SINGLE, "'") | dict.fromkeys(_DOUBLE, '"') | {"İ": "i"})
+
+
+def fold(text: str) -> str:
+    """The text in NFKC and lower case, with straight quotes and single spaces, without quotes and marks at its ends."""
+    if not text.isascii():
+        # Python and Arrow make different small letters of "İ", and of the "Σ" at a word's end.
+        text = normalize("NFKC", _POWERS.sub(r"\1^\2", text)).translate(_QUOTES)
+    return " ".join(text.lower().replace("ς", "σ").split()).strip(_EDGES)
+
+
+def fold_column(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """`fold` of every text."""
+    if not pc.all(pc.string_is_ascii(texts)).as_py():
+        texts = pc.utf8_normalize(pc.replace_substring_regex(texts, _POWER, r"\1^\2"), form="NFKC")
+        texts = pc.replace_substring_regex(texts, f"[{_SINGLE}]", "'")
+        texts = pc.replace_substring_regex(texts, f"[{_DOUBLE}]", '"')
+    small = pc.replace_substring(pc.utf8_lower(texts), "ς", "σ")
+    return pc.utf8_trim(pc.replace_substring_regex(small, f"[{_SPACES}]+", " "), characters=_EDGES)

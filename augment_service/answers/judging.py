@@ -1,0 +1,154 @@
+"""What is wrong with a statement: a copy, the prompt's own example, another language, no statement at all. Pure."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+from augment_service.answers.folding import fold
+from augment_service.answers.phrases import is_refusal, speaks_of_answer
+from augment_service.answers.verdicts import Asked
+from data.corpora.arrays import string_array
+from data.corpora.languages import detect_languages
+from data.sentences import count_words, split_sentences
+
+_LETTER = re.compile(r"[^\W\d_]")
+_CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['-][^\W{_CJK}]+)*")
+_NAME = re.compile(r"[^\W\d_]\w*(?:['’-]\w+)*(?:\s+[^\W\d_]\w*(?:['’-]\w+)*)+")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{6}")  # Thai, Lao, Burmese, Khmer
+_COMMON = frozenset(
+    "the and are was were is has have had not but for from with than that this these those who which when where what "
+    "its his her their they them she him you your can could will would must may more most less very also does did been "
+    "being into over under after before because all any each some only one two".split()
+)
+_LEAST_LETTERS = 3  # of a word that may distinguish an example
+_NEAR = 0.75  # of the words of a statement are in one example
+_FOREIGN = 2  # words of an example that the source does not have
+_OWN = 1 / 3  # of the words of a statement are its source's: it is about that
+_LEAST_BYTES = 64  # of a text whose language is told
+# CLD2 takes a short text in one of these for another.
+_ALIKE = (
+    "bs hr sr sh cnr mk bg sl", "cs sk", "da nb nn no sv is fo", "es pt gl ca ast eu oc it fr co", "id ms jv su",
+    "ru uk be", "hi mr ne bh", "de lb nl af fy", "fa ur ar ps ug", "zh ja", "xh zu", "tr az tk", "en sco",
+)  # fmt: skip
+_KIN = {code: family for family in _ALIKE for code in family.split()}
+
+
+class Judge:
+    """Judges what was written about a sentence or document."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+
+    @cached_property
+    def _folded(self) -> str:
+        return fold(self._asked.source)
+
+    @cached_property
+    def _sentences(self) -> frozenset[str]:
+        return frozenset(filter(None, map(fold, split_sentences(self._asked.source)))) | {self._folded}
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The folded words of the source."""
+        return frozenset(_WORD.findall(self._folded))
+
+    def is_copy(self, folded: str) -> bool:
+        """Whether the source says a folded text, or each of its sentences, in the same words.
+
+        A part of a sentence is a copy, too, except for the parser "statement": "otters swim" says in other words that
+        "people say that otters swim".
+        """
+        if folded == self._folded or folded in self._sentences:
+            return True
+        if self._asked.parser != "statement" and _is_within(folded, self._folded):
+            return True
+        parts = list(filter(None, map(fold, split_sentences(folded))))
+        return len(parts) > 1 and all(part in self._sentences for part in parts)
+
+    def copied_share(self, text: str) -> float:
+        """The share of the sentences of a text that are the source's."""
+        parts = list(filter(None, map(fold, split_sentences(text))))
+        return sum(part in self._sentences or _is_within(part, self._folded) for part in parts) / max(1, len(parts))
+
+    def is_from_example(self, text: str) -> bool:
+        """Whether a text repeats a worked example, or has a name of one that the source does not have."""
+        if not self._asked.examples:
+            return False
+        examples = _examples(self._asked.examples)
+        folded = fold(text)
+        if any(name not in self._folded and _is_within(name, folded) for name in examples.names):
+            return True
+        words = [word for word in _WORD.findall(folded) if _distinguishes(word)]
+        foreign = {word for word in words if word not in self.words}
+        if len(foreign & examples.words) < _FOREIGN:
+            return False
+        shared = max(sum(word in one for word in words) for one in examples.each)
+        own = len(words) - sum(word in foreign for word in words)
+        return shared >= _NEAR * len(words) or (len(foreign & examples.carried) >= _FOREIGN and own < _OWN * len(words))
+
+    def is_statement(self, text: str) -> bool:
+        """Whether a line may be a statement: no heading, no single word, no row of a table, not about the answer."""
+        if not _LETTER.search(text) or text.rstrip()[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
+            return False
+        if count_words(text) < 2 and not _UNSPACED.search(text):
+            return False
+        folded = fold(text)
+        return not is_refusal(folded) and not speaks_of_answer(folded, self.words)
+
+    def are_in_other_language(self, texts: Sequence[str]) -> list[bool]:
+        """Which of the texts are surely not in the language of the document; short ones never are."""
+        own = self._asked.language.partition("-")[0]
+        if not own:
+            return [False] * len(texts)
+        long = [text if len(text.encode("utf-8", "replace")) >= _LEAST_BYTES else "" for text in texts]
+        found = detect_languages(string_array([text.encode("utf-8", "replace").decode() for text in long]))
+        return [bool(code) and code != own and code not in _KIN.get(own, own).split() for code in found.to_pylist()]
+
+
+class _Examples:
+    """The words of worked examples: `carried` are in several of them, `names` are runs of capitalised words."""
+
+    def __init__(self, statements: tuple[str, ...]) -> None:
+        self.each = [frozenset(filter(_distinguishes, _WORD.findall(fold(statement)))) for statement in statements]
+        self.words = frozenset().union(*self.each)
+        self.carried = frozenset(word for word in self.words if sum(word in one for one in self.each) > 1)
+        self.names = frozenset(fold(name) for statement in statements for name in _names(statement))
+
+
+def _names(statement: str) -> list[str]:
+    """The runs of two words and more that are capitalised."""
+    names: list[list[str]] = [[]]
+    for word in statement.split():
+        bare = word.strip("\"'“”‘’.,;:!?()")
+        is_capital = bare[:1].isupper() and fold(bare) not in _COMMON
+        if is_capital:
+            names[-1].append(bare)
+        if not is_capital or word[-1] in ".,;:!?":
+            names.append([])
+    return [" ".join(name) for name in names if len(name) > 1]
+
+
+@lru_cache(16)
+def _examples(statements: tuple[str, ...]) -> _Examples:
+    return _Examples(statements)
+
+
+def _distinguishes(word: str) -> bool:
+    return (len(word) >= _LEAST_LETTERS or word >= "\u3040") and word not in _COMMON
+
+
+def _is_within(part: str, whole: str) -> bool:
+    """Whether a folded text is part of another, and no word is cut."""
+    at = whole.find(part)
+    while at >= 0:
+        end = at + len(part)
+        if not (_joins(whole[at - 1 : at], part[:1]) or _joins(part[-1:], whole[end : end + 1])):
+            return True
+        at = whole.find(part, at + 1)
+    return False
+
+
+def _joins(one: str, other: str) -> bool:
+    """Whether no word ends between two characters."""
+    return one.isalnum() and other.isalnum() and (one < "\u0e00" or "\uac00" <= one <= "\ud7ff")

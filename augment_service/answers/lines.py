@@ -1,0 +1,174 @@
+"""An answer to its lines: without thoughts, control tokens, code fences, introductions and closings. Pure."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from augment_service.answers.folding import fold
+from augment_service.answers.markup import LETTER, Marker, is_numbering, list_marker, plain
+from augment_service.answers.phrases import (
+    is_closing,
+    is_introduction,
+    is_refusal,
+    is_remark,
+    names_answer,
+    without_introduction,
+)
+
+_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_TAGS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
+_OPEN = re.compile(rf"\s*(?:```\w*\s*)?[<\[](?:{_TAGS})[>\]]", re.I)
+_CLOSED = re.compile(rf"(?<![`\"'“])[<\[]/(?:{_TAGS})[>\]](?![`\"'”])", re.I)
+_CONTROL = re.compile(r"<\|[a-z_]{1,20}\|>|</?s>|<(?:start|end)_of_turn>|<eos>", re.I)
+_FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
+_RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
+_INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
+_MOST_INLINE = 100  # items on one line
+_QUOTED = re.compile(r"\A\s*(?:>(?:\s|\Z))+")
+_TAB = 4
+ENDS = ".!?。！？؟।…"
+QUOTES = "\"'”’»)]」』*_"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of an answer, without markers and markup.
+
+    `depth` is the indentation in columns. A `heading` stands above others. `is_whole` is false for the line within
+    which the answer was cut. `follows` says that it continues the item before it, `gap` that an empty line precedes it.
+    """
+
+    text: str
+    marker: Marker | None = None
+    depth: int = 0
+    heading: bool = False
+    is_whole: bool = True
+    follows: bool = False
+    gap: bool = False
+
+
+def without_thoughts(text: str) -> tuple[str, bool]:
+    """What a model answered, without what it thought before; whether it was still thinking at its end."""
+    start = max((found.end() for found in _CLOSED.finditer(text)), default=0)
+    if opened := _OPEN.match(text, start):
+        return text[opened.end() :], True
+    return _CONTROL.sub("", text[start:]), False
+
+
+def on_one_line(text: str) -> str:
+    """A text with single spaces."""
+    return " ".join(text.split())
+
+
+def split_lines(body: str) -> list[str]:
+    """The lines of an answer without code fences."""
+    return [line for line in _LINE_END.split(body) if not _FENCE.match(line)]
+
+
+def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = False) -> list[Line]:
+    """The lines that belong to the answer: no introduction, no closing, no rules, no empty lines.
+
+    `is_cut` says that the answer ended at the limit of tokens. With `in_pairs`, labels such as "Answer:" stay, and so
+    does what is around a list.
+    """
+    raw = _LINE_END.split(body)
+    is_cut = is_cut and not _FENCE.match(raw[-1])
+    parts = [part for line in raw if not _FENCE.match(line) for part in _items_of(line)]
+    markers = [list_marker(_QUOTED.sub("", part).strip()) for part in parts]
+    known = [marker for marker in markers if marker]
+    lines: list[Line] = []
+    gap = False
+    for place, (part, marker) in enumerate(zip(parts, markers, strict=True)):
+        if _RULE.match(part):
+            gap = gap or bool(lines)
+            continue
+        line = _line(part, marker, known, language)
+        lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
+        gap = False
+    return _connected(_without_frame(lines, in_pairs=in_pairs))
+
+
+def _items_of(line: str) -> list[str]:
+    """The items of a line that has several: "1. Otters swim. 2. Stoats climb."."""
+    marker = list_marker(line.strip())
+    if marker is None or marker.number != 1:
+        return [line]
+    parts = _INLINE_ITEM.split(line, maxsplit=_MOST_INLINE)
+    numbers = [found.number if (found := list_marker(part.strip())) else 0 for part in parts]
+    return parts if numbers == list(range(1, len(parts) + 1)) else [line]
+
+
+def _line(part: str, marker: Marker | None, known: list[Marker], language: str) -> Line:
+    spread = part.expandtabs(_TAB)
+    rest, first = _QUOTED.sub("", part).strip(), None
+    while marker is not None and is_numbering(marker, known, language):
+        first, rest = first or marker, marker.rest.strip()
+        marker = list_marker(rest)
+        if marker is not None and marker.kind == LETTER:
+            break
+    bare = plain(rest)
+    is_bold = rest[:2] in {"**", "__"} and rest[-2:] in {"**", "__"} and bare[-1:] not in ENDS + QUOTES
+    is_heading = bool(bare) and (rest[:1] == "#" or bare[-1] in ":：" or is_bold)
+    return Line(bare, first, len(spread) - len(spread.lstrip()), is_heading)
+
+
+def _without_frame(lines: Sequence[Line], *, in_pairs: bool) -> list[Line]:
+    """The lines without the introduction before them and the closing behind them."""
+    start = 0
+    while start < len(lines) and _introduces(lines[start], is_only=len(lines) == 1, in_pairs=in_pairs):
+        start += 1
+    end = start
+    while end < len(lines) and not _closes(lines[end], is_first=end == start or in_pairs):
+        end += 1
+    found = list(lines[start:end])
+    if in_pairs:
+        return [line for line in found if line.text]
+    items = [at for at, line in enumerate(found) if line.marker]
+    if len(items) > 1:
+        found = [*found[items[0] : items[-1] + 1], *_behind(found, items[-1])]
+    return [line for line in map(_without_label, found) if line.text]
+
+
+def _introduces(line: Line, *, is_only: bool, in_pairs: bool) -> bool:
+    folded = fold(line.text)
+    if line.marker or is_refusal(folded):
+        return False
+    if line.heading and not is_only and not in_pairs and names_answer(folded):
+        return True
+    return is_introduction(folded) and (not is_only or line.heading)
+
+
+def _closes(line: Line, *, is_first: bool) -> bool:
+    """Whether the answer is over: a line speaks to the user, or, behind the first, of the answer."""
+    if line.marker:
+        return False
+    folded = fold(line.text)
+    return is_closing(folded) or (not is_first and is_remark(folded))
+
+
+def _behind(lines: Sequence[Line], last: int) -> list[Line]:
+    """The lines behind the last item that belong to it: they are indented more."""
+    at = last + 1
+    while at < len(lines) and lines[at].depth > lines[last].depth:
+        at += 1
+    return list(lines[last + 1 : at])
+
+
+def _without_label(line: Line) -> Line:
+    text, before = line.text, None
+    while before != text:
+        before, text = text, plain(without_introduction(text))
+    return replace(line, text=text) if text != line.text else line
+
+
+def _connected(lines: Sequence[Line]) -> list[Line]:
+    """The lines; those that are indented below an item, and have no marker, follow it."""
+    found: list[Line] = []
+    depth = -1
+    for line in lines:
+        if line.marker:
+            depth = line.depth
+        elif line.depth <= depth:
+            depth = -1
+        found.append(replace(line, follows=depth >= 0) if not line.marker else line)
+    return found
