@@ -8,14 +8,14 @@ exists is not computed again, and a prompt that any shard answers is not asked a
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from augment_service.answers.verdicts import EMPTY, REPEATED, UNPARSED
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
@@ -29,12 +29,11 @@ from augment_service.methods import (
     Target,
     build_prompts,
     document_targets,
-    fold_column,
     parse_generation,
     sentence_targets,
 )
 from augment_service.model_free import plan_model_free
-from augment_service.parsing import EMPTY, KEPT, REPEATED, UNPARSED
+from augment_service.repeats import RepeatFinder
 from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
 from data.errors import InputError
@@ -46,7 +45,6 @@ from data.store import list_shards, read_manifest, read_table, write_shard
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
 ROWS_PER_BATCH = 1024  # of the final pass: what it has in memory
-_NOT_TEXT = "\x1f"
 _SEAM = 8  # tokens by which parts that are counted one by one may differ from their whole
 _FEW_ROWS = 50  # of fewer rows nothing follows about the model
 _LEAST_READABLE = 0.01
@@ -364,27 +362,22 @@ def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
 def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -> int:
     """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
-    Of equal texts in a corpus the first stays kept, unless a document says it; the verdict of the others becomes
-    "repeated"; case, quotes and marks at the ends do not count, and after other prompts a text is another one. Texts
-    are compared by a 64-bit hash, so memory is some 40 bytes a row. Raises InputError if every prompt was refused, or
-    if next to nothing could be read.
+    Of rows in a corpus that say the same the first stays kept, unless a document says it; the verdict of the others
+    becomes "repeated", as `augment_service.repeats` finds it. Raises InputError if every prompt was refused, or if next
+    to nothing could be read.
     """
     refused = refuse_if_all(jobs, "prompt")
-    keys = [_keys(batch) for shard in list_shards(documents) for batch in _batches(read_table(shard))]
-    place = sum(map(len, keys))
-    keys += [_keys(batch) for job in jobs for table in job.tables() for batch in _batches(table)]
-    joined = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
-    del keys
-    is_first = np.zeros(len(joined), bool)
-    is_first[np.unique(joined, return_index=True)[1]] = True
-    with rewrite_folder(out / AUGMENTATIONS, Augmentation, key=_request(jobs)) as writer:
-        for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
-            again = pa.array(~is_first[place : place + table.num_rows])
-            place += table.num_rows
-            kept = pc.equal(table["verdict"], KEPT)
-            verdicts = pc.if_else(pc.and_(kept, again), REPEATED, table["verdict"])
-            writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
-            writer.end_if_full()
+    with TemporaryDirectory(dir=out, prefix=".repeats-") as scratch:
+        finder = RepeatFinder(Path(scratch) / "signatures")
+        for batch in (batch for shard in list_shards(documents) for batch in _batches(read_table(shard))):
+            finder.find(batch.select(["corpus", "text"]))
+        with rewrite_folder(out / AUGMENTATIONS, Augmentation, key=_request(jobs)) as writer:
+            for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
+                seen = table.select(["corpus", "text", "verdict", "prompt"])
+                again = pa.array(finder.find(seen.rename_columns(["corpus", "text", "verdict", "question"])))
+                verdicts = pc.if_else(again, REPEATED, table["verdict"])
+                writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
+                writer.end_if_full()
     _refuse_unreadable(out / AUGMENTATIONS)
     return refused
 
@@ -412,20 +405,3 @@ def _refuse_unreadable(folder: Path) -> None:
 
 def _batches(table: pa.Table) -> Iterator[pa.Table]:
     return (table.slice(start, ROWS_PER_BATCH) for start in range(0, table.num_rows, ROWS_PER_BATCH))
-
-
-def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """A hash of corpus and folded text for each row. Rows that are not kept get that of their id: equal to no text."""
-    texts = fold_column(table["text"])
-    if "prompt" in table.column_names:  # the answer to another question, the text after another one
-        joined = pc.binary_join_element_wise(table["prompt"], texts, _NOT_TEXT)
-        texts = pc.if_else(pc.equal(table["prompt"], ""), texts, joined)
-    if "verdict" in table.column_names:
-        own = pc.binary_join_element_wise(_NOT_TEXT, table["augmentation_id"], "")
-        texts = pc.if_else(pc.equal(table["verdict"], KEPT), texts, own)
-    named = zip(table["corpus"].to_pylist(), texts.to_pylist(), strict=True)
-    return np.fromiter((_hash(f"{corpus}{_NOT_TEXT}{text}") for corpus, text in named), np.uint64, len(texts))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
+from augment_service.answers.verdicts import KEPT
 from augment_service.augment import AUGMENTATIONS, CONTEXTS, frame_of
 from augment_service.chat import Frame
 from augment_service.contexts import ContextReader, ContextSpec, write_contexts
@@ -18,7 +19,6 @@ from augment_service.engines.protocol import Engine, TokenEngine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.methods import document_fields
 from augment_service.model_free import chat_methods
-from augment_service.parsing import KEPT
 from data.errors import InputError
 from data.records import Augmentation, DistillationExample, Distribution
 from data.rendering import (

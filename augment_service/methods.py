@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
+from augment_service.answers.verdicts import KEPT, Asked
 from augment_service.chat import NO_FRAME, Frame
-from augment_service.parsing import KEPT, Asked, parse_answer
+from augment_service.parsing import parse_answer
 from data.corpora.languages import language_name
 from data.records import Augmentation, Context, Document, Generation, Prompt
 from data.rendering import DOCUMENT, HEADING, LANGUAGE, SENTENCE, Template
@@ -23,7 +21,6 @@ from data.sentences import split_sentences
 VERSION = 2  # of prompts and parsing: raise it when the same request would give other rows
 PROPOSED = "proposed"  # the verdict of what other prompts are asked with
 NO_CONTEXT = Context("", "", ())
-_EDGES = " \t\"'“”‘’«»`*.,;:!?"
 Form = Literal["text", "chat"]
 
 
@@ -184,8 +181,3 @@ def _training_row(question: str, text: str, template: Template) -> tuple[str, st
     if not question:
         return "", text, "text"
     return ("", template.training_text(question, text), "text") if template.row else (question, text, "chat")
-
-
-def fold_column(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """`fold` of every text."""
-    return pc.utf8_lower(pc.utf8_trim(texts, characters=_EDGES))

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from augment_service.answers.verdicts import EMPTY, KEPT
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, RowRange, ShardedJob
 from augment_service.methods import AugmentPlan
 from augment_service.model_folder import load_tokenizer
-from augment_service.parsing import EMPTY, KEPT
 from augment_service.reversal import reverse_entities, reverse_words, word_spans
 from augment_service.tokens import token_counter
 from cluster.pool import Unit

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.documents import read_document
-from augment_service.answers.folding import fold, fold_column
+from augment_service.answers.folding import fold
 from augment_service.answers.judging import Judge
 from augment_service.answers.lines import ENDS, QUOTES, Line, on_one_line, read_lines, without_thoughts
 from augment_service.answers.objects import begins_with_objects, values_of
@@ -36,25 +36,10 @@ from augment_service.answers.verdicts import (
     REPEATED,
     UNFINISHED,
     UNPARSED,
-    VERDICTS,
     Asked,
     Parsed,
 )
 from data.sentences import count_words
-
-_VERDICTS = [
-    "COPIED",
-    "EMPTY",
-    "EXAMPLE",
-    "KEPT",
-    "LANGUAGE",
-    "NOTHING",
-    "REFERS",
-    "REPEATED",
-    "UNFINISHED",
-    "UNPARSED",
-]
-__all__ = [*_VERDICTS, "PARSERS", "VERDICTS", "Asked", "Parsed", "fold", "fold_column", "parse_answer"]
 
 PARSERS = ("statement", "statements", "questions", "text", "names")
 _MOST_WORDS_OF_NAME = 12

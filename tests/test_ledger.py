@@ -58,20 +58,25 @@ def augment(out: Path, documents: Path, plan: AugmentPlan = PLAN, model: str = "
     return list(read_folder(out / AUGMENTATIONS, Augmentation))
 
 
+def rows_of(rows: list[Augmentation]) -> list[str]:
+    """The rows without what an engine counted: what it has in its cache depends on the order."""
+    return [repr(replace(row, tokens=())) for row in rows]
+
+
 def test_a_wider_corpus_and_a_further_method_ask_only_what_is_missing(tmp_path: Path, asked: Counter[str]) -> None:
     first = augment(tmp_path / "out", documents_of(tmp_path / "few", range(3, 9)))
     assert len(asked) == 6 * 2 * 2 * 2
     before = set(asked)
     wider = augment(tmp_path / "out", documents_of(tmp_path / "more", range(12)))
     assert max(asked.values()) == 1 and len(asked) == 12 * 2 * 2 * 2
-    assert set(map(repr, first)) <= set(map(repr, wider))
+    assert set(rows_of(first)) <= set(rows_of(wider))
     both = augment(tmp_path / "out", tmp_path / "more", replace(PLAN, methods=("local", "global")))
     assert max(asked.values()) == 1 and len(asked) == 12 * 2 * 2 * 3
     assert {row.prompt_id for row in both} == set(asked) and before < set(asked)
-    assert repr(augment(tmp_path / "out", tmp_path / "few")) == repr(first)
+    assert rows_of(augment(tmp_path / "out", tmp_path / "few")) == rows_of(first)
     assert max(asked.values()) == 1
     alone = augment(tmp_path / "alone", tmp_path / "more", replace(PLAN, methods=("local", "global")))
-    assert repr(alone) == repr(both)
+    assert rows_of(alone) == rows_of(both)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +159,7 @@ def test_twenty_kills_leave_the_rows_of_an_unbroken_run(tmp_path: Path, monkeypa
     assert kills >= 10 and pieces  # it was killed in the middle of units, again and again
     interrupted_augmentation.augment(str(tmp_path / "documents"), str(out))
     whole, broken = (list(read_folder(folder / AUGMENTATIONS, Augmentation)) for folder in (tmp_path / "whole", out))
-    assert repr(broken) == repr(whole)
+    assert rows_of(broken) == rows_of(whole)
     assert len({row.augmentation_id for row in broken}) == len(broken) > 1000
 
 

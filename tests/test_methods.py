@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from augment_service.answers.folding import fold, fold_column
 from augment_service.augment import AUGMENTATIONS, CONTEXTS, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL, NONE, ContextSpec
 from augment_service.engines.protocol import EngineSpec
@@ -16,11 +17,9 @@ from augment_service.methods import (
     Target,
     build_prompts,
     document_targets,
-    fold_column,
     parse_generation,
     sentence_targets,
 )
-from augment_service.parsing import fold
 from augment_service.worker import EngineWorker
 from data.errors import InputError
 from data.records import Augmentation, Context, Document, Generation, Prompt
@@ -172,6 +171,11 @@ def augment(out: Path, documents: Path, book: PromptBook, order: int = 1, **opti
     return list(read_folder(out / AUGMENTATIONS, Augmentation))
 
 
+def asked(rows: list[Augmentation]) -> list[str]:
+    """The rows without what an engine counted: what it has in its cache depends on the order."""
+    return [repr(replace(row, tokens=())) for row in rows]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = [Document(f"{c}{at}", f"otter {at % 3} swims. stoat {at} runs.", c) for c in "ab" for at in range(200)]
@@ -181,7 +185,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_verdicts_do_not_depend_on_the_order_of_the_units(folder: Path, tmp_path: Path, book: PromptBook) -> None:
     first = augment(tmp_path / "first", folder, book)
-    assert first and repr(first) == repr(augment(tmp_path / "second", folder, book, order=-1))
+    assert first and asked(first) == asked(augment(tmp_path / "second", folder, book, order=-1))
     assert len({row.augmentation_id for row in first}) == len(first)
     found = datasets.load_from_disk(str(tmp_path / "first" / AUGMENTATIONS))
     assert found.num_rows == len(first)
