@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -195,21 +194,24 @@ class _Build:
                 order = np.argsort(keys, kind="stable")
                 places = _places(found, first + rows)[order]
                 runs.add(keys[order], places["row"], places[starts_of(keys[order])])
+        self._merge_entities(runs)
+        known, keys = read_array(self._folder / "entity_keys.npy"), read_array(self._folder / _RUNS / f"{_KEYS}.npy")
         with ExitStack() as stack:
-            known, ends, rows, places = self._arrays(
+            (numbers_held,) = self._arrays(stack, document_entities=np.uint32)
+            for start in range(0, len(keys), _KEYS_READ):
+                numbers_held.append(np.searchsorted(known, keys[start : start + _KEYS_READ]))
+        shutil.rmtree(self._folder / _RUNS)
+
+    def _merge_entities(self, runs: SortedRuns) -> None:
+        with ExitStack() as stack:
+            keys, ends, rows, places = self._arrays(
                 stack, entity_keys=np.uint64, entity_ends=np.int64, entity_rows=np.uint32, entity_places=PLACE
             )
             for merged in runs.merged():
-                known.append(merged.keys)
+                keys.append(merged.keys)
                 ends.append(len(rows) + np.cumsum(merged.counts))
                 rows.append(merged.values)
                 places.append(merged.first_entries())
-        known, keys = read_array(self._folder / "entity_keys.npy"), read_array(self._folder / _RUNS / f"{_KEYS}.npy")
-        with ExitStack() as stack:
-            (held,) = self._arrays(stack, document_entities=np.uint32)
-            for start in range(0, len(keys), _KEYS_READ):
-                held.append(np.searchsorted(known, keys[start : start + _KEYS_READ]))
-        shutil.rmtree(self._folder / _RUNS)
 
     def _entities(self, table: pa.Table, numbers: npt.NDArray[np.int64]) -> list[list[Entity]]:
         """The entities of each document of a part."""

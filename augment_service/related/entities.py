@@ -60,7 +60,8 @@ _QUANTITY = (
 _FOREIGN = r"[\u30a1-\u30fa\u30fc]{3,}"  # katakana: loan words and names
 _PLAIN = (  # the look-ahead passes over most characters at once
     rf"(?=[{_U}0-9`\"“«„「『《€$£¥\u30a1-\u30fa])(?:(?P<quoted>{_QUOTED})|(?<![\w.,/-])(?P<quantity>{_QUANTITY})"
-    rf"|(?<!{_W})(?P<name>{_CAPITALISED}(?: (?:(?:{_JOINING}) ){{0,2}}{_CAPITALISED})*(?: {_NUMBER})?)|(?P<foreign>{_FOREIGN}))"
+    rf"|(?<!{_W})(?P<name>{_CAPITALISED}(?: (?:(?:{_JOINING}) ){{0,2}}{_CAPITALISED})*(?: {_NUMBER})?)"
+    rf"|(?P<foreign>{_FOREIGN}))"
 )
 _IDENTIFIER = (
     r"[A-Za-z_]\w*(?:(?:::|\.)[A-Za-z_]\w*)+|[A-Za-z]\w*_\w+|[a-z]+[A-Z]\w*|[A-Z][a-z0-9]+[A-Z]\w*|[A-Za-z_]\w*(?=\(\))"

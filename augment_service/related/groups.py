@@ -1,6 +1,6 @@
-"""Entities that a document links, alone or through another one: what a question about several documents can start from.
+"""Entities that a document links, alone or through another one: where a question about several documents can start.
 
-Pure but for reads of the index. What is drawn depends on the document, its entities and the seed, not on its place: in
+Reads an index. What is drawn depends on the document, its entities and the seed, not on its place: in
 a larger corpus most groups of a document stay.
 """
 
@@ -8,15 +8,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from augment_service.related.entities import IDENTIFIER, NAME, QUANTITY, RARE, TERM
-from augment_service.related.index import Index
 from augment_service.related.words import Keys, fold
 from data.corpora.words import mixed
 from data.seeds import derive_seed
+
+if TYPE_CHECKING:
+    from augment_service.related.index import Index
 
 MOST_OWN = 24  # entities of a document that are combined: 2,024 triples
 MOST_HOLDERS = 64  # documents of an entity that are looked at
@@ -36,7 +39,7 @@ class Group:
     rows: tuple[int, ...]
 
 
-def entity_groups(index: Index, row: int, size: int, count: int, seed: int) -> list[Group]:
+def draw_groups(index: "Index", row: int, size: int, count: int, seed: int) -> list[Group]:
     """At most `count` groups of `size` entities of a document, none twice, with at most `size` more documents each.
 
     They stand in the document together; or some do, and another document holds one of these and the last: "a" with "b"
@@ -66,7 +69,7 @@ class _Drawn:
     others: Ints | None = None
 
 
-def _telling(index: Index, entities: Ints, row: int) -> Ints:
+def _telling(index: "Index", entities: Ints, row: int) -> Ints:
     """The entities that are not in too many documents; names first, in the order of the text."""
     kinds, documents = index.entity_kinds(entities), index.entity_documents(entities)
     most = max(_COMMON, _COMMON_SHARE * index.corpus_size(row))
@@ -75,8 +78,8 @@ def _telling(index: Index, entities: Ints, row: int) -> Ints:
     return entities[kept[np.argsort(-weights[kept], kind="stable")]]
 
 
-def _linked(index: Index, row: int, own: Ints, size: int, draw: np.uint64) -> _Drawn:
-    """Groups through another document: an own entity, one that both share (in triples a part of the group), one there."""
+def _linked(index: "Index", row: int, own: Ints, size: int, draw: np.uint64) -> _Drawn:
+    """Groups through another document: an own entity, one that both share (a part of triples only), one there."""
     texts, own = index.array("texts"), _best_kinds(index, own)
     groups: list[tuple[int, ...]] = []
     others: list[int] = []
@@ -95,19 +98,19 @@ def _linked(index: Index, row: int, own: Ints, size: int, draw: np.uint64) -> _D
     return _Drawn(np.array(groups, np.int64).reshape(-1, size), np.array(others, np.int64))
 
 
-def _best_kinds(index: Index, entities: Ints) -> Ints:
+def _best_kinds(index: "Index", entities: Ints) -> Ints:
     """Without rare words and quantities, which link a document to any other, if there is anything else."""
     better = entities[~np.isin(index.entity_kinds(entities), (RARE, QUANTITY))]
     return better if len(better) else entities
 
 
-def _some(index: Index, entities: Ints, draw: np.uint64, shared: int) -> list[int]:
+def _some(index: "Index", entities: Ints, draw: np.uint64, shared: int) -> list[int]:
     keys = index.array("entity_keys")
     order = np.argsort(mixed(keys[entities] ^ keys[shared] ^ draw), kind="stable")
     return entities[order[:_OTHERS]].tolist()
 
 
-def _ranked(index: Index, drawn: _Drawn, draw: np.uint64) -> Iterator[tuple[tuple[int, ...], int]]:
+def _ranked(index: "Index", drawn: _Drawn, draw: np.uint64) -> Iterator[tuple[tuple[int, ...], int]]:
     """The groups in a random order, in which heavier ones tend to come first; with the other document, or -1."""
     if not len(drawn.entities):
         return
@@ -119,7 +122,7 @@ def _ranked(index: Index, drawn: _Drawn, draw: np.uint64) -> Iterator[tuple[tupl
         yield tuple(drawn.entities[place].tolist()), int(others[place])
 
 
-def _weights(index: Index, entities: Ints) -> npt.NDArray[np.float64]:
+def _weights(index: "Index", entities: Ints) -> npt.NDArray[np.float64]:
     """How much entities tell: by their kind, and by how rare they are beside others of that kind."""
     kinds, documents = index.entity_kinds(entities), index.entity_documents(entities)
     weights = np.zeros(len(entities))
@@ -142,7 +145,7 @@ def _interleaved(
     yield from inside
 
 
-def _holders(index: Index, row: int, other: int, entities: Sequence[int]) -> tuple[int, ...]:
+def _holders(index: "Index", row: int, other: int, entities: Sequence[int]) -> tuple[int, ...]:
     """The document, the other one, and those that hold most of the entities, each text once."""
     counts: Counter[int] = Counter()
     for entity in entities:

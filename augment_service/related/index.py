@@ -6,21 +6,21 @@ same documents, on every machine, and stay within one corpus.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from augment_service.related.build import DESCRIPTION, build_index, hashes, index_path, salt_of
 from augment_service.related.documents import Documents
-from augment_service.related.entities import Entity
+from augment_service.related.groups import Group, draw_groups
 from augment_service.related.postings import Array, read_array
 from augment_service.related.words import Ints, Keys, count_words
+from data.errors import InputError
 
-INDEX = "index"  # the folder beside documents
+INDEX = "index"
 K1, B = 1.2, 0.75  # of BM25
 MOST_WORDS = 64  # of a document that look for others
 MOST_POSTINGS = 1 << 17  # that are read for a query
@@ -29,12 +29,43 @@ _SPARE = 32  # documents ranked beside those that are asked for, since copies ar
 Floats = npt.NDArray[np.float64]
 
 
+def index_folder(documents: Path, fallback: Path) -> Path:
+    """Where the index of these documents is kept: beside them, or in `fallback` if that place cannot be written."""
+    beside = documents.absolute().with_name(INDEX if documents.name == "documents" else f"{documents.name}.{INDEX}")
+    if is_indexed(documents, beside) or os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return beside
+    return fallback
+
+
+def is_indexed(documents: Path, folder: Path) -> bool:
+    """Whether `folder` has the index of these documents, complete."""
+    return (index_path(documents, folder) / DESCRIPTION).exists()
+
+
+def open_index(documents: Path, fallback: Path, on_progress: Callable[[int], None] = lambda done: None) -> "Index":
+    """The index of a sealed folder of documents, built where there is none.
+
+    `on_progress` is called with the number of documents that are done. Raises InputError if it cannot be written.
+    """
+    return opened(str(build_index(documents, index_folder(documents, fallback), on_progress)), str(documents))
+
+
+@lru_cache(maxsize=4)
+def opened(folder: str, documents: str) -> "Index":
+    """An index that is built, opened once in a process: what an actor is told of an index are these two paths."""
+    return Index(Path(folder), Path(documents))
+
+
 class Index:
     """The index in `folder` of the documents in `documents`. Documents are named by their row over all shards."""
 
     def __init__(self, folder: Path, documents: Path) -> None:
         self.folder, self.documents = folder, Documents(documents)
-        described = json.loads((folder / DESCRIPTION).read_text())
+        try:
+            described = json.loads((folder / DESCRIPTION).read_text())
+        except (OSError, ValueError) as error:
+            hint = "delete the folder: it is built again"
+            raise InputError(f"the index is damaged: {error}", where=str(folder), hint=hint) from error
         self._names = list(described["corpora"])
         self._numbers = {name: number for number, name in enumerate(self._names)}
         sizes = list(described["corpora"].values())
@@ -45,10 +76,20 @@ class Index:
     def __len__(self) -> int:
         return len(self.documents)
 
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora of the documents, in their order."""
+        return self._names
+
     def array(self, name: str) -> Array:
         """One of the index's arrays, by the name of its file."""
         if name not in self._arrays:
-            self._arrays[name] = np.asarray(read_array(self.folder / f"{name}.npy"))
+            path = self.folder / f"{name}.npy"
+            try:
+                self._arrays[name] = np.asarray(read_array(path))
+            except (OSError, ValueError) as error:
+                hint = "delete its folder: the index is built again"
+                raise InputError(f"the index is damaged: {error}", where=str(path), hint=hint) from error
         return self._arrays[name]
 
     def rows_of(self, doc_ids: Sequence[str]) -> list[int]:
@@ -77,6 +118,10 @@ class Index:
         if corpus not in self._numbers:
             return [() for _ in queries]
         return [self._nearest(query, self._numbers[corpus], count, None) for query in queries]
+
+    def groups(self, row: int, size: int, count: int, seed: int) -> list[Group]:
+        """At most `count` groups of `size` (2 or 3) entities that a document links, as `draw_groups` says."""
+        return draw_groups(self, row, size, count, seed)
 
     def entities_of(self, row: int) -> Ints:
         """The numbers of a document's entities, in the order of its text."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from augment_service.related.words import Ints, Keys
 
+_MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_BYTES = 256  # of a .npy file, padded: the length is known at the end only
 _VALUES_MERGED = 1 << 22  # at a time, about
 Array = npt.NDArray[Any]
@@ -39,12 +40,11 @@ class GrowingArray:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        described = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False}
-        header = repr(described | {"shape": (self._length,)}).encode()
-        magic = np.lib.format.magic(1, 0)
-        size = _HEADER_BYTES - len(magic) - 2
+        kind = self._dtype.descr if self._dtype.names else self._dtype.str
+        header = repr({"descr": kind, "fortran_order": False, "shape": (self._length,)}).encode()
+        size = _HEADER_BYTES - len(_MAGIC) - 2
         self._file.seek(0)
-        self._file.write(magic + size.to_bytes(2, "little") + header.ljust(size - 1) + b"\n")
+        self._file.write(_MAGIC + size.to_bytes(2, "little") + header.ljust(size - 1) + b"\n")
         self._file.close()
 
 
