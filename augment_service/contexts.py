@@ -1,6 +1,7 @@
 """Contexts: the documents that precede a question or an instruction, rendered once and stored once.
 
-Reads sealed folders of documents. Writes shards of `Context` rows, one for each corpus, named by what decides them.
+Reads sealed folders of documents, and indexes of them. Writes shards of `Context` rows, one for each corpus, named by
+what decides them. Contexts of related documents are made where they are needed, in an actor, and are not stored.
 """
 
 import os
@@ -10,49 +11,123 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from augment_service.jobs import row_ranges
+from augment_service.related.index import Index
 from augment_service.tokens import CHARACTERS_PER_TOKEN
+from data.chunks import chunk_spans
 from data.errors import InputError
 from data.records import Context
 from data.seeds import fingerprint, stream
+from data.sentences import TokenCounter, word_counter
 from data.store import content_of, read_shard, read_table, schema_of, temporary_path
 
-_SAMPLE = re.compile(r"sample:([1-9][0-9]{0,8})")
+Kind = Literal["none", "all", "sample", "required", "nearest", "bundle"]
+_NUMBERED = re.compile(r"(sample|nearest|bundle):([1-9][0-9]{0,8})")
+_MEANINGS: dict[Kind, str] = {
+    "none": "none",
+    "all": "all",
+    "sample": "sample:K (one document in K)",
+    "required": "required",
+    "nearest": "nearest:N (the N most related documents)",
+    "bundle": "bundle:N (a document and the N - 1 most related ones)",
+}
 _PROBE = "\x00"
 Render = Callable[[Sequence[str]], str]
 
 
 @dataclass(frozen=True, slots=True)
 class ContextSpec:
-    """Which documents are in context: none, all, one in `k` at random, or those that a question requires."""
+    """Which documents are in context.
 
-    kind: Literal["none", "all", "sample", "required"]
+    None, all, one in `k` at random, those that a question requires, the `k` that are most related to a document or a
+    question, or a document together with the `k` - 1 that are most related to it.
+    """
+
+    kind: Kind
     k: int = 1
 
     def __str__(self) -> str:
-        return f"sample:{self.k}" if self.kind == "sample" else self.kind
+        return f"{self.kind}:{self.k}" if self.kind in ("sample", "nearest", "bundle") else self.kind
 
 
 NONE, ALL = ContextSpec("none"), ContextSpec("all")
 
 
-def parse_context(text: str, *, where: str) -> ContextSpec:
-    """The context of that name: none, all, sample:K or required. Raises InputError."""
-    sample = _SAMPLE.fullmatch(text)
-    if sample:
-        return ContextSpec("sample", int(sample[1]))
-    for spec in (NONE, ALL, ContextSpec("required")):
-        if text == spec.kind:
-            return spec
-    what = f'unknown context "{text}"'
-    if text.startswith("nearest"):
-        what = "contexts of the nearest documents are not available yet"
-    raise InputError(what, where=where, hint="choose among none, all, sample:K (one document in K), required")
+def parse_context(text: str, *, where: str, kinds: Sequence[Kind] = tuple(_MEANINGS)) -> ContextSpec:
+    """The context of that name, e.g. "all" or "nearest:4". Raises InputError unless it is one of these kinds."""
+    numbered = _NUMBERED.fullmatch(text)
+    spec = None
+    if numbered:
+        spec = ContextSpec(cast(Kind, numbered[1]), int(numbered[2]))
+    elif text in ("none", "all", "required"):
+        spec = ContextSpec(cast(Kind, text))
+    hint = "choose among " + ", ".join(_MEANINGS[kind] for kind in kinds)
+    if spec is None:
+        raise InputError(f'unknown context "{text}"', where=where, hint=hint)
+    if spec.kind not in kinds:
+        raise InputError(f'the context "{text}" cannot be used here', where=where, hint=hint)
+    if spec == ContextSpec("bundle", 1):
+        raise InputError("a bundle has two documents or more", where=where, hint="e.g. bundle:3")
+    return spec
+
+
+def related_context(
+    index: Index,
+    row: int,
+    spec: ContextSpec,
+    render: Render,
+    *,
+    budget: int | None = None,
+    count_tokens: TokenCounter = word_counter,
+    order: int | None = None,
+) -> Context:
+    """The documents that are related to one, or it and those ("nearest", "bundle"); for tasks, in the actor.
+
+    They have at most `budget` tokens together (None: any number), as `fit_documents` says, and are in the order of the
+    corpus, or in a random one by the seed `order`. The context has fewer than `spec` asks for where fewer are related,
+    or fit.
+    """
+    is_bundle = spec.kind == "bundle"
+    (related,) = index.nearest([row], spec.k - is_bundle)
+    ranked = (*[row] * is_bundle, *related)
+    texts = index.documents.texts(ranked)
+    if budget is not None:
+        texts = fit_documents(texts, budget, count_tokens)
+    placed = sorted(zip(ranked, texts, strict=False))
+    if order is not None:
+        (doc_id,) = index.documents.ids([row])
+        stream(order, "order", str(spec), doc_id).shuffle(placed)
+    text = render([text for _, text in placed])
+    return Context(fingerprint("context", text), text, tuple(index.documents.ids([row for row, _ in placed])))
+
+
+def fit_documents(texts: Sequence[str], budget_tokens: int, count_tokens: TokenCounter = word_counter) -> list[str]:
+    """The first of these texts, as many as have at most `budget_tokens` tokens together, with one between two of them.
+
+    A first one that is too long by itself is cut behind its last sentence that fits, if none does behind its last word;
+    so none is returned only for a budget below 1.
+    """
+    if not texts or budget_tokens < 1:
+        return []
+    fitting: list[str] = []
+    left = budget_tokens + 1
+    for text in texts:
+        # What cannot fit is not counted: that takes memory.
+        size = count_tokens([text])[0] + 1 if len(text) <= CHARACTERS_PER_TOKEN * left else left + 1
+        if size > left:
+            break
+        fitting.append(text)
+        left -= size
+    if not fitting:
+        text = texts[0][: CHARACTERS_PER_TOKEN * budget_tokens]
+        start, end = chunk_spans(text, budget_tokens, count_tokens)[0]
+        fitting = [text[start:end].rstrip()]
+    return fitting
 
 
 def write_contexts(
@@ -69,12 +144,14 @@ def write_contexts(
 ) -> dict[str, Path]:
     """A shard of contexts for each corpus; what exists is not written again.
 
-    "all" and "sample" have one context; each `draw` samples another subset, in the documents' order. "required" has one
-    for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without documents, and before
-    anything is written for one whose documents cannot fit into `window` tokens (None: not checked).
+    "all" and "sample" have one context; each `draw` samples another subset, in the documents' order. "required" and
+    "nearest" have one for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without
+    documents, and before anything is written for one whose documents cannot fit into `window` tokens (None: not
+    checked).
     """
     content = content_of(documents)
-    wanted = sorted({tuple(sorted(ids)) for ids in requires if ids}) if spec.kind == "required" else []
+    is_by_ids = spec.kind in ("required", "nearest")
+    wanted = sorted({tuple(sorted(ids)) for ids in requires if ids}) if is_by_ids else []
     tables = _tables(documents, corpora)
     for corpus in corpora if spec.kind in ("all", "sample") else ():
         characters = (pc.sum(pc.utf8_length(tables[corpus]["text"])).as_py() or 0) // spec.k
@@ -142,7 +219,7 @@ def _contexts(
     names: tuple[int, str, int],
     wanted: Sequence[tuple[str, ...]],
 ) -> Iterator[Context]:
-    if spec.kind != "required":
+    if spec.kind not in ("required", "nearest"):
         if spec.kind == "sample":
             count = max(1, round(documents.num_rows / spec.k))
             seed, corpus, draw = names
@@ -150,7 +227,9 @@ def _contexts(
             documents = documents.take(sorted(places))
         yield _context(documents, render)
         return
-    place_of = {doc_id: place for place, doc_id in enumerate(documents["doc_id"].to_pylist())}
+    named = pa.array(sorted({doc_id for doc_ids in wanted for doc_id in doc_ids}), pa.string())
+    places = pc.indices_nonzero(pc.is_in(documents["doc_id"], named))
+    place_of = dict(zip(documents["doc_id"].take(places).to_pylist(), places.to_pylist(), strict=True))
     for doc_ids in wanted:
         found = sorted(place_of[doc_id] for doc_id in doc_ids if doc_id in place_of)
         if len(found) == len(doc_ids):  # else the question is about another corpus

@@ -70,6 +70,14 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrieval:
+    """The documents that are most related to a question, the most related first. Producer and consumer: `evaluate`."""
+
+    question_id: str
+    doc_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A generation request. Producer: `augment_service.methods`. Consumer: an engine.
 

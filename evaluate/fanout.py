@@ -19,14 +19,17 @@ from augment_service.contexts import ContextReader, ContextSpec, write_contexts
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, row_ranges
 from augment_service.model_folder import load_tokenizer
+from augment_service.related.build import VERSION as INDEX_VERSION
+from augment_service.related.index import INDEX, Index, open_index
 from augment_service.tokens import TextReader
 from cluster.pool import Unit
 from data.errors import InputError
-from data.records import CheckpointRef, Document, Question, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Document, Question, Refusal, Retrieval, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
 from data.store import (
     MANIFEST,
+    content_of,
     is_sealed,
     list_shards,
     read_manifest,
@@ -34,11 +37,13 @@ from data.store import (
     read_shard,
     read_table,
     write_folder,
+    write_shard,
 )
 from data.suites import read_suite_file
 from evaluate.conditions import Condition
 from evaluate.statistics import Outcome, judge
 
+CONTEXTS = "contexts"
 ROWS_PER_UNIT = 512
 _NUM_TRIED = 8  # questions per corpus that decide whether a context fits
 _MAX_BYTES = 64  # of documents per token of the window; longer contexts are not tokenised to find out
@@ -102,11 +107,16 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Questions to scores, in the actor. `contexts` has a shard of contexts per corpus; empty: no documents precede."""
+    """Questions to scores, in the actor. `contexts` has a shard of contexts per corpus; empty: no documents precede.
+
+    With several contexts in a shard, each question has that of the documents that it requires, or of those that were
+    found for it, which are listed in the shard `retrieved`.
+    """
 
     contexts: Mapping[str, str]
     required: bool = False
     frame: AnswerFrame = NO_ANSWER_FRAME
+    retrieved: str = ""
 
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
@@ -125,13 +135,21 @@ class ScoreTask:
 
     def _item(self, question: Question) -> ScoreItem | Refusal:
         text = ""
-        if self.required and not question.requires:
-            hint = 'list the documents under "requires"'
-            return Refusal(question.question_id, "empty", "the question names no documents", hint)
+        doc_ids: tuple[str, ...] = ()
+        if self.required:
+            doc_ids = question.requires
+            if not doc_ids:
+                hint = 'list the documents under "requires"'
+                return Refusal(question.question_id, "empty", "the question names no documents", hint)
+        elif self.retrieved:
+            doc_ids = _retrieved(self.retrieved)[question.question_id]
+            if not doc_ids:
+                hint = "see that the question and the documents have the same corpus"
+                return Refusal(question.question_id, "empty", "no document has a word of the question", hint)
         if self.contexts:
             reader = ContextReader(Path(self.contexts[question.corpus]))
             try:
-                text = reader.text_for(question.requires).text if self.required else reader.text_for().text
+                text = reader.text_for(doc_ids).text
             except KeyError:
                 return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
         return _score_item(question, text, self.frame)
@@ -185,30 +203,57 @@ def contexts_that_fit(
     seed: int = 0,
     draws: int = 1,
     frame: AnswerFrame = NO_ANSWER_FRAME,
+    out: Path | None = None,
 ) -> dict[ContextSpec, str]:
     """For each context "" if the model can read it with a question, else the reason why it is left out.
 
     `window` is in tokens, None if unknown: nothing is left out then. With "required" documents each question has a
-    context of its own, so only a suite without any is left out. Raises InputError where a corpus has no documents.
+    context of its own, so only a suite without any is left out; with the "nearest" ones, too, of which some are tried.
+    An index of the documents is written if one is needed, under `out` where it cannot be beside them. Raises InputError
+    where a corpus has no documents.
     """
     found = dict.fromkeys(contexts, "")
     reader = TextReader(load_tokenizer(Path(model)), window=window) if window else None
     with TemporaryDirectory() as folder:
         for spec in (spec for spec in found if spec.kind != "none"):
+            if spec.kind == "nearest":
+                found[spec] = _why_not_nearest(suite, spec, out or Path(folder), book, reader, frame)
+                continue
             num_bytes = sum(path.stat().st_size for path in list_shards(_documents_of(suite)))
             num_bytes //= max(1, len(suite_corpora(suite))) * (spec.k if spec.kind == "sample" else 1)
             if spec.kind != "required" and window and num_bytes > _MAX_BYTES * window:
                 found[spec] = f"{num_bytes} bytes of documents do not fit into {window} tokens"
                 continue
             for draw in range(draws if spec.kind == "sample" else 1):
-                shards = _write_contexts(suite, spec, draw, Path(folder), book, seed)
+                shards = _write_contexts(suite, spec, draw, Path(folder), book, seed).shards
                 if spec.kind == "required":
                     named = any(read_table(path).num_rows for path in shards.values())
                     found[spec] = "" if named else "no question names the documents that it requires"
                 elif reader and not found[spec]:
-                    reasons = (_reason(suite, corpus, path, reader, frame) for corpus, path in shards.items())
+                    texts = {corpus: ContextReader(path).text_for().text for corpus, path in shards.items()}
+                    reasons = (_reason(suite, corpus, text, reader, frame) for corpus, text in texts.items())
                     found[spec] = next(filter(None, reasons), "")
     return found
+
+
+def _why_not_nearest(
+    suite: Suite, spec: ContextSpec, out: Path, book: PromptBook, reader: TextReader | None, frame: AnswerFrame
+) -> str:
+    """Why no question can be asked with the most related documents, "" if some can."""
+    documents = _documents_of(suite)
+    index = open_index(documents, out / INDEX)
+    reason = ""
+    for corpus in suite_corpora(suite):
+        if corpus not in index.corpora:
+            hint = "choose a folder that has documents of that corpus"
+            raise InputError(f'no documents of the corpus "{corpus}"', where=str(documents), hint=hint)
+        tried = _first_questions(suite, corpus)
+        found = index.search([question.prompt for question in tried], spec.k, corpus=corpus)
+        texts = [book.in_context(index.documents.texts(sorted(rows))) for rows in found]
+        items = [_score_item(*one, frame) for one in zip(tried, texts, strict=True)]
+        if reader and not reason:
+            reason = _refused(corpus, items, reader)
+    return reason
 
 
 def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int, retry: bool = False) -> list[Unit]:
@@ -269,17 +314,19 @@ def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, s
 def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[ShardedJob]:
     """Each job as rows to answer. Contexts of a suite are written once for all jobs that share them."""
     corpora = {suite: suite_corpora(suite) for suite in {job.suite for job in jobs}}
-    contexts: dict[tuple[Suite, ContextSpec, int], dict[str, Path]] = {}
+    contexts: dict[tuple[Suite, ContextSpec, int], _Written] = {}
     for job in jobs:
         place = job.suite, job.condition.context, job.draw
         if place not in contexts:
-            contexts[place] = _write_contexts(*place, out / "contexts", book, seed)
-        wanted = [job.corpus] if job.corpus else corpora[job.suite]
-        shards = {corpus: str(path) for corpus, path in contexts[place].items() if corpus in wanted}
+            contexts[place] = _write_contexts(*place, out / CONTEXTS, book, seed)
+        wanted, written = [job.corpus] if job.corpus else corpora[job.suite], contexts[place]
+        shards = {corpus: str(path) for corpus, path in written.shards.items() if corpus in wanted}
         stems = [Path(shards[corpus]).stem for corpus in sorted(shards)]
+        stems += [written.retrieved.stem] if written.retrieved else []
+        retrieved = str(written.retrieved or "")
         yield ShardedJob(
             name=job.name,
-            task=ScoreTask(shards, required=job.condition.context.kind == "required", frame=job.frame),
+            task=ScoreTask(shards, job.condition.context.kind == "required", job.frame, retrieved),
             ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
             out=out / "scores" / fingerprint(job.weights),
             key=fingerprint(job.weights, job.condition.context, *stems, *(job.frame if any(job.frame) else ())),
@@ -288,17 +335,48 @@ def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -
         )
 
 
-def _write_contexts(
-    suite: Suite, spec: ContextSpec, draw: int, out: Path, book: PromptBook, seed: int
-) -> dict[str, Path]:
+class _Written(NamedTuple):
+    """The shards of contexts by corpus, and for retrieved documents the shard that lists them."""
+
+    shards: dict[str, Path]
+    retrieved: Path | None = None
+
+
+def _write_contexts(suite: Suite, spec: ContextSpec, draw: int, out: Path, book: PromptBook, seed: int) -> _Written:
     if spec.kind == "none":
-        return {}
-    documents = _documents_of(suite)
+        return _Written({})
+    documents, corpora = _documents_of(suite), suite_corpora(suite)
     requires: dict[tuple[str, ...], None] = {}  # distinct, in their order
-    for table in _tables(suite.questions) if spec.kind == "required" else ():
-        requires |= dict.fromkeys(tuple(doc_ids) for doc_ids in table.column("requires").to_pylist() if doc_ids)
-    corpora = suite_corpora(suite)
-    return write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
+    retrieved = None
+    if spec.kind == "required":
+        for table in _tables(suite.questions):
+            requires |= dict.fromkeys(tuple(doc_ids) for doc_ids in table.column("requires").to_pylist() if doc_ids)
+    elif spec.kind == "nearest":
+        retrieved = _retrieve(suite, documents, spec, out)
+        requires = dict.fromkeys(row.doc_ids for row in read_shard(retrieved, Retrieval))
+    shards = write_contexts(documents, corpora, spec, book.in_context, out, seed=seed, draw=draw, requires=requires)
+    return _Written(shards, retrieved)
+
+
+def _retrieve(suite: Suite, documents: Path, spec: ContextSpec, out: Path) -> Path:
+    """A shard with the most related documents of each question, by its prompt; one that exists is not written again.
+
+    The options do not count: a document that has the words of one would be found for the option's sake, and the context
+    would tell which option the documents speak of, before the model has read them.
+    """
+    path = out / f"{fingerprint(INDEX_VERSION, content_of(documents), content_of(suite.questions), spec.k)}.found.arrow"
+    if not path.exists():
+        index = open_index(documents, out.parent / INDEX)
+        write_shard(path, Retrieval, _retrievals(suite, index, spec.k))
+    return path
+
+
+def _retrievals(suite: Suite, index: Index, count: int) -> Iterator[Retrieval]:
+    for table in _tables(suite.questions):
+        columns = (table.column(name).to_pylist() for name in ("question_id", "prompt", "corpus"))
+        for question_id, prompt, corpus in zip(*columns, strict=True):
+            (rows,) = index.search([prompt], count, corpus=corpus)
+            yield Retrieval(question_id, tuple(index.documents.ids(rows)))
 
 
 def _score_item(question: Question, context: str, frame: AnswerFrame) -> ScoreItem:
@@ -315,14 +393,20 @@ def _score_item(question: Question, context: str, frame: AnswerFrame) -> ScoreIt
     )
 
 
-def _reason(suite: Suite, corpus: str, contexts: Path, reader: TextReader, frame: AnswerFrame) -> str:
+def _reason(suite: Suite, corpus: str, text: str, reader: TextReader, frame: AnswerFrame) -> str:
     """Why a context cannot be read with any of a few questions about it, "" if it can."""
-    text = ContextReader(contexts).text_for().text
+    return _refused(corpus, [_score_item(one, text, frame) for one in _first_questions(suite, corpus)], reader)
+
+
+def _first_questions(suite: Suite, corpus: str) -> list[Question]:
     (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
-    questions = _questions(rows.shard)[rows.start : rows.stop]
-    answers = reader.items([_score_item(question, text, frame) for question in questions])
-    refusals = [answer for answer in answers if isinstance(answer, Refusal)]
-    return f"the documents of {corpus} in context: {refusals[0].what}" if len(refusals) == len(questions) else ""
+    return _questions(rows.shard)[rows.start : rows.stop]
+
+
+def _refused(corpus: str, items: Sequence[ScoreItem], reader: TextReader) -> str:
+    """Why none of some questions can be read, "" if one can."""
+    refusals = [answer for answer in reader.items(items) if isinstance(answer, Refusal)]
+    return f"the documents of {corpus} in context: {refusals[0].what}" if len(refusals) == len(items) else ""
 
 
 def _documents_of(suite: Suite) -> Path:
@@ -338,3 +422,8 @@ def _tables(folder: Path) -> Iterator[Any]:
 @lru_cache(maxsize=4)  # the ranges of a shard, and the checkpoints that answered it, come one after the other
 def _questions(shard: str) -> list[Question]:
     return read_shard(Path(shard), Question)
+
+
+@lru_cache(maxsize=4)
+def _retrieved(shard: str) -> dict[str, tuple[str, ...]]:
+    return {row.question_id: row.doc_ids for row in read_shard(Path(shard), Retrieval)}

@@ -252,7 +252,9 @@ class EvaluateStudy(Scoring):
     """How a study's questions are scored: the base model without context and in context, every checkpoint without."""
 
     icl: tuple[str, ...] = Field(
-        ("all",), description="contexts of the base model: all, sample:K (one document in K), required"
+        ("all",),
+        description="contexts of the base model: all, sample:K (one document in K), required, nearest:N (the N most "
+        "related ones)",
     )
 
 
@@ -260,7 +262,9 @@ class EvaluateSuite(Scoring):
     """How a suite is scored: every model in every context."""
 
     contexts: tuple[str, ...] = Field(
-        ("none",), min_length=1, description="any of none, all, sample:K (one document in K), required"
+        ("none",),
+        min_length=1,
+        description="any of none, all, sample:K (one document in K), required, nearest:N (the N most related ones)",
     )
 
 

@@ -28,7 +28,7 @@ CONDITIONS: dict[str, Style] = {
     "augmented": Style("finetuned + own inferences", "#0f8f72"),
 }
 _BASE = {"base": Style("base", _GREY), "base+all": Style("base (all documents)", _BLUE)}
-_CONTEXT = re.compile(r"(.+)\+(all|required|sample:(\d+))", re.DOTALL)
+_CONTEXT = re.compile(r"(.+)\+(all|required|sample:(\d+)|nearest:(\d+))", re.DOTALL)
 _SPARE_COLOURS = tuple(
     "#8b5fbf #c2528b #5d4a3a #6fb7d6 #7a8b1f #d98cb3 #34495e #b0703c #a3333d #93c47d #4b3b8f #e08f62".split()
 )
@@ -104,6 +104,8 @@ def label_condition(name: str) -> str:
     if context is None:
         return CONDITIONS[name].label if name in CONDITIONS else name
     documents = f"1 document in {context[3]}" if context[3] else f"{context[2]} documents"
+    if context[4]:
+        documents = f"{context[4]} nearest documents" if context[4] != "1" else "nearest document"
     return f"{label_condition(context[1])} ({documents})"
 
 

