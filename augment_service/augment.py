@@ -17,7 +17,14 @@ import pyarrow.compute as pc
 
 from augment_service.answers.verdicts import EMPTY, REPEATED, UNPARSED
 from augment_service.chat import NO_FRAME, Frame, frame
-from augment_service.contexts import ContextReader, ContextSpec, write_contexts
+from augment_service.contexts import (
+    ALL,
+    ContextReader,
+    ContextSpec,
+    fit_documents,
+    related_context,
+    write_contexts,
+)
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, RowRange, ShardedJob, refuse_if_all, rewrite_folder, row_ranges
 from augment_service.ledger import Ledger, index_shards
@@ -28,11 +35,13 @@ from augment_service.methods import (
     AugmentPlan,
     Target,
     build_prompts,
+    document_fields,
     document_targets,
     parse_generation,
     sentence_targets,
 )
 from augment_service.model_free import plan_model_free
+from augment_service.related.index import INDEX, open_index, opened
 from augment_service.repeats import RepeatFinder
 from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
@@ -40,7 +49,7 @@ from data.errors import InputError
 from data.records import Augmentation, Context, Document, Generation, Prompt, Refusal
 from data.rendering import DOCUMENT, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
-from data.store import list_shards, read_manifest, read_table, write_shard
+from data.store import content_of, list_shards, read_manifest, read_table, write_shard
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 DOCUMENTS_PER_UNIT = 128
@@ -60,8 +69,9 @@ class AugmentTask:
 
     `frame` is the chat template around each prompt; `proposal` and its frame are asked first, where the template is
     asked with what they answer. Documents are cut to what fits `window` tokens of the tokenizer in the folder
-    `tokenizer`. `ledger` is the index of prompts that are answered already. Of each document `most` prompts are asked
-    (0: all), spread over it. What the model writes is kept in the folder `raw`, if there is one, as it is.
+    `tokenizer`. `ledger` is the index of prompts that are answered already. `related` has the folders of an index of
+    related documents and of these documents, for contexts that depend on the document. Of each document `most` prompts
+    are asked (0: all), spread over it. What the model writes is kept in the folder `raw`, if there is one, as it is.
     """
 
     template: Template
@@ -75,6 +85,8 @@ class AugmentTask:
     window: int | None = None
     tokenizer: str = ""
     ledger: str = ""
+    context: ContextSpec = ALL
+    related: tuple[str, str] = ("", "")
     most: int = 0
     raw: str = ""
 
@@ -111,12 +123,51 @@ class AugmentTask:
 
     def targets(self, document: Document) -> Iterator[Target]:
         """What the prompts of a document are about, without what has to be proposed first."""
-        shared = self._shared(document.corpus) or NO_CONTEXT
+        if self.template.family.in_context and self.template.family.about:
+            return self._groups(document)
         if SENTENCE in self.template.placeholders:
             found = sentence_targets(document)
         else:
             found = document_targets(document, self._spans(document))
-        return (replace(target, context=shared) for target in found)
+        if not self._has_own_context:
+            shared = self._shared(document.corpus) or NO_CONTEXT
+            return (replace(target, context=shared) for target in found)
+        return self._linked(document, list(found))
+
+    @property
+    def _has_own_context(self) -> bool:
+        """Whether the documents in context depend on the one that is asked about."""
+        return self.template.family.in_context and bool(self.related[0])
+
+    def _linked(self, document: Document, targets: Sequence[Target]) -> Iterator[Target]:
+        """The targets with the documents in context that are related to theirs; none where no document is."""
+        index = opened(*self.related)
+        (row,) = index.rows_of([document.doc_id])
+        budget, count = None, token_counter(self.tokenizer)
+        if self.window is not None and self.tokenizer:
+            longest = max(count([target.fields[DOCUMENT] for target in targets]), default=0)
+            budget = self.window - self._overhead(document.corpus) - longest
+        context = related_context(
+            index, row, self.context, self.template.shared_context, budget=budget, count_tokens=count
+        )
+        others = tuple(doc_id for doc_id in context.doc_ids if doc_id != document.doc_id)
+        if others:
+            for target in targets:
+                yield replace(target, context=context, sources=(document.doc_id, *others))
+
+    def _groups(self, document: Document) -> Iterator[Target]:
+        """A target for each group of entities of the document, with the documents that hold them in context."""
+        index, names = opened(*self.related), self.template.family.about
+        (row,) = index.rows_of([document.doc_id])
+        budget = self.window - self._overhead(document.corpus) if self.window is not None and self.tokenizer else None
+        for group in index.groups(row, len(names), self.plan.per_document, self.plan.seed):
+            texts, ids = index.documents.texts(group.rows), index.documents.ids(group.rows)
+            if budget is not None:
+                texts = fit_documents(texts, budget, token_counter(self.tokenizer))
+            text = self.template.shared_context(texts)
+            context = Context(fingerprint("context", text), text, tuple(ids[: len(texts)]))
+            fields = document_fields(document) | dict(zip(names, group.entities, strict=True))
+            yield Target(0, fields, document.text, context.doc_ids, about=group.entities, context=context)
 
     def _chosen(self, document: Document, proposals: Iterable[Augmentation]) -> Iterator[Target]:
         """A target for each of the first proposals about each part of the document."""
@@ -206,6 +257,8 @@ class AugmentTask:
             return whole
         count = token_counter(self.tokenizer)
         budget = self.window - self._overhead(document.corpus)
+        if self._has_own_context:  # the other half is for the documents that it is linked with
+            budget //= 2
         if count([document.text])[0] <= budget:
             return whole
         if self.plan.long_documents == "skip" or budget < 1:
@@ -219,7 +272,7 @@ class AugmentTask:
         frames = filter(None, (*self.frame, *self.proposal_frame))
         asked = (self.plan.samples, self.plan.temperature, self.plan.seed, self.nothing, self.model, *frames)
         limits = (self.window, self.plan.long_documents) if DOCUMENT in self.template.placeholders else ()
-        number = (self.plan.per_document,) if self.proposal else ()
+        number = (self.plan.per_document,) if self.template.family.about else ()
         most = (f"at most {self.most}",) if self.most else ()
         return fingerprint(VERSION, *(part.fingerprint for part in parts), *asked, *limits, *number, *most)
 
@@ -283,8 +336,12 @@ def plan_augmentation(
     tokenizer: str = "",
     parts: Path | None = None,
     ranges: Sequence[RowRange] | None = None,
+    on_index: Callable[[int], None] = lambda _: None,
 ) -> list[ShardedJob]:
-    """One job for each method and, for global ones, each corpus; contexts and the ledger's index are written here.
+    """One job for each method and, for global ones with a shared context, each corpus.
+
+    Contexts, an index of related documents where one is needed (`on_index` is told how many documents are in it), and
+    the ledger's index are written here.
 
     `model` is the model's fingerprint. `parts` is the folder of the shards (default: in `out`), which other
     augmentations may share. `ranges` are the rows to ask about (default: all); contexts are of all documents in any
@@ -295,15 +352,19 @@ def plan_augmentation(
     if not ranges:
         hint = "name a folder with at least one document"
         raise InputError("there are no documents", where=str(documents), hint=hint)
-    if context.kind not in ("all", "sample"):
-        hint = "use all or sample:K; local methods have no documents in context"
-        raise InputError(f'global methods cannot use the context "{context}"', where="--context", hint=hint)
     by_corpus: dict[str, list[RowRange]] = {}
     for rows in ranges:
         by_corpus.setdefault(rows.corpus, []).append(rows)
     parts, jobs = parts or out / PARTS, []
     for template in book.select(plan.methods):
         task = make_task(template, book, plan, model=model, window=window, tokenizer=tokenizer)
+        if template.family.in_context and (template.family.about or context.kind in ("nearest", "bundle")):
+            index = open_index(documents, out / INDEX, on_index)
+            task = replace(task, context=context, related=(str(index.folder), str(documents)))
+            task.check_room("")
+            key = fingerprint(task.key, content_of(documents), "" if template.family.about else context)
+            jobs.append(ShardedJob(template.method, task, tuple(ranges), parts, key))
+            continue
         if not template.is_global:
             task.check_room("")
             jobs.append(ShardedJob(template.method, task, tuple(ranges), parts, task.key))

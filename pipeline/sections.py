@@ -96,7 +96,11 @@ class Augment(Section):
     )
     samples: int = Field(2, ge=1, description="generations for each sentence and method")
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="sampling temperature (0: greedy)")
-    context: str = Field("all", description="documents that global methods see: all, or sample:K for one in K")
+    context: str = Field(
+        "auto",
+        description="documents that global methods see: all, sample:K (one in K), nearest:N (the N most related ones), "
+        "bundle:N (the document among the N - 1 most related ones); auto: all if they fit the window, else nearest:8",
+    )
     per_document: int = Field(
         4, ge=1, description="groups of entities, strategies or questions that each document is asked about"
     )
@@ -285,4 +289,5 @@ class Cluster(Section):
     )
 
 
+AUTO_CONTEXT = "auto"
 RESERVED = frozenset({"pretrained", "icl", "base"})

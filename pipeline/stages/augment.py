@@ -1,11 +1,12 @@
 """The augmentation stage: the model writes down, in context, what follows from documents; some methods need none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from augment_service.augment import PARTS, is_augmented, plan_augmentation, seal_augmentations
-from augment_service.contexts import ALL, parse_context
+from augment_service.augment import PARTS, AugmentTask, is_augmented, plan_augmentation, seal_augmentations
+from augment_service.contexts import ALL, ContextSpec, parse_context
 from augment_service.distillation import TEACHER, check_distillable, is_distilled, plan_distillation, seal_distillation
 from augment_service.jobs import RowRange, ShardedJob
 from augment_service.methods import AugmentPlan
@@ -13,10 +14,14 @@ from augment_service.provenance import note_origin
 from cluster.pool import Unit
 from data.errors import InputError
 from data.seeds import fingerprint
+from data.store import list_shards
 from pipeline.models import Model
 from pipeline.progress import waiting
-from pipeline.sections import Augment, AugmentCommand
+from pipeline.sections import AUTO_CONTEXT, Augment, AugmentCommand
 from pipeline.stages.resources import LazyEngines, Setting, do_units
+
+NEAREST = ContextSpec("nearest", 8)  # where the documents do not fit
+_MOST_BYTES = 8 << 20  # of documents that are rendered and counted to see whether they fit
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Augmentation:
     jobs: tuple[ShardedJob, ...]
     all_jobs: tuple[ShardedJob, ...]
     parts: Path
+    context: ContextSpec = ALL
 
     @property
     def units(self) -> list[Unit]:
@@ -41,10 +47,10 @@ class Augmentation:
 def check(model: Model, section: Augment) -> None:
     """Raise InputError for unknown methods and contexts, and for rows that a teacher has no distributions of."""
     templates = model.book.select(section.methods)
-    context = parse_context(section.context, where="augment.context")
-    if context != ALL and not any(template.is_global for template in templates):
+    is_global = any(template.is_global for template in templates)
+    if section.context != AUTO_CONTEXT and _context(section) != ALL and not is_global:
         raise InputError(
-            f'the context "{context}" has no effect: local methods have no documents in context',
+            f'the context "{section.context}" has no effect: local methods have no documents in context',
             where="augment.context",
             hint="leave it out, or add a global method",
         )
@@ -74,21 +80,21 @@ def plan(
         section.per_document,
         section.long_documents,
     )
-    context = parse_context(section.context, where="augment.context")
     window, tokenizer = (setting.window(model), model.path) if model.folder else (None, "")
+    plan_with = partial(
+        plan_augmentation,
+        documents,
+        out,
+        model.book,
+        wanted,
+        model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
+        window=window,
+        tokenizer=tokenizer,
+        parts=parts,
+        ranges=ranges,
+    )
     with waiting(setting.console, "reading documents and contexts"):
-        jobs = plan_augmentation(
-            documents,
-            out,
-            model.book,
-            wanted,
-            model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
-            context=context,
-            window=window,
-            tokenizer=tokenizer,
-            parts=parts,
-            ranges=ranges,
-        )
+        context, jobs = _plan_with_context(setting, section, documents, plan_with)
     note_origin(out, documents, jobs, model.name)
     all_jobs = jobs
     if section.retry_refused:
@@ -96,7 +102,30 @@ def plan(
             job.retry()
     elif is_augmented(out, jobs):
         jobs = []
-    return Augmentation(documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS)
+    return Augmentation(documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS, context)
+
+
+def _plan_with_context(
+    setting: Setting, section: Augment, documents: Path, plan_with: Callable[..., list[ShardedJob]]
+) -> tuple[ContextSpec, list[ShardedJob]]:
+    """The jobs, and the context that their global methods have: with "auto", all documents if they fit."""
+    if section.context != AUTO_CONTEXT:
+        context = _context(section)
+        return context, plan_with(context=context)
+    num_bytes = sum(shard.stat().st_size for shard in list_shards(documents))
+    if num_bytes <= _MOST_BYTES:  # otherwise they fit no window
+        try:
+            return ALL, plan_with(context=ALL)
+        except InputError:
+            pass  # what is wrong besides is found once more
+    jobs = plan_with(context=NEAREST)
+    if any(job.task.template.is_global for job in jobs if isinstance(job.task, AugmentTask)):
+        setting.say("context", f"{NEAREST}: the documents do not fit into the window together")
+    return NEAREST, jobs
+
+
+def _context(section: Augment) -> ContextSpec:
+    return parse_context(section.context, where="augment.context", kinds=("all", "sample", "nearest", "bundle"))
 
 
 def finish(setting: Setting, planned: Augmentation) -> None:
@@ -112,7 +141,10 @@ def distill(
 ) -> None:
     """Store the likeliest tokens in each place of the kept inferences, for `train --teacher`."""
     out, num_top = planned.out, section.teacher_top_k
-    context = parse_context(section.context, where="augment.context")
+    context = planned.context
+    if context.kind not in ("all", "sample"):
+        what, hint = f"the context {context} is not kept, and a teacher needs it again", "use --context all or sample:K"
+        raise InputError(what, where="--teacher-top-k", hint=hint)
     jobs = plan_distillation(
         planned.documents,
         out,

@@ -123,7 +123,7 @@ def plan_and_show(
         ranges = list(dict.fromkeys(rows for job in planned.all_jobs for rows in job.ranges))
         planned = augment.plan(setting, model, planned.documents, planned.out, section, ranges=ranges)
     found = make_plan(setting, model, planned)
-    notes = context_note(planned.all_jobs, section.context)
+    notes = context_note(planned.all_jobs, str(planned.context))
     if not model.folder:
         notes.append(("tokens", "are words: the tokenizer is not known here"))
     show_plan(found, notes, _read_speeds(planned.out).get("machine"), setting.console)
