@@ -1,4 +1,4 @@
-"""Prompts that link documents: pairs and triples of entities, and global methods with the nearest documents in context."""
+"""Prompts that link documents: pairs and triples of entities; global methods with related documents in context."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +7,7 @@ import pytest
 
 from augment_service.augment import AugmentTask, plan_augmentation
 from augment_service.contexts import ContextSpec
-from augment_service.jobs import ShardedJob
 from augment_service.methods import AugmentPlan, Target, build_prompts
-from augment_service.related.documents import Documents
 from data.records import Document
 from data.rendering import ENGLISH, load_book
 from data.store import read_folder, write_folder
@@ -21,8 +19,8 @@ TEXTS = [
     "The mill at Hallam was built by Tessa Quoin. Its wheel is driven by the Lunn.",
     "The Lunn freezes in January. Oskar Brand measures its ice.",
     "Tessa Quoin also built the bakery in Pell Street.",
-    "The bakery in Pell Street is run by Oskar Brand.",
-    "Copper wire is drawn through plates of diamond.",
+    "The bakery in Pell Street belongs to Oskar Brand.",
+    "Copper wires need diamond plates.",
 ]
 
 
@@ -33,14 +31,16 @@ def documents(tmp_path: Path) -> Path:
     return tmp_path / "corpus" / "documents"
 
 
+def task_of(documents: Path, methods: str, context: ContextSpec, **named: object) -> AugmentTask:
+    out, plan = documents.parent.parent / "out", replace(PLAN, methods=(methods,))
+    (job,) = plan_augmentation(documents, out, BOOK, plan, model="m", context=context, **named)  # type: ignore[arg-type]
+    assert isinstance(job.task, AugmentTask)
+    return job.task
+
+
 def targets_of(documents: Path, methods: str, context: ContextSpec, **named: object) -> dict[str, list[Target]]:
-    plan = replace(PLAN, methods=(methods,))
-    jobs = plan_augmentation(
-        documents, documents.parent.parent / "out", BOOK, plan, model="m", context=context, **named
-    )  # type: ignore[arg-type]
-    (job,) = jobs
-    assert isinstance(job, ShardedJob) and isinstance(job.task, AugmentTask)
-    return {row.doc_id: list(job.task.targets(row)) for row in read_folder(documents, Document)}
+    task = task_of(documents, methods, context, **named)
+    return {row.doc_id: list(task.targets(row)) for row in read_folder(documents, Document)}
 
 
 def test_the_nearest_documents_are_in_context_and_among_the_sources(documents: Path) -> None:
@@ -50,10 +50,7 @@ def test_the_nearest_documents_are_in_context_and_among_the_sources(documents: P
         for target in targets:
             assert target.sources == (doc_id, *target.context.doc_ids)
             assert doc_id not in target.context.doc_ids
-            assert all(
-                text in target.context.text
-                for text in Documents(documents).texts([int(one[1]) for one in target.sources[1:]])
-            )
+            assert all(TEXTS[int(one[1])] in target.context.text for one in target.sources[1:])
     assert not found["d4"]  # nothing is related to it
 
 
@@ -99,8 +96,10 @@ def test_equal_neighbours_make_equal_prompts_in_a_wider_corpus(documents: Path, 
 
 def test_what_does_not_fit_beside_the_document_is_left_out(documents: Path) -> None:
     tokenizer = str(ROOT / "models" / "tiny")
-    wide = targets_of(documents, "global", ContextSpec("nearest", 3), window=4096, tokenizer=tokenizer)
-    narrow = targets_of(documents, "global", ContextSpec("nearest", 3), window=720, tokenizer=tokenizer)
-    assert sum(len(target.sources) for targets in narrow.values() for target in targets) < sum(
-        len(target.sources) for targets in wide.values() for target in targets
+    nearest = ContextSpec("nearest", 3)
+    overhead = task_of(documents, "global", nearest, window=4096, tokenizer=tokenizer)._overhead("w")
+    wide, narrow = (
+        targets_of(documents, "global", nearest, window=overhead + room, tokenizer=tokenizer) for room in (200, 40)
     )
+    sizes = [[len(target.sources) for targets in found.values() for target in targets] for found in (wide, narrow)]
+    assert 0 < sum(sizes[1]) < sum(sizes[0])
