@@ -35,6 +35,8 @@ from pipeline.sections import Cluster, Engine, TrainRun
 from pipeline.serve.state import ServiceState, find_service
 from pipeline.workspace import Workspace
 
+MAX_LIGHT_ACTORS = 16  # each does several hundred documents a second
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -224,7 +226,7 @@ class LazyEngines(ExitStack):
         placement, is_served = self._cluster.placement, bool(self._setting.engine.service)
         most = placement.engines * placement.cpus_per_engine
         spec = EngineSpec(kind="fake", model="none")
-        num_actors = max(1, min(num_units, most))
+        num_actors = max(1, min(num_units, most, MAX_LIGHT_ACTORS))
         return ActorPool(EngineWorker, (spec,), num_actors=num_actors, num_cpus=0 if is_served else 1)
 
     def report_problems(self) -> None:

@@ -119,7 +119,7 @@ def read_rows(source: TextSource) -> Iterator[TextRows]:
             if source.split == "none":
                 yield rows
                 continue
-            if any(rows.prompts):
+            if any(rows.prompts) or any(rows.chats):
                 what, hint = "rows with prompts cannot be split into sentences", "set train.split_sentences to none"
                 raise InputError(what, where=source.folder, hint=hint)
             pieces = (
