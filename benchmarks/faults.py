@@ -185,6 +185,12 @@ def kill_driver(scene: Scene) -> None:
     os.kill(scene.drivers[-1].pid, signal.SIGKILL)
 
 
+def kill_both(scene: Scene) -> None:
+    """Kill -9 of Ray on the second machine and of the command, which is run again before Ray has noticed."""
+    kill_raylet(scene)
+    kill_driver(scene)
+
+
 def terminate_driver(scene: Scene) -> None:
     """SIGTERM to the command, as Slurm and Kubernetes send it."""
     os.kill(scene.drivers[-1].pid, signal.SIGTERM)
@@ -224,6 +230,7 @@ FAULTS = [
     *(Fault("link down 30 s", stage, link_down_and_up) for stage in ("augment", "train")),
     Fault("node replaced", "train", replace_node),
     *(Fault("driver killed", stage, kill_driver) for stage in STAGES),
+    Fault("node and driver killed", "train", kill_both),
     *(Fault("driver SIGTERM", stage, terminate_driver) for stage in ("augment", "train")),
     *(Fault("GCS killed", stage, kill_gcs) for stage in ("augment", "train")),
     *(Fault("disk full", stage, fill_disk) for stage in ("augment", "train")),
