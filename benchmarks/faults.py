@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ RECIPE = """
 study = "faults"
 seed = 1
 model = "models/tiny"
+[engine]
+kind = "{engine}"
 [data.reversals]
 worlds = 1
 facts = 20
@@ -55,6 +58,8 @@ QUICK_HEALTH_CHECKS = {
     "RAY_health_check_failure_threshold": "3",
 }
 LIMIT_SECONDS = 900.0  # for a command
+HEAD = """| fault | stage | exit | seconds from there on | more than in peace | of these until Ray noticed | report |
+|---|---|---|---|---|---|---|"""
 # Of a report: what may differ between two runs of a study.
 NOT_COMPARED = ("stages", "wall_seconds", "command", "recipe.cluster")
 WATCH = """
@@ -130,7 +135,7 @@ class Scene:
         if stage == "augment":
             return any(self.out.glob("augment/*/parts/**/*.arrow"))
         if stage == "base scores":
-            return "score base model:" not in driver.text and any(self.out.glob("scores/*/*"))
+            return any(self.out.glob("scores/*/*"))
         if stage == "train":
             steps = [json.loads(path.read_text())["step"] for path in self.out.glob("train/.work/lanes/progress-*")]
             return any(step >= 60 for step in steps)
@@ -180,6 +185,12 @@ def kill_driver(scene: Scene) -> None:
     os.kill(scene.drivers[-1].pid, signal.SIGKILL)
 
 
+def kill_both(scene: Scene) -> None:
+    """Kill -9 of Ray on the second machine and of the command, which is run again before Ray has noticed."""
+    kill_raylet(scene)
+    kill_driver(scene)
+
+
 def terminate_driver(scene: Scene) -> None:
     """SIGTERM to the command, as Slurm and Kubernetes send it."""
     os.kill(scene.drivers[-1].pid, signal.SIGTERM)
@@ -219,6 +230,7 @@ FAULTS = [
     *(Fault("link down 30 s", stage, link_down_and_up) for stage in ("augment", "train")),
     Fault("node replaced", "train", replace_node),
     *(Fault("driver killed", stage, kill_driver) for stage in STAGES),
+    Fault("node and driver killed", "train", kill_both),
     *(Fault("driver SIGTERM", stage, terminate_driver) for stage in ("augment", "train")),
     *(Fault("GCS killed", stage, kill_gcs) for stage in ("augment", "train")),
     *(Fault("disk full", stage, fill_disk) for stage in ("augment", "train")),
@@ -229,14 +241,15 @@ FAULTS = [
 class Outcome:
     """What a fault cost. `exits` are those of the command and of its rerun; times in seconds.
 
-    `seconds` are all that the commands ran; `noticed` until Ray declared a node dead, None if it did not. `different`
-    are the report's leaves that differ from the calm run's; `lines` are what the user was told.
+    `seconds`, by stage, are those that the commands ran after the fault, or from where it would have been; `noticed`
+    those until Ray declared a node dead, None if it did not. `different` are the report's leaves that differ from the
+    calm run's; `lines` are what the user was told.
     """
 
     fault: str
     stage: str
     exits: list[int]
-    seconds: float
+    seconds: dict[str, float]
     noticed: float | None
     lines: list[str]
     different: list[str] | None
@@ -247,6 +260,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--json", type=Path, required=True, metavar="OUT")
     parser.add_argument("--only", nargs="*", default=[], help="FAULT/STAGE; all of them by default")
+    engine = "fake: engines without a model, where only faults of the training are of interest (default: vllm)"
+    parser.add_argument("--engine", choices=("vllm", "fake"), default="vllm", help=engine)
     parser.add_argument("--keep", type=Path, help="a folder for the studies and logs (default: a temporary one)")
     flags = parser.parse_args()
     if reason := why_not():
@@ -257,15 +272,16 @@ def main() -> None:
     folder = flags.keep or Path(tempfile.mkdtemp(prefix="entail-faults-"))
     found: dict[str, Any] = json.loads(flags.json.read_text()) if flags.json.exists() else {}
     found |= {"machine": f"{platform.machine()}, {os.cpu_count()} CPUs", "sizes": SIZES, "place_seconds": PLACE_SECONDS}
-    found |= {"health_checks": QUICK_HEALTH_CHECKS}
+    found |= {"health_checks": QUICK_HEALTH_CHECKS, "engine": flags.engine}
     outcomes = {(one["fault"], one["stage"]): one for one in found.get("faults", [])}
     if "calm" not in found:
-        calm, report = run(None, folder / "calm")
+        calm, report = run(None, folder / "calm", flags.engine)
         found |= {"calm": asdict(calm), "report": report}
         flags.json.write_text(json.dumps(found, indent=1))
-        print(line_of(calm, calm.seconds), flush=True)
+        print(HEAD, flush=True)
     for fault in chosen:
-        outcome, _ = run(fault, folder / f"{fault.name}-{fault.stage}".replace(" ", "-"), found["report"])
+        place = folder / f"{fault.name}-{fault.stage}".replace(" ", "-")
+        outcome, _ = run(fault, place, flags.engine, found["report"])
         outcomes[fault.name, fault.stage] = asdict(outcome)
         found["faults"] = list(outcomes.values())
         flags.json.write_text(json.dumps(found, indent=1))
@@ -273,34 +289,36 @@ def main() -> None:
     flags.json.write_text(json.dumps(found, indent=1))
 
 
-def run(fault: Fault | None, folder: Path, calm: Any = None) -> tuple[Outcome, Any]:
+def run(fault: Fault | None, folder: Path, engine: str, calm: Any = None) -> tuple[Outcome, Any]:
     """Meet one fault, or none; the outcome, and the report where the study was finished."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "study").mkdir(parents=True)
-    if fault is not None:
-        _seed(folder.parent / "calm" / "study", folder / "study", fault.stage)
-    (folder / "recipe.toml").write_text(RECIPE.format(**SIZES))
+    (folder / "recipe.toml").write_text(RECIPE.format(**SIZES, engine=engine))
     on_small_disk = fault is not None and fault.act is fill_disk
     if on_small_disk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder / "study"], check=True)
     try:
+        if fault is not None:
+            _seed(folder.parent / "calm" / "study", folder / "study", fault.stage)
         with Machines(2, folder / "machines") as machines:
             address = _start_ray(machines)
             scene = Scene(machines, address, folder)
             watch = machines.popen(0, sys.executable, "-c", WATCH, address, stdout=(folder / "nodes").open("wb"))
-            struck = _strike(scene, fault) if fault else 0.0
-            exits = [scene.drivers[-1].wait()] if fault else [scene.start().wait()]
+            struck = _strike(scene, fault) if fault else _meet_stages(scene)
+            exits = [scene.drivers[-1].wait()]
             watch.kill()
             if exits[0] and fault:
                 exits.append(_rerun(scene, fault))
-            noticed = _noticed(folder / "nodes", struck) if fault else None
+            noticed = _noticed(folder / "nodes", struck[fault.stage]) if fault else None
         path = scene.out / "report" / "report.json"
         report = json.loads(path.read_text()) if exits[-1] == 0 and path.exists() else None
         lines = [line for driver in scene.drivers for line in told(driver.text)]
-        seconds = sum(path.stat().st_mtime - driver.began for driver, path in ((d, d.log) for d in scene.drivers))
+        end = scene.drivers[0].log.stat().st_mtime
+        again = sum(driver.log.stat().st_mtime - driver.began for driver in scene.drivers[1:])
+        seconds = {stage: round(end - moment + again, 1) for stage, moment in struck.items()}
         different = None if report is None or calm is None else differences(calm, report)
         stage, name = (fault.stage, fault.name) if fault else ("", "calm")
-        return Outcome(name, stage, exits, round(seconds, 1), noticed, lines, different), report
+        return Outcome(name, stage, exits, seconds, noticed, lines, different), report
     finally:
         if on_small_disk:
             subprocess.run(["umount", "-l", folder / "study"], check=False)
@@ -323,16 +341,35 @@ def _start_ray(machines: Machines) -> str:
     return address
 
 
-def _strike(scene: Scene, fault: Fault) -> float:
-    """Start the command, wait for the stage, let the fault happen; when it did."""
-    driver = scene.start()
-    while not scene.reached(fault.stage):
-        if driver.process.poll() is not None:
-            raise RuntimeError(f"the command ended before {fault.stage}:\n{driver.text[-2000:]}")
-        time.sleep(0.1)
-    struck = time.time()
+def _strike(scene: Scene, fault: Fault) -> dict[str, float]:
+    """Start the command, wait for the stage, let the fault happen; when it did, by the stage."""
+    scene.start()
+    struck = _await_stage(scene, fault.stage)
     fault.act(scene)
-    return struck
+    return {fault.stage: struck}
+
+
+def _meet_stages(scene: Scene) -> dict[str, float]:
+    """Start the command; when faults would happen, by their stages."""
+    scene.start()
+    moments = {}
+    for stage in STAGES:
+        with suppress(_OverError):
+            moments[stage] = _await_stage(scene, stage)
+    return moments
+
+
+class _OverError(Exception):
+    """The stage was over before it was seen."""
+
+
+def _await_stage(scene: Scene, stage: str) -> float:
+    driver = scene.drivers[-1]
+    while not scene.reached(stage):
+        if driver.process.poll() is not None:
+            raise _OverError(f"the command ended before {stage}:\n{driver.text[-2000:]}")
+        time.sleep(0.1)
+    return time.time()
 
 
 def _rerun(scene: Scene, fault: Fault) -> int:
@@ -380,14 +417,14 @@ def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def line_of(outcome: Outcome, calm: float) -> str:
-    """A line of the table."""
-    different = outcome.different
+def line_of(outcome: Outcome, calm: Mapping[str, float]) -> str:
+    """A line of the table; `calm` are the calm run's seconds from each stage on."""
+    different, seconds = outcome.different, outcome.seconds[outcome.stage]
     same = "-" if different is None else "equal" if not different else f"{len(different)} leaves differ"
-    exits = ", ".join(map(str, outcome.exits))
+    exits = ", then ".join(map(str, outcome.exits))
     noticed = "-" if outcome.noticed is None else f"{outcome.noticed:.0f}"
-    more = f"{outcome.seconds - calm:+.0f}"
-    return f"| {outcome.fault} | {outcome.stage} | {exits} | {outcome.seconds:.0f} | {more} | {noticed} | {same} |"
+    cost = f"{seconds - calm[outcome.stage]:+.0f}"
+    return f"| {outcome.fault} | {outcome.stage} | {exits} | {seconds:.0f} | {cost} | {noticed} | {same} |"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
         return
     _State.reason, _State.is_installed = "", True
-    before = signal.signal(signal.SIGTERM, _handle), signal.signal(signal.SIGALRM, _raise)
+    before = signal.signal(signal.SIGTERM, _handle)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     old_pipe = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -51,11 +51,11 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         _State.is_installed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        if _State.reason:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(old_pipe)
         os.close(writing)  # ends the guard
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGALRM, before[1])
+        signal.signal(signal.SIGTERM, before)
         if _State.hard_end is not None:
             _State.hard_end.cancel()
 
@@ -88,6 +88,7 @@ def _handle(*_: object) -> None:
         return  # a second signal
     _State.reason = _State.reason or "ended by SIGTERM"
     if _State.grace_seconds:
+        signal.signal(signal.SIGALRM, _raise)
         signal.setitimer(signal.ITIMER_REAL, _State.grace_seconds)
     else:
         _raise()

@@ -19,8 +19,8 @@ FAKES = {
     "scontrol": 'if [ "$1" = show ]; then echo node-a; echo node-b; else echo "scontrol $*" >> "$SEEN"; fi',
     "hostname": "echo 10.1.0.1 192.168.7.7",
     "ip": 'echo "$3 dev eth0 src $3 uid 0"',
-    "ray": 'echo "ray $*" >> "$SEEN"; if [ "$1" = status ]; then echo " 1 node_x"; echo " 1 node_y"; fi',
-    "sleep": "true",
+    "ray": 'if [ "$1" = status ]; then sed "s/.*/ 1 node_x/" "$SEEN"; else echo "ray $*" >> "$SEEN"; fi',
+    "sleep": "/bin/sleep 0.5",
 }
 
 

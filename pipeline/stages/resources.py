@@ -157,7 +157,9 @@ class LazyCluster(ExitStack):
         Raises ResumableError if not even one group of ranks has room then.
         """
         setting, seconds = self._setting, self._setting.cluster.place_seconds
-        each = f"{placement.cpus_per_rank} CPUs" + ", a GPU" * (placement.gpus_per_rank > 0)
+        each = f"{placement.cpus_per_rank} CPU{'s' * (placement.cpus_per_rank > 1)}" + ", a GPU" * (
+            placement.gpus_per_rank > 0
+        )
         wanted = f"{placement.ranks} training rank{'s' * (placement.ranks > 1)} ({each} each)"
         wait = Wait(f"room for {wanted}", seconds, partial(setting.say, "placement"))
         found = await_room(placement.ranks, placement.cpus_per_rank, placement.gpus_per_rank, wait)
@@ -168,7 +170,7 @@ class LazyCluster(ExitStack):
             there = f"{describe_nodes(living_nodes())}, with room for {found} of them"
             group_of = f", in groups of {group}" if group > 1 else ""
             raise ResumableError(f"for {seconds:g} s {wanted} were wanted{group_of}; there are {there}")
-        setting.say("placement", f"training goes on with {ranks} ranks instead of {placement.ranks}")
+        setting.say("placement", f"training goes on with {ranks} of {placement.ranks} ranks")
         return replace(placement, ranks=ranks)
 
     def _place(self, session: Session) -> Placement:
