@@ -174,7 +174,10 @@ def test_documents_that_exceed_the_window_are_counted(folder: Path, tmp_path: Pa
 
 
 def test_a_shared_context_is_not_read_for_each_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [Document(f"d{at}", "all yomp are zarp. femp are more shiny than glon", "w") for at in range(200)]
+    rows = [
+        Document(f"d{at}", "frorp are more graceful than blolp. noff are more stubborn than mooks", "w")
+        for at in range(200)
+    ]
     write_folder(tmp_path / "documents", Document, rows)
     tiny, read = ROOT / "models/tiny", [0]
 
@@ -561,18 +564,18 @@ def test_a_preview_shows_prompts_answers_and_rows_and_seals_nothing(
     made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake, out = (made[0], tmp_path / "out"), tmp_path / "out"
-    options = ("--engine", "fake", "--engines", "1", "--methods", "local/reverse")
+    options = ("--engine", "fake", "--engines", "1", "--methods", "local/reverse", "--samples", "4")
     assert augment(fake, *options, "--preview", "3") == 0
     shown = capsys.readouterr().out
-    assert shown.count("reverse :") == 2 and shown.count("answer\n") == 2 and "6" in shown
+    assert shown.count("reverse :") == 2 and shown.count("answer\n") == 2
     assert not (out / AUGMENTATIONS).exists()
     assert augment(fake, *options, "--plan", "--measure") == 0
     shown, plan = capsys.readouterr().out, json.loads((out / "plan.json").read_text())
-    assert "core-hours" in shown and plan["seconds"] is not None and plan["answered"] + plan["prompts"] == 16
+    assert "core-hours" in shown and plan["seconds"] is not None and plan["answered"] + plan["prompts"] == 32
     assert augment(fake, *options, "--limit", "5") == 0
-    assert len(list(read_folder(out / AUGMENTATIONS, Augmentation))) == 10
+    assert len(list(read_folder(out / AUGMENTATIONS, Augmentation))) == 20
     assert augment(fake, *options) == 0
-    assert len(list(read_folder(out / AUGMENTATIONS, Augmentation))) == 16
+    assert len(list(read_folder(out / AUGMENTATIONS, Augmentation))) == 32
 
 
 def test_inspecting_an_augmentation(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:

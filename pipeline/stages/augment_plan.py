@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from augment_service.augment import DOCUMENTS_PER_UNIT
+from augment_service.augment import DOCUMENTS_PER_UNIT, PARTS
 from augment_service.engines.window import cache_shape
 from augment_service.jobs import RowRange, ShardedJob, row_ranges
 from augment_service.measured import measure_answers
@@ -43,7 +43,7 @@ def choose(
     ranges = first_rows(row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT), section.limit)
     if section.budget_tokens is not None:
         jobs = augment.plan(setting, model, documents, out, _without_retry(section), ranges=ranges).all_jobs
-        measured = measure_answers(out / augment.PARTS, templates_of(jobs), {task_of(job).model for job in jobs})
+        measured = measure_answers(out / PARTS, templates_of(jobs), {task_of(job).model for job in jobs})
         expected = {method: answers.new_tokens for method, answers in measured.items()}
         with bar(setting.console, "choose documents", section.budget_tokens) as shown:
             folder = choose_within(
@@ -185,7 +185,7 @@ def _with_seconds(plan: Plan, jobs: Sequence[ShardedJob], speeds: dict[str, Spee
             if one is not None and speed:
                 methods[template.method] = replace(one, seconds=_computed(one) * speed["seconds"] / speed["tokens"])
     known = [one.seconds for one in methods.values() if one.prompts]
-    seconds = None if None in known or not known else sum(one or 0.0 for one in known)
+    seconds = None if None in known else sum(one or 0.0 for one in known)
     return replace(plan, methods=methods, total=replace(plan.total, seconds=seconds))
 
 
