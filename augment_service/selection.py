@@ -63,7 +63,8 @@ def choose_within(
     `expected` are the tokens of an answer by method, where they are known; others may have as many as their template
     allows. Raises InputError if not even the first document is within the budget.
     """
-    names = (content_of(documents), *_named(ranges), budget, seed, *(job.key for job in jobs))
+    tasks: dict[str, None] = dict.fromkeys(_key(job.task) for job in jobs)
+    names = (content_of(documents), *_named(ranges), budget, seed, *tasks)
     folder = out / CHOSEN / fingerprint("budget", *names)
     if is_sealed(folder):
         return folder
@@ -85,6 +86,12 @@ def choose_within(
 def _order(total: int, seed: int) -> Any:
     """The places of all documents in a random order; a larger choice holds a smaller one."""
     return np.random.default_rng(derive_seed(seed, CHOSEN)).permutation(total)
+
+
+def _key(task: Any) -> str:
+    """Names what is asked, whoever answers: a plan may not know the weights."""
+    assert isinstance(task, AugmentTask)
+    return replace(task, model="").key
 
 
 def _tokens(task: Any, document: Document, expected: Mapping[str, float]) -> float:

@@ -4,6 +4,8 @@ Our side only: there is no peer for it. The fake engine in a Ray pool writes inf
 driver's memory is measured in this process. Writes the report of `--json`, and under `--folder` documents and shards.
 """
 
+import argparse
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +22,8 @@ from augment_service.engines.protocol import EngineSpec
 from augment_service.methods import AugmentPlan
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from benchmarks.harness import Bench, Goal, print_ratios, run
+from benchmarks.real_models import SMOLLM2, real_model
+from benchmarks.side import ROOT
 from cluster.pool import ActorPool
 from cluster.session import connect
 from data.errors import InputError
@@ -28,10 +32,12 @@ from data.rendering import ENGLISH, load_book
 from data.seeds import fingerprint, stream
 from data.store import read_manifest, seal, shard_name, write_shard
 
-GOALS = {"rows_per_second": Goal(1.0), "driver_mb_per_million": Goal(1.0)}
+GOALS = {"rows_per_second": Goal(1.0), "driver_mb_per_million": Goal(1.0), "plan_seconds": Goal(1.0)}
 ROWS_PER_SECOND, MB_PER_MILLION = 4000.0, 100.0  # ratios are 1 at these
+PLAN_SECONDS = 60.0  # of a plan of 100,000 documents
 NUM_ACTORS = 2
 SENTENCES = 10  # of each document, so prompts by each method
+PLANNED_SENTENCES = 17  # about 200 words
 DOCUMENTS_PER_SHARD = 4096
 SAMPLE_SECONDS = 0.02
 WORDS = (
@@ -67,12 +73,37 @@ def measure(bench: Bench) -> None:
             seconds.append(time.perf_counter() - started)
             growth += peak
             bench.tell(f"round {number + 1}/{bench.flags.rounds}  {seconds[-1]:.1f} s  {growth[-1]:.1f} MB")
+    plan_seconds = _plan(bench) if bench.flags.plan else None
     num_rows = int(read_manifest(out / AUGMENTATIONS)["num_rows"])
     bench.hold("prompts and rows", abs(num_rows - 2 * SENTENCES * num_documents), 0)
-    _report(bench, num_rows, seconds, growth, started_mb)
+    _report(bench, num_rows, seconds, growth, started_mb, plan_seconds)
 
 
-def _report(bench: Bench, num_rows: int, seconds: Sequence[float], growth: Sequence[float], started_mb: float) -> None:
+def _plan(bench: Bench) -> float:
+    """Seconds of a plan of some documents of about 200 words, from the command to its end, with a real tokenizer."""
+    documents, model = bench.folder / "planned", real_model(SMOLLM2)
+    _write_documents(documents, bench.flags.plan, sentences=PLANNED_SENTENCES)
+    words = ["augment", "--documents", str(documents), "--model", str(model), "--methods", "local", "--plan"]
+    started = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "pipeline", *words, "--out", str(bench.folder / "plan")],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    seconds = time.perf_counter() - started
+    bench.tell(f"a plan of {bench.flags.plan:,} documents: {seconds:.1f} s")
+    return seconds
+
+
+def _report(
+    bench: Bench,
+    num_rows: int,
+    seconds: Sequence[float],
+    growth: Sequence[float],
+    started_mb: float,
+    plan_seconds: float | None,
+) -> None:
     per_second = num_rows / sorted(seconds)[len(seconds) // 2]
     # The first round also pays what does not grow with the rows.
     per_million = max(growth) * 1e6 / num_rows
@@ -80,6 +111,8 @@ def _report(bench: Bench, num_rows: int, seconds: Sequence[float], growth: Seque
         "rows_per_second": per_second / ROWS_PER_SECOND,
         "driver_mb_per_million": MB_PER_MILLION / max(per_million, 1e-9),
     }
+    if plan_seconds is not None:
+        ratios["plan_seconds"] = PLAN_SECONDS / plan_seconds
     bench.report = {
         "num_rows": num_rows,
         "seconds": list(seconds),
@@ -87,19 +120,20 @@ def _report(bench: Bench, num_rows: int, seconds: Sequence[float], growth: Seque
         "driver_start_mb": started_mb,  # Ray and the pool, above the imports: does not grow with the rows
         "rows_per_second": per_second,
         "driver_mb_per_million": per_million,
+        "plan_seconds": plan_seconds,
         "ratios": ratios,
     }
     bench.tell(f"{num_rows} rows, {per_second:.0f} a second, {per_million:.0f} MB of the driver per million")
-    print_ratios(bench, ratios, GOALS)
+    print_ratios(bench, ratios, {name: GOALS[name] for name in ratios})
 
 
-def _write_documents(folder: Path, count: int) -> None:
+def _write_documents(folder: Path, count: int, sentences: int = SENTENCES) -> None:
     draw = stream(0, "benchmarks", "augmentation")
     for number, first in enumerate(range(0, count, DOCUMENTS_PER_SHARD)):
         rows = []
         for at in range(first, min(first + DOCUMENTS_PER_SHARD, count)):
-            sentences = (f"The {' '.join(draw.choices(WORDS, k=10))} {at}." for _ in range(SENTENCES))
-            rows.append(Document(fingerprint("benchmark", at), " ".join(sentences), "corpus"))
+            written = (f"The {' '.join(draw.choices(WORDS, k=10))} {at}." for _ in range(sentences))
+            rows.append(Document(fingerprint("benchmark", at), " ".join(written), "corpus"))
         write_shard(folder / shard_name(number), Document, rows)
     seal(folder, Document)
 
@@ -142,8 +176,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "What augmentation costs without a model.",
         measure,
         arguments,
-        lambda parser: parser.add_argument("--prompts", type=int, default=200_000, metavar="N", help="(200000)"),
+        _add_flags,
     )
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=int, default=200_000, metavar="N", help="(200000)")
+    plan = "also time a plan of N documents, e.g. 100000, with the tokenizer of a pretrained model (0: no plan)"
+    parser.add_argument("--plan", type=int, default=0, metavar="N", help=plan)
 
 
 if __name__ == "__main__":

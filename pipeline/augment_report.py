@@ -46,9 +46,11 @@ def show_plan(
         _labelled(console, "at most", f"{assumed}: the prompts depend on what the model proposes first")
     for label, text in notes:
         _labelled(console, label, text)
-    if total.seconds is not None:
+    if not total.prompts:
+        _labelled(console, "time", "none: nothing is left to ask")
+    elif total.seconds is not None:
         _labelled(console, "time", _time(total.seconds, machine or {}))
-    elif total.prompts:
+    else:
         _labelled(console, "time", "not measured: --measure asks a few dozen prompts of each method")
 
 

@@ -47,7 +47,8 @@ def augment(flags: Namespace) -> None:
     engine, cluster = engine_and_cluster(flags, "augment")
     request = read_request(flags, section)
     if request.plan and not request.measure:
-        model = plan_model(flags.model, engine, section.prompts)
+        is_begun = any((flags.out / "parts").glob("*.arrow"))
+        model = plan_model(flags.model, engine, section.prompts, identified=is_begun)
     else:
         model = find_model(flags.model, engine, section.prompts, address=cluster.address)
     from augment_service.augment import AUGMENTATIONS

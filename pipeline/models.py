@@ -59,13 +59,16 @@ def find_model(name: str, engine: Engine | None, prompts: str = "", *, address: 
     return Model(name, path, model_fingerprint(Path(path)), load_book(Path(path), file))
 
 
-def plan_model(name: str, engine: Engine | None = None, prompts: str = "") -> Model:
-    """A model of which only config and tokenizer are read; it has no fingerprint unless its weights are here, too."""
+def plan_model(name: str, engine: Engine | None = None, prompts: str = "", *, identified: bool = False) -> Model:
+    """A model of which only config and tokenizer are read; `identified`, it has a fingerprint if its weights are here.
+
+    The fingerprint is needed to find out what the model has answered before.
+    """
     if engine and engine.kind != "vllm" and not engine.service:
         return find_model(name, engine, prompts)
     path = local_model(name, weights=False)
     folder = Path(path)
-    is_whole = engine is not None and any(folder.glob("*.safetensors"))
+    is_whole = identified and any(folder.glob("*.safetensors"))
     book = load_book(folder, Path(prompts) if prompts else None)
     return Model(name, path, model_fingerprint(folder) if is_whole else "", book)
 

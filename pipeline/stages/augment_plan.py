@@ -185,7 +185,7 @@ def _with_seconds(plan: Plan, jobs: Sequence[ShardedJob], speeds: dict[str, Spee
             if one is not None and speed:
                 methods[template.method] = replace(one, seconds=_computed(one) * speed["seconds"] / speed["tokens"])
     known = [one.seconds for one in methods.values() if one.prompts]
-    seconds = None if None in known or not known else sum(one or 0.0 for one in known)
+    seconds = None if None in known else sum(one or 0.0 for one in known)
     return replace(plan, methods=methods, total=replace(plan.total, seconds=seconds))
 
 
