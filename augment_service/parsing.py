@@ -42,15 +42,15 @@ from augment_service.answers.verdicts import (
 from data.sentences import count_words
 
 PARSERS = ("statement", "statements", "questions", "text", "names")
-_MOST_WORDS_OF_NAME = 12
+_MOST_WORDS_OF_NAME, _MOST_WORDS_OF_ITEM = 12, 100  # of a line, of the item of a list
 _MOST_WORDS_OF_NOTHING = 40  # with the explanation behind it
 _LEAST_WORDS_OF_TEXT = 4
 _MOST_COPIED = 0.5  # of the sentences of a text
 _LETTER = re.compile(r"[^\W\d_]")
-_COMMAS = re.compile(r"\s*[,;、，；]\s*(?:(?:and|und|et|y|e)\s+)?|\s+(?:and|und|et)\s+")
+_COMMAS = re.compile(r"\s*(?:[,;](?=\s)|[、，；])\s*(?:(?:and|und|et|y|e)\s+)?|\s+(?:and|und|et)\s+")
 _MOST_WORDS_OF_HEADING = 3  # a longer bold line is a statement
 _MOST_WORDS_OF_KEY = 2  # a shorter string in JSON is no statement
-_LEAST_NAMES = 3  # on one line
+_LEAST_NAMES, _MOST_WORDS_BETWEEN = 3, 4  # names on one line, words between its commas
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ class _Found:
     is_whole: bool = True
     question: str = ""
     is_heading: bool = False
+    is_item: bool = False
 
 
 def parse_answer(text: str, finish_reason: str, asked: Asked) -> tuple[Parsed, ...]:
@@ -159,8 +160,8 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if begins_with_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
-    if len(lines) == 1 and len(names := _COMMAS.split(_list_of(lines[0].text).rstrip("."))) >= _LEAST_NAMES:
-        return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names) if name]
+    if len(lines) == 1 and (names := _names_on(lines[0].text)):
+        return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names)]
     found: list[_Found] = []
     top = lines[0] if lines else None
     for place, line in enumerate(lines):
@@ -168,24 +169,30 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
         if found and top and _is_below(line, lines[place - 1], top):
             name = found[-1].text
             between = " " if name[-1] in ".:!?;" else "; " if ": " in name else ": "
-            found[-1] = _Found(f"{name}{between}{text}", line.is_whole)
+            found[-1] = replace(found[-1], text=f"{name}{between}{text}", is_whole=line.is_whole)
         else:
-            found.append(_Found(text, line.is_whole))
+            found.append(_Found(text, line.is_whole, is_item=line.marker is not None))
             top = line
     return found
 
 
-def _list_of(text: str) -> str:
-    """What follows "Key concepts:" on a line."""
+def _names_on(text: str) -> list[str]:
+    """The names on a line that lists several short ones, as in "Key concepts: lamp, keeper and light"; else none."""
     head, _, rest = text.partition(": ")
-    return rest if rest and names_answer(fold(head)) else text
+    names = _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))
+    is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
+    return names if is_list else []
 
 
 def _is_below(line: Line, above: Line, top: Line) -> bool:
-    """Whether a line says more about the name `top`: it is indented below it, or follows a heading without a marker."""
+    """Whether a line says more about the name `top`: it is indented below it, or follows it without a marker."""
     if line.follows or (line.depth > top.depth and line.marker is not None and top.marker is not None):
         return True
-    return above is top and top.heading and not line.heading and line.marker is None
+    return (
+        line.marker is None
+        and not line.heading
+        and ((above is top and top.heading) or (top.marker is not None and not line.gap))
+    )
 
 
 _READERS = {
@@ -205,9 +212,9 @@ def _judged(found: Sequence[_Found], asked: Asked) -> Iterator[Parsed]:
     judge = Judge(asked)
     wholes = [f"{one.question} {one.text}".strip() for one in found]
     foreign = judge.are_in_other_language(wholes)
-    seen = set[str]()
+    seen = set[tuple[str, str]]()
     for one, whole, is_foreign in zip(found, wholes, foreign, strict=True):
-        folded = fold(whole)
+        folded = fold(one.question), fold(one.text)
         verdict = _flaw(one, asked, judge)
         if not verdict:
             if folded in seen:
@@ -233,7 +240,7 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
     if says_nothing(folded, fold(asked.nothing)) and count_words(one.text) <= _MOST_WORDS_OF_NOTHING:
         return NOTHING
     if asked.parser == "names":
-        return "" if _is_name(one.text) and not is_refusal(folded) else UNPARSED
+        return "" if _is_name(one) and not is_refusal(folded) else UNPARSED
     if asked.parser == "text":
         is_talk = is_refusal(folded) or speaks_of_answer(folded.partition(". ")[0], judge.words)
         if is_talk or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
@@ -252,7 +259,8 @@ def _flaw_of_pair(question: str, answer: str, asked: Asked, judge: Judge) -> str
     return UNPARSED if says_nothing(answer, fold(asked.nothing)) else ""
 
 
-def _is_name(text: str) -> bool:
-    """Whether a line is short, or short before its colon."""
-    name, _, _ = text.replace("：", ":").partition(":")
-    return bool(_LETTER.search(name)) and count_words(name) <= _MOST_WORDS_OF_NAME
+def _is_name(one: _Found) -> bool:
+    """Whether a line is short, or short before its colon. The item of a list may be a sentence."""
+    name, _, rest = one.text.replace("：", ":").partition(":")
+    most = _MOST_WORDS_OF_ITEM if one.is_item else _MOST_WORDS_OF_NAME
+    return bool(_LETTER.search(name)) and count_words(name) <= most and (not rest or bool(_LETTER.search(rest)))

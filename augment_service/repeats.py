@@ -20,12 +20,11 @@ import re
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 
-from augment_service.answers.folding import fold
+from augment_service.answers.folding import compatible, fold
 from augment_service.answers.verdicts import KEPT
 from data.corpora.arrays import Mask, string_array
 from data.corpora.duplicates import KeyTable, NearDuplicates
@@ -99,7 +98,7 @@ def bare_words(text: str) -> str:
     if "\n" in text:
         text = _ITEM.sub("", text)
     if not text.isascii():
-        text = _IDEOGRAPH.sub(r" \1 ", normalize("NFKC", text).translate(_DASHES))
+        text = _IDEOGRAPH.sub(r" \1 ", compatible(text).translate(_DASHES))
     if "-" in text or "—" in text:
         text = _HYPHEN.sub(" ", text)
     words = []

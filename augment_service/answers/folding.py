@@ -21,8 +21,13 @@ def fold(text: str) -> str:
     """The text in NFKC and lower case, with straight quotes and single spaces, without quotes and marks at its ends."""
     if not text.isascii():
         # Python and Arrow make different small letters of "İ", and of the "Σ" at a word's end.
-        text = normalize("NFKC", _POWERS.sub(r"\1^\2", text)).translate(_QUOTES)
+        text = compatible(text).translate(_QUOTES)
     return " ".join(text.lower().replace("ς", "σ").split()).strip(_EDGES)
+
+
+def compatible(text: str) -> str:
+    """The text in NFKC, but for powers: 10² is 10^2."""
+    return normalize("NFKC", _POWERS.sub(r"\1^\2", text))
 
 
 def fold_column(texts: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:

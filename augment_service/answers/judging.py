@@ -22,9 +22,9 @@ _COMMON = frozenset(
     "being into over under after before because all any each some only one two".split()
 )
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
-_NEAR = 0.75  # of the words of a statement are in one example
 _FOREIGN = 2  # words of an example that the source does not have
-_OWN = 1 / 3  # of the words of a statement are its source's: it is about that
+_NEAR, _HALF = 0.75, 0.5  # of the words of a statement are in one example; where none is in the source
+_LEAST_OWN = 1 / 3  # of the words of a statement are its source's: it is about that
 _LEAST_BYTES = 64  # of a text whose language is told
 # CLD2 takes a short text in one of these for another.
 _ALIKE = (
@@ -83,13 +83,15 @@ class Judge:
         foreign = {word for word in words if word not in self.words}
         if len(foreign & examples.words) < _FOREIGN:
             return False
-        shared = max(sum(word in one for word in words) for one in examples.each)
-        own = len(words) - sum(word in foreign for word in words)
-        return shared >= _NEAR * len(words) or (len(foreign & examples.carried) >= _FOREIGN and own < _OWN * len(words))
+        own = 1 - sum(word in foreign for word in words) / len(words)
+        shared = max(sum(word in one for word in words) for one in examples.each) / len(words)
+        if shared >= (_NEAR if own else _HALF):
+            return True
+        return own < _LEAST_OWN and len(foreign & examples.carried) >= _FOREIGN
 
     def is_statement(self, text: str) -> bool:
         """Whether a line may be a statement: no heading, no single word, no row of a table, not about the answer."""
-        if not _LETTER.search(text) or text.rstrip()[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
+        if not _LETTER.search(text) or text[-1:] in {":", "：", ","} or (text[:1] == "|" == text[-1:]):
             return False
         if count_words(text) < 2 and not _UNSPACED.search(text):
             return False

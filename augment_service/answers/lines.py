@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.markup import LETTER, Marker, is_numbering, list_marker, plain
+from augment_service.answers.markup import LETTER, Marker, Numbering, list_marker, plain
 from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
@@ -19,7 +19,8 @@ _LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _TAGS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
 _OPEN = re.compile(rf"\s*(?:```\w*\s*)?[<\[](?:{_TAGS})[>\]]", re.I)
 _CLOSED = re.compile(rf"(?<![`\"'“])[<\[]/(?:{_TAGS})[>\]](?![`\"'”])", re.I)
-_CONTROL = re.compile(r"<\|[a-z_]{1,20}\|>|</?s>|<(?:start|end)_of_turn>|<eos>", re.I)
+_TURN = re.compile(r"\A\s*(?:<\|im_start\|>(?:assistant)?|<\|assistant\|>|<start_of_turn>model|<s>|<bos>)\s*")
+_END_OF_TURN = re.compile(r"[ \t]*(?:<\|[a-z_]{1,20}\|>|</s>|<end_of_turn>|<eos>)[ \t]*(?=[\r\n<]|\Z)")
 _FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
@@ -48,11 +49,15 @@ class Line:
 
 
 def without_thoughts(text: str) -> tuple[str, bool]:
-    """What a model answered, without what it thought before; whether it was still thinking at its end."""
+    """What a model answered, without what it thought before, and whether it was still thinking at its end.
+
+    Control tokens that an engine has left at the ends of lines end the answer; within a line they are its text.
+    """
+    text = _TURN.sub("", text, count=1)
     start = max((found.end() for found in _CLOSED.finditer(text)), default=0)
     if opened := _OPEN.match(text, start):
         return text[opened.end() :], True
-    return _CONTROL.sub("", text[start:]), False
+    return _END_OF_TURN.split(text[start:], maxsplit=1)[0], False
 
 
 def on_one_line(text: str) -> str:
@@ -75,14 +80,14 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = 
     is_cut = is_cut and not _FENCE.match(raw[-1])
     parts = [part for line in raw if not _FENCE.match(line) for part in _items_of(line)]
     markers = [list_marker(_QUOTED.sub("", part).strip()) for part in parts]
-    known = [marker for marker in markers if marker]
+    numbering = Numbering(filter(None, markers), language)
     lines: list[Line] = []
     gap = False
     for place, (part, marker) in enumerate(zip(parts, markers, strict=True)):
         if _RULE.match(part):
             gap = gap or bool(lines)
             continue
-        line = _line(part, marker, known, language)
+        line = _line(part, marker, numbering)
         lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
         gap = False
     return _connected(_without_frame(lines, in_pairs=in_pairs))
@@ -98,10 +103,10 @@ def _items_of(line: str) -> list[str]:
     return parts if numbers == list(range(1, len(parts) + 1)) else [line]
 
 
-def _line(part: str, marker: Marker | None, known: list[Marker], language: str) -> Line:
+def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     spread = part.expandtabs(_TAB)
     rest, first = _QUOTED.sub("", part).strip(), None
-    while marker is not None and is_numbering(marker, known, language):
+    while marker is not None and numbering.has(marker):
         first, rest = first or marker, marker.rest.strip()
         marker = list_marker(rest)
         if marker is not None and marker.kind == LETTER:

@@ -4,6 +4,7 @@ What is removed is at the ends of a line, except for pairs of asterisks around w
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from string import ascii_lowercase, ascii_uppercase
 
@@ -21,8 +22,10 @@ _MARKER = re.compile(
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]*[^*\s])\*\*")
 _ITALIC = re.compile(r"(?<![\w*])[*](?![\s*])([^*\n]*[^*\s])[*](?![\w*])")
 _UNDERLINED = re.compile(r"(?<!\w)__(?=\S)([^_\n]*\s[^_\n]*[^_\s])__(?!\w)")
-_LOOSE = re.compile(r"^(?:\*\*|__)(?=\s|[^\W_])(?!\w+__)|(?<!__\w)(?<=[^\s*_])\s*\*\*$|\\$")
-_TAG = re.compile(r"</?(?:li|ul|ol|p|b|i|u|em|strong|br|div|span|h[1-6]|answer|output|statement|response)\s*/?>", re.I)
+_LOOSE = re.compile(r"^(?:\*\*|__)(?=\s|[^\W_])(?!\w+__)|(?<!__\w)(?<=[^\s*_])\s*\*\*$|\\+$")
+_ELEMENT = r"</?(?:li|ul|ol|p|b|i|u|em|strong|br|div|span|h[1-6]|answer|output|statement|response)\s*/?>"
+_TAGS = re.compile(rf"\A(?:{_ELEMENT}\s*)+|(?:\s*{_ELEMENT})+\Z", re.I)
+_STRESSED = re.compile(r"<(b|i|u|em|strong)>([^<]*)</\1>", re.I)
 _HASHES = re.compile(r"#{1,6}\s+")
 _CLOSING = {
     '"': '"',
@@ -56,7 +59,7 @@ class Marker:
 
 
 def list_marker(line: str) -> Marker | None:
-    """The marker with which a line seems to begin; `is_numbering` decides about numbers and dotted letters."""
+    """The marker with which a line seems to begin; `Numbering` decides about numbers and dotted letters."""
     found = _MARKER.match(line)
     if not found:
         return None
@@ -78,23 +81,28 @@ def list_marker(line: str) -> Marker | None:
     return Marker(NUMBER, int(found["number"] or found["closed"]), "", rest)
 
 
-def is_numbering(marker: Marker, others: list[Marker], language: str) -> bool:
-    """Whether a marker numbers an item, given those of all lines of the answer.
+class Numbering:
+    """Which markers number items, given those of all lines of an answer.
 
     "3. Mai" is a date, "A. Pell" a name, and "2. Platz" a rank, unless the numbers or letters follow each other.
     """
-    if marker.kind == LETTER and marker.letter.endswith("."):
-        letters = "".join(other.letter[0] for other in others if other.letter.endswith("."))
+
+    def __init__(self, markers: Iterable[Marker], language: str) -> None:
+        known = list(markers)
+        self._numbers = {marker.number for marker in known if marker.number}
+        letters = "".join(marker.letter[0] for marker in known if marker.letter.endswith("."))
         is_run = ascii_lowercase.startswith(letters) or ascii_uppercase.startswith(letters)
-        return is_run and len(letters) >= (_LEAST_SMALL if letters.islower() else _LEAST_CAPITAL)
-    if marker.kind != NUMBER:
-        return True
-    numbers = {other.number for other in others}
-    if {marker.number - 1, marker.number + 1} & (numbers - {0}):
-        return True
-    word = _WORD.match(marker.rest)
-    is_month = word is not None and word.group().lower() in MONTHS
-    return not is_month and marker.number <= (1 if language in _ORDINAL_LANGUAGES else _MOST_ALONE)
+        self._is_lettered = is_run and len(letters) >= (_LEAST_SMALL if letters.islower() else _LEAST_CAPITAL)
+        self._most_alone = 1 if language in _ORDINAL_LANGUAGES else _MOST_ALONE
+
+    def has(self, marker: Marker) -> bool:
+        """Whether a marker numbers an item; all others than numbers and dotted letters do."""
+        if marker.letter.endswith("."):
+            return self._is_lettered
+        if marker.kind != NUMBER or not self._numbers.isdisjoint({marker.number - 1, marker.number + 1}):
+            return True
+        word = _WORD.match(marker.rest)
+        return marker.number <= self._most_alone and (word is None or word.group().lower() not in MONTHS)
 
 
 def plain(line: str) -> str:
@@ -102,7 +110,7 @@ def plain(line: str) -> str:
     before = None
     while before != line:
         before = line
-        line = _TAG.sub(" ", line).strip() if "<" in line else line.strip()
+        line = _TAGS.sub("", _STRESSED.sub(r"\2", line)).strip() if "<" in line else line.strip()
         line = _HASHES.sub("", line, count=1) if line[:1] == "#" else line
         if "*" in line or "__" in line or line[-1:] == "\\":
             for pattern in (_BOLD, _UNDERLINED, _ITALIC):

@@ -36,7 +36,7 @@ _LABEL = re.compile(
     r"(?:(?:possible|new|another|the|my|final|logical|key|one|first|second|third)\s+)*"
     r"(?:inference|conclusion|deduction|implication|statement|fact|answer|output|response|result|rephras(?:e|ed|ing)|"
     r"paraphrased?|rewritten|reworded|rewording|restated|restatement|reversed?|turned around|in other words|"
-    r"other words|new sentence|simplified|becomes)"
+    r"other words|new sentence|simplified|becomes|sentence(?=\s*#?\s*\d))"
     r"(?:\s+(?:sentence|statement|version|fact|text|form))?(?:\s*#?\s*\d{1,3}(?:\.\d{1,2})?)?\s*"
     r"(?::|(?<=\d)[.)\-–])\s+",
     re.I,
@@ -66,7 +66,7 @@ _REFUSAL = re.compile(
     r"(?:i(?:'m| am) (?:so |very |really |truly )?sorry|sorry|apologies|my apologies|i apologi[sz]e)\s*"
     r"(?:$|[,.!:]|but\b|for\b)|"
     r"as an? (?:ai|artificial intelligence|large language|language model|llm)\b|"
-    rf"(?:unfortunately|i'm afraid|i am afraid)?[,\s]*{_CANNOT}(?: {_TASK}\b|\W|$)|"
+    rf"(?:unfortunately|i'm afraid|i am afraid)?[,\s]*{_CANNOT}(?: {_TASK}\b|[,.!]|$)|"
     r"(?:(?:could|can|would) you )?please (?:provide|share|give|specify|clarify)\b|"
     r"(?:it (?:seems|looks|appears)(?: like| that)? )?you (?:haven't|have not|didn't|did not) (?:provide|give|share)|"
     r"i need (?:more|the|a|some) (?:information|context|text|document|details)"
@@ -104,7 +104,7 @@ _ANSWER = re.compile(
     rf"(?P<kind>{_NOUN}|example|continuation|response|rephrasing|rewording|paraphrase|revision|version|syllogism|"
     r"fallacy|case with|instance|way to|type of|difference|different|question|list|summary)\b|"
     r"i (?:have|'ve|'ll|will|would|can|added|changed|used|replaced|think|hope|am|'m)\b|"
-    rf".*\boriginal (?P<original>{_NOUN}|meaning|version)\b"
+    rf".*\b(?:original (?P<original>{_NOUN}|meaning|version)|(?P<task>inference|rephrasing|paraphrase)s?)\b"
 )
 
 
