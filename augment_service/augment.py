@@ -44,6 +44,7 @@ from data.seeds import fingerprint
 from data.store import list_shards, read_manifest, read_table
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
+UNVERIFIED = "unverified"  # all rows before the verification, where one follows
 DOCUMENTS_PER_UNIT = 128
 ROWS_PER_BATCH = 1024  # of the final pass: what it has in memory
 _NOT_TEXT = "\x1f"
@@ -237,13 +238,13 @@ def _tokens(tokenizer: str, *texts: str) -> int:
 
 
 @lru_cache(maxsize=2)
-def _open_ledger(index: str) -> Ledger:
-    return Ledger.open(index)
+def _open_ledger(index: str) -> Ledger[Augmentation]:
+    return Ledger.open(index, Augmentation)
 
 
-def is_augmented(out: Path, jobs: Sequence[ShardedJob]) -> bool:
-    """Whether the stage's output is complete, and that of these jobs."""
-    return read_manifest(out / AUGMENTATIONS).get("key") == _request(jobs)
+def is_augmented(out: Path, jobs: Sequence[ShardedJob], verified: str = "") -> bool:
+    """Whether the stage's output is complete, and that of these jobs; `verified` names what verifies it."""
+    return read_manifest(out / AUGMENTATIONS).get("key") == request_key(jobs, verified)
 
 
 def plan_augmentation(
@@ -329,8 +330,8 @@ def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
     return Frame(f"{template.system}\n\n" if template.system else "")
 
 
-def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -> int:
-    """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
+def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob], name: str = AUGMENTATIONS) -> int:
+    """Write the folder `name` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of equal texts in a corpus the first stays kept, unless a document says it; the verdict of the others becomes
     "repeated"; case, quotes and marks at the ends do not count. Texts are compared by a 64-bit hash, so memory is some
@@ -344,7 +345,7 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     del keys
     is_first = np.zeros(len(joined), bool)
     is_first[np.unique(joined, return_index=True)[1]] = True
-    with rewrite_folder(out / AUGMENTATIONS, Augmentation, key=_request(jobs)) as writer:
+    with rewrite_folder(out / name, Augmentation, key=request_key(jobs)) as writer:
         for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
             again = pa.array(~is_first[place : place + table.num_rows])
             place += table.num_rows
@@ -352,13 +353,13 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
             verdicts = pc.if_else(pc.and_(kept, again), REPEATED, table["verdict"])
             writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
             writer.end_if_full()
-    _refuse_unreadable(out / AUGMENTATIONS)
+    _refuse_unreadable(out / name)
     return refused
 
 
-def _request(jobs: Sequence[ShardedJob]) -> str:
-    """Names the rows of some jobs."""
-    return fingerprint(*(target.name for job in jobs for target in job.targets))
+def request_key(jobs: Sequence[ShardedJob], verified: str = "") -> str:
+    """Names the rows of some jobs, and what verifies them."""
+    return fingerprint(*(target.name for job in jobs for target in job.targets), *filter(None, [verified]))
 
 
 def _refuse_unreadable(folder: Path) -> None:

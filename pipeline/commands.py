@@ -61,7 +61,7 @@ def augment(flags: Namespace) -> None:
         planned = stage.plan(setting, model, documents, root, section)
         with LazyEngines(setting, model, lazy) as engines:
             do_units(setting, engines, planned.units, "augment")
-            stage.finish(setting, planned)
+            stage.finish(setting, model, [planned], section, engines)
             setting.say("augment", str(root / AUGMENTATIONS))
             if section.teacher_top_k:
                 stage.distill(setting, model, planned, section, engines)
