@@ -6,6 +6,7 @@ the texts alone.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ UNSUPPORTED, CONTRADICTED, MINORITY = "unsupported", "contradicted", "minority"
 # In the order in which they are applied: the first one that an inference fails is its verdict.
 VERDICTS: Mapping[str, str] = {
     "premises": UNSUPPORTED,
+    "grounded": UNSUPPORTED,
     "distinct": UNSUPPORTED,
     "confidence": UNSUPPORTED,
     "support": UNSUPPORTED,
@@ -155,6 +157,17 @@ def premises(found: Sequence[str], sentences: Sequence[frozenset[str]]) -> float
         if words:
             shares.append(max((len(words & sentence) for sentence in sentences), default=0) / len(words))
     return min(shares, default=math.nan)
+
+
+def grounded(text: str, known: Sequence[str]) -> float:
+    """The share of a statement's words that it has from other texts, each word as often as there; NaN without words."""
+    words = _count(text)
+    given = sum(map(_count, known), Counter[str]())
+    return (words & given).total() / words.total() if words else math.nan
+
+
+def _count(text: str) -> Counter[str]:
+    return Counter(word for word in _WORD.findall(text.lower()) if word not in _IGNORED)
 
 
 def distinct(text: str) -> float:

@@ -35,6 +35,7 @@ from augment_service.verifiers import (
     Evidence,
     Value,
     distinct,
+    grounded,
     premises,
     premises_of,
     words_of,
@@ -49,7 +50,7 @@ from data.store import list_shards, read_records, read_table
 MEASURED = "measured"
 ROWS_PER_UNIT = 512
 AUTO, NONE = "auto", "none"
-DEFAULTS = "premises=0.8,distinct=1"  # of "auto": see docs/verification.md for what each verifier is worth
+DEFAULTS = "premises=0.9,grounded=0.9,distinct=1"  # of "auto": see docs/verification.md for what each verifier is worth
 VERSION = 1  # of what is asked and of the values: raise it when the same inference would get other ones
 _ALL = "an inference is rejected if its number is below the threshold"
 
@@ -192,8 +193,9 @@ class VerifyTask:
     def _id(self, row: Augmentation, name: str) -> str:
         """Names all that decides a measurement."""
         is_global = self.templates[row.method].is_global
-        paths = (self.shared.get(row.corpus), self.prompted.get((row.method, row.corpus))) if is_global else ()
-        read = [Path(path).stem for path in paths if path] if is_global else self._texts(row)
+        prompted = name == "confidence"
+        path = self.prompted.get((row.method, row.corpus)) if prompted else self.shared.get(row.corpus)
+        read = [Path(path).stem] if path and is_global else self._texts(row)
         how = (VERSION, alternatives.VERSION, NUM_ORDERS, name, self.model, self.book.in_context(["\x00"]))
         return fingerprint("measure", *how, row.augmentation_id, row.prompt, row.text, *read, *self.frames[row.method])
 
@@ -457,7 +459,11 @@ def _value(
     if name == "distinct":
         return distinct(row.text)
     found = premises_of(row.reasoning, template.answer_after)
-    return premises(found, sentences.of(row.corpus)) if found else math.nan
+    if not found:
+        return math.nan
+    if name == "grounded":
+        return grounded(row.text, [row.sentence, *row.about, *found]) if row.sentence else math.nan
+    return premises(found, sentences.of(row.corpus))
 
 
 def _measured(folder: Path, jobs: Sequence[ShardedJob]) -> Iterator[tuple[Augmentation, dict[str, Measurement]]]:
