@@ -52,6 +52,7 @@ from data.seeds import fingerprint
 from data.store import content_of, list_shards, read_manifest, read_table, write_shard
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
+UNVERIFIED = "unverified"  # all rows before the verification, where one follows
 DOCUMENTS_PER_UNIT = 128
 ROWS_PER_BATCH = 1024  # of the final pass: what it has in memory
 _SEAM = 8  # tokens by which parts that are counted one by one may differ from their whole
@@ -308,8 +309,8 @@ def _tokens(tokenizer: str, *texts: str) -> int:
 
 
 @lru_cache(maxsize=2)
-def _open_ledger(index: str) -> Ledger:
-    return Ledger.open(index)
+def _open_ledger(index: str) -> Ledger[Augmentation]:
+    return Ledger.open(index, Augmentation)
 
 
 def keep_raw(folder: Path, answers: Sequence[Generation | Refusal]) -> None:
@@ -319,9 +320,9 @@ def keep_raw(folder: Path, answers: Sequence[Generation | Refusal]) -> None:
     write_shard(folder / f"{name}.arrow", Generation, written)
 
 
-def is_augmented(out: Path, jobs: Sequence[ShardedJob]) -> bool:
-    """Whether the stage's output is complete, and that of these jobs."""
-    return read_manifest(out / AUGMENTATIONS).get("key") == _request(jobs)
+def is_augmented(out: Path, jobs: Sequence[ShardedJob], verified: str = "") -> bool:
+    """Whether the stage's output is complete, and that of these jobs; `verified` names what verifies it."""
+    return read_manifest(out / AUGMENTATIONS).get("key") == request_key(jobs, verified)
 
 
 def plan_augmentation(
@@ -420,8 +421,8 @@ def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
     return Frame(template.worked_examples)
 
 
-def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -> int:
-    """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
+def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob], name: str = AUGMENTATIONS) -> int:
+    """Write the folder `name` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of rows in a corpus that say the same the first stays kept, unless a document says it; the verdict of the others
     becomes "repeated", as `augment_service.repeats` finds it. Raises InputError if every prompt was refused, or if next
@@ -432,20 +433,20 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
         finder = RepeatFinder(Path(scratch) / "signatures")
         for batch in (batch for shard in list_shards(documents) for batch in _batches(read_table(shard))):
             finder.find(batch.select(["corpus", "text"]))
-        with rewrite_folder(out / AUGMENTATIONS, Augmentation, key=_request(jobs)) as writer:
+        with rewrite_folder(out / name, Augmentation, key=request_key(jobs)) as writer:
             for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
                 seen = table.select(["corpus", "text", "verdict", "prompt"])
                 again = pa.array(finder.find(seen.rename_columns(["corpus", "text", "verdict", "question"])))
                 verdicts = pc.if_else(again, REPEATED, table["verdict"])
                 writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
                 writer.end_if_full()
-    _refuse_unreadable(out / AUGMENTATIONS)
+    _refuse_unreadable(out / name)
     return refused
 
 
-def _request(jobs: Sequence[ShardedJob]) -> str:
-    """Names the rows of some jobs."""
-    return fingerprint(*(target.name for job in jobs for target in job.targets))
+def request_key(jobs: Sequence[ShardedJob], verified: str = "") -> str:
+    """Names the rows of some jobs, and what verifies them."""
+    return fingerprint(*(target.name for job in jobs for target in job.targets), *filter(None, [verified]))
 
 
 def _refuse_unreadable(folder: Path) -> None:

@@ -76,7 +76,7 @@ class DistillationTask:
                 where=f"inference {row.augmentation_id}",
                 hint="use the prompts, --context and --seed of that augmentation",
             )
-        fields = self._fields(row, template)
+        fields = prompt_fields(row, template, self.documents)
         before, after = self.frames[row.method]
         return DistillationExample(
             row.augmentation_id,
@@ -89,14 +89,15 @@ class DistillationTask:
             after=after,
         )
 
-    def _fields(self, row: Augmentation, template: Template) -> dict[str, str]:
-        """What the prompt of an inference was filled with."""
-        fields = {SENTENCE: row.sentence} | dict(zip(template.family.about, row.about, strict=True))
-        if template.placeholders & {DOCUMENT, HEADING, LANGUAGE}:
-            document = open_documents(self.documents).read(row.sources[0])
-            text = document.text[slice(*row.span)] if row.span else document.text
-            fields |= document_fields(document) | {DOCUMENT: document.text if row.sentence else text.strip()}
-        return fields
+
+def prompt_fields(row: Augmentation, template: Template, documents: str) -> dict[str, str]:
+    """What the prompt of an inference was filled with; `documents` is the folder of the documents."""
+    fields = {SENTENCE: row.sentence} | dict(zip(template.family.about, row.about, strict=True))
+    if template.placeholders & {DOCUMENT, HEADING, LANGUAGE}:
+        document = open_documents(documents).read(row.sources[0])
+        text = document.text[slice(*row.span)] if row.span else document.text
+        fields |= document_fields(document) | {DOCUMENT: document.text if row.sentence else text.strip()}
+    return fields
 
 
 def check_distillable(book: PromptBook, methods: Sequence[str]) -> None:

@@ -1,43 +1,44 @@
-"""The ledger: which prompts are answered in a folder of finished shards, and where.
+"""The ledger: which prompts are answered in a folder of finished shards, and where; the same for measurements.
 
 A prompt's id names everything that is asked, so an answer that is there is never asked for again: a rerun, a widened
-corpus or a further method generates only what is missing. Reads the column `prompt_id` of the shards. Writes
+corpus or a further method generates only what is missing. Reads the column of that id in the shards. Writes
 `ledger/`: 24 bytes for each prompt, sorted, which actors map into memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.records import Augmentation
 from data.seeds import fingerprint
 from data.store import read_records, read_table, temporary_path, write_text
 
 FOLDER = "ledger"
 _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4"), ("row", "<u4")])
 Entries = np.ndarray[Any, np.dtype[np.void]]
+Answer = TypeVar("Answer")
 
 
-class Ledger:
-    """The answers of other shards, by prompt."""
+class Ledger(Generic[Answer]):
+    """The answers of other shards, rows of `record`, by the id in its field `column`."""
 
-    def __init__(self, entries: Entries, shards: Sequence[Path]) -> None:
+    def __init__(self, entries: Entries, shards: Sequence[Path], record: type[Answer], column: str) -> None:
         self._entries, self._shards = entries, shards
+        self._record, self._column = record, column
         self._highs = entries["high"]
 
     @classmethod
-    def open(cls, index: str) -> Self:
+    def open(cls, index: str, record: type[Answer], column: str = "prompt_id") -> Self:
         """The ledger of an index that `index_shards` wrote; with "" an empty one."""
         if not index:
-            return cls(np.zeros(0, _ENTRY), ())
+            return cls(np.zeros(0, _ENTRY), (), record, column)
         path = Path(index)
         shards = [path.parent.parent / name for name in path.with_suffix(".txt").read_text().splitlines()]
-        return cls(np.load(path, mmap_mode="r", allow_pickle=False), shards)
+        return cls(np.load(path, mmap_mode="r", allow_pickle=False), shards, record, column)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -45,13 +46,17 @@ class Ledger:
     def __contains__(self, prompt_id: str) -> bool:
         return self._place(prompt_id) is not None
 
-    def find(self, prompt_id: str) -> tuple[Augmentation, ...]:
+    def find(self, prompt_id: str) -> tuple[Answer, ...]:
         """The rows that answer a prompt, () if it was not answered."""
         place = self._place(prompt_id)
         if place is None:
             return ()
         entry = self._entries[place]
-        return tuple(_rows_of(prompt_id, _table(self._shards[entry["shard"]]), int(entry["row"])))
+        table, start = _table(self._shards[entry["shard"]]), int(entry["row"])
+        ids, stop = table[self._column], start
+        while stop < table.num_rows and ids[stop].as_py() == prompt_id:
+            stop += 1
+        return tuple(read_records(table.slice(start, stop - start), self._record))
 
     def _place(self, prompt_id: str) -> int | None:
         high, low = (np.uint64(int(half, 16)) for half in (prompt_id[:16], prompt_id[16:]))
@@ -63,8 +68,8 @@ class Ledger:
         return None
 
 
-def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:
-    """The path of an index of the folder's finished shards, but for some; "" if there are none.
+def index_shards(folder: Path, leave_out: Sequence[Path] = (), column: str = "prompt_id") -> str:
+    """The path of an index, by `column`, of the folder's finished shards, but for some; "" if there are none.
 
     An index is named by its shards, and the last one alone is kept.
     """
@@ -74,7 +79,7 @@ def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:
     path = folder / FOLDER / f"{fingerprint(*(shard.name for shard in shards))}.npy"
     if path.exists():
         return str(path)
-    parts = [_entries(shard, number) for number, shard in enumerate(shards)]
+    parts = [_entries(shard, number, column) for number, shard in enumerate(shards)]
     entries = np.concatenate(parts)
     entries.sort(order=("high", "low"))
     path.parent.mkdir(exist_ok=True)
@@ -89,12 +94,12 @@ def index_shards(folder: Path, leave_out: Sequence[Path] = ()) -> str:
     return str(path)
 
 
-def _entries(shard: Path, number: int) -> Entries:
+def _entries(shard: Path, number: int, column: str) -> Entries:
     """The first row of each prompt of a shard."""
     table = read_table(shard)
-    if "prompt_id" not in table.column_names:  # of an earlier version
+    if column not in table.column_names:  # of an earlier version
         return np.zeros(0, _ENTRY)
-    ids = pc.run_end_encode(table["prompt_id"].combine_chunks())
+    ids = pc.run_end_encode(table[column].combine_chunks())
     starts = [0, *ids.run_ends.to_pylist()[:-1]] if len(ids) else []
     raw = bytes.fromhex("".join(ids.values.to_pylist()))
     entries = np.zeros(len(starts), _ENTRY)
@@ -107,11 +112,3 @@ def _entries(shard: Path, number: int) -> Entries:
 @lru_cache(maxsize=64)  # a unit's documents are neighbours in the other shards, too
 def _table(shard: Path) -> pa.Table:
     return read_table(shard)
-
-
-def _rows_of(prompt_id: str, table: pa.Table, start: int) -> Iterator[Augmentation]:
-    ids = table["prompt_id"]
-    stop = start
-    while stop < table.num_rows and ids[stop].as_py() == prompt_id:
-        stop += 1
-    yield from read_records(table.slice(start, stop - start), Augmentation)

@@ -249,7 +249,7 @@ def _count_job(
     reader: Reader = WordReader(task.window)
     if task.tokenizer:
         reader = TextReader(load_once(Path(task.tokenizer)), window=task.window)
-    ledger, targets = Ledger.open(task.ledger), dict(zip(job.ranges, job.targets, strict=True))
+    ledger, targets = Ledger.open(task.ledger, Augmentation), dict(zip(job.ranges, job.targets, strict=True))
     answered = {rows: answered_rows(targets[rows], rows.stop - rows.start) for rows in {one.rows for one in chosen}}
     if warm and chosen:
         stages = task.stages(chosen[-1].document, lambda asked: assume_proposals(task, chosen[-1].document, asked))
@@ -295,7 +295,7 @@ def _read(waiting: list[tuple[_Counts, Prompt, int]], reader: Reader, cache: _Ca
 
 
 def _propose(
-    task: AugmentTask, one: _Chosen, asked: Sequence[Asked], ledger: Ledger, tally: _Tally
+    task: AugmentTask, one: _Chosen, asked: Sequence[Asked], ledger: Ledger[Augmentation], tally: _Tally
 ) -> Iterator[Augmentation]:
     """What the ledger has of the proposals; the most that there can be for the others."""
     missing = []

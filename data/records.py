@@ -4,6 +4,7 @@ Every field is a string, an integer, a float, a boolean or a tuple of one of the
 derive the Arrow schema of a record from its annotations.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -125,8 +126,9 @@ class Augmentation:
     `sources` are the ids of the documents that it is about: first the one that was asked about, then those that a
     context of its own holds. `sentence`, `span` (characters, empty for the whole document) and `about` (entities,
     strategy or question) say what of it was asked about. `reasoning` is what the model wrote before the inference.
-    `verdict` is "kept" or the reason for the rejection; only kept rows are trained on. `support` is how much its
-    sources raise its log-likelihood (nats per token); NaN where that was not measured. `model`, `template` and
+    `verdict` is "kept" or the reason for the rejection; only kept rows are trained on. `support`, `confidence`,
+    `premises`, `grounded`, `distinct`, `margin` and `agreement` are what `augment_service.verifiers` measured, NaN
+    where they did not. `model`, `template` and
     `context_id` are content hashes. `prompt_id` names what was asked: text, context, sampling, weights; `place` counts
     the inferences of one answer, and `augmentation_id` names the two. What is trained is the `text`; with the `form`
     "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned. The first
@@ -155,6 +157,27 @@ class Augmentation:
     prompt: str = ""
     form: str = "text"
     tokens: tuple[int, ...] = ()
+    confidence: float = math.nan
+    premises: float = math.nan
+    grounded: float = math.nan
+    distinct: float = math.nan
+    margin: float = math.nan
+    agreement: float = math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one verifier measured of one inference. Producer: `augment_service.verify`. Consumer: its last step.
+
+    `measurement_id` names everything that was asked; `verifier` is the column of `Augmentation` that `value` is for.
+    `log_likelihood` (nats per token) is that of the inference given its documents, NaN where it was not needed.
+    """
+
+    measurement_id: str
+    augmentation_id: str
+    verifier: str
+    value: float
+    log_likelihood: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

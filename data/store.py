@@ -100,12 +100,17 @@ class ShardWriter:
 
     def __init__(self, folder: Path, record: type, *, shard_bytes: int = SHARD_BYTES, num_shards: int = 0) -> None:
         self._folder, self._schema, self._shard_bytes = folder, schema_of(record), shard_bytes
+        self._defaults = {field.name: field.default for field in _fields(record)}
         self.num_shards, self._num_bytes = num_shards, 0
         self._writer: pa.ipc.RecordBatchStreamWriter | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(self, rows: pa.Table) -> None:
-        """Append rows; the columns must be those of the record, in any order."""
+        """Append rows; the columns must be those of the record, in any order, but for those that have a default."""
+        for name in set(self._schema.names).difference(rows.column_names):
+            if self._defaults[name] is not dataclasses.MISSING:  # written by an earlier version
+                value = pa.scalar(self._defaults[name], self._schema.field(name).type)
+                rows = rows.append_column(name, pa.repeat(value, rows.num_rows))
         if self._writer is None:
             self._temporary = temporary_path(self._folder / shard_name(self.num_shards))
             self._sink = pa.OSFile(str(self._temporary), "wb")

@@ -83,7 +83,7 @@ def augment(flags: Namespace) -> None:
             if request.preview:
                 augment_preview.show(setting, planned, work)
                 return
-            stage.finish(setting, planned)
+            stage.finish(setting, model, [planned], section, engines)
             summarize(setting, planned, work)
             setting.say("augment", str(root / AUGMENTATIONS))
             if section.teacher_top_k:

@@ -107,6 +107,15 @@ class Augment(Section):
     long_documents: Literal["cut", "skip"] = Field(
         "cut", description="cut: a document that the window cannot hold is asked about in parts; skip: not at all"
     )
+    verify: str = Field(
+        "auto",
+        min_length=1,
+        description="verifiers that reject inferences, with the least value that is kept, e.g. "
+        "support=0.1,agreement=q0.2 (q: a quantile); none; auto: premises=0.9,grounded=0.9,distinct=1",
+    )
+    verify_methods: tuple[str, ...] = Field(
+        (), description="methods whose inferences are verified (default: those with documents in context)"
+    )
     prompts: str = Field("", description="a prompt book (TOML file, english, english-chat) in place of the model's own")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
 

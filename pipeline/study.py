@@ -208,10 +208,9 @@ def before_training(
         check_memory(study, suites, general, cluster)
     with LazyEngines(setting, study.model, cluster) as engines:
         do_units(setting, engines, writing, "augment")
+        augment.finish(setting, study.model, plans, section, engines)
         do_units(setting, engines, own.units() if own else [], "replay")
         do_units(setting, engines, scoring, "score base model")
-    for plan in plans:
-        augment.finish(setting, plan)
     if general:
         replay.finish(setting, general, own)
     # A condition without any answer is reported before the training.

@@ -178,15 +178,15 @@ def test_the_index_finds_every_prompt_and_nothing_else(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.arrow", Augmentation, [row_of(one, place) for one in ids[:3] for place in range(2)])
     write_shard(tmp_path / "b.arrow", Augmentation, [row_of(one, 0) for one in ids[3:]])
     write_shard(tmp_path / "empty.arrow", Augmentation, [])
-    ledger = Ledger.open(index_shards(tmp_path))
+    ledger = Ledger.open(index_shards(tmp_path), Augmentation)
     assert len(ledger) == 6
     for one in ids:
         assert [row.place for row in ledger.find(one)] == ([0, 1] if one in ids[:3] else [0])
         assert {row.prompt_id for row in ledger.find(one)} == {one}
     assert ledger.find(f"{4:032x}") == () and ledger.find("f" * 32) == ()
-    assert Ledger.open(index_shards(tmp_path, leave_out=[tmp_path / "a.arrow"])).find(ids[0]) == ()
+    assert Ledger.open(index_shards(tmp_path, leave_out=[tmp_path / "a.arrow"]), Augmentation).find(ids[0]) == ()
     assert len(list((tmp_path / "ledger").glob("*.npy"))) == 1  # the last one alone is kept
-    assert not Ledger.open("").find(ids[0])
+    assert not Ledger.open("", Augmentation).find(ids[0])
 
 
 def test_a_folder_that_was_written_before_prompts_had_names_is_left_alone(tmp_path: Path) -> None:

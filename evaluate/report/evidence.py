@@ -1,9 +1,11 @@
 """What a report shows beside the accuracies: audits of leaks and of what the model wrote, and examples."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from augment_service.verifiers import VERDICTS
 from data.audit import RECALL, audit_leaks, read_oracles
 from data.records import Augmentation, Document, Question
 from data.sets.logics import is_generated
@@ -13,6 +15,7 @@ from evaluate.fanout import Suite, suite_corpora
 
 NUM_EXAMPLES = 4
 NUM_QUESTIONS = 2
+REJECTING = tuple(dict.fromkeys(VERDICTS.values()))  # verdicts of the verification
 Row = TypeVar("Row")
 
 
@@ -35,6 +38,7 @@ def audit_suite(suite: Suite, augmentations: Path | None, chosen: Mapping[tuple[
     return {
         **leaks,
         "methods": methods,
+        "verification": audit_verdicts(rows(augmentations, Augmentation), oracles),
         "examples": examples,
         "question_examples": [
             {
@@ -70,7 +74,7 @@ def audit_statements(
         if row.verdict != "kept":
             continue
         counts["kept"] += 1
-        judgement = "" if oracles is None else _judge(oracles.get(row.corpus), row.text)
+        judgement = "" if oracles is None else judge_text(oracles.get(row.corpus), row.text)
         for name in ("true", "unread") if judgement else ():
             counts[name] = counts.get(name, 0) + (judgement == name)
         shown = examples.setdefault((row.method, judgement), [])
@@ -85,7 +89,29 @@ def audit_statements(
     return methods, [example for key in keys for example in examples[key]]
 
 
-def _judge(oracle: Oracle | None, text: str) -> str:
+def audit_verdicts(rows: Iterable[Augmentation], oracles: Mapping[str, Oracle] | None) -> dict[str, dict[str, int]]:
+    """Counts by method, of the methods that were verified: rows measured, and rejected by each verdict.
+
+    With oracles also the measured rows that are untrue ("false"), and those of them that were rejected; what an oracle
+    cannot read is not untrue.
+    """
+    found: dict[str, dict[str, int]] = {}
+    names = ("verified", *REJECTING, *(("false", "false_rejected") if oracles is not None else ()))
+    for row in rows:
+        is_rejected = row.verdict in REJECTING
+        if not is_rejected and (row.verdict != "kept" or all(math.isnan(getattr(row, name)) for name in VERDICTS)):
+            continue
+        counts = found.setdefault(row.method, dict.fromkeys(names, 0))
+        counts["verified"] += 1
+        if is_rejected:
+            counts[row.verdict] += 1
+        if oracles is not None and judge_text(oracles.get(row.corpus), row.text) == "false":
+            counts["false"] += 1
+            counts["false_rejected"] += is_rejected
+    return found
+
+
+def judge_text(oracle: Oracle | None, text: str) -> str:
     """Whether a text is "true", "false" or "unread"."""
     verdicts = {finding.verdict for finding in oracle.judge(text)} if oracle else set()
     if verdicts.difference(TRUE, (UNREAD,)):

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from evaluate.report import legend
 from evaluate.report.claims import percent, points, state_claim
+from evaluate.report.evidence import REJECTING
 from evaluate.report.figures import Losses, embed_losses, embed_panel, embedded_inches
 
 TEMPLATE = "page.html.j2"
@@ -38,6 +39,7 @@ def render_page(report: Mapping[str, Any], losses: Losses) -> str:
     return environment.get_template(TEMPLATE).render(
         report=report,
         trained=legend.TRAINED,
+        rejecting=REJECTING,
         claims={suite: state_claim(report, suite) for suite in suites},
         styles=styles,
         bounds=legend.upper_bounds(report),

@@ -5,12 +5,31 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from augment_service.augment import PARTS, AugmentTask, is_augmented, plan_augmentation, seal_augmentations
+from augment_service.augment import (
+    AUGMENTATIONS,
+    PARTS,
+    UNVERIFIED,
+    AugmentTask,
+    is_augmented,
+    plan_augmentation,
+    request_key,
+    seal_augmentations,
+)
 from augment_service.contexts import ALL, ContextSpec, parse_context
 from augment_service.distillation import TEACHER, check_distillable, is_distilled, plan_distillation, seal_distillation
+from augment_service.engines.protocol import check_scoring
 from augment_service.jobs import RowRange, ShardedJob
 from augment_service.methods import AugmentPlan
 from augment_service.provenance import note_origin
+from augment_service.verify import (
+    AUTO,
+    MEASURED,
+    VerifyPlan,
+    parse_verifiers,
+    plan_verification,
+    seal_verification,
+    verified_methods,
+)
 from cluster.pool import Unit
 from data.errors import InputError
 from data.seeds import fingerprint
@@ -28,7 +47,8 @@ _MOST_BYTES = 8 << 20  # of documents that are rendered and counted to see wheth
 class Augmentation:
     """The augmentation of one folder of documents into `out`: its jobs, none where it is finished.
 
-    `all_jobs` are those of a finished one, too; `parts` is the folder of their shards.
+    `all_jobs` are those of a finished one, too; `parts` is the folder of their shards. `verification` is what rejects
+    inferences afterwards; `measured` is the folder of the measurements.
     """
 
     documents: Path
@@ -37,6 +57,8 @@ class Augmentation:
     all_jobs: tuple[ShardedJob, ...]
     parts: Path
     context: ContextSpec = ALL
+    verification: VerifyPlan | None = None
+    measured: Path | None = None
 
     @property
     def units(self) -> list[Unit]:
@@ -45,7 +67,7 @@ class Augmentation:
 
 
 def check(model: Model, section: Augment) -> None:
-    """Raise InputError for unknown methods and contexts, and for rows that a teacher has no distributions of."""
+    """Raise InputError for unknown methods, contexts and verifiers, and for rows that a teacher cannot read."""
     templates = model.book.select(section.methods)
     is_global = any(template.is_global for template in templates)
     if section.context != AUTO_CONTEXT and _context(section) != ALL and not is_global:
@@ -56,6 +78,19 @@ def check(model: Model, section: Augment) -> None:
         )
     if isinstance(section, AugmentCommand) and section.teacher_top_k:
         check_distillable(model.book, section.methods)
+    parse_verifiers(section.verify, where="augment.verify")
+    verified_methods(model.book, section.methods, section.verify_methods)
+
+
+def _verification(setting: Setting, model: Model, section: Augment) -> VerifyPlan | None:
+    """What rejects inferences, if anything does. Raises InputError where that cannot be measured."""
+    thresholds = parse_verifiers(section.verify, where="augment.verify")
+    found = VerifyPlan(thresholds, verified_methods(model.book, section.methods, section.verify_methods))
+    if section.verify == AUTO and setting.engine.kind == "fake":
+        return None  # what a dry run writes means nothing
+    if found.asked:
+        check_scoring(setting.engine.endpoint_api)
+    return found if found.thresholds and found.methods else None
 
 
 def plan(
@@ -93,6 +128,8 @@ def plan(
         parts=parts,
         ranges=ranges,
     )
+    verification = _verification(setting, model, section)
+    measured = parts.with_name(MEASURED) if parts else out / MEASURED
     with waiting(setting.console, "reading documents and contexts"):
         context, jobs = _plan_with_context(setting, section, documents, plan_with)
     note_origin(out, documents, jobs, model.name)
@@ -100,9 +137,11 @@ def plan(
     if section.retry_refused:
         for job in jobs:
             job.retry()
-    elif is_augmented(out, jobs):
+    elif is_augmented(out, jobs, verification.key if verification else ""):
         jobs = []
-    return Augmentation(documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS, context)
+    return Augmentation(
+        documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS, context, verification, measured
+    )
 
 
 def _plan_with_context(
@@ -128,12 +167,48 @@ def _context(section: Augment) -> ContextSpec:
     return parse_context(section.context, where="augment.context", kinds=("all", "sample", "nearest", "bundle"))
 
 
-def finish(setting: Setting, planned: Augmentation) -> None:
-    """Seal what the units have written, and report refusals. Raises InputError if all prompts were refused."""
-    if planned.jobs:
+def finish(
+    setting: Setting, model: Model, plans: Sequence[Augmentation], section: Augment, engines: LazyEngines
+) -> None:
+    """Seal what the units have written, verify it, and report refusals. Raises InputError if all prompts were refused.
+
+    All verifications together are one stage of the engines.
+    """
+    measuring: list[tuple[Augmentation, VerifyPlan, list[ShardedJob]]] = []
+    for planned in (one for one in plans if one.jobs):
+        name = UNVERIFIED if planned.verification else AUGMENTATIONS
         with waiting(setting.console, "sealing the augmentations"):
-            refused = seal_augmentations(planned.documents, planned.out, planned.jobs)
+            refused = seal_augmentations(planned.documents, planned.out, planned.jobs, name)
         _report_refused(setting, refused, "prompts", planned.out)
+        if planned.verification:
+            jobs = _plan_verification(setting, model, planned, planned.verification, section)
+            measuring.append((planned, planned.verification, jobs))
+    do_units(setting, engines, [unit for *_, jobs in measuring for job in jobs for unit in job.units()], "verify")
+    for planned, verification, jobs in measuring:
+        key = request_key(planned.jobs, verification.key)
+        found = seal_verification(planned.documents, planned.out, model.book, verification, jobs, key=key)
+        shown = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.rejected.items())) or "none"
+        setting.say("verify", f"of {found.num_verified:,} inferences rejected: {shown}")
+        _report_refused(setting, found.num_refused, "measurements", planned.measured or planned.out)
+
+
+def _plan_verification(
+    setting: Setting, model: Model, planned: Augmentation, verification: VerifyPlan, section: Augment
+) -> list[ShardedJob]:
+    jobs = plan_verification(
+        planned.documents,
+        planned.out,
+        model.book,
+        verification,
+        model=fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype),
+        context=planned.context,
+        seed=setting.seed,
+        tokenizer=model.path if model.folder else "",
+        measured=planned.measured,
+    )
+    for job in jobs if section.retry_refused else ():
+        job.retry()
+    return jobs
 
 
 def distill(

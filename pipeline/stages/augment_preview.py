@@ -36,7 +36,7 @@ def keeping_raw(planned: Planned) -> Planned:
 def show(setting: Setting, planned: Planned, work: Work) -> None:
     """Print what was asked and written about the documents of a preview, which are all answered."""
     jobs, console = planned.all_jobs, setting.console
-    ledger = Ledger.open(index_shards(planned.parts))
+    ledger = Ledger.open(index_shards(planned.parts), Augmentation)
     raw = {row.prompt_id: row.text for row in _read_raw(planned.out / RAW)}
     shown: dict[str, list[tuple[AskedPrompt, str | None, Sequence[Augmentation]]]] = {}
     for job in jobs:
@@ -60,7 +60,7 @@ def _read_raw(folder: Path) -> Iterator[Generation]:
         yield from read_shard(shard, Generation)
 
 
-def _some_prompts(job: ShardedJob, ledger: Ledger) -> Iterator[tuple[Template, Prompt]]:
+def _some_prompts(job: ShardedJob, ledger: Ledger[Augmentation]) -> Iterator[tuple[Template, Prompt]]:
     """A prompt of each template from the middle of each document."""
     task = task_of(job)
 
