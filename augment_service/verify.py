@@ -211,7 +211,10 @@ class VerifyTask:
             filled = prompt_fields(row, template, self.documents)
             path = self.prompted.get((row.method, row.corpus))
             orders = _orders(path, self.documents, row.corpus) if path else ()
-            contexts = [template.shared_context(order) for order in orders] or [template.own_context(filled)]
+            contexts = [template.shared_context(order) for order in orders]
+            if not contexts:
+                own = template.family.in_context
+                contexts = [template.shared_context(texts) if own else template.own_context(filled)]
             prompts = [(context, template.prompt(filled)) for context in contexts]
         shared = self.shared.get(row.corpus) if template.is_global else None
         context = ContextReader(Path(shared)).text_for().text if shared else self.book.in_context(texts)
@@ -273,11 +276,12 @@ def plan_verification(
     def write(render: Any) -> dict[str, Path]:
         return write_contexts(documents, corpora, context, render, out / CONTEXTS, seed=seed)
 
-    has_global = any(one.is_global for one in templates.values())
+    # A context of related documents is not kept: those rows have the documents among their sources.
+    shared = [one for one in templates.values() if one.is_global and context.kind in ("all", "sample")]
     prompted = {
         (one.method, corpus): str(path)
-        for one in templates.values()
-        if one.is_global and "confidence" in plan.asked
+        for one in shared
+        if "confidence" in plan.asked
         for corpus, path in write(one.shared_context).items()
     }
     folder = measured or out / MEASURED
@@ -286,7 +290,7 @@ def plan_verification(
         templates=templates,
         frames={name: frame_of(one, book, tokenizer) for name, one in templates.items()},
         book=book,
-        shared={corpus: str(path) for corpus, path in write(book.in_context).items()} if has_global else {},
+        shared={corpus: str(path) for corpus, path in write(book.in_context).items()} if shared else {},
         prompted=prompted,
         documents=str(documents),
         model=model,

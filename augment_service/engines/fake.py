@@ -18,6 +18,7 @@ from data.seeds import derive_seed, stream
 COUNTS = (
     "prompt_tokens", "cached_tokens", "computed_tokens", "generated_tokens", "scored_tokens", "swaps", "cold_restarts"
 )  # fmt: skip
+_LINE_WORDS = 8
 Row = TypeVar("Row")
 Answer = TypeVar("Answer")
 
@@ -101,7 +102,11 @@ class FakeEngine:
         wanted = draw.randint(1, 2 * prompt.max_tokens)
         places = draw.choices(range(size), k=min(wanted, prompt.max_tokens))
         chosen = [before[place] if place < len(before) else words[place - len(before)] for place in places]
-        text, found, _ = " ".join(chosen).partition(prompt.stop) if prompt.stop else (" ".join(chosen), "", "")
+        # Where an answer may have several lines it has, so that all ways of reading one are exercised.
+        size_of_line = len(chosen) if prompt.stop == "\n" else _LINE_WORDS
+        lines = [" ".join(chosen[start : start + size_of_line]) for start in range(0, len(chosen), size_of_line)]
+        written = "\n".join(lines)
+        text, found, _ = written.partition(prompt.stop) if prompt.stop else (written, "", "")
         num_cached = self._count(prompt.context, len(before), len(words), "generated_tokens", len(chosen))
         reason = "stop" if found or wanted <= prompt.max_tokens else "length"
         return records.Generation(prompt.prompt_id, text, reason, len(chosen), size, num_cached)
