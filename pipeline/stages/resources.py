@@ -187,8 +187,8 @@ class LazyCluster(ExitStack):
                 has = f"the cluster has {session.cpus} CPUs and {session.gpus} GPUs"
                 lines.append(f"{found} {name} instead of {wanted}: {each} or more on one node, and {has}")
         if len(session.nodes) < self._most_nodes:
-            lost = f"{len(session.nodes)} nodes live of {self._most_nodes} that were there"
-            lines.append(f"{lost}: {placed.engines} engines, {placed.ranks} ranks")
+            lost = f"of {self._most_nodes} nodes that were there, {len(session.nodes)} live"
+            lines.append(f"{lost}; room for engines: {placed.engines}, for training ranks: {placed.ranks}")
         for line in lines if lines != self._said else ():
             setting.say("placement", line)
         self._said = lines

@@ -203,9 +203,10 @@ def _train_all(
             except LostPlacesError:
                 losses = losses + 1 if reached <= done else 1
                 done = max(done, reached)
-                if losses > MAX_RESTARTS or not setting.cluster.address:
+                if losses > MAX_RESTARTS:
                     raise
-        placement = cluster.after_loss(placement, group)
+        if setting.cluster.address:  # a session of our own has the room, but a busy machine takes its time
+            placement = cluster.after_loss(placement, group)
 
 
 def _train_on(

@@ -44,7 +44,7 @@ MAX_RESTARTS = 3
 GRACE_SECONDS = 20.0
 STALL_SECONDS = 1800.0
 _POLL_SECONDS = 0.5
-_ROOM_SECONDS = "15"  # in which Ray Train waits for room by itself: a rank that has died gives its own back
+_ROOM_SECONDS = "30"  # in which Ray Train waits for room by itself: a rank that has died gives its own back
 _LANES, _HEARTBEATS, TOKENS = "lanes", "heartbeats", "tokens"
 _PROGRESS, _ERROR = "progress-{}.json", "error-{}.json"
 
