@@ -5,7 +5,7 @@ derive the Arrow schema of a record from its annotations.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ class Generation:
     text: str
     finish_reason: str
     num_tokens: int
-    num_read: int = 0
-    num_cached: int = 0
+    num_read: int = field(default=0, compare=False)  # equal answers may have cost differently
+    num_cached: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Augmentation:
     span: tuple[int, ...] = ()
     prompt: str = ""
     form: str = "text"
-    tokens: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = field(default=(), compare=False)
     confidence: float = math.nan
     premises: float = math.nan
     grounded: float = math.nan

@@ -71,3 +71,21 @@ def test_a_suite_without_documents_can_be_audited(tmp_path: Path) -> None:
     found = audit_suite(Suite("mine", tmp_path / "questions"), None, {})
     assert (found["num_documents"], found["num_tests"], found["missing_requirements"]) == (0, 1, 1)
     assert found["methods"] == {} and found["examples"] == []
+
+
+def test_what_the_verification_rejected_is_counted_and_judged(tmp_path: Path) -> None:
+    true, false, unread = TEXTS
+    texts = [(true, "kept", 1.0), (false, "unsupported", 0.2), (true, "minority", float("nan")), (false, "kept", 0.9)]
+    texts += [(unread, "contradicted", 0.1), (true, "copied", float("nan")), (true, "kept", float("nan"))]
+    rows = [
+        replace(ROW, augmentation_id=str(at), corpus="reversals/w0", text=text, verdict=verdict, premises=value)
+        for at, (text, verdict, value) in enumerate(texts)
+    ]
+    write_folder(tmp_path / "augmentations", Augmentation, rows)
+    found = audit_suite(write_suite(tmp_path, "reversals/w0"), tmp_path / "augmentations", {})["verification"]
+    counts = {"verified": 5, "unsupported": 1, "contradicted": 1, "minority": 1}
+    assert found == {"local/reverse": {**counts, "false": 2, "false_rejected": 1}}
+    rows = [replace(row, corpus="papers") for row in rows]
+    write_folder(tmp_path / "papers" / "augmentations", Augmentation, rows)
+    suite = write_suite(tmp_path / "papers", "papers")
+    assert audit_suite(suite, tmp_path / "papers" / "augmentations", {})["verification"] == {"local/reverse": counts}

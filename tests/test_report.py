@@ -69,6 +69,17 @@ def make_audit() -> dict[str, Any]:
             "deduce": {"generated": 400, "kept": 300, "true": 250, "unread": 20, "distinct": 280},
             "foreign": {"generated": 9, "kept": 8, "distinct": 7},
         },
+        "verification": {
+            "deduce": {
+                "verified": 300,
+                "unsupported": 40,
+                "contradicted": 8,
+                "minority": 2,
+                "false": 60,
+                "false_rejected": 45,
+            },
+            "foreign": {"verified": 8, "unsupported": 1, "contradicted": 0, "minority": 0},
+        },
         "examples": [
             {"document": HOSTILE, "method": "deduce", "text": HOSTILE, "reasoning": HOSTILE, "judgement": "false"},
             {"document": "a", "method": "deduce", "text": "b", "reasoning": "", "judgement": "true"},
@@ -159,6 +170,22 @@ def test_a_resumed_study_reports_the_same(folder: Path, tmp_path: Path) -> None:
     assert once == again
     for name in ("accuracy.png", "accuracy.svg", "losses.png"):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_page_says_what_the_verification_rejected(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    (table,) = re.findall(r'aria-label="Verification">(.*?)</table>', page, re.DOTALL)
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)]
+    assert rows[0][2:] == [
+        "verified",
+        "unsupported",
+        "contradicted",
+        "minority",
+        "untrue of rejected",
+        "rejected of untrue",
+    ]
+    assert rows[1][1:] == ["deduce", "300", "40", "8", "2", percent(45 / 50), percent(45 / 60)]
+    assert rows[2][1:] == ["foreign", "8", "1", "0", "0", "–", "–"]
 
 
 def test_page_loads_nothing_and_escapes_everything(folder: Path) -> None:
