@@ -140,7 +140,10 @@ def test_what_is_answered_costs_nothing(folder: Path, tmp_path: Path, asked: lis
     exact = sum(again.methods[method].prompts for method in counted)
     assert exact <= len(asked) == len(set(asked)) <= again.total.prompts  # proposals may be fewer than assumed
     done = cost(jobs_of(folder, tmp_path / "out"), tmp_path / "out").total
-    assert (done.prompts, done.prompt_tokens, done.bytes) == (0, 0, 0) and done.answered
+    assert (done.prompts, done.prompt_tokens, done.bytes, done.assumed) == (0, 0, 0, False)
+    assert done.answered == len(
+        {one for job in jobs for table in job.tables() for one in table["prompt_id"].to_pylist()}
+    )
 
 
 def test_a_large_corpus_is_estimated_within_the_stated_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
