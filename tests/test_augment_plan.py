@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -550,14 +551,15 @@ def test_a_plan_is_what_the_run_then_takes(made: tuple[Path, Path], capsys: pyte
     plan = json.loads((out / "plan.json").read_text())
     assert "global/deduce" in capsys.readouterr().out
     assert augment(made) == 0
-    assert "tokens in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "tokens in" in shown
     rows = count_methods([*(out / AUGMENTATIONS).glob("*.arrow")])
     for method, one in rows.items():
         found = plan["methods"][method]
         assert (found["prompts"], found["prompt_tokens"]) == (one.prompts, one.read)
         assert one.written <= found["max_new_tokens"]
-    cached = sum(one.cached for one in rows.values())
-    assert plan["cached_tokens"] == pytest.approx(cached, rel=0.3)  # engines have a cache each
+    hit_rate = plan["cached_tokens"] / plan["prompt_tokens"]
+    assert abs(float(re.findall(r"cache (\d+)%", shown)[-1]) / 100 - hit_rate) < 0.15  # engines have a cache each
     size = sum(path.stat().st_size for path in (out / AUGMENTATIONS).glob("*.arrow"))
     assert 0.5 < plan["bytes"] / (2 * size) < 2
     assert {"prompts", "prompt_tokens", "cached_tokens", "max_new_tokens", "bytes"} <= set(plan)
