@@ -36,7 +36,7 @@ def measure_answers(parts: Path, templates: Sequence[Template], models: Collecti
                 own = table.filter(pc.equal(table["template"], template))
                 own = own.filter(pc.is_in(own["model"], value_set=pa.array(list(models))))
                 # one for each answer: its first row has them
-                written = pc.list_element(own.filter(pc.equal(pc.list_value_length(own["tokens"]), 3))["tokens"], 2)
+                written = pc.list_element(own.filter(pc.equal(pc.list_value_length(own["tokens"]), 2))["tokens"], 1)
                 found = counts.setdefault(names[template], [0, 0, 0])
                 found[0] += len(written)
                 found[1] += pc.sum(written).as_py() or 0

@@ -170,7 +170,7 @@ def parse_generation(
                 span=target.span,
                 prompt=training_prompt,
                 form=form,
-                tokens=() if place else (generation.num_read, generation.num_cached, generation.num_tokens),
+                tokens=() if place else (generation.num_read, generation.num_tokens),
             )
         )
     return tuple(rows)

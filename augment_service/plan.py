@@ -1,12 +1,13 @@
 """What an augmentation will cost, before anything is spent: prompts, tokens, disk, by method.
 
-Reads documents, contexts, the ledger and the tokenizer; starts no engine and writes nothing. A small corpus is counted
+Reads documents, contexts, the ledger and the tokenizer; starts no engine and writes nothing but the ledger's index,
+after which the jobs have to be planned anew. A small corpus is counted
 prompt by prompt; of a large one a sample of documents is, see `augment_service.estimates`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from augment_service.augment import Asked, AugmentTask
 from augment_service.engines.window import CacheShape
 from augment_service.estimates import Stratum, Values, draw_sample, estimate_totals
 from augment_service.jobs import RowRange, ShardedJob
-from augment_service.ledger import Ledger
+from augment_service.ledger import Ledger, index_shards
 from augment_service.measured import Measured, measure_answers
 from augment_service.methods import parse_generation
 from augment_service.prefix_cache import PrefixCache
@@ -176,11 +177,12 @@ def plan_cost(
     in_order = np.sort(places)
     chosen = _read_chosen(ranges, in_order)
     share = len(chosen) / len(sizes)
+    ledger = Ledger.open(index_shards(parts))  # with the jobs' own shards, which their tasks need not know
     tally, simulated = _Tally(len(chosen)), _Cache(cache, share)
     total, done = sum(len(_of_job(job, chosen)) for job in jobs), 0
     for job in jobs:
         mine = _of_job(job, chosen)
-        for _ in _count_job(job, mine, tally, simulated, warm=share < 1):
+        for _ in _count_job(job, mine, ledger, tally, simulated, warm=share < 1):
             done += 1
             on_document(done, total)
     measured = measure_answers(parts, [*tally.templates.values()], {job.task.model for job in jobs})  # type: ignore[attr-defined]
@@ -241,7 +243,7 @@ class _Cache:
 
 
 def _count_job(
-    job: ShardedJob, chosen: Sequence[_Chosen], tally: _Tally, cache: _Cache, *, warm: bool
+    job: ShardedJob, chosen: Sequence[_Chosen], ledger: Ledger, tally: _Tally, cache: _Cache, *, warm: bool
 ) -> Iterator[None]:
     """Count the chosen documents of a job; yields after each. With `warm`, what its prompts share is cached before."""
     task: Any = job.task
@@ -249,10 +251,10 @@ def _count_job(
     reader: Reader = WordReader(task.window)
     if task.tokenizer:
         reader = TextReader(load_once(Path(task.tokenizer)), window=task.window)
-    ledger, targets = Ledger.open(task.ledger, Augmentation), dict(zip(job.ranges, job.targets, strict=True))
+    targets = dict(zip(job.ranges, job.targets, strict=True))
     answered = {rows: answered_rows(targets[rows], rows.stop - rows.start) for rows in {one.rows for one in chosen}}
     if warm and chosen:
-        stages = task.stages(chosen[-1].document, lambda asked: assume_proposals(task, chosen[-1].document, asked))
+        stages = task.stages(chosen[-1].document, partial(assume_proposals, task, chosen[-1].document))
         rows = reader.prompts([prompt for _, asked in stages for prompt, _ in asked])
         known = [row for row in rows if isinstance(row, TokenRow)]
         cache.begin(max(map(len, known), default=0))
@@ -261,7 +263,7 @@ def _count_job(
     waiting: list[tuple[_Counts, Prompt, int]] = []
     for one in chosen:
         is_done = one.row in answered[one.rows]
-        for template, asked in task.stages(one.document, lambda asked: _propose(task, one, asked, ledger, tally)):  # noqa: B023  called at once
+        for template, asked in task.stages(one.document, partial(_propose, task, one, ledger, tally)):
             counts = tally.of(template, one.number)
             counts.documents += bool(asked)
             counts.cut += any(target.span for _, target in asked)
@@ -295,7 +297,7 @@ def _read(waiting: list[tuple[_Counts, Prompt, int]], reader: Reader, cache: _Ca
 
 
 def _propose(
-    task: AugmentTask, one: _Chosen, asked: Sequence[Asked], ledger: Ledger[Augmentation], tally: _Tally
+    task: AugmentTask, one: _Chosen, ledger: Ledger[Augmentation], tally: _Tally, asked: Sequence[Asked]
 ) -> Iterator[Augmentation]:
     """What the ledger has of the proposals; the most that there can be for the others."""
     missing = []

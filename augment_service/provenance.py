@@ -191,12 +191,11 @@ def _is_asked(row: Augmentation, document: Document, template: Template, text: s
 
 @dataclass(frozen=True)
 class MethodRows:
-    """What came of a method: prompts answered, rows by verdict, tokens read, of these cached, and written."""
+    """What came of a method: prompts answered, rows by verdict, tokens read and written, documents."""
 
     prompts: int
     verdicts: dict[str, int]
     read: int
-    cached: int
     written: int
     documents: int
     cut: int
@@ -209,17 +208,17 @@ def count_methods(shards: Sequence[Path]) -> dict[str, MethodRows]:
         table = read_table(shard)
         for method in pc.unique(table["method"]).to_pylist():
             own = table.filter(pc.equal(table["method"], method))
-            counts = found.setdefault(method, [0, {}, 0, 0, 0, 0, 0])
+            counts = found.setdefault(method, [0, {}, 0, 0, 0, 0])
             counts[0] += pc.sum(pc.equal(own["place"], 0)).as_py() or 0
             for entry in own["verdict"].value_counts().to_pylist():
                 counts[1][entry["values"]] = counts[1].get(entry["values"], 0) + entry["counts"]
             if "tokens" in own.column_names:
-                tokens = own.filter(pc.equal(pc.list_value_length(own["tokens"]), 3))["tokens"]
-                for number in range(3):
+                tokens = own.filter(pc.equal(pc.list_value_length(own["tokens"]), 2))["tokens"]
+                for number in range(2):
                     counts[2 + number] += pc.sum(pc.list_element(tokens, number)).as_py() or 0
             documents = pc.list_element(own["sources"], 0)
-            counts[5] += _num_runs(documents)
-            counts[6] += _num_runs(documents.filter(pc.greater(pc.list_value_length(own["span"]), 0)))
+            counts[4] += _num_runs(documents)
+            counts[5] += _num_runs(documents.filter(pc.greater(pc.list_value_length(own["span"]), 0)))
     return {method: MethodRows(*counts) for method, counts in found.items()}
 
 

@@ -107,16 +107,15 @@ class Prompt:
 class Generation:
     """What an engine wrote for one prompt. Producer: an engine. Consumer: `augment_service.methods` parsers.
 
-    `finish_reason` is "stop" or "length". `num_tokens` were written, `num_read` read, `num_cached` of these came from
-    the prefix cache.
+    `finish_reason` is "stop" or "length". `num_tokens` were written; `num_read` were read, which is no part of what was
+    written.
     """
 
     prompt_id: str
     text: str
     finish_reason: str
     num_tokens: int
-    num_read: int = field(default=0, compare=False)  # equal answers may have cost differently
-    num_cached: int = field(default=0, compare=False)
+    num_read: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +131,7 @@ class Augmentation:
     `context_id` are content hashes. `prompt_id` names what was asked: text, context, sampling, weights; `place` counts
     the inferences of one answer, and `augmentation_id` names the two. What is trained is the `text`; with the `form`
     "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned. The first
-    row of an answer has its `tokens`: read, of these from the prefix cache, and written.
+    row of an answer has its `tokens`: read, and written.
     """
 
     augmentation_id: str

@@ -86,7 +86,7 @@ def show_methods(
 ) -> None:
     """What was written by each method: prompts, rows, tokens, time of the last run; then the verdicts."""
     timed = work is not None and bool(work.by_job)
-    names = ("method", "prompts", "rows", "kept", "tokens in", "cached", "tokens out", *["seconds"] * timed)
+    names = ("method", "prompts", "rows", "kept", "tokens in", "tokens out", *["seconds"] * timed)
     seconds = _seconds_by_method(work, methods) if work else {}
     rows = []
     for method, one in methods.items():
@@ -95,7 +95,6 @@ def show_methods(
             sum(one.verdicts.values()),
             one.verdicts.get("kept", 0),
             one.read,
-            one.cached,
             one.written,
         ]
         shown = [f"{seconds[method]:,.1f}" if method in seconds else ""] if timed else []
@@ -110,7 +109,11 @@ def show_methods(
     if refused:
         _labelled(console, "refused", f"{refused:,} prompts have no answer")
     if work is not None and work.busy is not None:
-        _labelled(console, "engines", f"{work.engines}, busy for {min(work.busy, 1):.0%} of the time")
+        _labelled(
+            console,
+            "engines",
+            f"{work.engines}, busy for {min(work.busy, 1):.0%} of the time; cache {work.hit_rate:.0%}",
+        )
 
 
 def show_row(
@@ -146,7 +149,7 @@ def show_row(
     _labelled(console, "model", f"{model}, {sampling}")
     _labelled(console, "template", row.template)
     if row.tokens:
-        _labelled(console, "tokens", "{:,} read, {:,} of these from the cache, {:,} written".format(*row.tokens))
+        _labelled(console, "tokens", "{:,} read, {:,} written".format(*row.tokens))
     _labelled(console, "asked", f"prompt {row.prompt_id}, place {row.place} in its answer")
     for line in fate:
         _labelled(console, "trained", line)

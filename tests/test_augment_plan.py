@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,7 +141,10 @@ def test_what_is_answered_costs_nothing(folder: Path, tmp_path: Path, asked: lis
     exact = sum(again.methods[method].prompts for method in counted)
     assert exact <= len(asked) == len(set(asked)) <= again.total.prompts  # proposals may be fewer than assumed
     done = cost(jobs_of(folder, tmp_path / "out"), tmp_path / "out").total
-    assert (done.prompts, done.prompt_tokens, done.bytes) == (0, 0, 0) and done.answered
+    assert (done.prompts, done.prompt_tokens, done.bytes, done.assumed) == (0, 0, 0, False)
+    assert done.answered == len(
+        {one for job in jobs for table in job.tables() for one in table["prompt_id"].to_pylist()}
+    )
 
 
 def test_a_large_corpus_is_estimated_within_the_stated_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,14 +551,15 @@ def test_a_plan_is_what_the_run_then_takes(made: tuple[Path, Path], capsys: pyte
     plan = json.loads((out / "plan.json").read_text())
     assert "global/deduce" in capsys.readouterr().out
     assert augment(made) == 0
-    assert "tokens in" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "tokens in" in shown
     rows = count_methods([*(out / AUGMENTATIONS).glob("*.arrow")])
     for method, one in rows.items():
         found = plan["methods"][method]
         assert (found["prompts"], found["prompt_tokens"]) == (one.prompts, one.read)
         assert one.written <= found["max_new_tokens"]
-    cached = sum(one.cached for one in rows.values())
-    assert plan["cached_tokens"] == pytest.approx(cached, rel=0.3)  # engines have a cache each
+    hit_rate = plan["cached_tokens"] / plan["prompt_tokens"]
+    assert abs(float(re.findall(r"cache (\d+)%", shown)[-1]) / 100 - hit_rate) < 0.15  # engines have a cache each
     size = sum(path.stat().st_size for path in (out / AUGMENTATIONS).glob("*.arrow"))
     assert 0.5 < plan["bytes"] / (2 * size) < 2
     assert {"prompts", "prompt_tokens", "cached_tokens", "max_new_tokens", "bytes"} <= set(plan)

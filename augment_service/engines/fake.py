@@ -107,9 +107,9 @@ class FakeEngine:
         lines = [" ".join(chosen[start : start + size_of_line]) for start in range(0, len(chosen), size_of_line)]
         written = "\n".join(lines)
         text, found, _ = written.partition(prompt.stop) if prompt.stop else (written, "", "")
-        num_cached = self._count(prompt.context, len(before), len(words), "generated_tokens", len(chosen))
+        self._count(prompt.context, len(before), len(words), "generated_tokens", len(chosen))
         reason = "stop" if found or wanted <= prompt.max_tokens else "length"
-        return records.Generation(prompt.prompt_id, text, reason, len(chosen), size, num_cached)
+        return records.Generation(prompt.prompt_id, text, reason, len(chosen), size)
 
     def _judge(self, item: records.ScoreItem) -> records.Score | records.Refusal:
         own, alone_own = (item.before + text + item.after for text in (item.prompt, item.unconditional))
@@ -174,12 +174,10 @@ class FakeEngine:
         """Nats of each word of a continuation."""
         return -0.1 - 9.9 * derive_seed(self._seed, "fake", self._weights, digest, prompt, continuation) / 2**63
 
-    def _count(self, context: str, num_shared: int, num_own: int, name: str, num_answered: int) -> int:
-        """Add to the counts; returns how many tokens came from the cache."""
+    def _count(self, context: str, num_shared: int, num_own: int, name: str, num_answered: int) -> None:
         num_cached = num_shared if context is self._last or context == self._last else 0
         self._last = context
         self._counts["prompt_tokens"] += num_shared + num_own
         self._counts["cached_tokens"] += num_cached
         self._counts["computed_tokens"] += num_shared + num_own - num_cached + num_answered
         self._counts[name] += num_answered
-        return num_cached

@@ -67,7 +67,8 @@ class Setting:
 class Work:
     """What a stage's units took: `seconds` of wall time, those by job as they shared it, and what the engines did.
 
-    `engine_seconds` is the time in which engines worked, added up; 0 where no engine says so.
+    `engine_seconds` is the time in which engines worked, added up; 0 where no engine says so. Of the tokens read, the
+    share `hit_rate` came from the prefix cache.
     """
 
     seconds: float = 0.0
@@ -76,6 +77,7 @@ class Work:
     engines: int = 0
     computed_tokens: int = 0
     answer_tokens: int = 0
+    hit_rate: float = 0.0
 
     @property
     def busy(self) -> float | None:
@@ -317,7 +319,9 @@ def _run_units(
     worked, written = (
         sum(getattr(receipt, name) for _, receipt in receipts) for name in ("engine_seconds", "answer_tokens")
     )
-    return Work(done.seconds, _seconds_by_job(receipts), worked, len(pool.states()), done.tokens, written)
+    return Work(
+        done.seconds, _seconds_by_job(receipts), worked, len(pool.states()), done.tokens, written, done.hit_rate
+    )
 
 
 def _seconds_by_job(receipts: Sequence[tuple[float, ShardReceipt]]) -> dict[str, float]:

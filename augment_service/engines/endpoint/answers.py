@@ -52,8 +52,8 @@ def read_written(content: dict[str, Any], prompt_id: str) -> Generation:
         raise MalformedAnswerError("it has no text, or no reason for its end")
     if reason not in ("stop", "length"):
         raise RowError(f'the server ended the text: "{reason}"')
-    num_read, num_cached, num_written = usage_of(content)
-    return Generation(prompt_id, text, reason, num_written, num_read, num_cached)
+    num_read, _, num_written = usage_of(content)
+    return Generation(prompt_id, text, reason, num_written, num_read)
 
 
 def read_scored(content: dict[str, Any], text: str, boundary: int) -> ScoredText:

@@ -223,8 +223,8 @@ class VllmEngine:
         written = output.outputs[0]
         self._count("generated_tokens", len(written.token_ids))
         reason = written.finish_reason or "length"
-        num_read, num_cached = len(output.prompt_token_ids or ()), output.num_cached_tokens or 0
-        return records.Generation(prompt.prompt_id, written.text, reason, len(written.token_ids), num_read, num_cached)
+        num_read = len(output.prompt_token_ids or ())
+        return records.Generation(prompt.prompt_id, written.text, reason, len(written.token_ids), num_read)
 
     def _count(self, name: str, number: int) -> None:
         with self._lock:
