@@ -15,7 +15,7 @@ from data.seeds import fingerprint
 from data.store import write_json
 
 STAGES = tuple(
-    "imports,data,start ray,start engines,augment,distill,replay,score base model,train,score checkpoints,score".split(
+    "imports,data,start ray,start engines,augment,distill,questions,replay,score base model,train,score checkpoints,score".split(
         ","
     )
 )
