@@ -31,6 +31,7 @@ _TITLES = re.compile(r"(?<=[「『《〈])[^」』》〉]{2,20}(?=[」』》〉]
 _WITHIN = re.compile(r"[^\W\d_A-Z][ \u00a0]|, ")  # what precedes a word that does not begin a sentence
 _LETTERS = re.compile(r"[^\W\d_]")
 _BUCKETS = 1 << 22  # words with the same hash are counted together: a word may seem more frequent, never rarer
+_OPENING = "\"'“„«([*_- "  # may precede the first word of a sentence
 _LEAST_LETTERS = 3
 _FEW, _RARE_SHARE = 2, 0.02  # a word is rare in so few documents, or in that share of them
 _COMMON, _COMMON_SHARE = 3, 0.3  # a name is no answer in more documents than these
@@ -79,7 +80,11 @@ class Frequencies:
 
     def is_name(self, word: str) -> bool:
         """Whether the first word of a sentence is a name: it has its capital within sentences, too."""
-        return bool(self._counts[2, _bucket(word)]) and not self._counts[1, _bucket(word.lower())]
+        return bool(self._counts[2, _bucket(word)]) and not self.has_lower(word)
+
+    def has_lower(self, word: str) -> bool:
+        """Whether the word is in a document in lower case."""
+        return bool(self._counts[1, _bucket(word.lower())])
 
     def is_rare(self, word: str) -> bool:
         """Whether few documents have the word. In a small corpus that says little: see `tells_rare_words`."""
@@ -182,28 +187,32 @@ def _titles(sentence: str) -> Iterator[Span]:
 
 
 def _names(sentence: str, frequencies: Frequencies) -> Iterator[Span]:
-    """Runs of capitalised words that are no other words at the beginning of a sentence."""
+    """Runs of capitalised words; what begins the sentence may be another word."""
+    words = list(_WORDS.finditer(sentence))
     run: list[re.Match[str]] = []
-    for found in [*_WORDS.finditer(sentence), None]:
-        follows = found and (not run or sentence[run[-1].end() : found.start()] in {" ", "\u00a0"})
-        if (
-            found
-            and follows
-            and _is_name(found, sentence, frequencies, is_first=not sentence[: found.start()].strip("\"'“„«([*_- "))
-        ):
-            run.append(found)
-            continue
-        if run:
+    for at, found in enumerate(words):
+        is_next = bool(run) and sentence[run[-1].end() : found.start()] in {" ", "\u00a0"}
+        if run and not (is_next and _is_capitalised(found)):
             yield from _name(run, sentence, frequencies)
-        is_own = found and _is_name(found, sentence, frequencies, is_first=False) and bool(run)
-        run = [found] if found and is_own else []
+            run = []
+        begins = not sentence[: found.start()].strip(_OPENING)
+        if _is_capitalised(found) and (not begins or _begins_name(words[at : at + 2], sentence, frequencies)):
+            run.append(found)
+    if run:
+        yield from _name(run, sentence, frequencies)
 
 
-def _is_name(found: re.Match[str], sentence: str, frequencies: Frequencies, *, is_first: bool) -> bool:
-    word = found.group()
-    if not word[:1].isupper() or (len(word) < 2 and not is_first):
-        return False
-    return not is_first or frequencies.is_name(word)
+def _is_capitalised(found: re.Match[str]) -> bool:
+    return found.group()[:1].isupper() and len(found.group()) > 1
+
+
+def _begins_name(words: Sequence[re.Match[str]], sentence: str, frequencies: Frequencies) -> bool:
+    """Whether the first word of a sentence is a name: it is one elsewhere, or one follows and it is no word."""
+    first, *others = words
+    if frequencies.is_name(first.group()):
+        return True
+    follows = others and _is_capitalised(others[0]) and sentence[first.end() : others[0].start()] in {" ", "\u00a0"}
+    return bool(follows) and not frequencies.has_lower(first.group())
 
 
 def _name(run: Sequence[re.Match[str]], sentence: str, frequencies: Frequencies) -> Iterator[Span]:

@@ -48,10 +48,14 @@ def _answer(heading: str, sentence: str, spans: Sequence[Span], frequencies: Fre
     for wanted in ((DATE, NUMBER, NAME), (WORD,)):
         for span in reversed(spans):
             if span.kind in wanted and _fits(span, heading, sentence, frequencies):
-                names = heading or any(other.stop <= span.start for other in spans)
+                names = heading or any(_names_something(one, frequencies) for one in spans if one.stop <= span.start)
                 if names and not _says(f"{heading} {sentence[: span.start]}", span.text):
                     return span
     return None
+
+
+def _names_something(span: Span, frequencies: Frequencies) -> bool:
+    return span.kind != WORD or frequencies.tells_rare_words
 
 
 def _fits(span: Span, heading: str, sentence: str, frequencies: Frequencies) -> bool:

@@ -33,7 +33,7 @@ TRAINING_ONLY = "its facts are for training only"
 _MOST_WORDS = 6  # of an answer
 _NEARLY = 0.8  # of evidence and sentence are the same
 _LABELLED = re.compile(
-    r"^[^\w]*(q(?:uestion)?|a(?:nswer)?|e(?:vidence)?)\s*\d*[*_.)]*\s*[:：][*_]*\s*(.*)$", re.IGNORECASE
+    r"^[\W\d_]*(q(?:uestion)?|a(?:nswer)?|e(?:vidence)?)\s*\d*[*_.)]*\s*[:：][*_]*\s*(.*)$", re.IGNORECASE
 )
 
 
