@@ -129,7 +129,10 @@ class Questions(Section):
     most: int = Field(500, ge=1, description="facts that each writer is asked about, at most")
     per_document: int = Field(8, ge=1, description="facts of one document that are asked about, at most")
     margin: float = Field(
-        0.7, ge=0, allow_inf_nan=False, description="nats by which an answer leads with its source in context"
+        0.7,
+        ge=0,
+        allow_inf_nan=False,
+        description="nats by which an answer leads, to be right with its source in context, or known without",
     )
     shuffles: int = Field(2, ge=1, description="orders in which the options are listed without their question")
     temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="of what a model writes (0: greedy)")

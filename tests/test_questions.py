@@ -322,11 +322,11 @@ def test_options_are_near_in_prior_and_the_answer_has_no_place_of_its_own() -> N
 
 def test_a_question_is_kept_for_its_margins_alone() -> None:
     draft = a_draft()
-    for source, closed, alone in product((-1.0, 0.5, 2.0), (-1.0, 1.0), (-1.0, 0.5, 2.0)):
+    for source, closed, alone in product((-1.0, 0.5, 2.0), (-1.0, 0.5, 1.0), (-1.0, 0.5, 2.0)):
         judged = judge(draft, Margins("q", source, closed, alone), 0.7)
         reason = NOT_WITH_SOURCE if source < 0.7 else ALONE if alone > 0.7 else ""
         assert judged.reason == reason
-        assert reason or split_of(judged) == ("known" if closed > 0 else TEST)
+        assert reason or split_of(judged, 0.7) == ("known" if closed > 0.7 else TEST)
     assert judge(draft, None, 0.7).reason == REFUSED
 
 
@@ -383,7 +383,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> EngineWorker:
 def run(worker: EngineWorker, jobs: Sequence[ShardedJob | None]) -> int:
     units = [unit for job in jobs if job for unit in job.units()]
     for unit in units:
-        worker.run_unit(*unit.args)
+        args: Any = unit.args
+        worker.run_unit(*args)
     return len(units)
 
 
@@ -402,7 +403,7 @@ def write(
     checks = check_job(drafts, out, BOOK, plan, weights="w")
     num_units += run(worker, [checks])
     drafts = judge_drafts(drafts, checks, plan)
-    seal_questions(drafts, out)
+    seal_questions(drafts, out, plan.margin)
     return drafts, num_units
 
 
@@ -456,7 +457,7 @@ def test_what_the_model_knows_is_a_split_of_its_own(
     drafts, _ = write(worker, town, tmp_path)
     found = {draft.answer: draft for draft in drafts if draft.answer in Reader.known}
     assert len(found) == 2 and {draft.reason for draft in found.values()} == {ALONE}
-    assert not any(split_of(draft) == "known" for draft in drafts if not draft.reason)
+    assert not any(split_of(draft, 0.7) == "known" for draft in drafts if not draft.reason)
 
 
 def test_what_only_the_question_tells_is_known(
@@ -471,7 +472,7 @@ def test_what_only_the_question_tells_is_known(
 
     monkeypatch.setattr(CheckTask, "items", with_knowledge)
     drafts, _ = write(worker, town, tmp_path)
-    assert [draft.answer for draft in drafts if not draft.reason and split_of(draft) == "known"] == ["1889"]
+    assert [draft.answer for draft in drafts if not draft.reason and split_of(draft, 0.7) == "known"] == ["1889"]
     assert [one.split for one in read_folder(tmp_path / QUESTIONS, Question) if "1889" in one.options[one.answer]] == [
         "known"
     ]

@@ -106,7 +106,7 @@ def margin(score: Score, right: int) -> float:
 
 
 def judge(draft: Draft, margins: Margins | None, least: float) -> Draft:
-    """The draft with its margins, and the reason for which it is dropped; `known` if it is right without its source.
+    """The draft with its margins, and the reason for which it is dropped.
 
     With its source in context the answer has to lead by `least` nats; from the options alone it may not, in all orders.
     """
@@ -120,9 +120,13 @@ def judge(draft: Draft, margins: Margins | None, least: float) -> Draft:
     return draft
 
 
-def split_of(draft: Draft) -> str:
-    """The split of a question that is kept: `known` if the model is right without the source."""
-    return KNOWN if draft.closed_margin > 0 else draft.part
+def split_of(draft: Draft, least: float) -> str:
+    """The split of a question that is kept: `known` if the answer leads by `least` nats without the source, too.
+
+    A smaller lead is as likely luck: among the options one always leads. Were lucky guesses taken out, the base model
+    would be below chance on the rest, and any training would seem to help.
+    """
+    return KNOWN if draft.closed_margin > 0 and draft.closed_margin >= least else draft.part
 
 
 def without_duplicates(drafts: Sequence[Draft]) -> list[Draft]:

@@ -327,16 +327,16 @@ def judge_drafts(drafts: Sequence[Draft], job: ShardedJob | None, plan: Question
     return [draft if draft.reason else judge(draft, margins.get(draft.draft_id), plan.margin) for draft in drafts]
 
 
-def seal_questions(drafts: Sequence[Draft], out: Path) -> None:
-    """Write `questions/`, `dropped/` and the listing for people."""
+def seal_questions(drafts: Sequence[Draft], out: Path, least: float) -> None:
+    """Write `questions/`, `dropped/` and the listing for people; `least` as in `split_of`."""
     kept = [draft for draft in drafts if not draft.reason]
-    _rewrite(out / QUESTIONS, Question, [draft.question(split_of(draft)) for draft in kept])
+    _rewrite(out / QUESTIONS, Question, [draft.question(split_of(draft, least)) for draft in kept])
     _rewrite(out / DROPPED, Draft, [draft for draft in drafts if draft.reason])
-    write_text(out / LISTING, "".join(json.dumps(_listed(draft), ensure_ascii=False) + "\n" for draft in kept))
+    write_text(out / LISTING, "".join(json.dumps(_listed(draft, least), ensure_ascii=False) + "\n" for draft in kept))
 
 
-def _listed(draft: Draft) -> dict[str, object]:
-    question = draft.question(split_of(draft))
+def _listed(draft: Draft, least: float) -> dict[str, object]:
+    question = draft.question(split_of(draft, least))
     margins = {name: round(getattr(draft, name), 3) for name in ("source_margin", "closed_margin", "alone_margin")}
     return {
         "id": question.question_id,
@@ -366,10 +366,10 @@ def _rewrite(folder: Path, record: type, rows: Sequence[Any]) -> None:
 
 def _stored(out: Path, record: type, rows: Iterable[Any]) -> Path:
     """A sealed folder of rows, named by their content."""
-    rows = list(rows)
-    folder = out / WORK / f"{record.__name__.lower()}s-{fingerprint(VERSION, *rows)[:16]}"
+    ordered: list[Any] = sorted(rows, key=lambda row: str(row.corpus))
+    folder = out / WORK / f"{record.__name__.lower()}s-{fingerprint(VERSION, *ordered)[:16]}"
     if not is_sealed(folder):
-        write_folder(folder, record, sorted(rows, key=lambda row: row.corpus))
+        write_folder(folder, record, ordered)
     return folder
 
 

@@ -62,8 +62,8 @@ def write_questions(
     checks = work.check_job(drafts, out, model.book, plan, weights=weights)
     run([checks])
     drafts = work.judge_drafts(drafts, checks, plan)
-    work.seal_questions(drafts, out)
-    setting.console.print(table_of(drafts))
+    work.seal_questions(drafts, out, plan.margin)
+    setting.console.print(table_of(drafts, plan.margin))
     if refusals := work.refusals_of([*jobs, priors, checks]):
         setting.say("refused", f"{len(refusals):,} requests, the first: {refusals[0].what}")
     _conclude(setting, drafts, out, plan)
@@ -104,15 +104,16 @@ def _announce(
     setting.say("written", f"without a model: {', '.join(parts) or 'none'}")
     prompts = sum(rows.stop - rows.start for job in jobs for rows in job.ranges)
     asked = [f"{len(rows):,} {name}" for name, rows in written.passages.items() if rows]
-    setting.say("to write", f"{prompts:,} prompts{f' ({chr(44).join(asked)})' if asked else ''}")
+    listed = f" ({', '.join(asked)})" if asked else ""
+    setting.say("to write", f"{prompts:,} prompts{listed}")
     least = len(written.drafts)
     most = least + 3 * len(written.passages[QA]) + len(written.passages[REVERSAL])
     checks = 2 + plan.shuffles
     setting.say("to score", f"up to about {most:,} questions, {checks} requests each, and a prior for each option")
 
 
-def table_of(drafts: Sequence[Draft]) -> Table:
-    """Written, kept by split, and dropped by reason, for each writer."""
+def table_of(drafts: Sequence[Draft], least: float) -> Table:
+    """Written, kept by split, and dropped by reason, for each writer; `least` as in `split_of`."""
     writers = list(dict.fromkeys(draft.writer for draft in drafts))
     table = Table("", *writers, "all", title="questions", title_justify="left")
 
@@ -123,7 +124,7 @@ def table_of(drafts: Sequence[Draft]) -> Table:
     row("written", drafts)
     kept = [draft for draft in drafts if not draft.reason]
     for split in (TEST, DEV, KNOWN):
-        row(f"kept: {split}", [draft for draft in kept if split_of(draft) == split])
+        row(f"kept: {split}", [draft for draft in kept if split_of(draft, least) == split])
     for reason in dict.fromkeys(draft.reason for draft in drafts if draft.reason):
         row(f"dropped: {reason}", [draft for draft in drafts if draft.reason == reason])
     return table
@@ -134,14 +135,13 @@ def _conclude(setting: Setting, drafts: Sequence[Draft], out: Path, plan: Questi
     kept = [draft for draft in drafts if not draft.reason]
     checked = [draft for draft in drafts if not math.isnan(draft.source_margin)]
     if checked:
-        read, known = (
-            sum(getattr(draft, name) > 0 for draft in checked) for name in ("source_margin", "closed_margin")
-        )
-        shares = f"{read / len(checked):.0%}, without it {known / len(checked):.0%}; chance {1 / plan.options:.0%}"
+        read = sum(draft.source_margin > 0 for draft in checked)
+        closed = sum(draft.closed_margin > 0 for draft in checked)
+        shares = f"{read / len(checked):.0%}, without it {closed / len(checked):.0%}; chance {1 / plan.options:.0%}"
         setting.say("measured", f"of {len(checked):,} questions right with the source {shares}")
     if not kept:
         raise _nothing_kept(drafts, checked, out, plan)
-    splits = Counter(map(split_of, kept))
+    splits = Counter(split_of(draft, plan.margin) for draft in kept)
     if set(splits) == {KNOWN}:
         setting.say("known", "the model is right without the documents on all questions: there is nothing to learn")
     setting.say("questions", f"{len(kept):,} in {out / work.QUESTIONS}; to read them: {out / work.LISTING}")
