@@ -177,7 +177,9 @@ def plan_cost(
     in_order = np.sort(places)
     chosen = _read_chosen(ranges, in_order)
     share = len(chosen) / len(sizes)
-    ledger = Ledger.open(index_shards(parts))  # with the jobs' own shards, which their tasks need not know
+    ledger = Ledger.open(
+        index_shards(parts), Augmentation
+    )  # with the jobs' own shards, which their tasks need not know
     tally, simulated = _Tally(len(chosen)), _Cache(cache, share)
     total, done = sum(len(_of_job(job, chosen)) for job in jobs), 0
     for job in jobs:
@@ -243,7 +245,13 @@ class _Cache:
 
 
 def _count_job(
-    job: ShardedJob, chosen: Sequence[_Chosen], ledger: Ledger, tally: _Tally, cache: _Cache, *, warm: bool
+    job: ShardedJob,
+    chosen: Sequence[_Chosen],
+    ledger: Ledger[Augmentation],
+    tally: _Tally,
+    cache: _Cache,
+    *,
+    warm: bool,
 ) -> Iterator[None]:
     """Count the chosen documents of a job; yields after each. With `warm`, what its prompts share is cached before."""
     task: Any = job.task

@@ -23,7 +23,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 ENGLISH, ENGLISH_CHAT, NONSENSE = (TEMPLATES / f"{name}.toml" for name in ("english", "english-chat", "nonsense"))
 SENTENCE, DOCUMENT, DOCUMENTS, HEADING, LANGUAGE = "sentence", "document", "documents", "heading", "language"
 FIRST, SECOND, THIRD, STRATEGY, QUESTION = "first", "second", "third", "strategy", "question"
-ANSWER = "answer"
+ANSWER, SUBJECT, OPTIONS = "answer", "subject", "options"
 PROPOSE = "propose"  # the table of a family that asks what its other tables are then asked with
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _HEADING_LINE = re.compile(r"(?m)^(?!.*\{(?!heading\})\w+\}).*\{heading\}.*(?:\n|$)")
@@ -35,7 +35,8 @@ class Family:
     """What the templates of a family are asked about. `needs` are placeholders that must occur, `optional` may.
 
     `about` are those whose values belong to the target: entities of the document, or what the template `propose` of the
-    family has proposed. With `in_context`, documents precede the prompt as a context that prompts share.
+    family has proposed. With `in_context`, documents precede the prompt as a context that prompts share. What a family
+    that does not `augment` gives is for evaluation, and is never trained.
     """
 
     needs: tuple[str, ...]
@@ -44,6 +45,7 @@ class Family:
     in_context: bool = False
     proposes: bool = False
     parser: Parser = "text"
+    augments: bool = True
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -57,8 +59,9 @@ FAMILIES: Mapping[str, Family] = {
     "strategies": Family((DOCUMENT, STRATEGY), about=(STRATEGY,), proposes=True),
     "spa": Family((DOCUMENT,)),
     "focal": Family((DOCUMENT, QUESTION), about=(QUESTION,), proposes=True),
+    "questions": Family((), (DOCUMENT, SENTENCE, SUBJECT, HEADING, LANGUAGE), parser="statements", augments=False),
 }
-LOCAL, GLOBAL = "local", "global"
+LOCAL, GLOBAL, QUESTIONS = "local", "global", "questions"
 # Methods that need no model, and so no template; selected by family or name like the others.
 REVERSE_WORDS, REVERSE_ENTITIES, MASKED, CLOSURE = "reverse/words", "reverse/entities", "masked", "closure"
 MODEL_FREE = (REVERSE_WORDS, REVERSE_ENTITIES, MASKED, CLOSURE)
@@ -188,6 +191,25 @@ _CHAT_MASKED = Masked(
 )
 
 
+class Check(_Closed):
+    """What precedes the options of a question that is checked: a `neutral` text, or all of them without the question.
+
+    `question` is how a written question is asked.
+    """
+
+    neutral: str = Field("The answer is", min_length=1)
+    choose: str = "Which of these is right?\n{options}\nThe right one is:"
+    question: str = "Question: {question}\nAnswer:"
+
+    def listing(self, options: Sequence[str]) -> str:
+        """The options in this order, without the question."""
+        return _fill(self.choose, options="\n".join(options))
+
+    def asked(self, question: str) -> str:
+        """A written question as a prompt."""
+        return _fill(self.question, question=question)
+
+
 class _Book(_Closed):
     model_config = ConfigDict(populate_by_name=True)
 
@@ -203,6 +225,8 @@ class _Book(_Closed):
     spa: dict[str, _Texts] = {}
     focal: dict[str, _Texts] = {}
     masked: Masked | None = None
+    questions: dict[str, _Texts] = {}
+    check: Check = Check()
 
 
 class PromptBook(_Closed):
@@ -216,6 +240,7 @@ class PromptBook(_Closed):
     nothing: str
     templates: tuple[Template, ...]
     masked: Masked = _PLAIN_MASKED
+    check: Check = Check()
 
     def in_context(self, documents: Sequence[str]) -> str:
         """The documents as a context that questions can follow."""
@@ -226,7 +251,7 @@ class PromptBook(_Closed):
 
         The templates that propose something are left out: see `proposal`. Methods without a model have no template.
         """
-        offered = [template for template in self.templates if not template.is_proposal]
+        offered = [one for one in self.templates if not one.is_proposal and one.family.augments]
         known = {template.method for template in offered} | set(MODEL_FREE)
         families = {_family_of(name) for name in known}
         for method in methods:
@@ -245,6 +270,14 @@ class PromptBook(_Closed):
     def names(self, methods: Sequence[str]) -> list[str]:
         """The full names of methods named by family or in full, those without a model last. Raises InputError."""
         return [template.method for template in self.select(methods)] + select_model_free(methods)
+
+    def asking(self, placeholder: str) -> list[Template]:
+        """The templates by which questions are written about a {document}, or of a {sentence}."""
+        return [
+            one
+            for one in self.templates
+            if not one.family.augments and (SENTENCE if SENTENCE in one.placeholders else DOCUMENT) == placeholder
+        ]
 
     def proposal(self, template: Template) -> Template | None:
         """The template whose answers this one is asked with; None if there is none."""
@@ -297,7 +330,16 @@ def load_book(model_folder: Path | None, file: Path | None = None) -> PromptBook
     masked = book.masked or (_CHAT_MASKED if book.chat else _PLAIN_MASKED)
     _check_text(masked.text, (DOCUMENT,), (), f"{path}, table [masked], key text")
     icl = book.icl.context
-    return PromptBook(chat=book.chat, icl_context=icl, nothing=book.nothing, templates=tuple(templates), masked=masked)
+    _check_text(book.check.choose, (OPTIONS,), (), f"{path}, table [check], key choose")
+    _check_text(book.check.question, (QUESTION,), (), f"{path}, table [check], key question")
+    return PromptBook(
+        chat=book.chat,
+        icl_context=icl,
+        nothing=book.nothing,
+        templates=tuple(templates),
+        masked=masked,
+        check=book.check,
+    )
 
 
 def has_chat_template(model_folder: Path) -> bool:
@@ -315,6 +357,8 @@ def _check(template: Template, where: str) -> None:
     """Refuse placeholders that would be sent to the model literally, and texts that lack what they are about."""
     family = template.family
     needs = tuple(name for name in family.needs if not (template.is_proposal and name in family.about))
+    if not family.augments:
+        needs = (SENTENCE,) if SENTENCE in template.placeholders else (DOCUMENT,)
     allowed = (*needs, *family.optional)
     if family.in_context:
         _check_text(template.context, (DOCUMENTS,), (), f"{where}, key context")
@@ -355,7 +399,8 @@ def _explain(error: ValidationError, path: Path) -> InputError:
     if first["type"] == "extra_forbidden":
         known = ", ".join(_Texts.model_fields)
         families = ", ".join(FAMILIES)
-        hint = f"a prompt book has chat, nothing, [icl], and tables [FAMILY.NAME] with {known}; families: {families}"
+        tables = f"tables [FAMILY.NAME] with {known}; families: {families}"
+        hint = f"a prompt book has chat, nothing, [icl], [check], and {tables}"
         return InputError(f'unknown key "{key}"', where=where, hint=hint)
     if first["type"] == "missing":
         return InputError(f'"{key}" is missing', where=where, hint=f"add {key}")

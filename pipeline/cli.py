@@ -25,6 +25,7 @@ from pipeline.sections import (
     Engine,
     EvaluateStudy,
     EvaluateSuite,
+    Questions,
     Section,
     Train,
     TrainRun,
@@ -53,6 +54,7 @@ COMMANDS = {  # the function that runs each, and its help
     "data audit": ("pipeline.data_commands:audit", "leaks, soundness of questions, baselines without knowledge"),
     "data export": ("pipeline.data_commands:export", "Parquet or JSON lines, with a card that `load_dataset` reads"),
     "augment": ("pipeline.commands:augment", "let a model write down, in context, what follows from documents"),
+    "questions": ("pipeline.commands:questions", "write questions from documents, and check them by likelihood"),
     "train": ("pipeline.commands:train", "finetune a model on documents, and on augmentations where given"),
     "evaluate": ("pipeline.commands:evaluate", "score a suite of questions with a model and with checkpoints"),
     "merge": ("pipeline.commands:merge", "write a checkpoint's adapters and its base as one model folder"),
@@ -100,6 +102,7 @@ def build_parser() -> Parser:
     _add_studies(commands)
     _add_data(commands)
     _add_augment(commands)
+    _add_questions(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_merge(commands)
@@ -230,6 +233,15 @@ def _add_augment(commands: Commands) -> None:
     planned.add_argument("--measure", action="store_true", help=measure)
     preview = "ask about N random documents, show prompts, answers and rows, and end; nothing is sealed"
     planned.add_argument("--preview", type=int, metavar="N", help=preview)
+
+
+def _add_questions(commands: Commands) -> None:
+    parser = _command(commands, "questions")
+    parser.add_argument("--documents", type=Path, required=True, help=DOCUMENTS)
+    parser.add_argument("--model", required=True, help="the base model: a folder or a hub model")
+    parser.add_argument("--out", type=Path, required=True, help="gets questions/, facts/, dropped/, questions.jsonl")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts, the options and the sampling (default: 0)")
+    add_sections(parser, {"questions": Questions, "engine": Engine, "cluster": Cluster})
 
 
 def _add_train(commands: Commands) -> None:

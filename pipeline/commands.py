@@ -16,7 +16,7 @@ from data.seeds import fingerprint
 from pipeline.augment_request import read_request
 from pipeline.models import find_model, local_model, plan_model
 from pipeline.recipe import load_recipe, parse_section
-from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, TrainRun
+from pipeline.sections import AugmentCommand, Cluster, Engine, EvaluateSuite, Questions, TrainRun
 
 if TYPE_CHECKING:
     from train.texts.sources import TextSource
@@ -89,6 +89,27 @@ def augment(flags: Namespace) -> None:
             if section.teacher_top_k:
                 stage.distill(setting, model, planned, section, engines)
                 setting.say("teacher", str(root / TEACHER))
+
+
+def questions(flags: Namespace) -> None:
+    """`questions`: a suite of questions that are written from documents, into `OUT`, which `evaluate --suite` reads."""
+    section = parse_section(Questions, "questions", flags.overrides, command="questions")
+    engine, cluster = engine_and_cluster(flags, "questions")
+    check_scoring(engine.endpoint_api)
+    model = find_model(flags.model, engine, section.prompts, address=cluster.address)
+    from data.store import claim
+    from pipeline.stages import questions as stage
+    from pipeline.stages.data import find_documents
+    from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service
+    from pipeline.workspace import Workspace
+
+    setting = Setting(Workspace(flags.out), CONSOLE, engine, cluster, flags.seed)
+    check_service(engine, [model.path])
+    root = setting.space.root
+    with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
+        documents = find_documents(flags.documents, root / "import", setting.say)
+        claim(root, fingerprint("questions"))  # any inputs: what is there is looked up by what was asked
+        stage.write_questions(setting, model, documents, root, section, engines)
 
 
 def train(flags: Namespace) -> None:

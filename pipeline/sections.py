@@ -132,6 +132,37 @@ class AugmentCommand(Augment):
     )
 
 
+class Questions(Section):
+    """Questions that are written from documents, and checked by likelihood: without a judge."""
+
+    writers: tuple[Literal["cloze", "qa", "reversal"], ...] = Field(
+        ("cloze", "qa", "reversal"),
+        min_length=1,
+        description="cloze: the end of a sentence, without a model; qa: a model asks; reversal: from property to name",
+    )
+    options: int = Field(4, ge=2, le=16, description="options of each question")
+    test_share: float = Field(0.5, ge=0, le=1, description="share of the facts that is asked about in the test split")
+    dev_share: float = Field(0.1, ge=0, le=1, description="share of the facts that is asked about in the dev split")
+    most: int = Field(500, ge=1, description="facts that each writer is asked about, at most")
+    per_document: int = Field(8, ge=1, description="facts of one document that are asked about, at most")
+    margin: float = Field(
+        0.7,
+        ge=0,
+        allow_inf_nan=False,
+        description="nats by which an answer leads, to be right with its source in context, or known without",
+    )
+    shuffles: int = Field(2, ge=1, description="orders in which the options are listed without their question")
+    temperature: float = Field(0.7, ge=0, allow_inf_nan=False, description="of what a model writes (0: greedy)")
+    prompts: str = Field("", description="a prompt book (TOML file, english, english-chat) in place of the model's own")
+    retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if not 0 < self.test_share + self.dev_share <= 1:
+            raise ValueError("test_share and dev_share are parts of one whole: their sum is above 0, at most 1")
+        return self
+
+
 class Lora(Section):
     """Low-rank adapters in place of full weights; the checkpoint holds the adapters alone."""
 

@@ -15,8 +15,8 @@ from data.seeds import fingerprint
 from data.store import write_json
 
 STAGES = tuple(
-    "imports,data,index,start ray,start engines,augment,distill,replay,score base model,train,score checkpoints,"
-    "score".split(",")
+    "imports,data,index,start ray,start engines,augment,verify,distill,questions,replay,score base model,train,"
+    "score checkpoints,score".split(",")
 )
 
 
