@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any, ClassVar
 
+from augment_service.answers.verdicts import KEPT, Asked
 from augment_service.chat import Frame
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer
 from augment_service.methods import AugmentPlan, Target, build_prompts
-from augment_service.parsing import KEPT, Asked, parse_answer
+from augment_service.parsing import parse_answer
 from augment_service.questions.answers import Span, kind_of
 from augment_service.questions.cloze import reversal
 from augment_service.questions.drafts import QA, Draft, Passage

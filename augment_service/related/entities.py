@@ -59,7 +59,7 @@ _QUANTITY = (
 )
 _FOREIGN = r"[\u30a1-\u30fa\u30fc]{3,}"  # katakana: loan words and names
 _PLAIN = (  # the look-ahead passes over most characters at once
-    rf"(?=[{_U}0-9`\"“«„「『《€$£¥\u30a1-\u30fa])(?:(?P<quoted>{_QUOTED})|(?<![\w.,/-])(?P<quantity>{_QUANTITY})"
+    rf"(?=[{_U}0-9`\"“«„「『《€$£¥\u30a1-\u30fa])(?:(?P<quoted>{_QUOTED})|(?<!{_W})(?<![.,/-])(?P<quantity>{_QUANTITY})"
     rf"|(?<!{_W})(?P<name>{_CAPITALISED}(?: (?:(?:{_JOINING}) ){{0,2}}{_CAPITALISED})*(?: {_NUMBER})?)"
     rf"|(?P<foreign>{_FOREIGN}))"
 )
@@ -174,7 +174,7 @@ def _names(candidate: Candidate, case_of: CaseOf) -> Iterator[Entity]:
     words = [found.span() for found in _BETWEEN_SPACES.finditer(text)]
     if candidate.begins:
         lower, capital = case_of(fold(text[: words[0][1]]))
-        if capital * _FUNCTION_WORD <= lower:
+        if lower and capital * _FUNCTION_WORD <= lower:
             del words[0]
     while words and text[slice(*words[0])] in _JOINING_WORDS:
         del words[0]

@@ -1,7 +1,7 @@
 """Entities that a document links, alone or through another one: where a question about several documents can start.
 
-Reads an index. What is drawn depends on the document, its entities and the seed, not on its place: in
-a larger corpus most groups of a document stay.
+Reads an index. What is drawn depends on the document, its entities and the seed, not on its row: in a larger corpus
+most groups of a document stay.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from augment_service.related.entities import IDENTIFIER, NAME, QUANTITY, RARE, TERM
-from augment_service.related.words import Keys, fold
+from augment_service.related.words import Ints, Keys, is_mark, split_words, terms_of
 from data.corpora.words import mixed
 from data.seeds import derive_seed
 
@@ -28,7 +28,6 @@ _COMMON, _COMMON_SHARE = 16, 0.25  # an entity in more documents than either say
 _INSIDE = 2  # groups within the document, for each one that goes through another
 _RARE_FADES, _FADES = 2.0, 0.25  # powers of how much rarer the rarest of its kind is
 _WEIGHTS = {NAME: 4.0, TERM: 3.0, IDENTIFIER: 3.0, RARE: 1.0, QUANTITY: 1.0}
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +156,6 @@ def _holders(index: "Index", row: int, other: int, entities: Sequence[int]) -> t
 
 
 def _overlap(texts: Sequence[str]) -> bool:
-    """Whether one of the entities is a part of another."""
-    words = [{fold(word) for word in text.split()} for text in texts]
-    return any(one <= other or other <= one for one, other in combinations(words, 2)) or any(
-        one.lower() in other.lower() for one, other in [*combinations(texts, 2), *combinations(texts[::-1], 2)]
-    )
+    """Whether all words of an entity are words of another one."""
+    words = [{term for token in split_words(text) if not is_mark(token) for term in terms_of(token)} for text in texts]
+    return any(one <= other or other <= one for one, other in combinations(words, 2))

@@ -40,8 +40,8 @@ class GrowingArray:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        description = self._dtype.descr if self._dtype.names else self._dtype.str
-        header = repr({"descr": description, "fortran_order": False, "shape": (self._length,)}).encode()
+        described = self._dtype.descr if self._dtype.names else self._dtype.str
+        header = repr({"descr": described, "fortran_order": False, "shape": (self._length,)}).encode()
         size = _HEADER_BYTES - len(_MAGIC) - 2
         self._file.seek(0)
         self._file.write(_MAGIC + size.to_bytes(2, "little") + header.ljust(size - 1) + b"\n")
