@@ -40,7 +40,7 @@ from augment_service.tokens import check_context, token_counter
 from data.chunks import chunk_spans
 from data.errors import InputError
 from data.records import Augmentation, Context, Document, Generation, Prompt, Refusal
-from data.rendering import DOCUMENT, SENTENCE, PromptBook, Template
+from data.rendering import DOCUMENT, MODEL_FREE, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
 from data.store import list_shards, read_manifest, read_table
 
@@ -336,9 +336,10 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob]) -
     """Write `augmentations/` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of equal texts in a corpus the first stays kept, unless a document says it; the verdict of the others becomes
-    "repeated"; case, quotes and marks at the ends do not count, and after other prompts a text is another one. Texts
-    are compared by a 64-bit hash, so memory is some 40 bytes a row. Raises InputError if every prompt was refused, or
-    if next to nothing could be read.
+    "repeated"; case, quotes and marks at the ends do not count, and after other prompts a text is another one.
+    Rows of a family without a model are compared with each other alone, so that an arm that learns it has all of them.
+    Texts are compared by a 64-bit hash, so memory is some 40 bytes a row. Raises InputError if every prompt was
+    refused, or if next to nothing could be read.
     """
     refused = refuse_if_all(jobs, "prompt")
     keys = [_keys(batch) for shard in list_shards(documents) for batch in _batches(read_table(shard))]
@@ -391,6 +392,9 @@ def _keys(table: pa.Table) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if "prompt" in table.column_names:  # the answer to another question, the text after another one
         joined = pc.binary_join_element_wise(table["prompt"], texts, _NOT_TEXT)
         texts = pc.if_else(pc.equal(table["prompt"], ""), texts, joined)
+    if "method" in table.column_names:  # what a model wrote, too, is no repetition of what needs none
+        family = pc.binary_join_element_wise(pc.replace_substring_regex(table["method"], "/.*", ""), texts, _NOT_TEXT)
+        texts = pc.if_else(pc.is_in(table["method"], value_set=pa.array(MODEL_FREE)), family, texts)
     if "verdict" in table.column_names:
         own = pc.binary_join_element_wise(_NOT_TEXT, table["augmentation_id"], "")
         texts = pc.if_else(pc.equal(table["verdict"], KEPT), texts, own)
