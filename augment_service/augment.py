@@ -47,7 +47,7 @@ from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
 from data.errors import InputError
 from data.records import Augmentation, Context, Document, Generation, Prompt, Refusal
-from data.rendering import DOCUMENT, SENTENCE, PromptBook, Template
+from data.rendering import DOCUMENT, MODEL_FREE, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
 from data.store import content_of, list_shards, read_manifest, read_table, write_shard
 
@@ -425,8 +425,9 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob], n
     """Write the folder `name` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of rows in a corpus that say the same the first stays kept, unless a document says it; the verdict of the others
-    becomes "repeated", as `augment_service.repeats` finds it. Raises InputError if every prompt was refused, or if next
-    to nothing could be read.
+    becomes "repeated", as `augment_service.repeats` finds it. Rows of a family without a model are compared with each
+    other alone, so that an arm that learns it has all of them. Raises InputError if every prompt was refused, or if
+    next to nothing could be read.
     """
     refused = refuse_if_all(jobs, "prompt")
     with TemporaryDirectory(dir=out, prefix=".repeats-") as scratch:
@@ -435,13 +436,21 @@ def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob], n
             finder.find(batch.select(["corpus", "text"]))
         with rewrite_folder(out / name, Augmentation, key=request_key(jobs)) as writer:
             for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
-                seen = table.select(["corpus", "text", "verdict", "prompt"])
-                again = pa.array(finder.find(seen.rename_columns(["corpus", "text", "verdict", "question"])))
+                again = pa.array(finder.find(_compared(table)))
                 verdicts = pc.if_else(again, REPEATED, table["verdict"])
                 writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
                 writer.end_if_full()
     _refuse_unreadable(out / name)
     return refused
+
+
+def _compared(table: pa.Table) -> pa.Table:
+    """What rows are compared by. Rows of a family without a model have a corpus of their own, after each prompt."""
+    family = pc.replace_substring_regex(table["method"], "/.*", "")
+    own = pc.binary_join_element_wise(table["corpus"], family, table["prompt"], "\x1f")
+    is_free = pc.is_in(table["method"], value_set=pa.array(MODEL_FREE))
+    columns = [pc.if_else(is_free, own, table["corpus"]), table["text"], table["verdict"], table["prompt"]]
+    return pa.table(columns, names=["corpus", "text", "verdict", "question"])
 
 
 def request_key(jobs: Sequence[ShardedJob], verified: str = "") -> str:

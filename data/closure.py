@@ -5,6 +5,7 @@ shows how far a model can come at most, and is no method.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import islice
 from random import Random
@@ -49,26 +50,32 @@ class Closure:
 
 
 def unstated(oracle: Oracle) -> list[Statement]:
-    """All that follows, in every direction that no document states it in, ordered."""
+    """All that follows, in every direction that no document states it in, ordered.
+
+    What says less than something else that follows of the same two ("some" beside "all") is left out.
+    """
     derived = oracle.derived
     both = (one for known in derived for one in (known, _turned(known)) if one and one.canonical() in derived)
-    return sorted({one for one in both if one not in oracle.stated}, key=_names)
+    found = {one for one in both if one not in oracle.stated}
+    return sorted((one for one in found if one.form != "some" or replace(one, form="all") not in derived), key=_names)
 
 
 def spell(statement: Statement, logic: Logic, rng: Random, *, is_prose: bool) -> Iterator[str]:
     """The statement in the wordings of its set's documents, in an order of chance: those that state it and no more.
 
-    With `is_prose`, a wording begins with a capital and ends in a full stop.
+    Where a set has a plain wording, it comes first; with `is_prose`, it begins with a capital and ends in a full stop.
     """
     wordings = list(dict.fromkeys(_wordings(statement, is_prose)))
-    for text in rng.sample(wordings, len(wordings)):
+    has_plain = statement.form in PHRASINGS and not _is_person(statement)
+    first, others = wordings[:has_plain], wordings[has_plain:]
+    for text in [*first, *rng.sample(others, len(others))]:
         if [one for _, found in logic.read(text) for one in found or ()] == [statement]:
             yield text
 
 
 def _wordings(statement: Statement, is_prose: bool) -> Iterator[str]:
     form = statement.form
-    if form in ("is", "of") and not statement.relation:
+    if _is_person(statement):
         people = load_people()
         templates = people.train["p2d" if form == "is" else "d2p"]
         yield from (fill(template, statement.canonical()) for template in templates)
@@ -106,6 +113,11 @@ def _sources(statement: Statement, oracle: Oracle) -> list[list[str]]:
         turned = _turned(fact)
         found.append(sorted({*stated.get(fact, ()), *(stated.get(turned, ()) if turned else ())}))
     return [ids for ids in found if ids]
+
+
+def _is_person(statement: Statement) -> bool:
+    """Whether it equates a person and a description, as in the English reversal-curse set."""
+    return statement.form in ("is", "of") and not statement.relation
 
 
 def _names(statement: Statement) -> tuple[str, str, str, str]:

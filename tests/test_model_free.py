@@ -1,7 +1,7 @@
 """Methods without a model: their rows, their bounds, what they refuse, and that no engine starts for them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from augment_service.reversal import reverse_words
 from augment_service.tokens import token_counter
 from augment_service.worker import EngineWorker
 from data.audit import read_oracles
+from data.closure import Closure
 from data.errors import InputError
-from data.records import Augmentation, Document, Question
+from data.records import Augmentation, Document, Generation, Prompt, Question
 from data.rendering import ENGLISH_CHAT, MODEL_FREE, load_book
 from data.sets.oracle import STATED, TRUE
 from data.sets.registry import make_set, make_worlds
@@ -173,6 +174,32 @@ def test_test_questions_are_not_read(made: Path, tmp_path: Path) -> None:
     write_folder(tmp_path / "documents", Document, documents)
     second = run(tmp_path / "b", tmp_path / "documents", replace(PLAN, methods=("closure",)))
     assert sorted(row.text for row in first) == sorted(row.text for row in second)
+
+
+def test_what_a_model_wrote_takes_no_row_from_the_closure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So an arm that learns the closure has all of it, whatever other methods wrote; and the same for reversals."""
+
+    def write(self: object, prompts: list[Prompt], on_answer: Callable[[int, Generation], None]) -> None:
+        for at, prompt in enumerate(prompts):
+            on_answer(at, Generation(prompt.prompt_id, "glon are less shiny than femp", "stop", 3))
+
+    monkeypatch.setattr("augment_service.engines.fake.FakeEngine.generate", write)
+    write_folder(tmp_path / "documents", Document, [Document("d", "femp are more shiny than glon", "reversals/w0")])
+    rows = run(tmp_path / "out", tmp_path / "documents", replace(PLAN, methods=("local/reverse", "closure", "reverse")))
+    found = [(row.method, row.text, row.verdict) for row in rows if row.text == "glon are less shiny than femp"]
+    assert ("local/reverse", "glon are less shiny than femp", "kept") in found
+    assert ("closure", "glon are less shiny than femp", "kept") in found
+    assert [row.verdict for row in rows if row.method.startswith("reverse")] == ["kept", "repeated"]
+
+
+def test_the_closure_has_nothing_weaker_than_what_follows_and_the_plain_wording_first() -> None:
+    documents = [
+        Document("a", "all femp are glon", "syllogisms/w0"),
+        Document("b", "all glon are zusu", "syllogisms/w0"),
+    ]
+    closure = Closure(documents, "syllogisms/w0", 0)
+    texts = {text for one in "ab" for text, _ in closure.texts(one, statements=9, wordings=1)}
+    assert texts == {"all femp are zusu", "some glon are femp", "some zusu are glon", "some zusu are femp"}
 
 
 # ---- names, and work without an engine
