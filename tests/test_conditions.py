@@ -9,6 +9,7 @@ from data.errors import InputError
 from evaluate.conditions import BASE, Condition, condition_name, name_weights, study_condition
 
 ALL, SAMPLE, REQUIRED = ContextSpec("all"), ContextSpec("sample", 8), ContextSpec("required")
+NEAREST = ContextSpec("nearest", 4)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +45,12 @@ def test_names_say_which_weights_answered_with_which_context() -> None:
         "base", "base+all", "base+sample:8", "tuned", "tuned+all", "tuned+sample:8",
     ]  # fmt: skip
     assert condition_name("a/tuned", REQUIRED) == "a/tuned+required"
+    assert condition_name(BASE, NEAREST) == "base+nearest:4"
 
 
 def test_a_study_keeps_its_names() -> None:
-    contexts = (ContextSpec("none"), ALL, SAMPLE, REQUIRED)
+    contexts = (ContextSpec("none"), ALL, SAMPLE, REQUIRED, NEAREST)
     assert [study_condition(BASE, context).name for context in contexts] == [
-        "pretrained", "icl", "icl+sample:8", "icl+required",
+        "pretrained", "icl", "icl+sample:8", "icl+required", "icl+nearest:4",
     ]  # fmt: skip
     assert study_condition("augmented") == Condition("augmented", "augmented", ContextSpec("none"))

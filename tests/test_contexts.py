@@ -1,13 +1,26 @@
-"""Contexts: parsed, sampled by seed, stored once, refused where they cannot fit."""
+"""Contexts: parsed, sampled by seed, stored once, refused where they cannot fit; and of related documents."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from augment_service.contexts import ALL, NONE, ContextReader, ContextSpec, parse_context, write_contexts
+from augment_service.contexts import (
+    ALL,
+    NONE,
+    ContextReader,
+    ContextSpec,
+    fit_documents,
+    parse_context,
+    related_context,
+    write_contexts,
+)
+from augment_service.related.index import Index, open_index
 from data.errors import InputError
 from data.records import Context, Document
+from data.sentences import count_words, word_counter
 from data.store import read_shard, write_folder
 
 
@@ -22,17 +35,36 @@ def render(texts: Sequence[str]) -> str:
     return "|".join(texts)
 
 
-@pytest.mark.parametrize("spec", [NONE, ALL, ContextSpec("sample", 8), ContextSpec("required")])
+SPECS = [
+    NONE,
+    ALL,
+    ContextSpec("sample", 8),
+    ContextSpec("required"),
+    ContextSpec("nearest", 4),
+    ContextSpec("bundle", 3),
+]
+
+
+@pytest.mark.parametrize("spec", [NONE, ALL, ContextSpec("sample", 8), ContextSpec("required"), NEAREST, BUNDLE])
 def test_a_context_is_parsed_as_it_is_printed(spec: ContextSpec) -> None:
     assert parse_context(str(spec), where="here") == spec
 
 
-@pytest.mark.parametrize("text", ["", "sample", "sample:0", "sample:-1", "sample:x", "nearest:4", "ALL", "all "])
+@pytest.mark.parametrize(
+    "text",
+    ["", "sample", "sample:0", "sample:-1", "sample:x", "nearest", "nearest:0", "bundle:1", "ALL", "all ", "far:3"],
+)
 def test_any_other_context_is_refused(text: str) -> None:
     with pytest.raises(InputError) as raised:
         parse_context(text, where="--contexts")
     assert raised.value.where == "--contexts"
-    assert ("not available yet" in raised.value.what) == text.startswith("nearest")
+    assert "bundle:" in raised.value.hint
+
+
+def test_a_context_of_another_kind_is_refused_with_those_that_can_be_used() -> None:
+    with pytest.raises(InputError) as raised:
+        parse_context("bundle:3", where="--contexts", kinds=("none", "nearest"))
+    assert raised.value.hint == "choose among none, nearest:N (the N most related documents)"
 
 
 def test_all_documents_of_a_corpus_are_one_row(documents: Path, tmp_path: Path) -> None:
@@ -89,3 +121,85 @@ def test_a_corpus_without_documents_is_refused(documents: Path, tmp_path: Path) 
     with pytest.raises(InputError) as raised:
         write_contexts(documents, ["a", "c"], ALL, render, tmp_path / "out", seed=0)
     assert raised.value.where == str(documents)
+
+
+def test_the_nearest_documents_are_one_row_for_each_set_of_them(documents: Path, tmp_path: Path) -> None:
+    found = [("a3", "a1"), ("a1", "a3"), (), ("b5",)]
+    spec = ContextSpec("nearest", 2)
+    paths = write_contexts(documents, ["a", "b"], spec, render, tmp_path / "out", seed=0, requires=found)
+    assert [row.doc_ids for row in read_shard(paths["a"], Context)] == [("a1", "a3")]
+    assert ContextReader(paths["b"]).text_for(("b5",)).text == "text b 5"
+
+
+# ---- related documents
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Index:
+    texts = [
+        "slate quarry at Stonebeck",
+        "bread",
+        "Stonebeck slate. It was sold. Nobody knew.",
+        "slate of Stonebeck",
+        "Stonebeck",
+    ]
+    rows = [Document(f"d{at}", text, "c") for at, text in enumerate(texts)]
+    write_folder(tmp_path / "related" / "documents", Document, rows)
+    return open_index(tmp_path / "related" / "documents", tmp_path)
+
+
+def test_a_document_is_not_among_its_nearest_and_first_in_its_bundle(index: Index) -> None:
+    nearest = related_context(index, 3, ContextSpec("nearest", 2), render)
+    assert nearest.doc_ids == ("d0", "d2") and nearest.text == render(index.documents.texts([0, 2]))
+    bundle = related_context(index, 3, ContextSpec("bundle", 3), render)
+    assert bundle.doc_ids == ("d0", "d2", "d3")
+    assert related_context(index, 3, ContextSpec("bundle", 9), render).doc_ids == ("d0", "d2", "d3", "d4")
+    assert related_context(index, 1, NEAREST, render).doc_ids == ()
+
+
+def test_documents_are_in_the_order_of_the_corpus_or_of_a_seed(index: Index) -> None:
+    spec = ContextSpec("bundle", 4)
+    orders = {related_context(index, 3, spec, render, order=seed).doc_ids for seed in range(9)}
+    assert len(orders) > 2 and {tuple(sorted(ids)) for ids in orders} == {("d0", "d2", "d3", "d4")}
+    again = related_context(index, 3, spec, render, order=1)
+    assert again == related_context(index, 3, spec, render, order=1)
+    assert again.text == render(index.documents.texts([int(doc_id[1:]) for doc_id in again.doc_ids]))
+
+
+def test_the_least_related_documents_are_left_out_of_a_small_window(index: Index) -> None:
+    spec = ContextSpec("bundle", 4)
+    assert related_context(index, 3, spec, render, budget=8).doc_ids == ("d0", "d3")
+    assert related_context(index, 3, spec, render, budget=7).doc_ids == ("d3",)
+    assert related_context(index, 2, spec, render, budget=6).text == "Stonebeck slate. It was sold."
+    assert related_context(index, 2, spec, render, budget=1).text == "Stonebeck"
+
+
+WORDS = st.lists(st.sampled_from(["otter. ", "heavy ", "stoat! ", "river\n\n", "東京。"]), max_size=12).map("".join)
+
+
+@given(st.lists(WORDS, max_size=5), st.integers(-1, 30))
+def test_documents_fit_and_none_is_left_out_that_would(texts: list[str], budget: int) -> None:
+    fitting = fit_documents(texts, budget)
+    if not texts or budget < 1:
+        assert fitting == []
+        return
+    used = sum(word_counter(fitting)) + len(fitting) - 1
+    assert len(fitting) >= 1 and used <= budget
+    if fitting == texts[: len(fitting)]:
+        following = texts[len(fitting) : len(fitting) + 1]
+        assert all(used + 1 + count_words(text) > budget for text in following)
+    else:
+        (cut,) = fitting
+        assert texts[0].startswith(cut) and count_words(texts[0]) > budget
+
+
+def test_a_long_document_is_cut_at_a_sentence_and_not_counted_whole() -> None:
+    counted: list[int] = []
+
+    def count(texts: Sequence[str]) -> list[int]:
+        counted.extend(map(len, texts))
+        return word_counter(texts)
+
+    text = "The otter swims far. " * 100_000
+    assert fit_documents([text, "short"], 10, count) == ["The otter swims far. The otter swims far."]
+    assert max(counted) < 1000

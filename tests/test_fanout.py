@@ -15,9 +15,9 @@ from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer
 from augment_service.jobs import RowAnswer
 from cluster.pool import Unit
 from data.errors import InputError
-from data.records import Context, Document, Question, Refusal, Score, ScoreItem
+from data.records import Context, Document, Question, Refusal, Retrieval, Score, ScoreItem
 from data.rendering import load_book
-from data.store import read_shard, refusals_path, write_folder, write_shard
+from data.store import read_folder, read_shard, refusals_path, write_folder, write_shard
 from evaluate.conditions import study_condition
 from evaluate.fanout import (
     ROWS_PER_UNIT,
@@ -30,11 +30,14 @@ from evaluate.fanout import (
     plan_scores,
     suite_corpora,
 )
+from pipeline.data_section import SETS
+from tests.generated import make_set
 
 MODEL = "models/tiny"
 BOOK = load_book(Path(MODEL))
 TOO_LONG = "3000 tokens are needed, the model's window has 2048"
 NONE, ALL, REQUIRED = ContextSpec("none"), ContextSpec("all"), ContextSpec("required")
+NEAREST = ContextSpec("nearest", 2)
 PRETRAINED, ICL = study_condition("base"), study_condition("base", ALL)
 
 
@@ -142,6 +145,76 @@ def test_a_question_that_names_no_documents_is_refused_under_required(tmp_path: 
     assert not found.answers and found.refusals[0].item_id == question.question_id
 
 
+def write_towns(folder: Path, *, options: tuple[str, str] = ("slate", "bread")) -> Suite:
+    """Two corpora with the same names; questions about one of three towns."""
+    towns = ("Harrowgate", "Stonebeck", "Millford")
+    documents = [
+        Document(f"{corpus} {town}{at}", f"{town} sold {thing} in {corpus}.", corpus)
+        for corpus in ("w0", "w1")
+        for town in towns
+        for at, thing in enumerate(("slate", "wool", "oats"))
+    ]
+    questions = [
+        Question(f"{corpus} {town}", corpus, "test", "recall", f"What did {town} sell?", options, 0, town, ())
+        for corpus in ("w0", "w1")
+        for town in (*towns, "zzz")
+    ]
+    write_folder(folder / "documents", Document, documents)
+    write_folder(folder / "questions", Question, questions)
+    return Suite("towns", folder / "questions", folder / "documents")
+
+
+def test_a_question_is_asked_with_the_documents_nearest_to_its_prompt(tmp_path: Path) -> None:
+    job = ScoreJob(write_towns(tmp_path), "", study_condition("base", NEAREST), None, "weights")
+    units = plan_scores([job], tmp_path, BOOK, seed=0)
+    asked = {item.item_id: item.context for item in answer(units)}
+    assert set(asked) == {
+        f"{corpus} {town}" for corpus in ("w0", "w1") for town in ("Harrowgate", "Stonebeck", "Millford")
+    }
+    for name, context in asked.items():
+        corpus, town = name.split()
+        assert context.count(town) == context.count(corpus) == 2 and context.count("sold") == 2
+    scored = collect_outcomes([job], tmp_path, BOOK, seed=0)
+    assert {row.condition for row in scored.outcomes} == {"icl+nearest:2"}
+    assert {(refused.refusal.item_id, refused.refusal.kind) for refused in scored.refusals} == {
+        ("w0 zzz", "empty"), ("w1 zzz", "empty"),
+    }  # fmt: skip
+    assert plan_scores([job], tmp_path, BOOK, seed=0) == []
+    assert (tmp_path / "index").is_dir()  # beside the documents
+    more = replace(job, condition=study_condition("base", ContextSpec("nearest", 3)))
+    assert len(plan_scores([more], tmp_path, BOOK, seed=0)) == 2
+
+
+def test_options_do_not_choose_the_documents(tmp_path: Path) -> None:
+    contexts = set()
+    for name, options in (("a", ("slate", "bread")), ("b", ("oats", "wool"))):
+        suite = write_towns(tmp_path / name, options=options)
+        job = ScoreJob(suite, "w0", study_condition("base", NEAREST), None, "weights")
+        asked = answer(plan_scores([job], tmp_path / name, BOOK, seed=0))
+        contexts.add(tuple(sorted((item.item_id, item.context) for item in asked)))
+    assert len(contexts) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("reversals", 1.0), ("syllogisms", 0.7)],  # a second premise may share no word with the question
+)
+def test_the_nearest_documents_are_mostly_those_that_a_question_requires(
+    tmp_path: Path, name: str, least: float
+) -> None:
+    make_set(name, SETS[name].model_validate({"worlds": 2}), 0, tmp_path)
+    suite = open_suite(tmp_path, tmp_path / "out")
+    job = ScoreJob(suite, "", study_condition("base", ContextSpec("nearest", 4)), None, "weights")
+    answer(plan_scores([job], tmp_path / "out", BOOK, seed=0))
+    (shard,) = (tmp_path / "out" / "contexts").glob("*.found.arrow")
+    found = {row.question_id: set(row.doc_ids) for row in read_shard(shard, Retrieval)}
+    questions = list(read_folder(suite.questions, Question))
+    shares = [
+        len(found[one.question_id] & set(one.requires)) / min(4, len(one.requires)) for one in questions if one.requires
+    ]
+    assert len(shares) > 50 and sum(shares) / len(shares) >= least
+
+
 def test_samples_are_seeded_and_another_draw_is_another_subset(tmp_path: Path) -> None:
     suite = make_suite(tmp_path, {"w0": 2}, num_documents=64)
     condition = study_condition("base", ContextSpec("sample", 8))
@@ -238,6 +311,20 @@ def test_a_context_longer_than_the_window_is_left_out_and_a_sample_of_it_fits(tm
     assert "window" in found[ALL]
     assert not any(contexts_that_fit(suite, specs, MODEL, None, BOOK).values())  # nothing is known, all is tried
     assert contexts_that_fit(suite, [ALL], MODEL, 1, BOOK)[ALL]  # not even tokenised
+
+
+def test_nearest_documents_are_left_out_if_no_question_can_be_asked_with_them(tmp_path: Path) -> None:
+    suite = known_words(make_suite(tmp_path, {"w0": 1}))
+    specs = [ContextSpec("nearest", 1), ContextSpec("nearest", 100)]
+    assert suite.documents
+    rows = [Document(f"d{i}", f"bamp are also called femp {'also ' * i}.", "w0") for i in range(1, 160)]
+    write_folder(suite.documents, Document, rows)
+    found = contexts_that_fit(suite, specs, MODEL, 256, BOOK, out=tmp_path / "out")
+    assert [bool(reason) for reason in found.values()] == [False, True] and "window" in found[specs[1]]
+    assert not any(contexts_that_fit(suite, specs, MODEL, None, BOOK).values())
+    other = make_suite(tmp_path / "other", {"w1": 2})
+    with pytest.raises(InputError, match="w0"):
+        contexts_that_fit(replace(suite, documents=other.documents), specs, MODEL, None, BOOK)
 
 
 def test_required_documents_need_questions_that_name_some(tmp_path: Path) -> None:
