@@ -43,7 +43,7 @@ CONTROLS = ("pretrained", "icl")
 
 
 def measure(bench: Bench) -> None:
-    """Run the study and tabulate `accuracies`: by condition and set the mean over the splits that test inferences."""
+    """Run the study and tabulate `accuracies`: by condition and set, means over all splits but the trained one."""
     flags = bench.flags
     recipe, out = bench.folder / "methods.toml", bench.folder / "study"
     recipe.write_text(make_recipe(flags))
@@ -66,7 +66,7 @@ def measure(bench: Bench) -> None:
 
 
 def tabulate(report: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """By condition and set: the mean accuracy over the splits that test inferences."""
+    """By condition and set: the mean accuracy over all splits but the trained direction."""
     found: dict[str, dict[str, float]] = {}
     for suite, splits in report["suites"].items():
         tests = [cells for split, cells in splits.items() if split != TRAINED]

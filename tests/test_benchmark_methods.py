@@ -1,4 +1,4 @@
-"""The benchmark of methods: its recipe is one, and its table has the means of the splits that test inferences."""
+"""The benchmark of methods: its recipe is one, and its table has the means of all splits but the trained direction."""
 
 import argparse
 import tomllib
@@ -25,7 +25,7 @@ def test_the_recipe_has_an_arm_for_each_method_and_matches_tokens(smoke: bool) -
     assert set(recipe.data) <= set(SETS) and smoke == (len(recipe.data) == 1)
 
 
-def test_the_table_has_means_of_what_must_be_inferred() -> None:
+def test_the_table_leaves_out_the_trained_direction() -> None:
     splits = {split: {"masked": {"accuracy": value}} for split, value in (("trained", 1.0), ("a", 0.2), ("b", 0.4))}
     assert tabulate({"suites": {"reversals": splits}}) == {"masked": {"reversals": pytest.approx(0.3)}}
 
