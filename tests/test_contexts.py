@@ -35,14 +35,7 @@ def render(texts: Sequence[str]) -> str:
     return "|".join(texts)
 
 
-SPECS = [
-    NONE,
-    ALL,
-    ContextSpec("sample", 8),
-    ContextSpec("required"),
-    ContextSpec("nearest", 4),
-    ContextSpec("bundle", 3),
-]
+NEAREST, BUNDLE = ContextSpec("nearest", 4), ContextSpec("bundle", 3)
 
 
 @pytest.mark.parametrize("spec", [NONE, ALL, ContextSpec("sample", 8), ContextSpec("required"), NEAREST, BUNDLE])
