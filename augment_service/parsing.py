@@ -22,7 +22,7 @@ from augment_service.answers.documents import read_document
 from augment_service.answers.folding import fold
 from augment_service.answers.judging import Judge
 from augment_service.answers.lines import ENDS, QUOTES, Line, on_one_line, read_lines, without_thoughts
-from augment_service.answers.objects import begins_with_objects, values_of
+from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
 from augment_service.answers.phrases import is_refusal, names_answer, refers_to_text, says_nothing, speaks_of_answer
 from augment_service.answers.verdicts import (
@@ -48,6 +48,7 @@ _LEAST_WORDS_OF_TEXT = 4
 _MOST_COPIED = 0.5  # of the sentences of a text
 _LETTER = re.compile(r"[^\W\d_]")
 _COMMAS = re.compile(r"\s*(?:[,;](?=\s)|[、，；])\s*(?:(?:and|und|et|y|e)\s+)?|\s+(?:and|und|et)\s+")
+_COLON = re.compile(r":\s+|：")
 _MOST_WORDS_OF_HEADING = 3  # a longer bold line is a statement
 _MOST_WORDS_OF_KEY = 2  # a shorter string in JSON is no statement
 _LEAST_NAMES, _MOST_WORDS_BETWEEN = 3, 4  # names on one line, words between its commas
@@ -140,7 +141,7 @@ def _read_statements(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
 
 def _read_values(body: str) -> list[_Found] | None:
     """The values in JSON that have several words; None if there is no JSON."""
-    if not begins_with_objects(body):
+    if not has_objects(body):
         return None
     values = (_Found(on_one_line(value.text), value.is_whole) for value in values_of(body))
     return [value for value in values if count_words(value.text) > _MOST_WORDS_OF_KEY]
@@ -157,7 +158,7 @@ def _read_text(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
 
 
 def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
-    if begins_with_objects(body) and (values := list(values_of(body))):
+    if has_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
     if len(lines) == 1 and (names := _names_on(lines[0].text)):
@@ -248,7 +249,7 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
         return COPIED if judge.copied_share(one.text) > _MOST_COPIED else ""
     if not judge.is_statement(one.text) or (one.is_heading and count_words(one.text) <= _MOST_WORDS_OF_HEADING):
         return UNPARSED
-    return COPIED if judge.is_copy(folded) else ""
+    return COPIED if judge.is_copy(one.text) else ""
 
 
 def _flaw_of_pair(question: str, answer: str, asked: Asked, judge: Judge) -> str:
@@ -261,6 +262,6 @@ def _flaw_of_pair(question: str, answer: str, asked: Asked, judge: Judge) -> str
 
 def _is_name(one: _Found) -> bool:
     """Whether a line is short, or short before its colon. The item of a list may be a sentence."""
-    name, _, rest = one.text.replace("：", ":").partition(":")
     most = _MOST_WORDS_OF_ITEM if one.is_item else _MOST_WORDS_OF_NAME
-    return bool(_LETTER.search(name)) and count_words(name) <= most and (not rest or bool(_LETTER.search(rest)))
+    parts = _COLON.split(one.text, maxsplit=1)
+    return count_words(parts[0]) <= most and all(map(_LETTER.search, parts))

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from augment_service.answers.folding import compatible, fold
+from augment_service.answers.folding import bare_words, fold
 from augment_service.answers.verdicts import KEPT
 from data.corpora.arrays import Mask, string_array
 from data.corpora.duplicates import KeyTable, NearDuplicates
@@ -32,16 +32,6 @@ from data.corpora.words import Hashes, signatures
 
 SIMILARITY = 0.9
 LONG_WORDS = 100
-_LINKING = frozenset(
-    "the an that also thus therefore hence moreover furthermore additionally consequently accordingly indeed".split()
-)
-_MARKS = "\"'“”‘‚„«»‹›()[]{}`*_,:;!?…•·"
-_SENTENCE_ENDS = (".", "!", "?", ":")
-_ITEM = re.compile(r"^[ \t]*(?:[-*•–—+>]|#{1,6}|\(?\d{1,3}[.)])[ \t]+", re.M)
-_HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])|[—―]")
-_SIGNED = re.compile(r"[-.]{1,2}\d")
-_IDEOGRAPH = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff])|[、。「」『』《》〈〉【】〔〕・]|[,!?:;](?!\d)")
-_DASHES = str.maketrans({"’": "'", "−": "-", "–": "-", "‐": "-", "‑": "-"})
 _GUARDED = re.compile(
     r"(?<!\S)(?:\S*\d\S*|not|no|never|none|neither|nor|nobody|nothing|without|cannot|\w+n't|nicht|kein\w*|nie|ohne|pas|"
     r"jamais|sans|sin|nunca|senza|mai|не|нет|без|لا|ليس|لم|لن|[不没沒無无非未]|な い|ま せ ん)(?!\S)"
@@ -91,29 +81,6 @@ class RepeatFinder:
             self._num_seen += len(rows)
             is_new[rows[list(found)]] = False
         return ~is_new
-
-
-def bare_words(text: str) -> str:
-    """The words that distinguish a text, with single spaces, as rule 2 says; "" if it has none."""
-    if "\n" in text:
-        text = _ITEM.sub("", text)
-    if not text.isascii():
-        text = _IDEOGRAPH.sub(r" \1 ", compatible(text).translate(_DASHES))
-    if "-" in text or "—" in text:
-        text = _HYPHEN.sub(" ", text)
-    words = []
-    begins = True
-    for word in text.split():
-        bare = word.lstrip(_MARKS)
-        if bare[:1] in {"-", "."} and not _SIGNED.match(bare):
-            bare = bare.lstrip(_MARKS + "-.")
-        bare = bare.rstrip(_MARKS + "-.").lower()
-        # "Plan A" has a name, "A plan" an article.
-        is_article = bare == "a" and word[-1:] != "." and (begins or "A" not in word)
-        if bare and bare not in _LINKING and not is_article:
-            words.append(bare)
-        begins = word.endswith(_SENTENCE_ENDS)
-    return " ".join(words)
 
 
 def _guarded(bare: str) -> str:

@@ -109,7 +109,7 @@ def kept(text: str, parser: str = "statements", **changes: object) -> list[str]:
         f"{YOUNGER}\n{KEEPS}<|im_end|>",
         f"---\n{YOUNGER}\n\n***\n{KEEPS}\n---",
     ],
-)  # fmt: skip
+)
 def test_two_statements_in_any_dress(text: str) -> None:
     assert kept(text) == [YOUNGER, KEEPS]
 
@@ -128,6 +128,7 @@ def test_two_statements_in_any_dress(text: str) -> None:
         "“The bridge,” she said, “is old.”",
         "'Tis the otters' bridge.",
         "[The bridge] is younger.",
+        'The default value is: ["old", "young"]',
         "None of the bridges is new.",
         "No bridge is new.",
         "Nothing follows the road to the bridge.",
@@ -158,7 +159,11 @@ def test_initials_are_no_letters_of_a_list_and_ordinals_no_numbers_of_one() -> N
 @pytest.mark.parametrize(
     ("language", "text", "right"),
     [
-        ("zh", "1. 水獭比白鼬重。\n2、白鼬比水獭轻。\n（3）桥很旧吗？", ["水獭比白鼬重。", "白鼬比水獭轻。", "桥很旧吗？"]),
+        (
+            "zh",
+            "1. 水獭比白鼬重。\n2、白鼬比水獭轻。\n（3）桥很旧吗？",
+            ["水獭比白鼬重。", "白鼬比水獭轻。", "桥很旧吗？"],
+        ),
         ("ja", "・橋は古い。\n・灯台は赤い。", ["橋は古い。", "灯台は赤い。"]),
         ("ko", "1. 다리는 오래되었다.\n2. 등대는 빨갛다.", ["다리는 오래되었다.", "등대는 빨갛다."]),
         ("ar", "١. الجسر قديم جدا.\n- هل الجسر قديم؟", ["الجسر قديم جدا.", "هل الجسر قديم؟"]),
@@ -167,7 +172,7 @@ def test_initials_are_no_letters_of_a_list_and_ordinals_no_numbers_of_one() -> N
         ("fr", "« Le pont est vieux. »\nLe pont est-il vieux ?", ["Le pont est vieux.", "Le pont est-il vieux ?"]),
         ("th", "1. สะพานนี้เก่ามากแล้ว", ["สะพานนี้เก่ามากแล้ว"]),
     ],
-)  # fmt: skip
+)
 def test_statements_of_other_languages(language: str, text: str, right: list[str]) -> None:
     assert kept(text, language=language, source="x", examples=()) == right
 
@@ -175,13 +180,26 @@ def test_statements_of_other_languages(language: str, text: str, right: list[str
 @pytest.mark.parametrize(
     "text",
     [
-        "Nothing follows", "nothing follows.", '"Nothing follows."', "- Nothing follows.", "1. NOTHING FOLLOWS!", "None.",
-        "**None**", "N/A", "[]", "No inference can be drawn.", "No new statements follow from the document.",
-        "There is nothing that follows from the document.", "There are no further inferences.",
-        "Nothing can be inferred from this.", "Nothing follows, since it only states two facts.",
-        "Answer: Nothing follows.", "Nothing follows from the text. It states facts.", "There is nothing to infer.",
+        "Nothing follows",
+        "nothing follows.",
+        '"Nothing follows."',
+        "- Nothing follows.",
+        "1. NOTHING FOLLOWS!",
+        "None.",
+        "**None**",
+        "N/A",
+        "[]",
+        "No inference can be drawn.",
+        "No new statements follow from the document.",
+        "There is nothing that follows from the document.",
+        "There are no further inferences.",
+        "Nothing can be inferred from this.",
+        "Nothing follows, since it only states two facts.",
+        "Answer: Nothing follows.",
+        "Nothing follows from the text. It states facts.",
+        "There is nothing to infer.",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("parser", ["statement", "statements"])
 def test_nothing_follows_however_it_is_said(parser: str, text: str) -> None:
     assert [row[0] for row in parsed(text, parser)] == [NOTHING]
@@ -196,14 +214,29 @@ def test_nothing_follows_by_the_phrase_of_the_book() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "I'm sorry, but I can't help with that.", "I’m sorry, I cannot answer.", "Sorry, but there is no text.",
-        "As an AI language model, I cannot draw conclusions.", "I cannot provide inferences about persons.",
-        "Unfortunately, I can't determine that.", "Could you please provide the document?",
-        "It seems you haven't provided a text.", "Sure! Here it is:", "Inferences:", "**Key Facts**", "# Key facts", "1.",
-        "Bridges", "- Bridges", "The bridges are:", "| a | b |", "This is an example of a syllogism.", "42",
-        "The original sentence is repeated here.", "I have turned the fact around.",
+        "I'm sorry, but I can't help with that.",
+        "I’m sorry, I cannot answer.",
+        "Sorry, but there is no text.",
+        "As an AI language model, I cannot draw conclusions.",
+        "I cannot provide inferences about persons.",
+        "Unfortunately, I can't determine that.",
+        "Could you please provide the document?",
+        "It seems you haven't provided a text.",
+        "Sure! Here it is:",
+        "Inferences:",
+        "**Key Facts**",
+        "# Key facts",
+        "1.",
+        "Bridges",
+        "- Bridges",
+        "The bridges are:",
+        "| a | b |",
+        "This is an example of a syllogism.",
+        "42",
+        "The original sentence is repeated here.",
+        "I have turned the fact around.",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("parser", ["statement", "statements"])
 def test_what_is_no_statement(parser: str, text: str) -> None:
     assert [row[0] for row in parsed(text, parser)] == [UNPARSED]
@@ -216,20 +249,20 @@ def test_nothing_written_is_empty(parser: str, text: str) -> None:
 
 
 def test_copies_of_the_source() -> None:
-    first, second = "the Halden bridge is older than the Sorrel bridge", "Ines Corra keeps the light of Marle Harbour!"
-    for text in (first, second, SOURCE, f"{second[:-1]}. {first}.", "Ines Corra keeps the light"):
-        assert parsed(text) == [(COPIED, text)]
+    first, second = "The Halden bridge is older than the Sorrel bridge", "Ines Corra keeps the light of Marle Harbour!"
+    same = (first.lower(), second, SOURCE, f"{second} {first}.", "Ines Corra keeps the light", f"Thus, {first}.")
+    for text in (*same, "A Halden bridge is older than a Sorrel bridge"):
+        assert parsed(text) == parsed(text, "statement") == [(COPIED, text)]
     for text in ("The Halden bridge is old.", "Ines Corra keeps the lights", f"{first}. It is long."):
-        assert parsed(text) == [(KEPT, text)]
+        assert parsed(text) == parsed(text, "statement") == [(KEPT, text)]
 
 
-def test_a_part_of_a_sentence_is_no_copy_where_one_sentence_was_asked_about() -> None:
-    sentence = "people say that glapo is the keeper of volp"
-    assert parsed("glapo is the keeper of volp", "statement", source=sentence) == [
-        (KEPT, "glapo is the keeper of volp")
-    ]
-    assert parsed("glapo is the keeper of volp", "statements", source=sentence)[0][0] == COPIED
-    assert parsed("People say that glapo is the keeper of volp.", "statement", source=sentence)[0][0] == COPIED
+def test_without_a_language_only_a_whole_sentence_is_a_copy() -> None:
+    sentence, part = "people say that glapo is the keeper of volp", "glapo is the keeper of volp"
+    known = {"source": sentence, "language": ""}
+    assert parsed(part, "statement", **known) == [(KEPT, part)]
+    assert parsed(part, "statements", **known) == [(COPIED, part)]
+    assert parsed(f"{sentence.title()}.", "statement", **known)[0][0] == COPIED
 
 
 def test_equal_statements_of_one_answer_repeat() -> None:
@@ -239,10 +272,14 @@ def test_equal_statements_of_one_answer_repeat() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "The stoat is lighter than the otter.", "The otter weighs more than the stoat.", "Ines is the mayor of Lower Wick.",
-        "Ada Pell keeps the light.", "The mayor is Ada Pell.", "Both the otter and the stoat are good examples.",
+        "The stoat is lighter than the otter.",
+        "The otter weighs more than the stoat.",
+        "Ines is the mayor of Lower Wick.",
+        "Ada Pell keeps the light.",
+        "The mayor is Ada Pell.",
+        "Both the otter and the stoat are good examples.",
     ],
-)  # fmt: skip
+)
 def test_statements_from_the_example(text: str) -> None:
     assert parsed(text) == [(EXAMPLE, text)]
     assert parsed(text, examples=()) == [(KEPT, text)]
@@ -347,20 +384,25 @@ WHO = [(K, "Who keeps the light?", "Ines Corra"), (K, "Which bridge is older?", 
         "Q: Who keeps the light?\nA: Ines Corra\n\nQ: Which bridge is older?\nA: Halden",
         "Q1: Who keeps the light?\nA1: Ines Corra\nQ2: Which bridge is older?\nA2: Halden",
         "1. Q: Who keeps the light?\n   A: Ines Corra\n2. Q: Which bridge is older?\n   A: Halden",
-        "**Question 1:** Who keeps the light?\n**Answer:** Ines Corra\n**Question 2:** Which bridge is older?\n**Answer:** Halden",
+        "**Question 1:** Who keeps the light?\n**Answer:** Ines Corra\n"
+        "**Question 2:** Which bridge is older?\n**Answer:** Halden",
         "Question:\nWho keeps the light?\nAnswer:\nInes Corra\n\nQuestion:\nWhich bridge is older?\nAnswer:\nHalden",
         "1. **Who keeps the light?**\n   Ines Corra\n2. **Which bridge is older?**\n   Halden",
         "1. Who keeps the light? - Ines Corra\n2. Which bridge is older? (Halden)",
         "- Who keeps the light? Answer: Ines Corra\n- Which bridge is older? **Answer:** Halden",
         "Who keeps the light?\nInes Corra\n\nWhich bridge is older?\nHalden",
-        "Here are two questions:\n\nQ: Who keeps the light?\nA: Ines Corra\nQ: Which bridge is older?\nA: Halden\n\nI hope this helps!",
+        "Here are two questions:\n\nQ: Who keeps the light?\nA: Ines Corra\n"
+        "Q: Which bridge is older?\nA: Halden\n\nI hope this helps!",
         "Questions:\n1. Who keeps the light?\n2. Which bridge is older?\n\nAnswers:\n1. Ines Corra\n2. Halden",
-        '[{"question": "Who keeps the light?", "answer": "Ines Corra"}, {"question": "Which bridge is older?", "answer": "Halden"}]',
-        '```json\n{"q": "Who keeps the light?", "a": "Ines Corra"}\n{"q": "Which bridge is older?", "a": "Halden"}\n```',
-        "1. Who keeps the light?\nA) Ada\nB) Ines Corra\nAnswer: B\n2. Which bridge is older?\nA) Halden\nB) Sorrel\nAnswer: A) Halden",
-        "Q: Who keeps the light?\nA: Ines Corra Q: Which bridge is older?\nA: Halden".replace("Corra Q", "Corra\nQ"),
+        '[{"question": "Who keeps the light?", "answer": "Ines Corra"}, '
+        '{"question": "Which bridge is older?", "answer": "Halden"}]',
+        '```json\n{"q": "Who keeps the light?", "a": "Ines Corra"}\n'
+        '{"q": "Which bridge is older?", "a": "Halden"}\n```',
+        "1. Who keeps the light?\nA) Ada\nB) Ines Corra\nAnswer: B\n"
+        "2. Which bridge is older?\nA) Halden\nB) Sorrel\nAnswer: A) Halden",
+        "Question 1 - Who keeps the light?\nAnswer - Ines Corra\nQuestion 2 - Which bridge is older?\nAnswer - Halden",
     ],
-)  # fmt: skip
+)
 def test_two_questions_in_any_dress(text: str) -> None:
     assert parsed(text, "questions") == WHO
 
@@ -461,14 +503,20 @@ def test_documents_that_are_rejected() -> None:
         ("- Bridge\n- Light house", ["Bridge", "Light house"]),
         ("Key concepts:\nbridge\nlight", ["bridge", "light"]),
         ("Key concepts: bridge, light house and keeper.", ["bridge", "light house", "keeper"]),
-        ("1. **Spacing**: ask again after a day.\n2. Cards - write cards", ["Spacing: ask again after a day.", "Cards - write cards"]),
-        ("1. **Chunking**\n   Cut the text.\n2. **Maps:**\n   - draw\n   - show", ["Chunking: Cut the text.", "Maps: draw; show"]),
+        (
+            "1. **Spacing**: ask again after a day.\n2. Cards - write cards",
+            ["Spacing: ask again after a day.", "Cards - write cards"],
+        ),
+        (
+            "1. **Chunking**\n   Cut the text.\n2. **Maps:**\n   - draw\n   - show",
+            ["Chunking: Cut the text.", "Maps: draw; show"],
+        ),
         ("**Chunking**\nCut the text.\n\n**Maps**\nDraw it.", ["Chunking: Cut the text.", "Maps: Draw it."]),
         ("Here are two strategies:\n\n1. Read it.\n2. Tell it.\n\nThese strategies help.", ["Read it.", "Tell it."]),
         ('["bridge", "light"]', ["bridge", "light"]),
         ("桥、灯塔、港口", ["桥", "灯塔", "港口"]),
     ],
-)  # fmt: skip
+)
 def test_names_with_what_follows_their_colon(text: str, names: list[str]) -> None:
     assert kept(text, "names") == names
 
@@ -487,15 +535,15 @@ ANSWERS = [json.loads(line) for line in (Path(__file__).parent / "answers" / "sm
 
 # ---- what holds for any answer
 
-PIECES = st.sampled_from(
-    [
-        "1. ", "2) ", "- ", "* ", "**", "__", "`", "```", "```json", "\n", "\n\n", "  ", "\t", '"', "“", "”", "'", "«", "»", "[",
-        "]", "{", "}", ":", ", ", "<think>", "</think>", "Q: ", "A: ", "Answer: ", "Question 1: ", "Sure! ", "Here is the list:",
-        "A. ", "b. ", "(c) ", "# ", "> ", "|", "---", "\\", '\\"', "Nothing follows", "None", "Who keeps it?", "The bridge is old.",
-        "Ines", "1902", "3. Mai", "桥很旧。", "•", "<li>", "<|im_end|>", "Let me know", "I'm sorry", "、", ".", "?", "…", "\u2028",
-        "\ud800", "İ", "ß", "\x00",
-    ]
-)  # fmt: skip
+MARKS = (
+    "1. ¦2) ¦- ¦* ¦**¦__¦`¦```¦```json¦\n¦\n\n¦  ¦\t¦'¦“¦”¦«¦»¦[¦]¦{¦}¦:¦, ¦A. ¦b. ¦(c) ¦# ¦> ¦|¦---¦\\¦"
+    '"¦\\"¦•¦、¦.¦?¦…'
+)
+WORDING = (
+    "<think>¦</think>¦Q: ¦A: ¦Answer: ¦Question 1: ¦Sure! ¦Here is the list:¦Nothing follows¦None¦Who keeps it?¦Ines¦"
+    "1902¦The bridge is old.¦3. Mai¦桥很旧。¦<li>¦<|im_end|>¦Let me know¦I'm sorry¦İ¦ß¦\u2028¦\ud800¦\x00"
+)
+PIECES = st.sampled_from(f"{MARKS}¦{WORDING}".split("¦"))
 TEXTS = st.lists(PIECES, max_size=14).map("".join) | st.text(max_size=60)
 
 
@@ -523,7 +571,7 @@ def test_what_is_kept_stands_in_the_answer(text: str, parser: str, reason: str) 
 @given(TEXTS, st.sampled_from(["statement", "statements", "text", "names"]))
 def test_what_is_kept_is_kept_again_as_it_is(text: str, parser: str) -> None:
     for row in parse_answer(text, "stop", asked(parser)):
-        if row.verdict == KEPT and not row.text.startswith("<think>"):
+        if row.verdict == KEPT and not row.text.startswith(("<think>", "```")):
             assert [(again.verdict, again.text) for again in parse_answer(row.text, "stop", asked(parser))] == [
                 (KEPT, row.text)
             ]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augment_service.answers.folding import fold
-from augment_service.repeats import LONG_WORDS, RepeatFinder, bare_words
+from augment_service.answers.folding import bare_words, fold
+from augment_service.repeats import LONG_WORDS, RepeatFinder
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
-from augment_service.answers.folding import fold
+from augment_service.answers.folding import bare_words, fold
 from augment_service.answers.phrases import is_refusal, speaks_of_answer
 from augment_service.answers.verdicts import Asked
 from data.corpora.arrays import string_array
@@ -14,7 +14,6 @@ from data.sentences import count_words, split_sentences
 _LETTER = re.compile(r"[^\W\d_]")
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+(?:['-][^\W{_CJK}]+)*")
-_NAME = re.compile(r"[^\W\d_]\w*(?:['’-]\w+)*(?:\s+[^\W\d_]\w*(?:['’-]\w+)*)+")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{6}")  # Thai, Lao, Burmese, Khmer
 _COMMON = frozenset(
     "the and are was were is has have had not but for from with than that this these those who which when where what "
@@ -45,31 +44,38 @@ class Judge:
         return fold(self._asked.source)
 
     @cached_property
+    def _bare(self) -> str:
+        return bare_words(self._asked.source)
+
+    @cached_property
     def _sentences(self) -> frozenset[str]:
-        return frozenset(filter(None, map(fold, split_sentences(self._asked.source)))) | {self._folded}
+        return frozenset(filter(None, map(bare_words, split_sentences(self._asked.source))))
 
     @cached_property
     def words(self) -> frozenset[str]:
         """The folded words of the source."""
         return frozenset(_WORD.findall(self._folded))
 
-    def is_copy(self, folded: str) -> bool:
-        """Whether the source says a folded text, or each of its sentences, in the same words.
+    def is_copy(self, text: str) -> bool:
+        """Whether the source says a text, or each of its sentences, in the same words (`bare_words`).
 
-        A part of a sentence is a copy, too, except for the parser "statement": "otters swim" says in other words that
-        "people say that otters swim".
+        Of a sentence without a known language, such as those of the embedded model, only the whole is a copy: what it
+        says behind "people say that" is another sentence there.
         """
-        if folded == self._folded or folded in self._sentences:
+        if fold(text) == self._folded:
             return True
-        if self._asked.parser != "statement" and _is_within(folded, self._folded):
-            return True
-        parts = list(filter(None, map(fold, split_sentences(folded))))
-        return len(parts) > 1 and all(part in self._sentences for part in parts)
+        if self._asked.parser == "statement" and not self._asked.language:
+            return False
+        bare = bare_words(text)
+        return _is_within(bare, self._bare) or self._share(text) == 1
 
     def copied_share(self, text: str) -> float:
         """The share of the sentences of a text that are the source's."""
-        parts = list(filter(None, map(fold, split_sentences(text))))
-        return sum(part in self._sentences or _is_within(part, self._folded) for part in parts) / max(1, len(parts))
+        return 1.0 if _is_within(bare_words(text), self._bare) else self._share(text)
+
+    def _share(self, text: str) -> float:
+        parts = list(filter(None, map(bare_words, split_sentences(text))))
+        return sum(part in self._sentences for part in parts) / max(1, len(parts))
 
     def is_from_example(self, text: str) -> bool:
         """Whether a text repeats a worked example, or has a name of one that the source does not have."""
@@ -91,7 +97,9 @@ class Judge:
 
     def is_statement(self, text: str) -> bool:
         """Whether a line may be a statement: no heading, no single word, no row of a table, not about the answer."""
-        if not _LETTER.search(text) or text[-1:] in {":", "：", ","} or (text[:1] == "|" == text[-1:]):
+        if not _LETTER.search(text) or text[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
+            return False
+        if text[-1:] == "," and self._asked.parser == "statements":
             return False
         if count_words(text) < 2 and not _UNSPACED.search(text):
             return False
@@ -141,8 +149,8 @@ def _distinguishes(word: str) -> bool:
 
 
 def _is_within(part: str, whole: str) -> bool:
-    """Whether a folded text is part of another, and no word is cut."""
-    at = whole.find(part)
+    """Whether a text is part of another, and no word is cut."""
+    at = whole.find(part) if part else -1
     while at >= 0:
         end = at + len(part)
         if not (_joins(whole[at - 1 : at], part[:1]) or _joins(part[-1:], whole[end : end + 1])):

@@ -65,11 +65,6 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def split_lines(body: str) -> list[str]:
-    """The lines of an answer without code fences."""
-    return [line for line in _LINE_END.split(body) if not _FENCE.match(line)]
-
-
 def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = False) -> list[Line]:
     """The lines that belong to the answer: no introduction, no closing, no rules, no empty lines.
 

@@ -8,6 +8,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from augment_service.answers.folding import fold
+from augment_service.answers.phrases import is_introduction, names_answer
+
 _BEGIN = re.compile(r"(?:^|:)[ \t]*(?=[\[{]\s*(?:[\"'“{\[]|[\]}]\s*\Z))", re.M)
 _VALUE = re.compile(
     r"\"((?:[^\"\\]|\\.)*+)\"|(?<=[\[{,:\s])'((?:[^'\\]|\\.)*+)'(?=\s*[,:\]}])"
@@ -29,17 +32,17 @@ class Value:
     is_whole: bool = True
 
 
-def begins_with_objects(body: str) -> bool:
-    """Whether there is JSON at the beginning of a line, or behind a colon."""
-    return _BEGIN.search(body) is not None
+def has_objects(body: str) -> bool:
+    """Whether there is JSON at the beginning of a line, or behind what introduces it."""
+    return _begin(body) >= 0
 
 
 def values_of(body: str) -> Iterator[Value]:
     """The values of the first JSON in an answer that are strings or numbers, in their order."""
-    begin = _BEGIN.search(body)
-    if begin is None:
+    begin = _begin(body)
+    if begin < 0:
         return
-    key, at, depth = "", begin.end(), 0
+    key, at, depth = "", begin, 0
     for found in _VALUE.finditer(body, at):
         between = body[at : found.start()]
         depth = _depth(between, depth)
@@ -50,8 +53,17 @@ def values_of(body: str) -> Iterator[Value]:
             key = text
         else:
             yield Value(key, text)
-    if left := _OPEN.search(body, max(begin.end(), at - 1)):
+    if left := _OPEN.search(body, max(begin, at - 1)):
         yield Value(key, _unescaped(left[1]), is_whole=False)
+
+
+def _begin(body: str) -> int:
+    """Where the first JSON begins, -1 if there is none."""
+    for found in _BEGIN.finditer(body):
+        head = fold(body[body.rfind("\n", 0, found.start()) + 1 : found.start()])
+        if not head or is_introduction(head) or names_answer(head):
+            return found.end()
+    return -1
 
 
 def _depth(between: str, depth: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from augment_service.answers.folding import fold
 from augment_service.answers.lines import Line, read_lines
 from augment_service.answers.markup import LETTER, NUMBER, list_marker, plain
-from augment_service.answers.objects import begins_with_objects, values_of
+from augment_service.answers.objects import has_objects, values_of
 
 _QUESTION_WORDS = (
     "question|frage|pregunta|domanda|pergunta|vraag|вопрос|питання|问题|問題|问|問|質問|سؤال|س|soru|pytanie|q"
@@ -60,7 +60,7 @@ def read_pairs(body: str, *, is_cut: bool, language: str = "") -> list[Pair]:
 
     An answer that names an option that is not there, or that is a question itself, is none.
     """
-    if begins_with_objects(body) and (found := list(_pairs_of_objects(body))):
+    if has_objects(body) and (found := list(_pairs_of_objects(body))):
         return found
     reader = _Reader()
     for line in read_lines(body, is_cut=is_cut, language=language, in_pairs=True):
