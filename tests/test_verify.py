@@ -257,7 +257,11 @@ def test_wrong_verifiers_are_refused(text: str) -> None:
 
 
 def test_what_is_verified_by_default() -> None:
-    assert parse_verifiers("none", where="") == {} and set(parse_verifiers("auto", where="")) == {"premises", "grounded", "distinct"}
+    assert parse_verifiers("none", where="") == {} and set(parse_verifiers("auto", where="")) == {
+        "premises",
+        "grounded",
+        "distinct",
+    }
     assert verified_methods(BOOK, ("local", "global"), ()) == ("global/deduce",)
     assert verified_methods(BOOK, ("local", "global"), ("local/reverse",)) == ("local/reverse",)
 
