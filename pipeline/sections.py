@@ -111,7 +111,7 @@ class Augment(Section):
         "auto",
         min_length=1,
         description="verifiers that reject inferences, with the least value that is kept, e.g. "
-        "support=0.1,agreement=q0.2 (q: a quantile); none; auto: premises=0.9,grounded=0.9,distinct=1",
+        "support=0.1,agreement=q0.2 (q: a quantile); none; auto: premises=0.7,grounded=0.8,distinct=1",
     )
     verify_methods: tuple[str, ...] = Field(
         (), description="methods whose inferences are verified (default: those with documents in context)"
