@@ -245,6 +245,8 @@ def test_reversals_go_from_the_property_to_the_name() -> None:
     frequencies = counted(MILL)
     draft = turned_by_rule(a_fact("Ada Pell is the daughter of Jonas Frey."), "", "en", frequencies)
     assert draft is not None and (draft.prompt, draft.answer) == ("The daughter of Jonas Frey is", "Ada Pell")
+    mill = turned_by_rule(a_fact("The Grey Mill is the last of five mills."), "", "en", counted(MILL))
+    assert mill is not None and (mill.prompt, mill.answer) == ("The last of five mills is the", "Grey Mill")
     german = turned_by_rule(a_fact("Ada Pell ist die Tochter von Jonas Frey."), "", "de", frequencies)
     assert german is not None and german.prompt == "Die Tochter von Jonas Frey ist"
     assert turned_by_rule(a_fact("Ada Pell is a daughter of Jonas Frey."), "", "en", frequencies) is None
