@@ -69,6 +69,7 @@ from data.records import Document, Generation, Prompt, Question, Score, ScoreIte
 from data.rendering import ENGLISH, ENGLISH_CHAT, NONSENSE, load_book
 from data.store import read_folder, write_folder
 from data.suites import read_suite_file
+from evaluate.fanout import open_suite
 from pipeline.cli import main
 
 BOOK = load_book(None, ENGLISH)
@@ -244,6 +245,8 @@ def test_reversals_go_from_the_property_to_the_name() -> None:
     frequencies = counted(MILL)
     draft = turned_by_rule(a_fact("Ada Pell is the daughter of Jonas Frey."), "", "en", frequencies)
     assert draft is not None and (draft.prompt, draft.answer) == ("The daughter of Jonas Frey is", "Ada Pell")
+    mill = turned_by_rule(a_fact("The Grey Mill is the last of five mills."), "", "en", counted(MILL))
+    assert mill is not None and (mill.prompt, mill.answer) == ("The last of five mills is the", "Grey Mill")
     german = turned_by_rule(a_fact("Ada Pell ist die Tochter von Jonas Frey."), "", "de", frequencies)
     assert german is not None and german.prompt == "Die Tochter von Jonas Frey ist"
     assert turned_by_rule(a_fact("Ada Pell is a daughter of Jonas Frey."), "", "en", frequencies) is None
@@ -501,6 +504,17 @@ def test_related_documents_are_asked_about_together(worker: EngineWorker, tmp_pa
     assert both and all("90 kilometres" in one.text and len(one.owners) == len(one.sentences) for one in both)
 
 
+def test_chunks_of_one_document_share_its_bound(tmp_path: Path) -> None:
+    texts = [f"The bridge of Tarn {number} was built in {1800 + number}." for number in range(40)]
+    chunks = [Document(f"book/{number}", text, "c") for number, text in enumerate(texts)]
+    write_folder(tmp_path / "docs", Document, chunks)
+    plan = replace(PLAN, writers=("cloze",), shares=Shares(1, 0, 0), per_document=8)
+    frequencies = counted(*chunks)
+    assert len(write_drafts(tmp_path / "docs", plan, frequencies).drafts) == 8
+    assert len(write_drafts(tmp_path / "docs", replace(plan, per_document=99), frequencies).drafts) == 40
+    assert len(write_drafts(tmp_path / "docs", replace(plan, per_document=99, most=5), frequencies).drafts) == 5
+
+
 def test_documents_without_sentences_are_refused(tmp_path: Path) -> None:
     write_folder(tmp_path / "docs", Document, [Document("d", "  ", "c")])
     with pytest.raises(InputError, match="no sentences"):
@@ -538,3 +552,22 @@ def test_shares_that_are_too_large_are_refused(tmp_path: Path, capsys: pytest.Ca
     words = ["--documents", str(TOWN), "--model", "models/tiny", "--engine", "fake", "--out", str(tmp_path / "out")]
     assert main(["questions", *words, "--test-share", "0.9", "--dev-share", "0.2"]) == 2
     assert "one whole" in capsys.readouterr().err
+
+
+def test_the_command_resumes_and_says_that_a_model_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--documents", str(TOWN), "--model", "models/tiny", "--engine", "fake", "--out", str(tmp_path / "out")]
+    assert main(["questions", *words, "--writers", "cloze", "--margin", "1000"]) == 2
+    assert re.search(r"right option for \d+ of \d+ questions, and never by 1000", capsys.readouterr().err)
+    dropped = list(read_folder(tmp_path / "out" / DROPPED, Draft))
+    assert dropped and {draft.reason for draft in dropped} == {NOT_WITH_SOURCE}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("all answers are there: no engine is needed")
+
+    monkeypatch.setattr("pipeline.stages.resources.start_pool", refuse)
+    assert main(["questions", *words, "--writers", "cloze", "--margin", "0"]) == 0
+    suite = open_suite(tmp_path / "out", tmp_path)
+    kept = list(read_folder(suite.questions, Question))
+    assert kept and len(kept) < len(dropped) and "kept: test" in capsys.readouterr().out

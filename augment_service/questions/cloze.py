@@ -104,11 +104,12 @@ def subject_of(sentence: str, frequencies: Frequencies) -> Span | None:
 def turned_by_rule(fact: Fact, source: str, language: str, frequencies: Frequencies) -> Draft | None:
     """From the property to the entity: "X is the Y of Z." asks "The Y of Z is". None for other sentences.
 
-    X has to begin the sentence, and the description is of one thing only: it begins with a definite article.
+    X has to begin the sentence, at most after an article, and the description is of one thing only: it begins with a definite article.
     """
     subject = subject_of(fact.sentence, frequencies)
     verbs, articles = _COPULAS.get(language or "en", ("", ""))
-    if subject is None or subject.start > 0 or not verbs:
+    article = fact.sentence[: subject.start] if subject else ""
+    if subject is None or not verbs or not re.fullmatch(r"(?:[^\W\d_]{1,4}\s)?", article):
         return None
     found = re.match(rf"\s+({verbs})\s+((?:{articles})\b\s*.+)", fact.sentence[subject.stop :])
     if not found:
@@ -116,7 +117,9 @@ def turned_by_rule(fact: Fact, source: str, language: str, frequencies: Frequenc
     rest = found[2].rstrip(" .!?")
     if _says(rest, subject.text) or "," in rest or ";" in rest:
         return None
-    return reversal(fact, source, f"{rest[0].upper()}{rest[1:]} {found[1]} {subject.text}", subject, frequencies)
+    return reversal(
+        fact, source, f"{rest[0].upper()}{rest[1:]} {found[1]} {article.lower()}{subject.text}", subject, frequencies
+    )
 
 
 def reversal(fact: Fact, source: str, turned: str, subject: Span, frequencies: Frequencies | None) -> Draft | None:

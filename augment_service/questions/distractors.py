@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from augment_service.questions.answers import NUMBER, are_equal, value_of
 from augment_service.questions.drafts import Draft
-from data.facts import fold, original_of
+from data.facts import fold
 from data.seeds import stream
 
 FEW = "too few wrong options of its kind"
@@ -25,12 +25,11 @@ _MADE = 6  # numbers made from an answer where the corpus has too few
 
 @dataclass
 class Entry:
-    """An answer of the corpus: what it is, and the sentences and documents that have it."""
+    """An answer of the corpus: what it is, and what its sentences are about."""
 
     text: str
     kind: str
     anchors: set[str] = field(default_factory=set)
-    originals: set[str] = field(default_factory=set)
 
 
 class Pool:
@@ -48,7 +47,6 @@ class Pool:
             return
         entry = self.entries.setdefault(name, Entry(draft.answer, draft.kind))
         entry.anchors.update(draft.anchors)
-        entry.originals.update(map(original_of, draft.requires))
         for one in draft.classes:
             self._by_class[one][name] = None
 

@@ -10,7 +10,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from augment_service.questions.distractors import FEW, pools_of, with_options
 from augment_service.questions.drafts import CLOZE, QA, REVERSAL, Answer, Draft, Margins, Passage
 from augment_service.questions.written import VERSION, WriteTask
 from data.errors import InputError
-from data.facts import TRAIN, Fact, Shares, facts_of, fold, sections_of
+from data.facts import TRAIN, Fact, Shares, facts_of, fold, original_of, sections_of
 from data.records import Document, Question, Refusal, Score
 from data.rendering import DOCUMENT, SENTENCE, PromptBook
 from data.seeds import fingerprint
@@ -41,9 +41,10 @@ Related = Callable[[Document], Sequence[Document]]  # documents that share somet
 
 @dataclass(frozen=True)
 class QuestionPlan:
-    """What to write. `most` bounds the facts that each writer is asked about, `per_document` those of one document.
+    """What to write.
 
-    `margin` is in nats; `shuffles` is the number of orders in which the options alone are listed.
+    `most` bounds the facts that each writer is asked about, `per_document` those of one document, whose chunks count
+    together. `margin` is in nats; `shuffles` is the number of orders in which the options alone are listed.
     """
 
     writers: tuple[str, ...]
@@ -124,8 +125,9 @@ def write_drafts(
     `related`, a model is asked about documents together, too.
     """
     chosen, others, written = _First(plan.most), _First(MOST_IN_POOL), Written()
-    for document in read_folder(documents, Document):
-        own = list(_chosen(document, plan.shares))
+    read = read_folder(documents, Document)
+    for _, chunks in groupby(read, key=lambda document: (document.corpus, original_of(document.doc_id))):
+        own = [one for document in chunks for one in _chosen(document, plan.shares)]
         written.num_facts.update(one.fact.part for one in own)
         asked = sorted(
             (one for one in own if one.fact.part != TRAIN), key=lambda one: plan.shares.rank(one.fact.sentence)
