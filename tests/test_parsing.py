@@ -10,24 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from augment_service.parsing import (
+from augment_service.answers.folding import fold, fold_column
+from augment_service.answers.verdicts import (
     COPIED,
     EMPTY,
     EXAMPLE,
     KEPT,
     LANGUAGE,
     NOTHING,
-    PARSERS,
     REFERS,
     REPEATED,
     UNFINISHED,
     UNPARSED,
     VERDICTS,
     Asked,
-    fold,
-    fold_column,
-    parse_answer,
 )
+from augment_service.parsing import PARSERS, parse_answer
 
 SOURCE = "The Halden bridge is older than the Sorrel bridge. Ines Corra keeps the light of Marle Harbour."
 EXAMPLES = (
