@@ -199,9 +199,10 @@ def save_curves(judged: Mapping[tuple[str, str], Judged], path: Path) -> None:
         figure = Figure(figsize=(3.4 * max(1, len(judged)), 3.2), layout="constrained")
         panels = figure.subplots(1, max(1, len(judged)), sharey=True, squeeze=False)[0]
         for panel, ((name, method), one) in zip(panels, judged.items(), strict=False):
-            for verifier, values in one.values.items():
+            for number, (verifier, values) in enumerate(one.values.items()):
                 if not np.isnan(values).all():
-                    panel.plot(*curve(one.true, values), label=verifier, marker=".", markersize=3, linewidth=1)
+                    style = {"color": f"C{number}", "marker": ".", "markersize": 3, "linewidth": 1}
+                    panel.plot(*curve(one.true, values), label=verifier, **style)
             kept = passes(one.values, parse_verifiers(AUTO, where="default"))
             panel.plot(kept[one.true].mean(), one.true[kept].mean(), "k*", markersize=10, label="default")
             panel.set(title=f"{name}, {method}", xlabel="recall of the true inferences", xlim=(0, 1.02))
