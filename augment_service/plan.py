@@ -169,6 +169,8 @@ def plan_cost(
 
     `parts` is the folder of their shards. Refused prompts and those of the ledger cost nothing.
     """
+    if not jobs:  # methods without a model alone
+        return Plan(MethodPlan(), {}, 0, 0)
     ranges = list(dict.fromkeys(rows for job in jobs for rows in job.ranges))
     sizes = _sizes(ranges)
     count = len(sizes) if len(sizes) <= EXACT_DOCUMENTS and sizes.sum() <= EXACT_BYTES else SAMPLE_DOCUMENTS

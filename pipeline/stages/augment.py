@@ -61,6 +61,11 @@ class Augmentation:
     measured: Path | None = None
 
     @property
+    def asking(self) -> list[ShardedJob]:
+        """The jobs that ask a model, whether finished or not."""
+        return [job for job in self.all_jobs if isinstance(job.task, AugmentTask)]
+
+    @property
     def units(self) -> list[Unit]:
         """What is left to be done."""
         return [unit for job in self.jobs for unit in job.units()]
@@ -132,7 +137,7 @@ def plan(
     measured = parts.with_name(MEASURED) if parts else out / MEASURED
     with waiting(setting.console, "reading documents and contexts"):
         context, jobs = _plan_with_context(setting, section, documents, plan_with)
-    note_origin(out, documents, jobs, model.name)
+    note_origin(out, documents, [job for job in jobs if isinstance(job.task, AugmentTask)], model.name)
     all_jobs = jobs
     if section.retry_refused:
         for job in jobs:

@@ -42,7 +42,7 @@ def choose(
     folder = documents
     ranges = first_rows(row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT), section.limit)
     if section.budget_tokens is not None:
-        jobs = augment.plan(setting, model, documents, out, _without_retry(section), ranges=ranges).all_jobs
+        jobs = augment.plan(setting, model, documents, out, _without_retry(section), ranges=ranges).asking
         measured = measure_answers(out / PARTS, templates_of(jobs), {task_of(job).model for job in jobs})
         expected = {method: answers.new_tokens for method, answers in measured.items()}
         with bar(setting.console, "choose documents", section.budget_tokens) as shown:
@@ -67,7 +67,7 @@ def choose(
 
 def make_plan(setting: Setting, model: Model, planned: Augmentation) -> Plan:
     """What is left to be asked, with the time where it has been measured; also written to `OUT/plan.json`."""
-    jobs = planned.all_jobs
+    jobs = planned.asking
     spec, on_cpu = setting.spec(model), gpu_bytes() is None
     with bar(setting.console, "plan", 1) as shown:
 
@@ -94,7 +94,7 @@ def measure(setting: Setting, planned: Augmentation, cluster: LazyCluster, engin
     few = row_ranges(folder, rows_per_unit=DOCUMENTS_PER_UNIT)
     speeds = _read_speeds(planned.out)
     by_method: dict[str, list[ShardedJob]] = {}
-    for job in planned.all_jobs:
+    for job in planned.asking:
         by_method.setdefault(task_of(job).template.method, []).append(job)
     for method, jobs in by_method.items():
         units = [unit for job in jobs for unit in _shortened(job, few).units()]
@@ -123,7 +123,7 @@ def plan_and_show(
         ranges = list(dict.fromkeys(rows for job in planned.all_jobs for rows in job.ranges))
         planned = augment.plan(setting, model, planned.documents, planned.out, section, ranges=ranges)
     found = make_plan(setting, model, planned)
-    notes = context_note(planned.all_jobs, str(planned.context))
+    notes = context_note(planned.asking, str(planned.context))
     if not model.folder:
         notes.append(("tokens", "are words: the tokenizer is not known here"))
     show_plan(found, notes, _read_speeds(planned.out).get("machine"), setting.console)

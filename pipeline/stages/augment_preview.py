@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from augment_service.augment import Asked
+from augment_service.augment import Asked, AugmentTask
 from augment_service.jobs import ShardedJob
 from augment_service.ledger import Ledger, index_shards
 from augment_service.provenance import AskedPrompt, count_methods
@@ -27,7 +27,9 @@ def keeping_raw(planned: Planned) -> Planned:
     """The same work, of which what the model writes is kept as it is."""
     raw = str(planned.out / RAW)
     jobs, all_jobs = (
-        tuple(replace(job, task=replace(task_of(job), raw=raw)) for job in some)
+        tuple(
+            replace(job, task=replace(job.task, raw=raw)) if isinstance(job.task, AugmentTask) else job for job in some
+        )
         for some in (planned.jobs, planned.all_jobs)
     )
     return replace(planned, jobs=jobs, all_jobs=all_jobs)
@@ -39,7 +41,7 @@ def show(setting: Setting, planned: Planned, work: Work) -> None:
     ledger = Ledger.open(index_shards(planned.parts), Augmentation)
     raw = {row.prompt_id: row.text for row in _read_raw(planned.out / RAW)}
     shown: dict[str, list[tuple[AskedPrompt, str | None, Sequence[Augmentation]]]] = {}
-    for job in jobs:
+    for job in planned.asking:
         for template, prompt in _some_prompts(job, ledger):
             rows = ledger.find(prompt.prompt_id)
             of_method = shown.setdefault(template.method, [])
