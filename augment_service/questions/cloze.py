@@ -104,7 +104,8 @@ def subject_of(sentence: str, frequencies: Frequencies) -> Span | None:
 def turned_by_rule(fact: Fact, source: str, language: str, frequencies: Frequencies) -> Draft | None:
     """From the property to the entity: "X is the Y of Z." asks "The Y of Z is". None for other sentences.
 
-    X has to begin the sentence, at most after an article, and the description is of one thing only: it begins with a definite article.
+    X has to begin the sentence, at most after an article, and the description is of one thing only: it begins with a
+    definite article.
     """
     subject = subject_of(fact.sentence, frequencies)
     verbs, articles = _COPULAS.get(language or "en", ("", ""))
