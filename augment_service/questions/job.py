@@ -272,7 +272,8 @@ class Candidates:
 
 def find_candidates(drafts: Sequence[Draft], written: Written, plan: QuestionPlan) -> Candidates:
     """For each draft that is not dropped, answers of other facts; dropped if there are too few."""
-    pools = pools_of([*written.others, *drafts])
+    # What a model has made up, or copied from the worked examples, is no answer of the corpus.
+    pools = pools_of([*written.others, *(draft for draft in drafts if fold(draft.answer) in fold(draft.sentence))])
     for corpus, uses in written.uses.items():
         pools[corpus].note_uses(uses)
     texts: dict[str, dict[str, float]] = {}
