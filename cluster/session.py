@@ -29,7 +29,7 @@ from cluster.ray_internals import (
     use_token,
 )
 from cluster.termination import end, take_sigterm_back
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = ("augment_service", "cluster", "data", "evaluate", "pipeline", "train")  # shipped to a cluster, nothing else
@@ -141,6 +141,10 @@ def _start(num_cpus: int | None) -> BaseContext:
             where=f"temporary folder {options.get('_temp_dir', temporary_folder())}",
             hint="set RAY_TMPDIR to a short path on a writable disk with free space, such as /tmp",
         ) from error
+    except Exception as error:
+        if not isinstance(error.__cause__, TimeoutError):  # Ray raises a plain exception for this one
+            raise
+        raise ResumableError(f"Ray did not start in time: {error}; run the command again when there is room") from error
 
 
 def _prepare_token() -> None:

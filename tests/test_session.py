@@ -15,7 +15,7 @@ import pytest
 from cluster import session
 from cluster.locks import hold_lock, private_folder
 from cluster.ray_internals import NodeRow, holds_sockets
-from data.errors import InputError
+from data.errors import InputError, ResumableError
 
 ROOT = Path(__file__).resolve().parent.parent
 TAKEN = "another is at work"
@@ -163,3 +163,12 @@ def test_a_private_folder_is_private_and_falls_back(tmp_path: Path, monkeypatch:
     (tmp_path / "tmp").mkdir()
     for home in (None, Path("/proc/nowhere")):
         assert private_folder(home, "a").is_relative_to(tmp_path / "tmp")
+
+
+def test_a_start_that_takes_too_long_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup.") from TimeoutError("60 s")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(ResumableError, match="did not start in time"), session.connect(address=None, log_dir=tmp_path):
+        pass
