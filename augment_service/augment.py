@@ -353,6 +353,9 @@ def plan_augmentation(
     if not ranges:
         hint = "name a folder with at least one document"
         raise InputError("there are no documents", where=str(documents), hint=hint)
+    if context.kind not in ("all", "sample", "nearest", "bundle"):
+        hint = "use all, sample:K, nearest:N or bundle:N"
+        raise InputError(f'global methods cannot use the context "{context}"', where="--context", hint=hint)
     by_corpus: dict[str, list[RowRange]] = {}
     for rows in ranges:
         by_corpus.setdefault(rows.corpus, []).append(rows)

@@ -54,6 +54,7 @@ COMMANDS = {  # the function that runs each, and its help
     "data audit": ("pipeline.data_commands:audit", "leaks, soundness of questions, baselines without knowledge"),
     "data export": ("pipeline.data_commands:export", "Parquet or JSON lines, with a card that `load_dataset` reads"),
     "augment": ("pipeline.commands:augment", "let a model write down, in context, what follows from documents"),
+    "learn": ("pipeline.commands:learn", "from documents to a model that knows them, and the evidence"),
     "questions": ("pipeline.commands:questions", "write questions from documents, and check them by likelihood"),
     "train": ("pipeline.commands:train", "finetune a model on documents, and on augmentations where given"),
     "evaluate": ("pipeline.commands:evaluate", "score a suite of questions with a model and with checkpoints"),
@@ -100,6 +101,7 @@ def build_parser() -> Parser:
     parser = Parser(prog="entail", description=DESCRIPTION)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_studies(commands)
+    _add_learn(commands)
     _add_data(commands)
     _add_augment(commands)
     _add_questions(commands)
@@ -151,6 +153,22 @@ def _add_studies(commands: Commands) -> None:
             _add_long(parser, name, model)
         _add_long(parser, "NAME", OwnCorpus)  # shown in the help; a free name takes their place
         parser.tables = [("data",), ("train", "arms"), ("train", "mix")]
+
+
+def _add_learn(commands: Commands) -> None:
+    parser = _command(commands, "learn")
+    parser.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="text files, folders of them, or an import")
+    parser.add_argument("--model", required=True, help="the base model: a folder or a hub model")
+    parser.add_argument("--out", type=Path, required=True, help="gets report/, questions/, model/ and all between")
+    parser.add_argument(
+        "--suite", type=Path, help="your own questions: a .jsonl file or a folder (default: written ones)"
+    )
+    until = "stop after the questions, which say how much the model knows already"
+    parser.add_argument("--until", choices=["questions"], help=until)
+    parser.add_argument("--plan", action="store_true", help="print what would be asked; no engine starts")
+    parser.add_argument("--seed", type=int, default=0, help="of the parts, the sampling and the options (default: 0)")
+    add_sections(parser, STUDY | {"questions": Questions})
+    parser.tables = [("train", "arms"), ("train", "mix")]
 
 
 def _add_long(parser: Parser, name: str, model: type[Section]) -> None:

@@ -37,6 +37,14 @@ def run_recipe(flags: Namespace) -> None:
     run_study(recipe, flags.out or Path("runs") / recipe.study, CONSOLE, command=flags.command, import_seconds=seconds)
 
 
+def learn(flags: Namespace) -> None:
+    """`learn`: from documents to a model that knows them, and the evidence, into `OUT`."""
+    CONSOLE.print(f"[bold]entail learn[/bold]  {flags.out}", highlight=False)
+    with CONSOLE.status("importing ray, torch, deepspeed"):
+        from pipeline.learn import learn as run
+    run(flags, CONSOLE)
+
+
 def augment(flags: Namespace) -> None:
     """`augment`: the model writes down what follows from documents, into `OUT/augmentations/`.
 

@@ -20,7 +20,7 @@ from augment_service.model_free import chat_methods
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
-from data.store import content_of, write_text
+from data.store import content_of, write_json, write_text
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
 from pipeline.models import Model, find_model
@@ -33,6 +33,8 @@ from train.run.finetune_run import FinetuneRun
 from train.run.keys import key_of
 from train.run.training_plan import read_plan
 from train.texts.sources import TextSource
+
+CHECKPOINTS = "checkpoints.json"  # the folder of each run's checkpoint
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def run_study(
             tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
             after_training(study, tuned_jobs, cluster)
         checkpoints = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
+        write_json(space.root / CHECKPOINTS, {name: str(path) for name, path in checkpoints.items()})
         report = report_study(study, suites, [*base_jobs, *tuned_jobs], checkpoints, left_out, command)
     console.print(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
     return report

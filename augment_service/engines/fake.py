@@ -4,6 +4,7 @@ It has the protocol and the refusals of a real engine; its texts and scores mean
 context is split and hashed once, so the cost of a shard is linear in what it holds.
 """
 
+import re
 import threading
 import time
 import zlib
@@ -46,8 +47,7 @@ class FakeEngine:
         """As `Engine.stream`, word by word."""
         (answer,) = self.generate([prompt])
         if isinstance(answer, records.Generation):
-            words = answer.text.split()
-            yield from (f" {word}" if at else word for at, word in enumerate(words))
+            yield from re.findall(r"\s*\S+", answer.text)
         yield answer
 
     def score(

@@ -1,0 +1,85 @@
+"""`entail learn`, by the embedded model: what it writes, what it chooses, what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from data.sets.registry import make_set
+from pipeline.cli import main
+from pipeline.data_section import SETS
+from pipeline.learn import ALONE, SUITE, WITH_INFERENCES, choose_arm
+from pipeline.models import ROOT
+from pipeline.recipe import load_recipe
+
+TOWN = Path(__file__).with_name("sample_town")
+
+
+def report_of(**splits: tuple[float, float]) -> dict[str, Any]:
+    return {
+        "suites": {
+            SUITE: {
+                name: {ALONE: {"accuracy": alone}, WITH_INFERENCES: {"accuracy": both}}
+                for name, (alone, both) in splits.items()
+            }
+        }
+    }
+
+
+def test_the_development_questions_decide() -> None:
+    assert choose_arm(report_of(test=(0.9, 0.1), dev=(0.2, 0.3))) == (WITH_INFERENCES, "dev", 0.3)
+    assert choose_arm(report_of(test=(0.9, 0.1), known=(0.2, 0.3))) == (ALONE, "test", 0.9)
+    assert choose_arm(report_of(dev=(0.5, 0.5)))[0] == ALONE
+    arm, split, accuracy = choose_arm(report_of(first=(1.0, 0.8), second=(0.0, 0.6)))
+    assert (arm, accuracy) == (WITH_INFERENCES, pytest.approx(0.7)) and "mean" in split
+
+
+def test_a_brought_suite_a_report_and_a_model_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = tmp_path / "made"
+    section = SETS["reversals"](lexicon="tiny", worlds=1)
+    make_set("reversals", "tiny", 1, section.sizes(), seed=0, folder=made)
+    out = tmp_path / "out"
+    words = ["learn", str(made), "--model", "models/tiny", "--suite", str(made), "--out", str(out)]
+    assert main([*words, "--train.steps", "20"]) == 0
+    assert "model     " in capsys.readouterr().out
+    report = json.loads((out / "report" / "report.json").read_text())
+    conditions = report["suites"][SUITE]["reversal"]
+    assert {"pretrained", "icl+nearest:4", ALONE, WITH_INFERENCES} <= set(conditions)
+    assert conditions["icl+nearest:4"]["accuracy"] > 0.8  # the documents are found and read
+    assert AutoModelForCausalLM.from_pretrained(out / "model").num_parameters() > 400_000
+    recipe = load_recipe(out / "recipe.toml")
+    assert recipe.train.steps == 20 and recipe.train.arms[WITH_INFERENCES] == ("local", "global")
+    # The same command has nothing left to do.
+    assert main([*words, "--train.steps", "20"]) == 0
+    assert "start engines" not in capsys.readouterr().out
+
+
+def test_questions_are_written_and_it_can_end_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["learn", *map(str, sorted(TOWN.glob("*.md"))[:8]), "--model", str(ROOT / "models" / "tiny")]
+    words += ["--out", str(tmp_path / "out"), "--engine", "fake"]
+    assert main([*words, "--plan"]) == 0
+    assert "prompts" in capsys.readouterr().out and not (tmp_path / "out" / "questions").exists()
+    assert main([*words, "--until", "questions"]) == 0
+    assert (tmp_path / "out" / "questions" / "questions.jsonl").read_text().count("\n") > 0
+    assert not (tmp_path / "out" / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nowhere", "--model", "models/tiny"], "nowhere"),
+        ([str(TOWN), "--model", "models/none"], "models/none"),
+        ([str(TOWN), "--model", "models/tiny", "--suite", "nowhere.jsonl"], "nowhere.jsonl"),
+        (
+            [str(TOWN), "--model", "m", "--engine", "endpoint", "--url", "http://127.0.0.1:9/v1"],
+            "folder or a hub model",
+        ),
+    ],
+)
+def test_wrong_input_is_one_message(
+    words: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["learn", *words, "--out", str(tmp_path / "out")]) == 2
+    assert named in capsys.readouterr().err
