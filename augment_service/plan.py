@@ -32,10 +32,10 @@ EXACT_DOCUMENTS, EXACT_BYTES = 1000, 2 << 20  # a corpus of no more is counted, 
 SAMPLE_DOCUMENTS = 400
 _PROMPTS_AT_ONCE = 512
 _LEAST_PROMPTS_CACHED = 4  # of the longest, whatever share of a corpus is sampled
-_ROW_TOKENS = {"statements": 24, "questions": 48, "names": 24}  # of a row, in answers that have several
-_ROW_BYTES = 480  # ids, numbers and offsets of a row
+_ROW_TOKENS = {"statements": 12, "questions": 24, "names": 12}  # of a row, in answers that have several
+_ROW_BYTES = 540  # ids, numbers and offsets of a row
 _COPIES = 2  # of a row: in the ledger and in the sealed folder
-_PROPOSAL = "Look at it in way {}, with all of its names, numbers and reasons, until nothing of it is left out."
+_PROPOSAL = "Way {} to study all of its names, numbers and reasons"
 OnDocument = Callable[[int, int], None]  # with the number of documents that are done, and of all
 
 

@@ -3,6 +3,7 @@
 Tables fit into 100 columns. Texts have no markup, and control characters in them are escaped.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from data.unicode import printable
 from pipeline.data_report import LABEL, tell
 from pipeline.stages.resources import Work
 
+_METHOD = 22  # columns of a method's name
 _MOST_CONTEXT = 480  # characters that are shown of a context
 _MOST_TEXT = 2000  # and of what a model writes
 _INDENT = " " * 4
@@ -102,7 +104,9 @@ def show_methods(
     console.print(_table(names, rows))
     for method, one in methods.items():
         ranked = sorted(one.verdicts.items(), key=lambda entry: -entry[1])
-        _labelled(console, method, ", ".join(f"{verdict} {count:,}" for verdict, count in ranked), width=22)
+        verdicts = ", ".join(f"{verdict} {count:,}" for verdict, count in ranked)
+        for number, line in enumerate(textwrap.wrap(verdicts, max(console.width - _METHOD, _METHOD))):
+            _labelled(console, "" if number else method, line, width=_METHOD)
     cut = max((one.cut for one in methods.values()), default=0)
     if cut:
         _labelled(console, "long", f"{cut:,} documents were asked about in parts")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from augment_service.related.documents import Documents
-from augment_service.related.entities import Entity, RareWord, entities_of, find_candidates, rare_words
+from augment_service.related.entities import Entity, entities_of, find_candidates, rare_words
 from augment_service.related.postings import Array, GrowingArray, SortedRuns, read_array, starts_of
 from augment_service.related.words import Keys, WordCounts, count_words, fold, key_of
 from cluster.locks import hold_lock
@@ -25,13 +25,14 @@ from data.store import content_of, temporary_path, write_json
 
 VERSION = 1  # raise it when the same documents would be indexed otherwise
 DESCRIPTION = "index.json"
-PART_BYTES = 32 << 20  # of text in memory
+PART_BYTES = 16 << 20  # of text in memory
 MOST_DOCUMENTS, SHARE_OF_DOCUMENTS = 1 << 17, 16  # a word in more than both (one document in 16) has no postings
 MOST_ENTITIES = 48  # of a document
 ENOUGH_ENTITIES = 8  # a document with fewer has rare words, too, that it repeats
 FEW_ENTITIES = 4  # and one with fewer any word that is not in too many documents
 RARE_SHARE, NOT_COMMON_SHARE = 0.05, 0.25  # of the documents of a corpus: rare words are in no more; the others neither
 _RARE_DOCUMENTS = 16  # or in no more than this
+MOST_RARE = 24  # words of a document that are looked at
 _RUNS, _LOCK, _KEYS = "runs", "lock", "keys"
 _KEYS_READ = 1 << 22
 CASE = np.dtype([("lower", np.uint32), ("capital", np.uint32)])
@@ -229,8 +230,10 @@ class _Build:
             for row, own in candidates.items():
                 found[row] = entities_of(own, case.__getitem__, MOST_ENTITIES)
             poor = [row for row in rows if len(found[row]) < ENOUGH_ENTITIES]
-            for row, rare in zip(poor, self._rare_words([texts[row] for row in poor], salt, size), strict=True):
-                found[row] = _with_rare(found[row], rare, max(_RARE_DOCUMENTS, size * RARE_SHARE))
+            few = [len(found[row]) < FEW_ENTITIES for row in poor]
+            rare = self._rare_words([texts[row] for row in poor], few, salt, size)
+            for row, words in zip(poor, rare, strict=True):
+                found[row] = _with_rare(found[row], words)
         return found
 
     def _cases(self, words: Sequence[str], salt: int) -> dict[str, Case]:
@@ -239,19 +242,23 @@ class _Build:
         lower, capital = self._look_up(keys ^ np.uint64(salt), "lower", "capital")
         return dict(zip(words, zip(lower.tolist(), capital.tolist(), strict=True), strict=True))
 
-    def _rare_words(self, texts: Sequence[str], salt: int, num_documents: int) -> Iterator[list[RareWord]]:
-        """The words of each text that are not in too many documents, the most telling ones first."""
+    def _rare_words(self, texts: Sequence[str], few: Sequence[bool], salt: int, size: int) -> Iterator[list[Entity]]:
+        """The most telling words of each text, of a corpus of `size` documents.
+
+        Words that a text repeats and few documents have are what it is about; others, and less rare ones, are taken
+        only for the texts that have `few` entities.
+        """
         counts = count_words(texts)
         (documents,) = self._look_up(counts.keys ^ np.uint64(salt), "documents")
-        most = max(_RARE_DOCUMENTS, num_documents * NOT_COMMON_SHARE)
-        told = np.flatnonzero((documents <= most) & ((documents > 1) | (counts.counts > 1)))
-        told = told[np.argsort(counts.texts[told], kind="stable")]
-        ends = np.searchsorted(counts.texts[told], np.arange(len(texts)), "right").tolist()
-        keys, times, documents = (array[told].tolist() for array in (counts.keys, counts.counts, documents))
-        start = 0
+        is_rare = (documents <= max(_RARE_DOCUMENTS, size * RARE_SHARE)) & (counts.counts > 1)
+        is_told = (documents <= max(_RARE_DOCUMENTS, size * NOT_COMMON_SHARE)) & ((documents > 1) | (counts.counts > 1))
+        rows = np.flatnonzero(is_rare | (is_told & np.array(few, bool)[counts.texts]))
+        weights = counts.counts[rows] * np.log((size + 1) / documents[rows])
+        rows = rows[np.lexsort((-weights, ~is_rare[rows], counts.texts[rows]))]
+        ends = np.searchsorted(counts.texts[rows], np.arange(len(texts)), "right").tolist()
+        keys, start = counts.keys[rows].tolist(), 0
         for text, end in zip(texts, ends, strict=True):
-            known = zip(times[start:end], documents[start:end], strict=True)
-            yield rare_words(text, dict(zip(keys[start:end], known, strict=True)), num_documents)
+            yield rare_words(text, keys[start : min(end, start + MOST_RARE)], counts.spelled)
             start = end
 
     def _look_up(self, keys: Keys, *columns: str) -> list[npt.NDArray[np.int64]]:
@@ -298,16 +305,8 @@ def _places(found: Sequence[Sequence[Entity]], rows: npt.NDArray[np.int64]) -> A
     return places
 
 
-def _with_rare(entities: list[Entity], words: Sequence[RareWord], most: float) -> list[Entity]:
-    """Entities and rare words (in at most `most` documents), none that is a part of one, in the order of the text.
-
-    Words that the text repeats are what it is about; others, and less rare ones, are taken only where there is hardly
-    anything else.
-    """
+def _with_rare(entities: list[Entity], rare: Sequence[Entity]) -> list[Entity]:
+    """Entities and rare words, as many as are wanted, none that is a part of one, in the order of the text."""
     within = {fold(part) for entity in entities for part in entity.text.split()}
-    new = [word for word in words if fold(word.entity.text) not in within]
-    telling = [word for word in new if word.count > 1 and word.documents <= most]
-    if len(entities) + len(telling) < FEW_ENTITIES:
-        telling += [word for word in new if word not in telling]
-    added = [word.entity for word in telling[: max(0, ENOUGH_ENTITIES - len(entities))]]
-    return sorted([*entities, *added], key=lambda entity: entity.start)
+    new = [word for word in rare if fold(word.text) not in within]
+    return sorted([*entities, *new[: ENOUGH_ENTITIES - len(entities)]], key=lambda entity: entity.start)

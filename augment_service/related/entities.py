@@ -5,14 +5,13 @@ identifiers. What is a name is decided by how many documents write its words wit
 which the caller has counted.
 """
 
-import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from augment_service.related.words import SEPARATORS, UNSPACED, fold, is_mark, key_of, terms_of
+from augment_service.related.words import SEPARATORS, UNSPACED, fold, is_mark, key_of, split_words, terms_of
 from data.markdown import complete
 from data.structure import PROSE
 
@@ -69,7 +68,7 @@ _IDENTIFIER = (
 )
 _FOUND = re.compile(_PLAIN)
 _FOUND_WITH_CODE = re.compile(rf"(?<!{_W})(?<![.:])(?P<identifier>{_IDENTIFIER})|{_PLAIN}")
-_CODE_MARKS = re.compile(r"\w_\w|::|/\w|[a-z][A-Z]|\w\.[A-Za-z_]|--[a-z]|\(\)")
+_CODE_MARKS = re.compile(r"[a-z][A-Z]|\w\.[A-Za-z_]")
 _DOTTED = re.compile(r"[A-Za-z]{1,2}\.[A-Za-z]")  # "e.g", "U.S"
 _POSSESSIVE = re.compile(r"['’]s?\Z")
 _BETWEEN_SPACES = re.compile(r"[^ ]+")
@@ -110,15 +109,6 @@ class Candidate:
         return self.entity.text.split(" ")
 
 
-@dataclass(frozen=True, slots=True)
-class RareWord:
-    """A word that few documents have: how often its text has it, and how many documents of the corpus."""
-
-    entity: Entity
-    count: int
-    documents: int
-
-
 def find_candidates(text: str, outline: Sequence[int] = ()) -> list[Candidate]:
     """What may be an entity in the prose of a text, in its order."""
     found: list[Candidate] = []
@@ -143,7 +133,7 @@ def entities_of(candidates: Sequence[Candidate], case_of: CaseOf, most: int) -> 
 
 
 def _candidates(text: str, begin: int, end: int) -> Iterator[Candidate]:
-    found = _FOUND_WITH_CODE if _CODE_MARKS.search(text, begin, end) else _FOUND
+    found = _FOUND_WITH_CODE if _has_code(text[begin:end]) else _FOUND
     for match in found.finditer(text, begin, end):
         kind, surface = match.lastgroup, match[0]
         if kind == "name":
@@ -160,11 +150,16 @@ def _candidates(text: str, begin: int, end: int) -> Iterator[Candidate]:
             yield Candidate(Entity(QUANTITY if kind == "quantity" else NAME, surface, match.start()))
 
 
+def _has_code(text: str) -> bool:
+    """Whether a text may have identifiers."""
+    return any(mark in text for mark in ("_", "::", "()", "--", "/")) or bool(_CODE_MARKS.search(text))
+
+
 def _quoted(inside: str, start: int, is_code: bool) -> Entity | None:
     """A quoted term; not what stands between two quotations, nor a sentence."""
     if inside != inside.strip() or len(inside.split()) > _MOST_WORDS or len(_VISIBLE.findall(inside)) < 2:
         return None
-    kind = IDENTIFIER if is_code or _CODE_MARKS.search(inside) else TERM
+    kind = IDENTIFIER if is_code or _has_code(inside) else TERM
     return Entity(kind, inside.rstrip(".,;:!?").removesuffix("()"), start)
 
 
@@ -202,30 +197,35 @@ def _runs_of_names(text: str, words: Sequence[tuple[int, int]], case_of: CaseOf)
         yield run
 
 
-def rare_words(text: str, known: Mapping[int, tuple[int, int]], num_documents: int) -> list[RareWord]:
-    """The words of a text whose keys are known, the most telling ones first.
+def rare_words(text: str, wanted: Sequence[int], spelled: Mapping[str, int]) -> list[Entity]:
+    """The words of a text whose keys are wanted, in that order; `spelled` has the keys of words as they are written.
 
-    For each key, `known` has how often the text has the word, and how many of `num_documents` documents have it. In
-    scripts without spaces, words are strings that the text repeats, and the rarest of their pairs of characters counts.
+    In scripts without spaces, words are strings that the text repeats; a wanted pair of characters stands for those
+    that have it.
     """
-    found: dict[str, RareWord] = {}
-    seen: set[str] = set()
-    for match in _SPACED_WORD.finditer(text):
-        if match[0] not in seen:
-            seen.add(match[0])
-            word = fold(match[0])
-            count, documents = known.get(key_of(word), (0, 0))
-            if count and word not in found:
-                found[word] = RareWord(Entity(RARE, match[0], match.start()), count, documents)
-    for string, count in _repeated_strings(text).items():
-        documents = min((known[key][1] for key in map(key_of, terms_of(string)) if key in known), default=0)
-        if documents:
-            found[string] = RareWord(Entity(RARE, string, text.index(string)), count, documents)
+    found: dict[int, Entity] = {}
+    left = set(wanted)
+    for word in dict.fromkeys(split_words(text)):
+        key = spelled.get(word)
+        if key in left and key is not None and (at := _place(text, word)) >= 0:
+            left.remove(key)
+            found[key] = Entity(RARE, word, at)
+    if not text.isascii():
+        for string in _repeated_strings(text):
+            for key in left.intersection(map(key_of, terms_of(string))):
+                found.setdefault(key, Entity(RARE, string, text.index(string)))
+    return list(dict.fromkeys(found[key] for key in wanted if key in found))
 
-    def order(word: RareWord) -> tuple[float, int]:
-        return -word.count * math.log((num_documents + 1) / word.documents), word.entity.start
 
-    return sorted(found.values(), key=order)
+def _place(text: str, word: str) -> int:
+    """Where a word is in a text, -1 if it is none that can be an entity: a number, "don" of "don't"."""
+    at = text.find(word)
+    while at >= 0:
+        match = _SPACED_WORD.match(text, at)
+        if match and match[0] == word:
+            return at
+        at = text.find(word, at + 1)
+    return -1
 
 
 def _repeated_strings(text: str) -> dict[str, int]:

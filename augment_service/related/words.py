@@ -44,7 +44,8 @@ class WordCounts:
     """The distinct words of some texts, ordered by key, then by text.
 
     `texts` has the place of the text, `counts` how often the word occurs in it. `lower` and `capital` say whether it
-    occurs without a capital, and with one where no sentence begins. `lengths` are the words of each text.
+    occurs without a capital, and with one where no sentence begins. `lengths` are the words of each text. `spelled` has
+    the key of each word of a script with spaces, as it is written.
     """
 
     keys: Keys
@@ -53,6 +54,7 @@ class WordCounts:
     lower: npt.NDArray[np.bool_]
     capital: npt.NDArray[np.bool_]
     lengths: Ints
+    spelled: dict[str, int]
 
 
 @lru_cache(maxsize=1 << 16)
@@ -101,13 +103,17 @@ def count_words(texts: Sequence[str]) -> WordCounts:
     tokens = np.frombuffer(stream, np.int32) if stream else np.zeros(0, np.int32)
     bounds = np.frombuffer(ends, np.int64) if ends else np.zeros(0, np.int64)
     text_of = np.repeat(np.arange(len(texts), dtype=np.int64), np.diff(bounds, prepend=0))
-    keys, sizes, kinds = _describe(list(numbers))
+    written = list(numbers)
+    keys, sizes, kinds = _describe(written)
+    ends_of_keys = np.cumsum(sizes)
+    single = np.flatnonzero(sizes == 1)
+    spelled = dict(zip([written[at] for at in single.tolist()], keys[ends_of_keys[single] - 1].tolist(), strict=True))
     kind = kinds[tokens]
     is_start = np.ones(len(tokens), bool)
     is_start[1:] = (kind[:-1] == _MARK) | (text_of[1:] != text_of[:-1])
     flags = np.where(is_start, kind & _LOWER, kind)
     words = kind != _MARK
-    return _grouped(tokens[words], text_of[words], flags[words], keys, sizes, len(texts))
+    return _grouped(tokens[words], text_of[words], flags[words], keys, sizes, len(texts), spelled)
 
 
 def _describe(tokens: Sequence[str]) -> tuple[Keys, Ints, npt.NDArray[np.uint8]]:
@@ -130,7 +136,9 @@ def _array(values: "array[int]", dtype: Any) -> Any:
     return np.frombuffer(values, dtype) if values else np.zeros(0, dtype)
 
 
-def _grouped(tokens: Any, text_of: Ints, flags: Any, keys: Keys, sizes: Ints, num_texts: int) -> WordCounts:
+def _grouped(
+    tokens: Any, text_of: Ints, flags: Any, keys: Keys, sizes: Ints, num_texts: int, spelled: dict[str, int]
+) -> WordCounts:
     """One entry for each word of each text."""
     known, ranks = np.unique(keys, return_inverse=True)
     first = np.cumsum(sizes) - sizes
@@ -155,4 +163,5 @@ def _grouped(tokens: Any, text_of: Ints, flags: Any, keys: Keys, sizes: Ints, nu
         (seen & np.uint64(_LOWER)) > 0,
         (seen & np.uint64(_CAPITAL)) > 0,
         np.bincount(text_of, minlength=num_texts),
+        spelled,
     )
