@@ -91,16 +91,23 @@ def test_a_student_of_the_teacher_in_context_answers_as_well(made: Path) -> None
     assert read_report(made / "judged")["suites"]["reversals"]["reversal"]["distilled"]["accuracy"] > 0.7
 
 
-def test_other_settings_do_not_mix_with_finished_work(made: Path) -> None:
-    words = ("augment", "--documents", made / "set", *TINY, "--methods", "global", "--out", made / "wrote")
-    done = entail(*words)
-    assert done.returncode == 2 and str(made / "wrote") in done.stderr
+def test_further_methods_keep_what_is_there(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "wrote", tmp_path / "wrote")
+    before = datasets.load_from_disk(str(tmp_path / "wrote" / "augmentations"))
+    words = ("--documents", made / "set", *TINY, "--methods", "local,global", "--out", tmp_path / "wrote")
+    plan = succeed("augment", *words, "--plan")
+    assert json.loads((tmp_path / "wrote" / "plan.json").read_text())["answered"] == len(set(before["prompt_id"])), plan
+    succeed("augment", *words)
+    after = datasets.load_from_disk(str(tmp_path / "wrote" / "augmentations"))
+    assert set(before["augmentation_id"]) < set(after["augmentation_id"])
+    assert {method.partition("/")[0] for method in after["method"]} == {"local", "global"}
 
 
 def test_a_dry_run_on_fake_engines(made: Path, tmp_path: Path) -> None:
     fake = ("--engine", "fake", "--engines", "1")
     succeed("augment", "--documents", made / "set", "--model", "anything", *fake, "--out", tmp_path / "wrote")
-    assert len(datasets.load_from_disk(str(tmp_path / "wrote" / "augmentations"))) == 8 * 3 * 2
+    rows = datasets.load_from_disk(str(tmp_path / "wrote" / "augmentations"))
+    assert len(set(rows["prompt_id"])) == 8 * 3 * 2
     suite = ("--suite", made / "set", "--model", "anything", "--contexts", "none,all")
     succeed("evaluate", *suite, *fake, "--out", tmp_path / "scored")
     assert set(read_report(tmp_path / "scored")["suites"]["reversals"]["trained"]) == {"base", "base+all"}
