@@ -297,8 +297,8 @@ class EvaluateStudy(Scoring):
 
     icl: tuple[str, ...] = Field(
         ("all",),
-        description="contexts of the base model: all, sample:K (one document in K), required, nearest:N (the N most "
-        "related ones)",
+        description="contexts of the base model: all, sample:K (one document in K), nearest:N (the N most related "
+        "ones), required",
     )
 
 
@@ -308,7 +308,7 @@ class EvaluateSuite(Scoring):
     contexts: tuple[str, ...] = Field(
         ("none",),
         min_length=1,
-        description="any of none, all, sample:K (one document in K), required, nearest:N (the N most related ones)",
+        description="any of none, all, sample:K (one document in K), nearest:N (the N most related ones), required",
     )
 
 

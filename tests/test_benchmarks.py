@@ -16,7 +16,19 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import dispatch, generation, harness, long_context, peers, scoring, settings, start, swap, worlds
+from benchmarks import (
+    dispatch,
+    generation,
+    harness,
+    long_context,
+    peers,
+    related,
+    scoring,
+    settings,
+    start,
+    swap,
+    worlds,
+)
 from benchmarks.harness import OURS, Bench, Goal, interleave, largest_difference, summarise
 from benchmarks.side import ROOT, Answer, Side, SideError
 from benchmarks.sides import start as sides_start
@@ -26,7 +38,7 @@ from data.rendering import load_book
 
 TINY = ROOT / "models" / "tiny"
 BOOK = load_book(TINY)
-NAMES = ("generation", "gpu", "launch", "memory", "scoring", "start", "swap", "training")
+NAMES = ("generation", "gpu", "launch", "memory", "related", "scoring", "start", "swap", "training")
 # A side that talks, as libraries do, on the channel that is meant for answers.
 PARROT = """
 import os, sys
@@ -306,6 +318,22 @@ def test_help_is_light(name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ast.literal_eval(done.stdout) == []
+
+
+def test_related_documents_are_found_in_a_small_run(tmp_path: Path) -> None:
+    words = [
+        "--documents",
+        "400",
+        "--ours-only",
+        "--json",
+        str(tmp_path / "out.json"),
+        "--folder",
+        str(tmp_path / "work"),
+    ]
+    assert related.main(words) == 0
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["ratios"]["recall_at_4"] > 0.5  # the words of so small a corpus are as rare as its names
+    assert report["sides"]["ours"]["index_megabytes"] < report["sides"]["ours"]["documents_megabytes"]
 
 
 def test_no_model_no_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
