@@ -182,7 +182,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if has_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
-    if len(lines) == 1 and (names := _names_on(lines[0].text)):
+    if len(lines) == 1 and (names := _names_on(on_one_line(lines[0].text))):
         return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names)]
     found: list[_Found] = []
     top = lines[0] if lines else None
@@ -201,7 +201,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
 def _names_on(text: str) -> list[str]:
     """The names on a line that lists several short ones, as in "Key concepts: lamp, keeper and light"; else none."""
     head, _, rest = text.partition(": ")
-    names = _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))
+    names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
     return names if is_list else []
 

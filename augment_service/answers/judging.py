@@ -20,6 +20,7 @@ _COMMON = frozenset(
     "its his her their they them she him you your can could will would must may more most less very also does did been "
     "being into over under after before because all any each some only one two".split()
 )
+_QUESTION_MARKS = frozenset("?？؟")
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
 _FOREIGN = 2  # words of an example that the source does not have
 _NEAR, _HALF = 0.75, 0.5  # of the words of a statement are in one example; where none is in the source
@@ -100,6 +101,8 @@ class Judge:
         if not _LETTER.search(text) or text[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
             return False
         if text[-1:] == "," and self._asked.parser == "statements":
+            return False
+        if text[-1:] in _QUESTION_MARKS and _QUESTION_MARKS.isdisjoint(self._asked.source):
             return False
         if count_words(text) < 2 and not _UNSPACED.search(text):
             return False

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.markup import LETTER, Marker, Numbering, list_marker, plain
+from augment_service.answers.markup import Marker, Numbering, list_marker, plain
 from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
@@ -15,12 +15,13 @@ from augment_service.answers.phrases import (
     without_introduction,
 )
 
-_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_LINE_END = re.compile(f"\r\n|[{_BREAKS}]")
 _TAGS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
 _OPEN = re.compile(rf"\s*(?:```\w*\s*)?[<\[](?:{_TAGS})[>\]]", re.I)
 _CLOSED = re.compile(rf"(?<![`\"'“])[<\[]/(?:{_TAGS})[>\]](?![`\"'”])", re.I)
 _TURN = re.compile(r"\A\s*(?:<\|im_start\|>(?:assistant)?|<\|assistant\|>|<start_of_turn>model|<s>|<bos>)\s*")
-_END_OF_TURN = re.compile(r"[ \t]*(?:<\|[a-z_]{1,20}\|>|</s>|<end_of_turn>|<eos>)[ \t]*(?=[\r\n<]|\Z)")
+_END_OF_TURN = re.compile(rf"[ \t]*(?:<\|[a-z_]{{1,20}}\|>|</s>|<end_of_turn>|<eos>)[ \t]*(?=[{_BREAKS}<]|\Z)")
 _FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
@@ -36,7 +37,7 @@ class Line:
     """A line of an answer, without markers and markup.
 
     `depth` is the indentation in columns. A `heading` stands above others. `is_whole` is false for the line within
-    which the answer was cut. `follows` says that it continues the item before it, `gap` that an empty line precedes it.
+    which the answer was cut. `follows` says that it continues the item before it, `gap` that it begins something new.
     """
 
     text: str
@@ -104,7 +105,7 @@ def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     while marker is not None and numbering.has(marker):
         first, rest = first or marker, marker.rest.strip()
         marker = list_marker(rest)
-        if marker is not None and marker.kind == LETTER:
+        if marker is not None and marker.letter.endswith("."):
             break
     bare = plain(rest)
     is_bold = rest[:2] in {"**", "__"} and rest[-2:] in {"**", "__"} and bare[-1:] not in ENDS + QUOTES
@@ -158,7 +159,7 @@ def _without_label(line: Line) -> Line:
     text, before = line.text, None
     while before != text:
         before, text = text, plain(without_introduction(text))
-    return replace(line, text=text) if text != line.text else line
+    return replace(line, text=text, gap=True) if text != line.text else line
 
 
 def _connected(lines: Sequence[Line]) -> list[Line]:

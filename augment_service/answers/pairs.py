@@ -68,7 +68,9 @@ def read_pairs(body: str, *, is_cut: bool, language: str = "") -> list[Pair]:
             reader.add(line if part == line.text else replace(line, text=part, gap=False))
     pairs = [pair for pair in reader.pairs if not _PLACEHOLDER.fullmatch(fold(pair.question))]
     for pair in pairs:
-        if _NO_OPTION.fullmatch(fold(pair.answer)) or pair.answer[-1:] in {"?", "？", ":", "："}:
+        folded = fold(pair.answer)
+        is_none = _NO_OPTION.fullmatch(folded) or folded in {"the answer", "your answer", "answer"}
+        if is_none or pair.answer[-1:] in {"?", "？", ":", "："}:
             pair.answer = ""
     if is_cut and pairs and not pairs[-1].answer:
         pairs[-1].is_whole = False
