@@ -54,8 +54,9 @@ class Judge:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The folded words of the source."""
-        return frozenset(_WORD.findall(self._folded))
+        """The folded words of the source; of "I'm" also "I"."""
+        words = _WORD.findall(self._folded)
+        return frozenset(words) | {word.partition("'")[0] for word in words}
 
     def is_copy(self, text: str) -> bool:
         """Whether the source says a text, or each of its sentences, in the same words (`bare_words`).
@@ -107,7 +108,8 @@ class Judge:
         if count_words(text) < 2 and not _UNSPACED.search(text):
             return False
         folded = fold(text)
-        return not is_refusal(folded) and not speaks_of_answer(folded, self.words)
+        quotes_phrase = f'"{fold(self._asked.nothing)}' in folded
+        return not (quotes_phrase or is_refusal(folded) or speaks_of_answer(folded, self.words))
 
     def are_in_other_language(self, texts: Sequence[str]) -> list[bool]:
         """Which of the texts are surely not in the language of the document; short ones never are."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.markup import Marker, Numbering, list_marker, plain
+from augment_service.answers.markup import LETTER, Marker, Numbering, list_marker, plain
 from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
@@ -28,6 +28,7 @@ _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
 _MOST_INLINE = 100  # items on one line
 _QUOTED = re.compile(r"\A\s*(?:>(?:\s|\Z))+")
 _TAB = 4
+LIST, FIRST, PAIRS = "list", "first", "pairs"  # what is read
 ENDS = ".!?。！？؟।…"
 QUOTES = "\"'”’»)]」』*_"
 
@@ -66,11 +67,11 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = False) -> list[Line]:
+def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST) -> list[Line]:
     """The lines that belong to the answer: no introduction, no closing, no rules, no empty lines.
 
-    `is_cut` says that the answer ended at the limit of tokens. With `in_pairs`, labels such as "Answer:" stay, and so
-    does what is around a list.
+    `is_cut` says that the answer ended at the limit of tokens. In a `LIST`, what is around its items is left out, too;
+    in `PAIRS`, labels such as "Answer:" stay.
     """
     raw = _LINE_END.split(body)
     is_cut = is_cut and not _FENCE.match(raw[-1])
@@ -86,7 +87,7 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = 
         line = _line(part, marker, numbering)
         lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
         gap = False
-    return _connected(_without_frame(lines, in_pairs=in_pairs))
+    return _connected(_without_frame(lines, kind))
 
 
 def _items_of(line: str) -> list[str]:
@@ -113,28 +114,26 @@ def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     return Line(bare, first, len(spread) - len(spread.lstrip()), is_heading)
 
 
-def _without_frame(lines: Sequence[Line], *, in_pairs: bool) -> list[Line]:
+def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     """The lines without the introduction before them and the closing behind them."""
     start = 0
-    while start < len(lines) and _introduces(lines[start], is_only=len(lines) == 1, in_pairs=in_pairs):
+    while start < len(lines) and _introduces(lines[start], kind, is_only=len(lines) == 1):
         start += 1
     end = start
-    while end < len(lines) and not _closes(lines[end], is_first=end == start or in_pairs):
+    while end < len(lines) and not _closes(lines[end], is_first=end == start or kind == PAIRS):
         end += 1
     found = list(lines[start:end])
-    if in_pairs:
-        return [line for line in found if line.text]
     items = [at for at, line in enumerate(found) if line.marker]
-    if len(items) > 1:
+    if kind == LIST and len(items) > 1:
         found = [*found[items[0] : items[-1] + 1], *_behind(found, items[-1])]
-    return [line for line in map(_without_label, found) if line.text]
+    return [line for line in (found if kind == PAIRS else map(_without_label, found)) if line.text]
 
 
-def _introduces(line: Line, *, is_only: bool, in_pairs: bool) -> bool:
+def _introduces(line: Line, kind: str, *, is_only: bool) -> bool:
     folded = fold(line.text)
     if line.marker or is_refusal(folded):
         return False
-    if line.heading and not is_only and not in_pairs and names_answer(folded):
+    if line.heading and not is_only and kind != PAIRS and names_answer(folded):
         return True
     return is_introduction(folded) and (not is_only or line.heading)
 
@@ -156,9 +155,10 @@ def _behind(lines: Sequence[Line], last: int) -> list[Line]:
 
 
 def _without_label(line: Line) -> Line:
-    text, before = line.text, None
-    while before != text:
-        before, text = text, plain(without_introduction(text))
+    text = line.text
+    while (rest := plain(without_introduction(text))) != text:
+        marker = list_marker(rest)
+        text = plain(marker.rest) if marker is not None and marker.kind != LETTER else rest
     return replace(line, text=text, gap=True) if text != line.text else line
 
 

@@ -113,9 +113,11 @@ _ANSWER = re.compile(
     r"(?:this|that|it|here) (?:is|was|has|means)\b (?:(?:a|an|the|just|only|another|one) )*(?:\w+ ){0,2}"
     rf"(?P<kind>{_NOUN}|{_TASK_WORD}|{_ABOUT_ANSWER}|continuation|rewording|syllogism|fallacy|case with|instance|"
     r"way to|difference|different)\b|"
-    r"i (?:have|'ve|'ll|will|would|can|added|changed|used|replaced|think|hope|am|'m)\b|"
-    rf".*\b(?:original (?P<original>{_NOUN}|meaning|version)|(?P<task>inference|rephrasing|paraphrase)s?)\b"
+    r"(?P<self>i)(?:'ve|'ll|'m| (?:have|will|would|can|added|changed|used|replaced|think|hope|am))\b|"
+    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b"
 )
+_POLLUTED = re.compile(rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b")
+_TASKED = re.compile(r"\b(?P<noun>inference|rephrasing|paraphrase)s?\b")
 _SENTENCE_END = re.compile(r"[.!?:][\"')]*\s+")
 
 
@@ -175,11 +177,16 @@ def refers_to_text(folded: str, known: Container[str] = ()) -> bool:
 
 def speaks_of_answer(folded: str, known: Container[str] = ()) -> bool:
     """Whether a sentence speaks of the answer, or of what was asked ("The original sentence", "I have added")."""
-    return any(
-        found is not None and _is_unknown(found, known) for found in map(_ANSWER.match, _SENTENCE_END.split(folded))
-    )
+    found = [*map(_ANSWER.match, _SENTENCE_END.split(folded)), _POLLUTED.search(folded), _TASKED.search(folded)]
+    return any(one is not None and _is_unknown(one, known) for one in found)
+
+
+def begins_with_talk(folded: str, known: Container[str] = ()) -> bool:
+    """Whether a document begins with talk about itself, or speaks of what it was made from."""
+    found = _ANSWER.match(folded), _POLLUTED.search(folded)
+    return any(one is not None and _is_unknown(one, known) for one in found)
 
 
 def _is_unknown(found: re.Match[str], known: Container[str]) -> bool:
     word = next(filter(None, found.groupdict().values()), "")
-    return not word or (word not in known and f"{word}s" not in known)
+    return not word or not (word in known or (word != "i" and f"{word}s" in known))
