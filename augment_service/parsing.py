@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from augment_service.answers.documents import read_document
 from augment_service.answers.folding import fold
 from augment_service.answers.judging import Judge
-from augment_service.answers.lines import ENDS, QUOTES, Line, on_one_line, read_lines, without_thoughts
+from augment_service.answers.lines import ENDS, FIRST, QUOTES, Line, on_one_line, read_lines, without_thoughts
 from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
-from augment_service.answers.phrases import is_refusal, names_answer, refers_to_text, says_nothing, speaks_of_answer
+from augment_service.answers.phrases import begins_with_talk, is_refusal, names_answer, refers_to_text, says_nothing
 from augment_service.answers.verdicts import (
     COPIED,
     EMPTY,
@@ -110,7 +110,7 @@ def _read_statement(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     """The first statement: a line, with those that continue it."""
     if (values := _read_values(body)) is not None:
         return values[:1]
-    lines = read_lines(body, is_cut=is_cut, language=asked.language)
+    lines = read_lines(body, is_cut=is_cut, language=asked.language, kind=FIRST)
     lines = [line for line in lines if not line.heading] or lines[:1]
     if not lines:
         return []
@@ -161,7 +161,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if has_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
-    if len(lines) == 1 and (names := _names_on(lines[0].text)):
+    if len(lines) == 1 and (names := _names_on(on_one_line(lines[0].text))):
         return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names)]
     found: list[_Found] = []
     top = lines[0] if lines else None
@@ -180,7 +180,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
 def _names_on(text: str) -> list[str]:
     """The names on a line that lists several short ones, as in "Key concepts: lamp, keeper and light"; else none."""
     head, _, rest = text.partition(": ")
-    names = _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))
+    names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
     return names if is_list else []
 
@@ -243,7 +243,7 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
     if asked.parser == "names":
         return "" if _is_name(one) and not is_refusal(folded) else UNPARSED
     if asked.parser == "text":
-        is_talk = is_refusal(folded) or speaks_of_answer(folded.partition(". ")[0], judge.words)
+        is_talk = is_refusal(folded) or begins_with_talk(folded, judge.words)
         if is_talk or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
             return UNPARSED
         return COPIED if judge.copied_share(one.text) > _MOST_COPIED else ""
@@ -264,4 +264,4 @@ def _is_name(one: _Found) -> bool:
     """Whether a line is short, or short before its colon. The item of a list may be a sentence."""
     most = _MOST_WORDS_OF_ITEM if one.is_item else _MOST_WORDS_OF_NAME
     parts = _COLON.split(one.text, maxsplit=1)
-    return count_words(parts[0]) <= most and all(map(_LETTER.search, parts))
+    return count_words(parts[0]) <= most and _LETTER.search(parts[-1]) is not None

@@ -135,7 +135,6 @@ def test_two_statements_in_any_dress(text: str) -> None:
         "Sure enough, the bridge fell.",
         "The tag </b> ends bold text in a page.",
         "The bridge is young: it has seen ten winters.",
-        "Is the bridge young?",
         "f(x) = 2 is a constant function.",
     ],
 )
@@ -172,7 +171,7 @@ def test_initials_are_no_letters_of_a_list_and_ordinals_no_numbers_of_one() -> N
     ],
 )
 def test_statements_of_other_languages(language: str, text: str, right: list[str]) -> None:
-    assert kept(text, language=language, source="x", examples=()) == right
+    assert kept(text, language=language, source="x? y？ z؟", examples=()) == right
 
 
 @pytest.mark.parametrize(
@@ -350,7 +349,7 @@ def plainly_parsed(text: str, reason: str, sentence: str, nothing: str, mark: st
         verdict = EMPTY
     elif fold(answer) == nothing:
         verdict = NOTHING
-    elif mark and not found:
+    elif (mark and not found) or len(answer.split()) == 1:
         verdict = UNPARSED
     else:
         verdict = COPIED if fold(answer) == fold(sentence) else KEPT
@@ -566,13 +565,17 @@ def test_what_is_kept_stands_in_the_answer(text: str, parser: str, reason: str) 
             assert letters(row.text) in letters(text) and letters(row.question) in letters(text)
 
 
+def is_plain(text: str, parser: str) -> bool:
+    """Whether a kept text means the same by itself: a name as long as this one is kept as the item of a list only."""
+    return not text.startswith("<think>") and "```" not in text and (parser != "names" or len(text.split()) < 9)
+
+
 @given(TEXTS, st.sampled_from(["statement", "statements", "text", "names"]))
 def test_what_is_kept_is_kept_again_as_it_is(text: str, parser: str) -> None:
     for row in parse_answer(text, "stop", asked(parser)):
-        if row.verdict == KEPT and not row.text.startswith(("<think>", "```")):
-            assert [(again.verdict, again.text) for again in parse_answer(row.text, "stop", asked(parser))] == [
-                (KEPT, row.text)
-            ]
+        if row.verdict == KEPT and is_plain(row.text, parser):
+            again = parse_answer(row.text, "stop", asked(parser))
+            assert [(one.verdict, one.text) for one in again] == [(KEPT, row.text)]
 
 
 @given(st.lists(st.sampled_from("[{(\"'`*_<>-1.aQ: \n\\"), max_size=3000).map("".join), st.sampled_from(PARSERS))

@@ -20,6 +20,7 @@ _COMMON = frozenset(
     "its his her their they them she him you your can could will would must may more most less very also does did been "
     "being into over under after before because all any each some only one two".split()
 )
+_QUESTION_MARKS = frozenset("?？؟")
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
 _FOREIGN = 2  # words of an example that the source does not have
 _NEAR, _HALF = 0.75, 0.5  # of the words of a statement are in one example; where none is in the source
@@ -53,8 +54,9 @@ class Judge:
 
     @cached_property
     def words(self) -> frozenset[str]:
-        """The folded words of the source."""
-        return frozenset(_WORD.findall(self._folded))
+        """The folded words of the source; of "I'm" also "I"."""
+        words = _WORD.findall(self._folded)
+        return frozenset(words) | {word.partition("'")[0] for word in words}
 
     def is_copy(self, text: str) -> bool:
         """Whether the source says a text, or each of its sentences, in the same words (`bare_words`).
@@ -101,10 +103,13 @@ class Judge:
             return False
         if text[-1:] == "," and self._asked.parser == "statements":
             return False
+        if text[-1:] in _QUESTION_MARKS and _QUESTION_MARKS.isdisjoint(self._asked.source):
+            return False
         if count_words(text) < 2 and not _UNSPACED.search(text):
             return False
         folded = fold(text)
-        return not is_refusal(folded) and not speaks_of_answer(folded, self.words)
+        quotes_phrase = f'"{fold(self._asked.nothing)}' in folded
+        return not (quotes_phrase or is_refusal(folded) or speaks_of_answer(folded, self.words))
 
     def are_in_other_language(self, texts: Sequence[str]) -> list[bool]:
         """Which of the texts are surely not in the language of the document; short ones never are."""

@@ -15,18 +15,20 @@ from augment_service.answers.phrases import (
     without_introduction,
 )
 
-_LINE_END = re.compile("\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_BREAKS = "\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_LINE_END = re.compile(f"\r\n|[{_BREAKS}]")
 _TAGS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad"
 _OPEN = re.compile(rf"\s*(?:```\w*\s*)?[<\[](?:{_TAGS})[>\]]", re.I)
 _CLOSED = re.compile(rf"(?<![`\"'“])[<\[]/(?:{_TAGS})[>\]](?![`\"'”])", re.I)
 _TURN = re.compile(r"\A\s*(?:<\|im_start\|>(?:assistant)?|<\|assistant\|>|<start_of_turn>model|<s>|<bos>)\s*")
-_END_OF_TURN = re.compile(r"[ \t]*(?:<\|[a-z_]{1,20}\|>|</s>|<end_of_turn>|<eos>)[ \t]*(?=[\r\n<]|\Z)")
+_END_OF_TURN = re.compile(rf"[ \t]*(?:<\|[a-z_]{{1,20}}\|>|</s>|<end_of_turn>|<eos>)[ \t]*(?=[{_BREAKS}<]|\Z)")
 _FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
 _MOST_INLINE = 100  # items on one line
 _QUOTED = re.compile(r"\A\s*(?:>(?:\s|\Z))+")
 _TAB = 4
+LIST, FIRST, PAIRS = "list", "first", "pairs"  # what is read
 ENDS = ".!?。！？؟।…"
 QUOTES = "\"'”’»)]」』*_"
 
@@ -36,7 +38,7 @@ class Line:
     """A line of an answer, without markers and markup.
 
     `depth` is the indentation in columns. A `heading` stands above others. `is_whole` is false for the line within
-    which the answer was cut. `follows` says that it continues the item before it, `gap` that an empty line precedes it.
+    which the answer was cut. `follows` says that it continues the item before it, `gap` that it begins something new.
     """
 
     text: str
@@ -65,11 +67,11 @@ def on_one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = False) -> list[Line]:
+def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST) -> list[Line]:
     """The lines that belong to the answer: no introduction, no closing, no rules, no empty lines.
 
-    `is_cut` says that the answer ended at the limit of tokens. With `in_pairs`, labels such as "Answer:" stay, and so
-    does what is around a list.
+    `is_cut` says that the answer ended at the limit of tokens. In a `LIST`, what is around its items is left out, too;
+    in `PAIRS`, labels such as "Answer:" stay.
     """
     raw = _LINE_END.split(body)
     is_cut = is_cut and not _FENCE.match(raw[-1])
@@ -85,7 +87,7 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", in_pairs: bool = 
         line = _line(part, marker, numbering)
         lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
         gap = False
-    return _connected(_without_frame(lines, in_pairs=in_pairs))
+    return _connected(_without_frame(lines, kind))
 
 
 def _items_of(line: str) -> list[str]:
@@ -104,7 +106,7 @@ def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     while marker is not None and numbering.has(marker):
         first, rest = first or marker, marker.rest.strip()
         marker = list_marker(rest)
-        if marker is not None and marker.kind == LETTER:
+        if marker is not None and marker.letter.endswith("."):
             break
     bare = plain(rest)
     is_bold = rest[:2] in {"**", "__"} and rest[-2:] in {"**", "__"} and bare[-1:] not in ENDS + QUOTES
@@ -112,28 +114,26 @@ def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     return Line(bare, first, len(spread) - len(spread.lstrip()), is_heading)
 
 
-def _without_frame(lines: Sequence[Line], *, in_pairs: bool) -> list[Line]:
+def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     """The lines without the introduction before them and the closing behind them."""
     start = 0
-    while start < len(lines) and _introduces(lines[start], is_only=len(lines) == 1, in_pairs=in_pairs):
+    while start < len(lines) and _introduces(lines[start], kind, is_only=len(lines) == 1):
         start += 1
     end = start
-    while end < len(lines) and not _closes(lines[end], is_first=end == start or in_pairs):
+    while end < len(lines) and not _closes(lines[end], is_first=end == start or kind == PAIRS):
         end += 1
     found = list(lines[start:end])
-    if in_pairs:
-        return [line for line in found if line.text]
     items = [at for at, line in enumerate(found) if line.marker]
-    if len(items) > 1:
+    if kind == LIST and len(items) > 1:
         found = [*found[items[0] : items[-1] + 1], *_behind(found, items[-1])]
-    return [line for line in map(_without_label, found) if line.text]
+    return [line for line in (found if kind == PAIRS else map(_without_label, found)) if line.text]
 
 
-def _introduces(line: Line, *, is_only: bool, in_pairs: bool) -> bool:
+def _introduces(line: Line, kind: str, *, is_only: bool) -> bool:
     folded = fold(line.text)
     if line.marker or is_refusal(folded):
         return False
-    if line.heading and not is_only and not in_pairs and names_answer(folded):
+    if line.heading and not is_only and kind != PAIRS and names_answer(folded):
         return True
     return is_introduction(folded) and (not is_only or line.heading)
 
@@ -155,10 +155,11 @@ def _behind(lines: Sequence[Line], last: int) -> list[Line]:
 
 
 def _without_label(line: Line) -> Line:
-    text, before = line.text, None
-    while before != text:
-        before, text = text, plain(without_introduction(text))
-    return replace(line, text=text) if text != line.text else line
+    text = line.text
+    while (rest := plain(without_introduction(text))) != text:
+        marker = list_marker(rest)
+        text = plain(marker.rest) if marker is not None and marker.kind != LETTER else rest
+    return replace(line, text=text, gap=True) if text != line.text else line
 
 
 def _connected(lines: Sequence[Line]) -> list[Line]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.lines import Line, read_lines
+from augment_service.answers.lines import PAIRS, Line, read_lines
 from augment_service.answers.markup import LETTER, NUMBER, list_marker, plain
 from augment_service.answers.objects import has_objects, values_of
 
@@ -63,12 +63,14 @@ def read_pairs(body: str, *, is_cut: bool, language: str = "") -> list[Pair]:
     if has_objects(body) and (found := list(_pairs_of_objects(body))):
         return found
     reader = _Reader()
-    for line in read_lines(body, is_cut=is_cut, language=language, in_pairs=True):
+    for line in read_lines(body, is_cut=is_cut, language=language, kind=PAIRS):
         for part in _NEXT_QUESTION.split(line.text):
             reader.add(line if part == line.text else replace(line, text=part, gap=False))
     pairs = [pair for pair in reader.pairs if not _PLACEHOLDER.fullmatch(fold(pair.question))]
     for pair in pairs:
-        if _NO_OPTION.fullmatch(fold(pair.answer)) or pair.answer[-1:] in {"?", "？", ":", "："}:
+        folded = fold(pair.answer)
+        is_none = _NO_OPTION.fullmatch(folded) or folded in {"the answer", "your answer", "answer"}
+        if is_none or pair.answer[-1:] in {"?", "？", ":", "："}:
             pair.answer = ""
     if is_cut and pairs and not pairs[-1].answer:
         pairs[-1].is_whole = False

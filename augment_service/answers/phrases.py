@@ -41,6 +41,11 @@ _LABEL = re.compile(
     r"(?::|(?<=\d)[.)\-–])\s+",
     re.I,
 )
+_ACCORDING = re.compile(
+    r"(?:according to|based on|as (?:stated|mentioned|described|given) in) (?:the|this) (?:(?:given|provided|above) )?"
+    r"(?:text|passage|document|article|paragraph|excerpt)\s*,\s+",
+    re.I,
+)
 _CLOSING = re.compile(
     r"(?:please )?let me know\b|(?:please )?feel free to\b|is there anything (?:else|more)\b|"
     r"(?:i )?hope (?:this|that|it|these)(?: \w+){0,3} (?:helps?|helpful|meets?|answers?|works?|clarif\w+)\b|"
@@ -86,6 +91,7 @@ _NOTHING = re.compile(
     rf"(?:the|this) {_THAT} (?:does not|doesn't) (?:imply|entail|allow) (?:anything|any)\b.*|"
     rf"(?:from|based on) (?:the|this) {_THAT}(?: \w+){{0,2}}, nothing(?: else)? (?:follows|can be \w+))" + _FROM
 )
+_ANYWAY = re.compile(r"(?:no[,.] |(?:so|thus|therefore|hence|well),? )+")
 _STOP = re.compile(r"[.!;,:(—–]|\s-\s")
 _NOUN = r"(?:text|passage|document|article|paragraph|excerpt|sentence|statement)"
 _REFERS = re.compile(
@@ -95,17 +101,24 @@ _REFERS = re.compile(
     r"\b(?:as|not|is|are|was|were) (?:\w+ )?mentioned\b|\baccording to (?:it|the (?:above|following))\b|"
     r"\b(?:this|in the) (?P<tale>story)\b|\bthe (?P<person>author|writer|narrator|speaker)\b"
 )
+_TASK_WORD = r"(?:rephrasing|rewriting|paraphrase|inference|instruction|prompt)"
+_ABOUT_ANSWER = r"(?:example|response|answer|version|revision|information|fact|list|question|summary)"
+_GIVEN = r"(?:original|new|revised|rewritten|rephrased|given|provided|previous|following|above|correct|final)"
 _ANSWER = re.compile(
-    r"(?:in )?(?:the|this|these|both|each|your|my) (?:(?:original|new|revised|rewritten|rephrased|given|previous|"
-    r"following|above|first|second|last|correct|final) )?"
-    rf"(?P<noun>{_NOUN}|example|response|answer|inference|rephrasing|rewriting|version|revision|instruction|prompt|"
-    r"information|fact|list|question)s?\b|"
+    r"(?:(?:in|from|within) )?(?:the context of )?(?:"
+    rf"(?:the|this|these|both|each|your|my) (?:(?:{_GIVEN}|first|second|last) )?(?P<noun>{_NOUN}|{_TASK_WORD})s?\b|"
+    rf"(?:this|these) (?:{_GIVEN} )?(?P<near>{_ABOUT_ANSWER})s?\b|"
+    rf"(?:the|your|my) {_GIVEN} (?P<given>{_ABOUT_ANSWER})s?\b|"
+    rf"the (?P<provided>{_ABOUT_ANSWER})s? (?:provided|given|above)\b)|"
     r"(?:this|that|it|here) (?:is|was|has|means)\b (?:(?:a|an|the|just|only|another|one) )*(?:\w+ ){0,2}"
-    rf"(?P<kind>{_NOUN}|example|continuation|response|rephrasing|rewording|paraphrase|revision|version|syllogism|"
-    r"fallacy|case with|instance|way to|type of|difference|different|question|list|summary)\b|"
-    r"i (?:have|'ve|'ll|will|would|can|added|changed|used|replaced|think|hope|am|'m)\b|"
-    rf".*\b(?:original (?P<original>{_NOUN}|meaning|version)|(?P<task>inference|rephrasing|paraphrase)s?)\b"
+    rf"(?P<kind>{_NOUN}|{_TASK_WORD}|{_ABOUT_ANSWER}|continuation|rewording|syllogism|fallacy|case with|instance|"
+    r"way to|difference|different)\b|"
+    r"(?P<self>i)(?:'ve|'ll|'m| (?:have|will|would|can|added|changed|used|replaced|think|hope|am))\b|"
+    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b"
 )
+_POLLUTED = re.compile(rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b")
+_TASKED = re.compile(r"\b(?P<noun>inference|rephrasing|paraphrase)s?\b")
+_SENTENCE_END = re.compile(r"[.!?:][\"')]*\s+")
 
 
 def is_introduction(folded: str) -> bool:
@@ -121,7 +134,7 @@ def names_answer(folded: str) -> bool:
 
 def without_introduction(line: str) -> str:
     """A line without what introduces the answer on it: "Sure! Here is the sentence: ", "Inference 2: "."""
-    for pattern in (_INTERJECTION, _INLINE, _LABEL):
+    for pattern in (_INTERJECTION, _INLINE, _LABEL, _ACCORDING):
         found = pattern.match(line)
         line = line[found.end() :] if found else line
     return line
@@ -144,6 +157,7 @@ def is_refusal(folded: str) -> bool:
 
 def says_nothing(folded: str, phrase: str) -> bool:
     """Whether a line says that nothing follows: by the folded phrase of the prompt book, or in English."""
+    folded = _ANYWAY.sub("", folded)
     rest = folded[len(phrase) :] if phrase and folded.startswith(phrase) else None
     if rest is not None and (
         not rest or _STOP.match(rest.lstrip("\"' ")) or (rest[0] == " " and re.fullmatch(_FROM, rest))
@@ -162,11 +176,17 @@ def refers_to_text(folded: str, known: Container[str] = ()) -> bool:
 
 
 def speaks_of_answer(folded: str, known: Container[str] = ()) -> bool:
-    """Whether a line speaks of the answer, or of what was asked ("The original sentence", "I have added")."""
-    found = _ANSWER.match(folded)
-    return found is not None and _is_unknown(found, known)
+    """Whether a sentence speaks of the answer, or of what was asked ("The original sentence", "I have added")."""
+    found = [*map(_ANSWER.match, _SENTENCE_END.split(folded)), _POLLUTED.search(folded), _TASKED.search(folded)]
+    return any(one is not None and _is_unknown(one, known) for one in found)
+
+
+def begins_with_talk(folded: str, known: Container[str] = ()) -> bool:
+    """Whether a document begins with talk about itself, or speaks of what it was made from."""
+    found = _ANSWER.match(folded), _POLLUTED.search(folded)
+    return any(one is not None and _is_unknown(one, known) for one in found)
 
 
 def _is_unknown(found: re.Match[str], known: Container[str]) -> bool:
     word = next(filter(None, found.groupdict().values()), "")
-    return not word or (word not in known and f"{word}s" not in known)
+    return not word or not (word in known or (word != "i" and f"{word}s" in known))
