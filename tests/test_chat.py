@@ -22,6 +22,7 @@ from data.records import (
     Augmentation,
     DistillationExample,
     Distribution,
+    Document,
     Prompt,
     Question,
     Refusal,
@@ -76,14 +77,14 @@ def test_the_start_token_is_not_set_twice() -> None:
     assert render(tokenizer, [{"role": "user", "content": "ab"}], where=WHERE) == "ab"
 
 
-def test_books_are_named_and_only_those_of_chats_have_system_turns(tmp_path: Path) -> None:
+def test_books_are_named_and_a_system_turn_is_text_where_there_is_no_chat(tmp_path: Path) -> None:
     assert load_book(tmp_path) == load_book(None, ENGLISH) and not load_book(tmp_path).chat
     assert load_book(tmp_path, Path("english-chat")) == load_book(None, ENGLISH_CHAT)
     assert load_book(None, ENGLISH_CHAT).chat
     more = '\n[local.more]\nsystem = "x"\ntext = "{sentence}"\nmax_tokens = 9\n'
     (tmp_path / "prompts.toml").write_text(ENGLISH.read_text() + more)
-    with pytest.raises(InputError, match="chat"):
-        load_book(tmp_path)
+    book = load_book(tmp_path)
+    assert frame_of(book.select(["local/more"])[0], book, "") == ("x\n\n", "")
 
 
 def test_a_given_answer_begins_as_the_template_begins_one() -> None:
@@ -184,11 +185,14 @@ def test_a_teacher_reads_the_prompt_in_its_frame(tmp_path: Path) -> None:
             asked.extend(examples)
             return super().distill(examples, on_answer)
 
-    task = DistillationTask({template.method: template}, {template.method: around}, {}, 2)
+    write_folder(tmp_path / "documents", Document, [Document("d", "ab xx", "w0", "Heading", "en")])
+    documents = str(tmp_path / "documents")
+    task = DistillationTask({template.method: template}, {template.method: around}, {}, 2, documents)
     assert computed(task, Engine(EngineSpec("fake", "m")), [row])[0].answers
     (example,) = asked
     assert (example.before, example.after, example.reasoning) == (*around, "so")
-    assert example.prompt == template.prompt(row.sentence) and "<|user|>" in example.before
+    fields = {"sentence": row.sentence, "heading": "Heading", "language": "English"}
+    assert example.prompt == template.prompt(fields) and "<|user|>" in example.before
 
 
 @pytest.mark.real

@@ -75,7 +75,7 @@ def test_every_kept_inference_is_an_example_after_all_that_preceded_it(augmented
     run(plan(augmented), worker)
     kept = kept_rows(augmented)
     assert [(row.text_id, row.text) for row in asked] == [(row.augmentation_id, row.text) for row in kept]
-    assert {row.method for row in kept} == {template.method for template in BOOK.templates}
+    assert {row.method for row in kept} == {template.method for template in BOOK.select(["local", "global"])}
     for example, row in zip(asked, kept, strict=True):
         assert (example.context, example.num_top) == ("doma are more shiny than ruli\n---\n", 4)
         start = f"{row.method.partition('/')[2]} : doma are more shiny than ruli =>"
