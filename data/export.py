@@ -102,7 +102,7 @@ def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
     counts = {_WHOLE: sum(table.num_rows for table in tables)}
     if name == "questions":
         counts = count_values(tables, "split")
-    example: dict[str, Any] = next((table.slice(0, 1).to_pylist()[0] for table in tables if table.num_rows), {})
+    example = next((_with_nulls(table.slice(0, 1)).to_pylist()[0] for table in tables if table.num_rows), {})
     files = {split: target / f"{plain}{suffix}" for split, plain in _plain_names(sorted(counts)).items()}
     return Part(name, shards, tables[0].schema, files, counts, example)
 
@@ -117,8 +117,17 @@ def _write(part: Part) -> None:
                 table = read_table(shard)
                 if part.name == "questions":
                     table = table.filter(pc.equal(table["split"], split))
-                write(table)
+                write(_with_nulls(table))
         os.replace(temporary, path)
+
+
+def _with_nulls(table: pa.Table) -> pa.Table:
+    """The table with null in place of NaN, which marks what was not measured and which JSON has no word for."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(index)
+            table = table.set_column(index, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column))
+    return table
 
 
 @contextmanager
@@ -130,7 +139,7 @@ def _sink(path: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[pa.T
     else:
         with path.open("w", encoding="utf-8") as file:
             yield lambda table: file.writelines(
-                json.dumps(row, ensure_ascii=False) + "\n"
+                json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
                 for batch in table.to_batches(max_chunksize=4096)
                 for row in batch.to_pylist()
             )

@@ -1,6 +1,7 @@
 """Exports: what `datasets.load_dataset` reads from them is what is stored in the folders."""
 
 import json
+import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -99,10 +100,16 @@ def test_any_text_comes_back(tmp_path_factory: pytest.TempPathFactory, texts: li
         assert load(folder / kind)["train"] == as_rows(documents)
 
 
-def test_augmentations_are_exported_from_their_stage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_augmentations_are_exported_from_their_stage(tmp_path: Path, kind: str) -> None:
+    """What was not measured is null in both formats: JSON has no NaN."""
     write_folder(tmp_path / "wrote" / "augmentations", Augmentation, [AUGMENTATION])
-    export(tmp_path / "wrote", tmp_path / "out", "parquet")
-    assert load(tmp_path / "out") == {"train": as_rows([AUGMENTATION])}
+    export(tmp_path / "wrote", tmp_path / "out", kind)
+    (row,) = load(tmp_path / "out")["train"]
+    expected = as_rows([AUGMENTATION])[0]
+    unmeasured = {name for name, value in expected.items() if isinstance(value, float) and math.isnan(value)}
+    assert unmeasured
+    assert row == expected | dict.fromkeys(unmeasured)
 
 
 def test_exported_questions_are_a_suite(made: Path, tmp_path: Path) -> None:
