@@ -102,7 +102,8 @@ def _plan(name: str, source: Path, target: Path, suffix: str) -> Part:
     counts = {_WHOLE: sum(table.num_rows for table in tables)}
     if name == "questions":
         counts = count_values(tables, "split")
-    example = next((_with_nulls(table.slice(0, 1)).to_pylist()[0] for table in tables if table.num_rows), {})
+    first = next((_with_nulls(table.slice(0, 1)) for table in tables if table.num_rows), None)
+    example = first.to_pylist()[0] if first is not None else {}
     files = {split: target / f"{plain}{suffix}" for split, plain in _plain_names(sorted(counts)).items()}
     return Part(name, shards, tables[0].schema, files, counts, example)
 
