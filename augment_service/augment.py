@@ -7,7 +7,7 @@ exists is not computed again, and a prompt that any shard answers is not asked a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from augment_service.answers.verdicts import EMPTY, REPEATED, UNPARSED
+from augment_service.answers.verdicts import ASKED, EMPTY, KEPT, REPEATED, UNPARSED
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.contexts import (
     ALL,
@@ -46,10 +46,11 @@ from augment_service.repeats import RepeatFinder
 from augment_service.tokens import check_context, load_once, token_counter
 from data.chunks import chunk_spans
 from data.errors import InputError
-from data.records import Augmentation, Context, Document, Generation, Prompt, Refusal
+from data.facts import QuestionFinder
+from data.records import Augmentation, Context, Document, Generation, Prompt, Question, Refusal
 from data.rendering import DOCUMENT, MODEL_FREE, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint
-from data.store import content_of, list_shards, read_manifest, read_table, write_shard
+from data.store import content_of, list_shards, read_folder, read_manifest, read_table, write_shard
 
 AUGMENTATIONS, CONTEXTS, PARTS = "augmentations", "contexts", "parts"
 UNVERIFIED = "unverified"  # all rows before the verification, where one follows
@@ -59,6 +60,7 @@ _SEAM = 8  # tokens by which parts that are counted one by one may differ from t
 _FEW_ROWS = 50  # of fewer rows nothing follows about the model
 _LEAST_READABLE = 0.01
 _LEAST_ROOM = 16  # tokens
+_MARKS = frozenset("?？؟")
 
 Written = Generation | Refusal | tuple[Augmentation, ...]
 Asked = tuple[Prompt, Target]
@@ -149,7 +151,13 @@ class AugmentTask:
             longest = max(count([target.fields[DOCUMENT] for target in targets]), default=0)
             budget = self.window - self._overhead(document.corpus) - longest
         context = related_context(
-            index, row, self.context, self.template.shared_context, budget=budget, count_tokens=count
+            index,
+            row,
+            self.context,
+            self.template.shared_context,
+            budget=budget,
+            count_tokens=count,
+            seed=self.plan.seed,
         )
         others = tuple(doc_id for doc_id in context.doc_ids if doc_id != document.doc_id)
         if others:
@@ -320,9 +328,9 @@ def keep_raw(folder: Path, answers: Sequence[Generation | Refusal]) -> None:
     write_shard(folder / f"{name}.arrow", Generation, written)
 
 
-def is_augmented(out: Path, jobs: Sequence[ShardedJob], verified: str = "") -> bool:
-    """Whether the stage's output is complete, and that of these jobs; `verified` names what verifies it."""
-    return read_manifest(out / AUGMENTATIONS).get("key") == request_key(jobs, verified)
+def is_augmented(out: Path, jobs: Sequence[ShardedJob], *checks: str) -> bool:
+    """Whether the stage's output is complete, and that of these jobs; `checks` name what rejects rows besides."""
+    return read_manifest(out / AUGMENTATIONS).get("key") == request_key(jobs, *checks)
 
 
 def plan_augmentation(
@@ -424,27 +432,67 @@ def frame_of(template: Template, book: PromptBook, tokenizer: str) -> Frame:
     return Frame(template.worked_examples)
 
 
-def seal_augmentations(documents: Path, out: Path, jobs: Sequence[ShardedJob], name: str = AUGMENTATIONS) -> int:
+def seal_augmentations(
+    documents: Path, out: Path, jobs: Sequence[ShardedJob], name: str = AUGMENTATIONS, *, tests: Path | None = None
+) -> int:
     """Write the folder `name` from the jobs' shards, whose units are all done; returns the number of refused prompts.
 
     Of rows in a corpus that say the same the first stays kept, unless a document says it; the verdict of the others
     becomes "repeated", as `augment_service.repeats` finds it. Rows of a family without a model are compared with each
-    other alone, so that an arm that learns it has all of them. Raises InputError if every prompt was refused, or if
-    next to nothing could be read.
+    other alone, so that an arm that learns it has all of them. A row that asks a question of the sealed folder `tests`,
+    or was written around it, becomes a "test question". Raises InputError if every prompt was refused,
+    or if next to nothing could be read.
     """
     refused = refuse_if_all(jobs, "prompt")
     with TemporaryDirectory(dir=out, prefix=".repeats-") as scratch:
         finder = RepeatFinder(Path(scratch) / "signatures")
         for batch in (batch for shard in list_shards(documents) for batch in _batches(read_table(shard))):
             finder.find(batch.select(["corpus", "text"]))
-        with rewrite_folder(out / name, Augmentation, key=request_key(jobs)) as writer:
+        asked = _TestQuestions(tests, documents)
+        with rewrite_folder(out / name, Augmentation, key=request_key(jobs, tests_key(tests))) as writer:
             for table in (batch for job in jobs for shard in job.tables() for batch in _batches(shard)):
                 again = pa.array(finder.find(_compared(table)))
-                verdicts = pc.if_else(again, REPEATED, table["verdict"])
+                verdicts = pc.if_else(again, REPEATED, pc.if_else(asked.are_in(table), ASKED, table["verdict"]))
                 writer.write(table.set_column(table.schema.get_field_index("verdict"), "verdict", verdicts))
                 writer.end_if_full()
     _refuse_unreadable(out / name)
     return refused
+
+
+class _TestQuestions:
+    """Finds rows that ask a test's question. Questions and documents are read when the first row asks anything."""
+
+    def __init__(self, tests: Path | None, documents: Path) -> None:
+        self._tests, self._documents = tests, documents
+
+    @cached_property
+    def _finders(self) -> tuple[QuestionFinder, QuestionFinder]:
+        """One of all questions, and one of those with a question mark."""
+        assert self._tests is not None
+        texts = [text for shard in list_shards(self._documents) for text in read_table(shard)["text"].to_pylist()]
+        questions = list(read_folder(self._tests, Question))
+        marked = [question for question in questions if not _MARKS.isdisjoint(question.prompt)]
+        return QuestionFinder(questions, texts), QuestionFinder(marked, texts)
+
+    def are_in(self, table: pa.Table) -> pa.Array:
+        """Of each row, whether it is kept so far and asks such a question.
+
+        A text that goes on as a question without a mark does ("The mill was built in") is an answer, not a question.
+        """
+        if self._tests is None:
+            return pa.array([False] * table.num_rows)
+        columns = (table[name].to_pylist() for name in ("verdict", "prompt", "about", "text"))
+        return pa.array([row[0] in (KEPT, PROPOSED) and self._asks(*row[1:]) for row in zip(*columns, strict=True)])
+
+    def _asks(self, prompt: str, about: Sequence[str], text: str) -> bool:
+        if any(self._finders[0].find(one) for one in (prompt, *about) if one):
+            return True
+        return not _MARKS.isdisjoint(text) and bool(self._finders[1].find(text))
+
+
+def tests_key(tests: Path | None) -> str:
+    """Names the questions of a sealed folder, "" for none."""
+    return content_of(tests) if tests else ""
 
 
 def _compared(table: pa.Table) -> pa.Table:
@@ -456,9 +504,9 @@ def _compared(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=["corpus", "text", "verdict", "question"])
 
 
-def request_key(jobs: Sequence[ShardedJob], verified: str = "") -> str:
-    """Names the rows of some jobs, and what verifies them."""
-    return fingerprint(*(target.name for job in jobs for target in job.targets), *filter(None, [verified]))
+def request_key(jobs: Sequence[ShardedJob], *checks: str) -> str:
+    """Names the rows of some jobs, and what rejects rows besides; empty names do not count."""
+    return fingerprint(*(target.name for job in jobs for target in job.targets), *filter(None, checks))
 
 
 def _refuse_unreadable(folder: Path) -> None:

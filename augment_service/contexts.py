@@ -28,6 +28,7 @@ from data.store import content_of, read_shard, read_table, schema_of, temporary_
 
 Kind = Literal["none", "all", "sample", "required", "nearest", "bundle"]
 _NUMBERED = re.compile(r"(sample|nearest|bundle):([1-9][0-9]{0,8})")
+_SHUFFLED = ":shuffled"
 _MEANINGS: dict[Kind, str] = {
     "none": "none",
     "all": "all",
@@ -45,33 +46,37 @@ class ContextSpec:
     """Which documents are in context.
 
     None, all, one in `k` at random, those that a question requires, the `k` that are most related to a document or a
-    question, or a document together with the `k` - 1 that are most related to it.
+    question, or a document together with the `k` - 1 that are most related to it. They are in the order of the corpus,
+    or in a random one by the seed.
     """
 
     kind: Kind
     k: int = 1
+    is_shuffled: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.k}" if self.kind in ("sample", "nearest", "bundle") else self.kind
+        name = f"{self.kind}:{self.k}" if self.kind in ("sample", "nearest", "bundle") else self.kind
+        return name + _SHUFFLED * self.is_shuffled
 
 
 NONE, ALL = ContextSpec("none"), ContextSpec("all")
 
 
 def parse_context(text: str, *, where: str, kinds: Sequence[Kind] = tuple(_MEANINGS)) -> ContextSpec:
-    """The context of that name, e.g. "all" or "nearest:4". Raises InputError unless it is one of these kinds."""
-    numbered = _NUMBERED.fullmatch(text)
+    """The context of that name, e.g. "all" or "nearest:4:shuffled". Raises InputError unless it is of these kinds."""
+    name, is_shuffled = text.removesuffix(_SHUFFLED), text.endswith(_SHUFFLED)
+    numbered = _NUMBERED.fullmatch(name)
     spec = None
     if numbered:
-        spec = ContextSpec(cast(Kind, numbered[1]), int(numbered[2]))
-    elif text in ("none", "all", "required"):
-        spec = ContextSpec(cast(Kind, text))
-    hint = "choose among " + ", ".join(_MEANINGS[kind] for kind in kinds)
+        spec = ContextSpec(cast(Kind, numbered[1]), int(numbered[2]), is_shuffled)
+    elif name in ("all", "required") or text == "none":
+        spec = ContextSpec(cast(Kind, name), is_shuffled=is_shuffled)
+    hint = "choose among " + ", ".join(_MEANINGS[kind] for kind in kinds) + f"; {_SHUFFLED} behind it: in random order"
     if spec is None:
         raise InputError(f'unknown context "{text}"', where=where, hint=hint)
     if spec.kind not in kinds:
         raise InputError(f'the context "{text}" cannot be used here', where=where, hint=hint)
-    if spec == ContextSpec("bundle", 1):
+    if (spec.kind, spec.k) == ("bundle", 1):
         raise InputError("a bundle has two documents or more", where=where, hint="e.g. bundle:3")
     return spec
 
@@ -84,13 +89,12 @@ def related_context(
     *,
     budget: int | None = None,
     count_tokens: TokenCounter = word_counter,
-    order: int | None = None,
+    seed: int = 0,
 ) -> Context:
     """The documents that are related to one, or it and those ("nearest", "bundle"); for tasks, in the actor.
 
-    They have at most `budget` tokens together (None: any number), as `fit_documents` says, and are in the order of the
-    corpus, or in a random one by the seed `order`. The context has fewer than `spec` asks for where fewer are related,
-    or fit.
+    They have at most `budget` tokens together (None: any number), as `fit_documents` says. The context has fewer than
+    `spec` asks for where fewer are related, or fit.
     """
     is_bundle = spec.kind == "bundle"
     (related,) = index.nearest([row], spec.k - is_bundle)
@@ -99,9 +103,9 @@ def related_context(
     if budget is not None:
         texts = fit_documents(texts, budget, count_tokens)
     placed = sorted(zip(ranked, texts, strict=False))
-    if order is not None:
+    if spec.is_shuffled:
         (doc_id,) = index.documents.ids([row])
-        stream(order, "order", str(spec), doc_id).shuffle(placed)
+        stream(seed, "order", str(spec), doc_id).shuffle(placed)
     text = render([text for _, text in placed])
     return Context(fingerprint("context", text), text, tuple(index.documents.ids([row for row, _ in placed])))
 
@@ -144,7 +148,7 @@ def write_contexts(
 ) -> dict[str, Path]:
     """A shard of contexts for each corpus; what exists is not written again.
 
-    "all" and "sample" have one context; each `draw` samples another subset, in the documents' order. "required" and
+    "all" and "sample" have one context; each `draw` samples another subset, or another order. "required" and
     "nearest" have one for each distinct tuple of document ids in `requires`. Raises InputError for a corpus without
     documents, and before anything is written for one whose documents cannot fit into `window` tokens (None: not
     checked).
@@ -219,21 +223,28 @@ def _contexts(
     names: tuple[int, str, int],
     wanted: Sequence[tuple[str, ...]],
 ) -> Iterator[Context]:
+    seed, corpus, draw = names
+
+    def ordered(places: Iterable[int], *about: str) -> list[int]:
+        found = sorted(places)
+        if spec.is_shuffled:
+            stream(seed, "order", corpus, draw, *about).shuffle(found)
+        return found
+
     if spec.kind not in ("required", "nearest"):
+        places: Iterable[int] = range(documents.num_rows)
         if spec.kind == "sample":
             count = max(1, round(documents.num_rows / spec.k))
-            seed, corpus, draw = names
             places = stream(seed, "context", corpus, spec.k, draw).sample(range(documents.num_rows), count)
-            documents = documents.take(sorted(places))
-        yield _context(documents, render)
+        yield _context(documents.take(ordered(places)), render)
         return
     named = pa.array(sorted({doc_id for doc_ids in wanted for doc_id in doc_ids}), pa.string())
-    places = pc.indices_nonzero(pc.is_in(documents["doc_id"], named))
-    place_of = dict(zip(documents["doc_id"].take(places).to_pylist(), places.to_pylist(), strict=True))
+    rows = pc.indices_nonzero(pc.is_in(documents["doc_id"], named))
+    place_of = dict(zip(documents["doc_id"].take(rows).to_pylist(), rows.to_pylist(), strict=True))
     for doc_ids in wanted:
         found = sorted(place_of[doc_id] for doc_id in doc_ids if doc_id in place_of)
         if len(found) == len(doc_ids):  # else the question is about another corpus
-            yield _context(documents.take(found), render)
+            yield _context(documents.take(ordered(found, *doc_ids)), render)
 
 
 def _context(documents: pa.Table, render: Render) -> Context:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import groupby, repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ from augment_service.answers.folding import fold
 from augment_service.answers.verdicts import KEPT, REPEATED
 from augment_service.augment import AUGMENTATIONS, CONTEXTS, ROWS_PER_BATCH, UNVERIFIED, frame_of
 from augment_service.chat import Frame
-from augment_service.contexts import ContextReader, ContextSpec, write_contexts
+from augment_service.contexts import ALL, ContextReader, ContextSpec, write_contexts
 from augment_service.distillation import prompt_fields
 from augment_service.documents import open_documents
 from augment_service.engines.protocol import Engine
@@ -34,6 +34,7 @@ from augment_service.verifiers import (
     NUM_ORDERS,
     VERDICTS,
     Evidence,
+    Sentences,
     Value,
     distinct,
     grounded,
@@ -50,6 +51,7 @@ from data.store import list_shards, read_records, read_table
 
 MEASURED = "measured"
 ROWS_PER_UNIT = 512
+_DOCUMENTS_HELD = 4096  # of which the words of sentences are kept
 AUTO, NONE = "auto", "none"
 DEFAULTS = "premises=0.7,grounded=0.8,distinct=1"  # of "auto", which lost no true inference: docs/verification.md
 VERSION = 1  # of what is asked and of the values: raise it when the same inference would get other ones
@@ -314,14 +316,24 @@ class Verified:
 
 
 def seal_verification(
-    documents: Path, out: Path, book: PromptBook, plan: VerifyPlan, jobs: Sequence[ShardedJob], *, key: str
+    documents: Path,
+    out: Path,
+    book: PromptBook,
+    plan: VerifyPlan,
+    jobs: Sequence[ShardedJob],
+    *,
+    key: str,
+    context: ContextSpec = ALL,
 ) -> Verified:
     """Write `augmentations/` from `unverified/` and the measurements; `key` names the request.
+
+    `context` is that of the augmentation. Premises are looked for in all documents of a corpus where those, or a sample
+    of them, were in context, else in the sources of a row.
 
     A row that could not be measured, or of which a verifier says nothing, keeps its verdict, with NaN. In memory: for
     each row 8 bytes a verifier, and for `margin` the texts of the verified rows.
     """
-    values = _collect(documents, out / UNVERIFIED, book, plan, jobs)
+    values = _collect(out / UNVERIFIED, book, plan, jobs, _Premises(documents, context))
     rejected = Counter[str]()
     index = 0
     with rewrite_folder(out / AUGMENTATIONS, Augmentation, key=key) as writer:
@@ -396,29 +408,38 @@ def contradicted(claims: Sequence[Claim]) -> list[int]:
     return sorted(rejected)
 
 
-class _Sentences:
-    """The words of every sentence of the documents, by corpus, read when a corpus is first asked for."""
+class _Premises:
+    """What premises are looked for in: the sentences of a corpus, or those of the documents that a row names."""
 
-    def __init__(self, documents: Path) -> None:
-        self._documents = documents
-        self._found: dict[str, list[frozenset[str]]] = {}
+    def __init__(self, documents: Path, context: ContextSpec) -> None:
+        self._documents, self._context = documents, context
+        self._corpus, self._of_corpus = "", Sentences(())
+        self._of_document = lru_cache(maxsize=_DOCUMENTS_HELD)(self._read)
 
-    def of(self, corpus: str) -> list[frozenset[str]]:
-        """Those of one corpus; one corpus is kept in memory at a time."""
-        if corpus not in self._found:
-            parts: dict[frozenset[str], None] = {}
-            for rows in row_ranges(self._documents, rows_per_unit=ROWS_PER_BATCH, corpora=[corpus]):
-                table = read_table(Path(rows.shard)).slice(rows.start, rows.stop - rows.start)
-                for document in read_records(table, Document):
-                    parts |= dict.fromkeys(map(words_of, split_sentences(document.text, document.outline)))
-            self._found = {corpus: list(parts)}
-        return self._found[corpus]
+    def share(self, found: Sequence[str], row: Augmentation, template: Template) -> float:
+        """The least share of a premise's words that one sentence has."""
+        if template.family.about or self._context.kind not in ("all", "sample"):
+            return premises(found, Sentences(chain.from_iterable(map(self._of_document, row.sources))))
+        if self._corpus != row.corpus or not self._corpus:  # one corpus is in memory at a time
+            self._corpus, self._of_corpus = row.corpus, Sentences(self._sentences_of(row.corpus))
+        return premises(found, self._of_corpus)
+
+    def _read(self, doc_id: str) -> list[frozenset[str]]:
+        document = open_documents(str(self._documents)).read(doc_id)
+        return list(map(words_of, split_sentences(document.text, document.outline)))
+
+    def _sentences_of(self, corpus: str) -> Iterator[frozenset[str]]:
+        for rows in row_ranges(self._documents, rows_per_unit=ROWS_PER_BATCH, corpora=[corpus]):
+            table = read_table(Path(rows.shard)).slice(rows.start, rows.stop - rows.start)
+            for document in read_records(table, Document):
+                yield from map(words_of, split_sentences(document.text, document.outline))
 
 
-def _collect(documents: Path, folder: Path, book: PromptBook, plan: VerifyPlan, jobs: Sequence[ShardedJob]) -> _Values:
+def _collect(
+    folder: Path, book: PromptBook, plan: VerifyPlan, jobs: Sequence[ShardedJob], evidence: _Premises
+) -> _Values:
     templates = {one.method: one for one in book.templates if one.method in plan.methods}
     columns: dict[str, list[float]] = {name: [] for name in plan.thresholds}
-    sentences = _Sentences(documents)
     members: dict[str, list[int]] = {}
     claims: dict[str, list[Claim]] = {}
     shares = agreements(_rows(folder)) if "agreement" in columns else repeat(math.nan)
@@ -427,7 +448,7 @@ def _collect(documents: Path, folder: Path, book: PromptBook, plan: VerifyPlan, 
         num_rows += 1
         template = templates.get(row.method) if row.verdict == KEPT else None
         for name, column in columns.items():
-            column.append(_value(name, row, own, share, template, sentences))
+            column.append(_value(name, row, own, share, template, evidence))
         if template is not None:
             members.setdefault(row.method, []).append(at)
         if template is not None and "margin" in own:
@@ -452,7 +473,7 @@ def _value(
     own: Mapping[str, Measurement],
     share: float,
     template: Template | None,
-    sentences: _Sentences,
+    evidence: _Premises,
 ) -> float:
     """The number of one row; NaN if the row is not verified, or a verifier says nothing of it."""
     if template is None:
@@ -468,7 +489,7 @@ def _value(
         return math.nan
     if name == "grounded":
         return grounded(row.text, [row.sentence, *row.about, *found]) if row.sentence else math.nan
-    return premises(found, sentences.of(row.corpus))
+    return evidence.share(found, row, template)
 
 
 def _measured(folder: Path, jobs: Sequence[ShardedJob]) -> Iterator[tuple[Augmentation, dict[str, Measurement]]]:

@@ -6,7 +6,7 @@ on other documents, so a widened corpus keeps its parts, and a sentence that occ
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from data.markdown import complete, heading_text
@@ -112,43 +112,42 @@ def most_held_out(parts: Iterable[str]) -> str:
     return min(parts, key=PARTS.index)
 
 
-def leaks(
-    prompts: Iterable[str], questions: Sequence[Question], documents: Iterable[str] = ()
-) -> Mapping[str, list[int]]:
-    """The questions whose text stands in a prompt: their ids, and the numbers of the prompts.
+class QuestionFinder:
+    """Finds the texts of questions in prompts.
 
     A question's text is the longest line of its prompt without a label before it ("Question:", a heading). What stands
     in `documents` is their text, not the question's: cloze questions begin like the sentence that they are about, and
-    are no leak where their document is shown. Folded words are compared, in one pass.
+    are no leak where their document is shown. Folded words are compared.
     """
-    texts = {question.question_id: _text_of(question.prompt) for question in questions}
-    texts = {name: words for name, words in texts.items() if words}
-    own = {name for names in _occurrences(documents, texts).values() for name in names}
-    wanted = {name: words for name, words in texts.items() if name not in own}
-    found: dict[str, list[int]] = defaultdict(list)
-    for number, names in _occurrences(prompts, wanted).items():
-        for name in names:
-            found[name].append(number)
-    return dict(found)
+
+    def __init__(self, questions: Iterable[Question], documents: Iterable[str] = ()) -> None:
+        texts = {question.question_id: _text_of(question.prompt) for question in questions}
+        self._wanted = {name: words for name, words in texts.items() if words}
+        self._index()
+        own = set().union(*map(self.find, documents)) if self._wanted else set()
+        self._wanted = {name: words for name, words in self._wanted.items() if name not in own}
+        self._index()
+
+    def _index(self) -> None:
+        self._by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for name, words in self._wanted.items():
+            self._by_key[words[:_KEY_WORDS]].append(name)
+        self._sizes = sorted({len(key) for key in self._by_key})
+
+    def find(self, text: str) -> set[str]:
+        """The ids of the questions whose text stands in this one."""
+        if not self._by_key:
+            return set()
+        whole = tuple(words_of(text))
+        return {
+            name
+            for at in range(len(whole))
+            for size in self._sizes
+            for name in self._by_key.get(whole[at : at + size], ())
+            if whole[at : at + len(self._wanted[name])] == self._wanted[name]
+        }
 
 
 def _text_of(prompt: str) -> tuple[str, ...]:
     lines = [line.partition(": ")[2] or line for line in prompt.splitlines()]
     return tuple(words_of(max(lines, key=len, default="")))
-
-
-def _occurrences(texts: Iterable[str], wanted: Mapping[str, tuple[str, ...]]) -> dict[int, set[str]]:
-    """Which of the wanted runs of words stand in each text."""
-    by_key: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for name, words in wanted.items():
-        by_key[words[:_KEY_WORDS]].append(name)
-    sizes = sorted({len(key) for key in by_key})
-    found: dict[int, set[str]] = {}
-    for number, text in enumerate(texts) if by_key else ():
-        whole = tuple(words_of(text))
-        for at in range(len(whole)):
-            for size in sizes:
-                for name in by_key.get(whole[at : at + size], ()):
-                    if whole[at : at + len(wanted[name])] == wanted[name]:
-                        found.setdefault(number, set()).add(name)
-    return found

@@ -52,4 +52,4 @@ def study_condition(weights: str, context: ContextSpec = NO_CONTEXT) -> Conditio
     if weights != BASE:
         return Condition(condition_name(weights, context), weights, context)
     known = {"none": "pretrained", "all": "icl"}
-    return Condition(known.get(context.kind, f"icl+{context}"), weights, context)
+    return Condition(known.get(str(context), f"icl+{context}"), weights, context)

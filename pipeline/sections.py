@@ -99,7 +99,8 @@ class Augment(Section):
     context: str = Field(
         "auto",
         description="documents that global methods see: all, sample:K (one in K), nearest:N (the N most related ones), "
-        "bundle:N (the document among the N - 1 most related ones); auto: all if they fit the window, else nearest:8",
+        "bundle:N (the document among the N - 1 most related ones); auto: all if they fit the window, else nearest:8. "
+        "With :shuffled behind it, in random order",
     )
     per_document: int = Field(
         4, ge=1, description="groups of entities, strategies or questions that each document is asked about"

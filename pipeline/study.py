@@ -200,7 +200,15 @@ def before_training(
     """What needs engines with the base model: augmentation, replay, and the base model's own scores."""
     setting, section = study.setting, study.recipe.augment
     plans = [
-        augment.plan(setting, study.model, suite.documents, study.augment_folder(suite), section, study.ledger)
+        augment.plan(
+            setting,
+            study.model,
+            suite.documents,
+            study.augment_folder(suite),
+            section,
+            study.ledger,
+            tests=suite.questions,
+        )
         for suite in suites
         if suite.documents is not None
     ]

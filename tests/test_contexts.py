@@ -57,7 +57,7 @@ def test_any_other_context_is_refused(text: str) -> None:
 def test_a_context_of_another_kind_is_refused_with_those_that_can_be_used() -> None:
     with pytest.raises(InputError) as raised:
         parse_context("bundle:3", where="--contexts", kinds=("none", "nearest"))
-    assert raised.value.hint == "choose among none, nearest:N (the N most related documents)"
+    assert raised.value.hint.startswith("choose among none, nearest:N (the N most related documents);")
 
 
 def test_all_documents_of_a_corpus_are_one_row(documents: Path, tmp_path: Path) -> None:
@@ -151,11 +151,11 @@ def test_a_document_is_not_among_its_nearest_and_first_in_its_bundle(index: Inde
 
 
 def test_documents_are_in_the_order_of_the_corpus_or_of_a_seed(index: Index) -> None:
-    spec = ContextSpec("bundle", 4)
-    orders = {related_context(index, 3, spec, render, order=seed).doc_ids for seed in range(9)}
+    spec = parse_context("bundle:4:shuffled", where="--context")
+    orders = {related_context(index, 3, spec, render, seed=seed).doc_ids for seed in range(9)}
     assert len(orders) > 2 and {tuple(sorted(ids)) for ids in orders} == {("d0", "d2", "d3", "d4")}
-    again = related_context(index, 3, spec, render, order=1)
-    assert again == related_context(index, 3, spec, render, order=1)
+    again = related_context(index, 3, spec, render, seed=1)
+    assert again == related_context(index, 3, spec, render, seed=1)
     assert again.text == render(index.documents.texts([int(doc_id[1:]) for doc_id in again.doc_ids]))
 
 

@@ -22,7 +22,7 @@ from augment_service.methods import (
 )
 from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.records import Augmentation, Context, Document, Generation, Prompt
+from data.records import Augmentation, Context, Document, Generation, Prompt, Question
 from data.rendering import BOOK_NAME, ENGLISH, NONSENSE, PromptBook, Template, load_book
 from data.store import read_folder, read_manifest, write_folder
 
@@ -206,6 +206,34 @@ def test_of_equal_texts_in_a_corpus_the_first_is_kept(
     kept = [row for row in rows if row.verdict == "kept"]
     assert [(row.corpus, row.text) for row in kept] == [(corpus, "The same text, in all.") for corpus in "ab"]
     assert {row.verdict for row in rows} == {"kept", "repeated"}
+
+
+def test_no_row_asks_a_question_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(self: object, prompts: list, on_answer: Callable[[int, Generation], None]) -> None:
+        text = (
+            "Question: Where do the otters swim?\nAnswer: In the lake.\n\nQuestion: Who runs there?\nAnswer: A stoat."
+        )
+        for at, prompt in enumerate(prompts):
+            on_answer(at, Generation(prompt.prompt_id, text, "stop", 3))
+
+    monkeypatch.setattr("augment_service.engines.fake.FakeEngine.generate", ask)
+    document = Document("d", "The otters swim in the lake. A stoat runs there.", "w")
+    write_folder(tmp_path / "documents", Document, [document])
+    asked = Question(
+        "q", "w", "test", "qa", "Question: where do the otters swim?\nAnswer:", ("lake", "sea"), 0, "f", ()
+    )
+    cloze = Question("r", "w", "test", "cloze", "A stoat", ("runs", "swims"), 0, "g", ())  # the document says it
+    write_folder(tmp_path / "questions", Question, [asked, cloze])
+    plan = replace(PLAN, methods=("self_qa",), samples=1)
+    jobs = plan_augmentation(tmp_path / "documents", tmp_path, ENGLISH_BOOK, plan, model="m", context=ALL)
+    for unit in [unit for job in jobs for unit in job.units()]:
+        EngineWorker(EngineSpec(kind="fake", model="none")).run_unit(*unit.args)  # type: ignore[arg-type]
+    keys = set()
+    for tests, verdicts in ((None, ["kept", "kept"]), (tmp_path / "questions", ["test question", "kept"])):
+        seal_augmentations(tmp_path / "documents", tmp_path, jobs, tests=tests)
+        assert [row.verdict for row in read_folder(tmp_path / AUGMENTATIONS, Augmentation)] == verdicts
+        keys.add(read_manifest(tmp_path / AUGMENTATIONS)["key"])
+    assert len(keys) == 2
 
 
 def test_each_context_is_stored_once_and_nothing_else_grows_with_it(

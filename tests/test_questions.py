@@ -64,7 +64,19 @@ from augment_service.questions.written import (
 )
 from augment_service.worker import EngineWorker
 from data.errors import InputError
-from data.facts import DEV, TEST, TRAIN, Fact, Shares, facts_of, fold, leaks, most_held_out, original_of, sections_of
+from data.facts import (
+    DEV,
+    TEST,
+    TRAIN,
+    Fact,
+    QuestionFinder,
+    Shares,
+    facts_of,
+    fold,
+    most_held_out,
+    original_of,
+    sections_of,
+)
 from data.records import Document, Generation, Prompt, Question, Score, ScoreItem
 from data.rendering import ENGLISH, ENGLISH_CHAT, NONSENSE, load_book
 from data.store import read_folder, write_folder
@@ -139,7 +151,7 @@ def test_bundles_stay_in_the_most_held_out_part() -> None:
     assert original_of("abc/12") == "abc" and original_of("abc") == "abc" and original_of("a/b") == "a/b"
 
 
-def test_leaks_are_found_and_documents_are_none() -> None:
+def test_questions_are_found_in_prompts_and_documents_are_none() -> None:
     asked = Question(
         "q1", "c", TEST, "qa", "Question: Who is the mayor of Hallam today?\nAnswer:", ("a", "b"), 0, "f", ()
     )
@@ -147,9 +159,9 @@ def test_leaks_are_found_and_documents_are_none() -> None:
         "q2", "c", TEST, "cloze", "Hallam: Ada Pell has been the mayor of Hallam since", ("a", "b"), 0, "f", ()
     )
     prompts = [f"Text: {MILL.text}", 'Focus on: "who is the mayor of Hallam today"', "Something else"]
-    assert leaks(prompts, [asked, ends], [MILL.text]) == {"q1": [1]}
-    assert leaks(prompts, [asked, ends]) == {"q1": [1], "q2": [0]}
-    assert leaks([], [asked]) == {} and leaks(prompts, []) == {}
+    assert list(map(QuestionFinder([asked, ends], [MILL.text]).find, prompts)) == [set(), {"q1"}, set()]
+    assert list(map(QuestionFinder([asked, ends]).find, prompts)) == [{"q2"}, {"q1"}, set()]
+    assert QuestionFinder([]).find(prompts[1]) == set()
 
 
 # ---- answers

@@ -18,7 +18,7 @@ from augment_service.contexts import ALL
 from augment_service.engines.protocol import Engine, EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.jobs import ShardedJob
-from augment_service.verifiers import distinct, grounded, premises, premises_of, words_of
+from augment_service.verifiers import Sentences, distinct, grounded, premises, premises_of, words_of
 from augment_service.verify import (
     Claim,
     Threshold,
@@ -183,12 +183,22 @@ def test_premises_are_looked_up_in_single_sentences() -> None:
     assert premises_of("femp : no femp are klame , so ", ", so ") == ["no femp are klame"]
     assert premises_of("The pump stops. The tank is full, so", ", so") == ["The pump stops.", "The tank is full"]
     assert premises_of("", ", so ") == premises_of(" , so ", ", so ") == []
-    sentences = [words_of(text) for text in ("it is said that no femp count as klame", "all zarp are yomp")]
+    sentences = Sentences(words_of(text) for text in ("it is said that no femp count as klame", "all zarp are yomp"))
     assert premises(["no femp are klame"], sentences) == 1
     assert premises(["all femp are klame"], sentences) == pytest.approx(2 / 3)
     assert premises(["no femp are klame", "no zarp are klame"], sentences) == pytest.approx(2 / 3)  # the least
     assert math.isnan(premises([], sentences)) and math.isnan(premises(["are"], sentences))
-    assert premises(["no femp"], []) == 0
+    assert premises(["no femp"], Sentences(())) == 0
+
+
+WORDS = st.frozensets(st.sampled_from("abcdefgh"), max_size=5)
+
+
+@given(st.lists(WORDS), WORDS)
+def test_the_inverted_words_give_what_a_search_of_all_sentences_gives(
+    sentences: list[frozenset[str]], words: frozenset[str]
+) -> None:
+    assert Sentences(sentences).most_shared(words) == max((len(words & one) for one in sentences), default=0)
 
 
 def test_an_inference_has_its_words_from_what_it_follows_from() -> None:

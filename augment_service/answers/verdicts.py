@@ -12,7 +12,8 @@ UNFINISHED = "unfinished"
 LANGUAGE = "other language"
 EMPTY = "empty"
 REFERS = "refers to the text"  # a question that cannot be asked without it
-VERDICTS = (KEPT, NOTHING, REPEATED, COPIED, EXAMPLE, UNPARSED, UNFINISHED, LANGUAGE, EMPTY, REFERS)
+ASKED = "test question"  # the question of a test, which training would teach
+VERDICTS = (KEPT, NOTHING, REPEATED, COPIED, EXAMPLE, UNPARSED, UNFINISHED, LANGUAGE, EMPTY, REFERS, ASKED)
 
 
 @dataclass(frozen=True, slots=True)

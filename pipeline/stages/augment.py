@@ -14,6 +14,7 @@ from augment_service.augment import (
     plan_augmentation,
     request_key,
     seal_augmentations,
+    tests_key,
 )
 from augment_service.contexts import ALL, ContextSpec, parse_context
 from augment_service.distillation import TEACHER, check_distillable, is_distilled, plan_distillation, seal_distillation
@@ -48,7 +49,8 @@ class Augmentation:
     """The augmentation of one folder of documents into `out`: its jobs, none where it is finished.
 
     `all_jobs` are those of a finished one, too; `parts` is the folder of their shards. `verification` is what rejects
-    inferences afterwards; `measured` is the folder of the measurements.
+    inferences afterwards; `measured` is the folder of the measurements. `tests` is the folder of questions that must
+    not be trained.
     """
 
     documents: Path
@@ -59,6 +61,7 @@ class Augmentation:
     context: ContextSpec = ALL
     verification: VerifyPlan | None = None
     measured: Path | None = None
+    tests: Path | None = None
 
     @property
     def asking(self) -> list[ShardedJob]:
@@ -106,8 +109,11 @@ def plan(
     section: Augment,
     parts: Path | None = None,
     ranges: Sequence[RowRange] | None = None,
+    tests: Path | None = None,
 ) -> Augmentation:
     """What is left to be done; `parts` is the folder of the ledger (default: in `out`), `ranges` as in the service.
+
+    `tests` is the folder of questions that must not be trained.
 
     Raises InputError before anything starts.
     """
@@ -142,10 +148,10 @@ def plan(
     if section.retry_refused:
         for job in jobs:
             job.retry()
-    elif is_augmented(out, jobs, verification.key if verification else ""):
+    elif is_augmented(out, jobs, tests_key(tests), verification.key if verification else ""):
         jobs = []
     return Augmentation(
-        documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS, context, verification, measured
+        documents, out, tuple(jobs), tuple(all_jobs), parts or out / PARTS, context, verification, measured, tests
     )
 
 
@@ -183,15 +189,17 @@ def finish(
     for planned in (one for one in plans if one.jobs):
         name = UNVERIFIED if planned.verification else AUGMENTATIONS
         with waiting(setting.console, "sealing the augmentations"):
-            refused = seal_augmentations(planned.documents, planned.out, planned.jobs, name)
+            refused = seal_augmentations(planned.documents, planned.out, planned.jobs, name, tests=planned.tests)
         _report_refused(setting, refused, "prompts", planned.out)
         if planned.verification:
             jobs = _plan_verification(setting, model, planned, planned.verification, section)
             measuring.append((planned, planned.verification, jobs))
     do_units(setting, engines, [unit for *_, jobs in measuring for job in jobs for unit in job.units()], "verify")
     for planned, verification, jobs in measuring:
-        key = request_key(planned.jobs, verification.key)
-        found = seal_verification(planned.documents, planned.out, model.book, verification, jobs, key=key)
+        key = request_key(planned.jobs, tests_key(planned.tests), verification.key)
+        found = seal_verification(
+            planned.documents, planned.out, model.book, verification, jobs, key=key, context=planned.context
+        )
         shown = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(found.rejected.items())) or "none"
         setting.say("verify", f"of {found.num_verified:,} inferences rejected: {shown}")
         _report_refused(setting, found.num_refused, "measurements", planned.measured or planned.out)
