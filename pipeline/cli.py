@@ -165,10 +165,21 @@ def _add_learn(commands: Commands) -> None:
     )
     until = "stop after the questions, which say how much the model knows already"
     parser.add_argument("--until", choices=["questions"], help=until)
-    parser.add_argument("--plan", action="store_true", help="print what would be asked; no engine starts")
+    plan = "print what would be asked, and what memory a training needs; no engine starts"
+    parser.add_argument("--plan", action="store_true", help=plan)
+    loss = "the model may lose at most this share of the questions that the base model knew, e.g. 0.05"
+    parser.add_argument("--max-retention-loss", type=share, metavar="X", help=loss)
     parser.add_argument("--seed", type=int, default=0, help="of the parts, the sampling and the options (default: 0)")
     add_sections(parser, STUDY | {"questions": Questions})
     parser.tables = [("train", "arms"), ("train", "mix")]
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1. Raises ValueError."""
+    found = float(text)
+    if not 0 <= found <= 1:
+        raise ValueError(text)
+    return found
 
 
 def _add_long(parser: Parser, name: str, model: type[Section]) -> None:

@@ -8,12 +8,14 @@ alone and documents with inferences. Writes into OUT what they write, `recipe.to
 import json
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from augment_service.engines.protocol import check_scoring
+from augment_service.questions.drafts import KNOWN
 from data.corpora.importer import import_corpus
 from data.corpora.reading import REJECTED, ROWS_FILE, ImportSettings
 from data.corpora.sources import find_sources
@@ -26,18 +28,21 @@ from pipeline.recipe import Recipe, parse_recipe, parse_section, to_toml
 from pipeline.sections import Cluster, Engine, Questions
 from pipeline.stages import augment as augment_stage
 from pipeline.stages import questions as question_stage
+from pipeline.stages import train as train_stage
 from pipeline.stages.augment_plan import make_plan
 from pipeline.stages.data import find_documents
 from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service
 from pipeline.study import CHECKPOINTS, run_study
 from pipeline.workspace import Workspace
 from train.engine.export import merge_checkpoint
+from train.plan.fit import planned_machine, print_plan
 
 STUDY, SUITE = "learn", "documents"
 IMPORT, QUESTIONS, MODEL, RECIPE = "import", "questions", "model", "recipe.toml"
 METHODS = ("local", "global", "self_qa")  # as far as the model's prompt book has them
 ALONE, WITH_INFERENCES = "documents", "inferences"
 ALL_SPLITS = "mean over the splits"
+_ROUNDING = 1e-9  # of a difference of two accuracies
 
 
 def learn(flags: Namespace, console: Console) -> None:
@@ -65,16 +70,17 @@ def learn(flags: Namespace, console: Console) -> None:
     if flags.until == QUESTIONS:
         return
     report = run_study(recipe, out, console, command=flags.command)
-    chosen, split, accuracy = choose_arm(report)
+    chosen, split, accuracy = choose_arm(report, flags.max_retention_loss)
     _copy_model(out, model, chosen)
     setting.say("model", f"{out / MODEL}: {chosen}, right on {accuracy:.0%} of the questions ({split})")
 
 
-def choose_arm(report: dict[str, Any]) -> tuple[str, str, float]:
+def choose_arm(report: dict[str, Any], max_loss: float | None = None) -> tuple[str, str, float]:
     """The arm with the highest accuracy, the split that decides, and the accuracy.
 
-    That is dev, test if there is no dev, or the mean over all splits of a suite that has neither. Of equal arms it is
-    the one without inferences.
+    The split is dev, test if there is no dev, or the mean over all splits of a suite that has neither. Of equal arms it
+    is the one without inferences. `max_loss` bounds what an arm may have lost of the accuracy on known questions.
+    Raises InputError if no arm is within it, or if there are no such questions.
     """
     splits: dict[str, Any] = report["suites"][SUITE]
     split = next((name for name in (DEV, TEST) if name in splits), "")
@@ -84,8 +90,27 @@ def choose_arm(report: dict[str, Any]) -> tuple[str, str, float]:
         for arm in (ALONE, WITH_INFERENCES)
         if all(arm in conditions for conditions in chosen)
     }
+    if max_loss is not None:
+        scores = _within(scores, splits, max_loss)
     best = max(scores, key=scores.__getitem__)
     return best, split or ALL_SPLITS, scores[best]
+
+
+def _within(scores: dict[str, float], splits: Mapping[str, Any], max_loss: float) -> dict[str, float]:
+    """The arms that have lost at most so much of the questions that the base model knew."""
+    where = "--max-retention-loss"
+    if KNOWN not in splits:
+        hint = "leave it out, or bring a suite with a split of that name"
+        raise InputError(
+            f'the suite has no questions that the base model knows (split "{KNOWN}")', where=where, hint=hint
+        )
+    known = splits[KNOWN]
+    lost = {arm: known["pretrained"]["accuracy"] - known[arm]["accuracy"] for arm in scores}
+    if min(lost.values()) > max_loss + _ROUNDING:
+        shown = ", ".join(f"{arm} lost {loss:.0%}" for arm, loss in lost.items())
+        hint = "train less, raise --replay-share, or allow more; the report is written"
+        raise InputError(f"of {known['pretrained']['n']} known questions {shown}", where=where, hint=hint)
+    return {arm: score for arm, score in scores.items() if lost[arm] <= max_loss + _ROUNDING}
 
 
 def _documents(flags: Namespace, setting: Setting, out: Path) -> Path:
@@ -124,7 +149,7 @@ def methods_of(book: PromptBook) -> list[str]:
 
 
 def _show_plan(setting: Setting, model: Model, documents: Path, recipe: Recipe, out: Path) -> None:
-    """What the augmentation would ask; engines do not start."""
+    """What the augmentation would ask, and what a training needs; engines do not start."""
     planned = augment_stage.plan(setting, model, documents, out, recipe.augment)
     found = make_plan(setting, model, planned)
     total = found.total
@@ -132,7 +157,14 @@ def _show_plan(setting: Setting, model: Model, documents: Path, recipe: Recipe, 
         "plan",
         f"{total.prompts:,} prompts, {total.prompt_tokens:,} tokens read, at most {total.max_new_tokens:,} written",
     )
-    setting.say("recipe", f"{out / RECIPE}; entail train --plan says what a training needs")
+    section = train_stage.resolve(recipe.train, model, setting.say)
+    source = train_stage.documents_source(documents, section)
+    run = train_stage.build_run(section, model, (source,), name=ALONE, out=out / "train", seed=section.seeds[0])
+    count = len(section.arms) * len(section.seeds)
+    setting.say("train", f"{count} runs of the tokens of one on the documents, each of which needs:")
+    whole = train_stage.takes_whole_nodes(section, model)
+    print_plan(run, planned_machine(section.ranks, whole_node=whole), setting.console, stage=section.stage)
+    setting.say("recipe", f"{out / RECIPE}")
 
 
 def _copy_model(out: Path, model: Model, arm: str) -> None:

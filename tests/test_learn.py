@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
+from data.errors import InputError
 from data.sets.registry import make_set
 from pipeline.cli import main
 from pipeline.data_section import SETS
@@ -36,6 +37,17 @@ def test_the_development_questions_decide() -> None:
     assert (arm, accuracy) == (WITH_INFERENCES, pytest.approx(0.7)) and "mean" in split
 
 
+def test_an_arm_may_lose_so_much_of_what_was_known() -> None:
+    report = report_of(dev=(0.2, 0.9), known=(0.9, 0.7))
+    report["suites"][SUITE]["known"]["pretrained"] = {"accuracy": 1.0, "n": 10}
+    assert choose_arm(report, 0.3) == (WITH_INFERENCES, "dev", 0.9)
+    assert choose_arm(report, 0.15) == (ALONE, "dev", 0.2)
+    with pytest.raises(InputError, match="documents lost 10%, inferences lost 30%"):
+        choose_arm(report, 0.05)
+    with pytest.raises(InputError, match="knows"):
+        choose_arm(report_of(dev=(0.2, 0.9)), 0.05)
+
+
 def test_a_brought_suite_a_report_and_a_model_that_opens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tmp_path / "made"
     section = SETS["reversals"](lexicon="tiny", worlds=1)
@@ -60,7 +72,8 @@ def test_questions_are_written_and_it_can_end_there(tmp_path: Path, capsys: pyte
     words = ["learn", *map(str, sorted(TOWN.glob("*.md"))[:8]), "--model", str(ROOT / "models" / "tiny")]
     words += ["--out", str(tmp_path / "out"), "--engine", "fake"]
     assert main([*words, "--plan"]) == 0
-    assert "prompts" in capsys.readouterr().out and not (tmp_path / "out" / "questions").exists()
+    shown = capsys.readouterr().out
+    assert "prompts" in shown and "is the smallest that fits" in shown and not (tmp_path / "out" / "questions").exists()
     assert main([*words, "--until", "questions"]) == 0
     assert (tmp_path / "out" / "questions" / "questions.jsonl").read_text().count("\n") > 0
     assert not (tmp_path / "out" / "report").exists()
