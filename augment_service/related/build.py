@@ -25,7 +25,7 @@ from data.store import content_of, temporary_path, write_json
 
 VERSION = 1  # raise it when the same documents would be indexed otherwise
 DESCRIPTION = "index.json"
-PART_BYTES = 16 << 20  # of text in memory
+PART_BYTES = 8 << 20  # of text in memory
 MOST_DOCUMENTS, SHARE_OF_DOCUMENTS = 1 << 17, 16  # a word in more than both (one document in 16) has no postings
 MOST_ENTITIES = 48  # of a document
 ENOUGH_ENTITIES = 8  # a document with fewer has rare words, too, that it repeats
@@ -257,8 +257,11 @@ class _Build:
         rows = rows[np.lexsort((-weights, ~is_rare[rows], counts.texts[rows]))]
         ends = np.searchsorted(counts.texts[rows], np.arange(len(texts)), "right").tolist()
         keys, start = counts.keys[rows].tolist(), 0
+        spelled: dict[int, list[str]] = {}
+        for word, key in counts.spelled.items():
+            spelled.setdefault(key, []).append(word)
         for text, end in zip(texts, ends, strict=True):
-            yield rare_words(text, keys[start : min(end, start + MOST_RARE)], counts.spelled)
+            yield rare_words(text, keys[start : min(end, start + MOST_RARE)], spelled)
             start = end
 
     def _look_up(self, keys: Keys, *columns: str) -> list[npt.NDArray[np.int64]]:

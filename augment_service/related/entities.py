@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from augment_service.related.words import SEPARATORS, UNSPACED, fold, is_mark, key_of, split_words, terms_of
+from augment_service.related.words import SEPARATORS, UNSPACED, fold, is_mark, key_of, terms_of
 from data.markdown import complete
 from data.structure import PROSE
 
@@ -197,22 +197,21 @@ def _runs_of_names(text: str, words: Sequence[tuple[int, int]], case_of: CaseOf)
         yield run
 
 
-def rare_words(text: str, wanted: Sequence[int], spelled: Mapping[str, int]) -> list[Entity]:
-    """The words of a text whose keys are wanted, in that order; `spelled` has the keys of words as they are written.
+def rare_words(text: str, wanted: Sequence[int], spelled: Mapping[int, Sequence[str]]) -> list[Entity]:
+    """The words of a text whose keys are wanted, in that order; `spelled` says how the words of a key are written.
 
     In scripts without spaces, words are strings that the text repeats; a wanted pair of characters stands for those
     that have it.
     """
     found: dict[int, Entity] = {}
-    left = set(wanted)
-    for word in dict.fromkeys(split_words(text)):
-        key = spelled.get(word)
-        if key in left and key is not None and (at := _place(text, word)) >= 0:
-            left.remove(key)
+    for key in wanted:
+        places = [(at, word) for word in spelled.get(key, ()) if (at := _place(text, word)) >= 0]
+        if places:
+            at, word = min(places)
             found[key] = Entity(RARE, word, at)
     if not text.isascii():
         for string in _repeated_strings(text):
-            for key in left.intersection(map(key_of, terms_of(string))):
+            for key in set(wanted).intersection(map(key_of, terms_of(string))):
                 found.setdefault(key, Entity(RARE, string, text.index(string)))
     return list(dict.fromkeys(found[key] for key in wanted if key in found))
 

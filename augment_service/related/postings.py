@@ -17,7 +17,7 @@ from augment_service.related.words import Ints, Keys
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER_BYTES = 256  # of a .npy file, padded: the length is known at the end only
-_VALUES_MERGED = 1 << 22  # at a time, about
+_VALUES_MERGED = 1 << 21  # at a time, about
 Array = npt.NDArray[Any]
 
 

@@ -57,7 +57,6 @@ class WordCounts:
     spelled: dict[str, int]
 
 
-@lru_cache(maxsize=1 << 16)
 def fold(word: str) -> str:
     """A word without case and without the plural of many languages of Europe: "Otters", "otter"."""
     return _PLURAL.sub("", word.lower())
@@ -119,17 +118,20 @@ def count_words(texts: Sequence[str]) -> WordCounts:
 def _describe(tokens: Sequence[str]) -> tuple[Keys, Ints, npt.NDArray[np.uint8]]:
     """The keys of all tokens, one after the other, how many each has, and its kind."""
     keys, sizes, kinds = array("Q"), array("q"), bytearray()
-    for token in tokens:
-        if token in _MARKS:
-            kinds.append(_MARK)
-            sizes.append(0)
-            continue
-        terms = terms_of(token)
-        keys.extend(map(key_of, terms))
-        sizes.append(len(terms))
-        first = token[0]
-        kinds.append(_LOWER if first.islower() else _CAPITAL if first.isupper() or first.istitle() else 0)
+    for own, kind in map(_described, tokens):
+        keys.extend(own)
+        sizes.append(len(own))
+        kinds.append(kind)
     return _array(keys, np.uint64), _array(sizes, np.int64), np.frombuffer(bytes(kinds), np.uint8)
+
+
+@lru_cache(maxsize=1 << 18)  # the next part of a corpus has most of the words of this one
+def _described(token: str) -> tuple[tuple[int, ...], int]:
+    if token in _MARKS:
+        return (), _MARK
+    first = token[0]
+    kind = _LOWER if first.islower() else _CAPITAL if first.isupper() or first.istitle() else 0
+    return tuple(map(key_of, terms_of(token))), kind
 
 
 def _array(values: "array[int]", dtype: Any) -> Any:
