@@ -24,7 +24,7 @@ from augment_service.answers.judging import Judge
 from augment_service.answers.lines import ENDS, FIRST, QUOTES, Line, on_one_line, read_lines, without_thoughts
 from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
-from augment_service.answers.phrases import begins_with_talk, is_refusal, names_answer, refers_to_text, says_nothing
+from augment_service.answers.phrases import begins_with_talk, is_talk, names_answer, refers_to_text, says_nothing
 from augment_service.answers.verdicts import (
     COPIED,
     EMPTY,
@@ -256,16 +256,17 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
         return UNFINISHED
     folded = fold(one.text)
     if asked.parser == "questions":
-        return _flaw_of_pair(fold(one.question), folded, asked, judge)
+        is_open = one.question[-1:] in {":", "："}
+        return UNPARSED if is_open else _flaw_of_pair(fold(one.question), folded, asked, judge)
     if not folded:
         return EMPTY
     if says_nothing(folded, fold(asked.nothing)) and count_words(one.text) <= _MOST_WORDS_OF_NOTHING:
         return NOTHING
     if asked.parser == "names":
-        return "" if _is_name(one) and not is_refusal(folded) else UNPARSED
+        return "" if _is_name(one) and not is_talk(folded) else UNPARSED
     if asked.parser == "text":
-        is_talk = is_refusal(folded) or begins_with_talk(folded, judge.words)
-        if is_talk or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
+        speaks = is_talk(folded) or begins_with_talk(folded, judge.words)
+        if speaks or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
             return UNPARSED
         return COPIED if judge.copied_share(one.text) > _MOST_COPIED else ""
     if not judge.is_statement(one.text) or (one.is_heading and count_words(one.text) <= _MOST_WORDS_OF_HEADING):
@@ -274,7 +275,7 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
 
 
 def _flaw_of_pair(question: str, answer: str, asked: Asked, judge: Judge) -> str:
-    if not _LETTER.search(question) or not any(map(str.isalnum, answer)) or question == answer or is_refusal(answer):
+    if not _LETTER.search(question) or not any(map(str.isalnum, answer)) or question == answer or is_talk(answer):
         return UNPARSED
     if refers_to_text(question, judge.words) or refers_to_text(answer, judge.words):
         return REFERS

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.markup import LETTER, Marker, Numbering, list_marker, plain
+from augment_service.answers.markup import Marker, Numbering, list_marker, plain
 from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
+    is_labelled,
     is_refusal,
     is_remark,
     names_answer,
@@ -26,7 +27,7 @@ _FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
 _MOST_INLINE = 100  # items on one line
-_QUOTED = re.compile(r"\A\s*(?:>(?:\s|\Z))+")
+_PREFIX = re.compile(r"\A\s*(?:(?:>(?=\s|\Z)|</?(?:li|ul|ol|p|div|span)>)\s*)+", re.I)
 _TAB = 4
 LIST, FIRST, PAIRS = "list", "first", "pairs"  # what is read
 ENDS = ".!?。！？؟।…"
@@ -76,7 +77,7 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST)
     raw = _LINE_END.split(body)
     is_cut = is_cut and not _FENCE.match(raw[-1])
     parts = [part for line in raw if not _FENCE.match(line) for part in _items_of(line)]
-    markers = [list_marker(_QUOTED.sub("", part).strip()) for part in parts]
+    markers = [list_marker(_PREFIX.sub("", part).strip()) for part in parts]
     numbering = Numbering(filter(None, markers), language)
     lines: list[Line] = []
     gap = False
@@ -102,7 +103,7 @@ def _items_of(line: str) -> list[str]:
 
 def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     spread = part.expandtabs(_TAB)
-    rest, first = _QUOTED.sub("", part).strip(), None
+    rest, first = _PREFIX.sub("", part).strip(), None
     while marker is not None and numbering.has(marker):
         first, rest = first or marker, marker.rest.strip()
         marker = list_marker(rest)
@@ -125,7 +126,8 @@ def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     found = list(lines[start:end])
     items = [at for at, line in enumerate(found) if line.marker]
     if kind == LIST and len(items) > 1:
-        found = [*found[items[0] : items[-1] + 1], *_behind(found, items[-1])]
+        inner = range(items[0], _end_of_item(found, items[-1]))
+        found = [line for at, line in enumerate(found) if at in inner or is_labelled(line.text)]
     return [line for line in (found if kind == PAIRS else map(_without_label, found)) if line.text]
 
 
@@ -146,19 +148,19 @@ def _closes(line: Line, *, is_first: bool) -> bool:
     return is_closing(folded) or (not is_first and is_remark(folded))
 
 
-def _behind(lines: Sequence[Line], last: int) -> list[Line]:
-    """The lines behind the last item that belong to it: they are indented more."""
-    at = last + 1
-    while at < len(lines) and lines[at].depth > lines[last].depth:
+def _end_of_item(lines: Sequence[Line], item: int) -> int:
+    """Where the lines end that belong to an item: they are indented more."""
+    at = item + 1
+    while at < len(lines) and lines[at].depth > lines[item].depth:
         at += 1
-    return list(lines[last + 1 : at])
+    return at
 
 
 def _without_label(line: Line) -> Line:
     text = line.text
     while (rest := plain(without_introduction(text))) != text:
         marker = list_marker(rest)
-        text = plain(marker.rest) if marker is not None and marker.kind != LETTER else rest
+        text = plain(marker.rest) if marker is not None and marker.letter[-1:] != "." else rest
     return replace(line, text=text, gap=True) if text != line.text else line
 
 

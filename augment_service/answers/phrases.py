@@ -140,6 +140,11 @@ def without_introduction(line: str) -> str:
     return line
 
 
+def is_labelled(line: str) -> bool:
+    """Whether a line names what it is: "Inference 2: "."""
+    return bool(_LABEL.match(line))
+
+
 def is_closing(folded: str) -> bool:
     """Whether a line speaks to the user behind an answer."""
     return bool(_CLOSING.match(folded))
@@ -153,6 +158,11 @@ def is_remark(folded: str) -> bool:
 def is_refusal(folded: str) -> bool:
     """Whether a line refuses, apologises, or asks for the text."""
     return bool(_REFUSAL.match(folded))
+
+
+def is_talk(folded: str) -> bool:
+    """Whether a line speaks to the user."""
+    return is_refusal(folded) or is_closing(folded)
 
 
 def says_nothing(folded: str, phrase: str) -> bool:
