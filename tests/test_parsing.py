@@ -99,6 +99,9 @@ def kept(text: str, parser: str = "statements", **changes: object) -> list[str]:
         f"Based on the document, here are the inferences:\n* {YOUNGER}\n* {KEEPS}\n\nNote: the second is likely.",
         f"1. {YOUNGER}\n   - {KEEPS}",
         f"1. About the bridges:\n   - {YOUNGER}\n2. About the light:\n   - {KEEPS}",
+        f"1. {YOUNGER}\n   *Reason:* the text says so.\n2. {KEEPS}\n   - Evidence: she keeps it.",
+        f"Statement 1: {YOUNGER}\nReasoning: it is newer.\nNot older.\n\nStatement 2: {KEEPS}\nReasoning: she does.",
+        f"{YOUNGER}\n\nThis inference follows from the age.\nAnd so on.\n\n{KEEPS}",
         f"```\n{YOUNGER}\n{KEEPS}\n```",
         f"```json\n{json.dumps([YOUNGER, KEEPS])}\n```",
         f"Here is the JSON list: {json.dumps([YOUNGER, KEEPS])}\n\nIt has two strings.",
@@ -386,6 +389,8 @@ WHO = [(K, "Who keeps the light?", "Ines Corra"), (K, "Which bridge is older?", 
     "text",
     [
         "Q: Who keeps the light?\nA: Ines Corra\n\nQ: Which bridge is older?\nA: Halden",
+        "Q: Who keeps the light?\nA: Ines Corra\nExplanation: she does.\n\n"
+        "Q: Which bridge is older?\nA: Halden\n(Note: it is old.)",
         "Q1: Who keeps the light?\nA1: Ines Corra\nQ2: Which bridge is older?\nA2: Halden",
         "1. Q: Who keeps the light?\n   A: Ines Corra\n2. Q: Which bridge is older?\n   A: Halden",
         "**Question 1:** Who keeps the light?\n**Answer:** Ines Corra\n"

@@ -10,6 +10,7 @@ from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
     is_labelled,
+    is_reason,
     is_refusal,
     is_remark,
     names_answer,
@@ -121,9 +122,9 @@ def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     while start < len(lines) and _introduces(lines[start], kind, is_only=len(lines) == 1):
         start += 1
     end = start
-    while end < len(lines) and not _closes(lines[end], is_first=end == start or kind == PAIRS):
+    while end < len(lines) and (lines[end].marker or not is_closing(fold(lines[end].text))):
         end += 1
-    found = list(lines[start:end])
+    found = _without_remarks(lines[start:end], kind)
     items = [at for at, line in enumerate(found) if line.marker]
     if kind == LIST and len(items) > 1:
         inner = range(items[0], _end_of_item(found, items[-1]))
@@ -140,12 +141,20 @@ def _introduces(line: Line, kind: str, *, is_only: bool) -> bool:
     return is_introduction(folded) and (not is_only or line.heading)
 
 
-def _closes(line: Line, *, is_first: bool) -> bool:
-    """Whether the answer is over: a line speaks to the user, or, behind the first, of the answer."""
-    if line.marker:
-        return False
-    folded = fold(line.text)
-    return is_closing(folded) or (not is_first and is_remark(folded))
+def _without_remarks(lines: Sequence[Line], kind: str) -> list[Line]:
+    """The lines without reasons, notes and talk about the answer, each up to the next item or paragraph."""
+    found: list[Line] = []
+    least = min((line.depth for line in lines if line.marker), default=0)
+    in_remark = False
+    for at, line in enumerate(lines):
+        is_top = line.marker is not None and line.depth == least
+        in_remark = in_remark and not (line.marker or line.gap or is_labelled(line.text))
+        folded = fold(line.text)
+        is_talk = at > 0 and kind != PAIRS and line.marker is None and is_remark(folded)
+        in_remark = in_remark or is_talk or (is_reason(folded) and not is_top)
+        if not in_remark:
+            found.append(line)
+    return found
 
 
 def _end_of_item(lines: Sequence[Line], item: int) -> int:

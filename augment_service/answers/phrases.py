@@ -53,9 +53,12 @@ _CLOSING = re.compile(
     r"if you (?:have|need|want|would like|'d like)\b.*\b(?:let me|ask|know|feel free|help|happy)\b|"
     r"(?:i(?:'m| am) )?(?:happy|glad|here) to (?:help|assist)\b"
 )
+_REASON = re.compile(
+    r"\(?(?:brief |short )?(?:note|explanation|reason(?:ing)?|comment|justification|evidence|rationale)\s*:"
+)
 _REMARK = re.compile(
-    rf"note\s*:|(?:in )?(?:these|the above|all(?: of)? these|this)\s+(?:\w+\s+)?{_WHAT}\b|"
-    r"(?:explanation|reason(?:ing)?|comment)\s*:"
+    rf"(?:in )?(?:these|the above|all(?: of)? these)\s+(?:\w+\s+)?{_WHAT}\b|"
+    r"(?:in )?this\s+(?:\w+\s+)?(?:list|answer|response|inference|statement|sentence|example|rephrasing|version)\b"
 )
 _CANNOT = (
     r"i(?: can't| cannot| can not|'m unable to| am unable to|'m not able to| am not able to| won't| will not|"
@@ -150,8 +153,13 @@ def is_closing(folded: str) -> bool:
     return bool(_CLOSING.match(folded))
 
 
+def is_reason(folded: str) -> bool:
+    """Whether a line names itself a reason or a note."""
+    return bool(_REASON.match(folded))
+
+
 def is_remark(folded: str) -> bool:
-    """Whether a line explains the statements above it."""
+    """Whether a line speaks of the statements above it."""
     return bool(_REMARK.match(folded))
 
 
