@@ -132,15 +132,15 @@ def _read_statement(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if (values := _read_values(body)) is not None:
         return values[:1]
     lines = read_lines(body, is_cut=is_cut, language=asked.language, kind=FIRST)
-    lines = [line for line in lines if not line.heading] or lines[:1]
     if not lines:
         return []
-    text, is_whole = lines[0].text, lines[0].is_whole
-    for line in lines[1:]:
-        if line.marker or line.gap or text.rstrip(QUOTES)[-1:] in set(ENDS):
+    start = next((at for at, line in enumerate(lines) if not line.heading), 0)
+    text, is_whole = lines[start].text, lines[start].is_whole
+    for line in lines[start + 1 :]:
+        if line.marker or line.gap or line.heading or text.rstrip(QUOTES)[-1:] in set(ENDS):
             break
         text, is_whole = f"{text} {line.text}", line.is_whole
-    return [_Found(on_one_line(text), is_whole, is_heading=lines[0].heading)]
+    return [_Found(on_one_line(text), is_whole, is_heading=lines[start].heading)]
 
 
 def _read_statements(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
@@ -182,6 +182,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if has_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
+    lines = [line for line, below in zip(lines, [*lines[1:], None], strict=False) if not _is_title(line, below)]
     if len(lines) == 1 and (names := _names_on(on_one_line(lines[0].text))):
         return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names)]
     found: list[_Found] = []
@@ -204,6 +205,13 @@ def _names_on(text: str) -> list[str]:
     names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
     return names if is_list else []
+
+
+def _is_title(line: Line, below: Line | None) -> bool:
+    """Whether a line with a colon stands above names, and is none."""
+    if below is None or line.marker is not None or line.text[-1] not in ":：":
+        return False
+    return below.marker is not None or ": " in below.text
 
 
 def _is_below(line: Line, above: Line, top: Line) -> bool:

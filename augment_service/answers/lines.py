@@ -87,6 +87,9 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST)
             gap = gap or bool(lines)
             continue
         line = _line(part, marker, numbering)
+        if not line.text:  # a marker alone
+            gap = True
+            continue
         lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
         gap = False
     return _connected(_without_frame(lines, kind))
@@ -106,7 +109,7 @@ def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     spread = part.expandtabs(_TAB)
     rest, first = _PREFIX.sub("", part).strip(), None
     while marker is not None and numbering.has(marker):
-        first, rest = first or marker, marker.rest.strip()
+        first, rest = first or marker, _PREFIX.sub("", marker.rest).strip()
         marker = list_marker(rest)
         if marker is not None and marker.letter.endswith("."):
             break
@@ -168,8 +171,9 @@ def _end_of_item(lines: Sequence[Line], item: int) -> int:
 def _without_label(line: Line) -> Line:
     text = line.text
     while (rest := plain(without_introduction(text))) != text:
-        marker = list_marker(rest)
-        text = plain(marker.rest) if marker is not None and marker.letter[-1:] != "." else rest
+        while (marker := list_marker(rest)) is not None and marker.letter[-1:] != ".":
+            rest = plain(marker.rest)
+        text = rest
     return replace(line, text=text, gap=True) if text != line.text else line
 
 

@@ -117,9 +117,13 @@ _ANSWER = re.compile(
     rf"(?P<kind>{_NOUN}|{_TASK_WORD}|{_ABOUT_ANSWER}|continuation|rewording|syllogism|fallacy|case with|instance|"
     r"way to|difference|different)\b|"
     r"(?P<self>i)(?:'ve|'ll|'m| (?:have|will|would|can|added|changed|used|replaced|think|hope|am))\b|"
-    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b"
+    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b|"
+    rf"to \w+ (?:the|this) (?P<aim>{_NOUN})s?\b"
 )
-_POLLUTED = re.compile(rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b")
+_POLLUTED = re.compile(
+    rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b|"
+    r"\bi(?:'m| am) (?:a|an|your) (?:[\w-]+ ){0,4}(?:ai|assistant|language model|chatbot)\b"
+)
 _TASKED = re.compile(r"\b(?P<noun>inference|rephrasing|paraphrase)s?\b")
 _SENTENCE_END = re.compile(r"[.!?:][\"')]*\s+")
 
