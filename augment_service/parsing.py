@@ -24,7 +24,7 @@ from augment_service.answers.judging import Judge
 from augment_service.answers.lines import ENDS, FIRST, QUOTES, Line, on_one_line, read_lines, without_thoughts
 from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
-from augment_service.answers.phrases import begins_with_talk, is_refusal, names_answer, refers_to_text, says_nothing
+from augment_service.answers.phrases import begins_with_talk, is_talk, names_answer, refers_to_text, says_nothing
 from augment_service.answers.verdicts import (
     COPIED,
     EMPTY,
@@ -111,15 +111,15 @@ def _read_statement(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if (values := _read_values(body)) is not None:
         return values[:1]
     lines = read_lines(body, is_cut=is_cut, language=asked.language, kind=FIRST)
-    lines = [line for line in lines if not line.heading] or lines[:1]
     if not lines:
         return []
-    text, is_whole = lines[0].text, lines[0].is_whole
-    for line in lines[1:]:
-        if line.marker or line.gap or text.rstrip(QUOTES)[-1:] in set(ENDS):
+    start = next((at for at, line in enumerate(lines) if not line.heading), 0)
+    text, is_whole = lines[start].text, lines[start].is_whole
+    for line in lines[start + 1 :]:
+        if line.marker or line.gap or line.heading or text.rstrip(QUOTES)[-1:] in set(ENDS):
             break
         text, is_whole = f"{text} {line.text}", line.is_whole
-    return [_Found(on_one_line(text), is_whole, is_heading=lines[0].heading)]
+    return [_Found(on_one_line(text), is_whole, is_heading=lines[start].heading)]
 
 
 def _read_statements(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
@@ -161,6 +161,7 @@ def _read_names(body: str, is_cut: bool, asked: Asked) -> list[_Found]:
     if has_objects(body) and (values := list(values_of(body))):
         return [_Found(on_one_line(value.text), value.is_whole) for value in values]
     lines = read_lines(body, is_cut=is_cut, language=asked.language)
+    lines = [line for line, below in zip(lines, [*lines[1:], None], strict=False) if not _is_title(line, below)]
     if len(lines) == 1 and (names := _names_on(on_one_line(lines[0].text))):
         return [_Found(name, lines[0].is_whole or at + 1 < len(names)) for at, name in enumerate(names)]
     found: list[_Found] = []
@@ -183,6 +184,13 @@ def _names_on(text: str) -> list[str]:
     names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
     return names if is_list else []
+
+
+def _is_title(line: Line, below: Line | None) -> bool:
+    """Whether a line with a colon stands above names, and is none."""
+    if below is None or line.marker is not None or line.text[-1] not in ":：":
+        return False
+    return below.marker is not None or ": " in below.text
 
 
 def _is_below(line: Line, above: Line, top: Line) -> bool:
@@ -235,16 +243,17 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
         return UNFINISHED
     folded = fold(one.text)
     if asked.parser == "questions":
-        return _flaw_of_pair(fold(one.question), folded, asked, judge)
+        is_open = one.question[-1:] in {":", "："}
+        return UNPARSED if is_open else _flaw_of_pair(fold(one.question), folded, asked, judge)
     if not folded:
         return EMPTY
     if says_nothing(folded, fold(asked.nothing)) and count_words(one.text) <= _MOST_WORDS_OF_NOTHING:
         return NOTHING
     if asked.parser == "names":
-        return "" if _is_name(one) and not is_refusal(folded) else UNPARSED
+        return "" if _is_name(one) and not is_talk(folded) else UNPARSED
     if asked.parser == "text":
-        is_talk = is_refusal(folded) or begins_with_talk(folded, judge.words)
-        if is_talk or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
+        speaks = is_talk(folded) or begins_with_talk(folded, judge.words)
+        if speaks or count_words(one.text) < _LEAST_WORDS_OF_TEXT or not _LETTER.search(one.text):
             return UNPARSED
         return COPIED if judge.copied_share(one.text) > _MOST_COPIED else ""
     if not judge.is_statement(one.text) or (one.is_heading and count_words(one.text) <= _MOST_WORDS_OF_HEADING):
@@ -253,7 +262,7 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
 
 
 def _flaw_of_pair(question: str, answer: str, asked: Asked, judge: Judge) -> str:
-    if not _LETTER.search(question) or not any(map(str.isalnum, answer)) or question == answer or is_refusal(answer):
+    if not _LETTER.search(question) or not any(map(str.isalnum, answer)) or question == answer or is_talk(answer):
         return UNPARSED
     if refers_to_text(question, judge.words) or refers_to_text(answer, judge.words):
         return REFERS

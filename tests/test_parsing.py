@@ -3,6 +3,7 @@
 import json
 import string
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 import pyarrow as pa
@@ -96,6 +97,9 @@ def kept(text: str, parser: str = "statements", **changes: object) -> list[str]:
         f"Based on the document, here are the inferences:\n* {YOUNGER}\n* {KEEPS}\n\nNote: the second is likely.",
         f"1. {YOUNGER}\n   - {KEEPS}",
         f"1. About the bridges:\n   - {YOUNGER}\n2. About the light:\n   - {KEEPS}",
+        f"1. {YOUNGER}\n   *Reason:* the text says so.\n2. {KEEPS}\n   - Evidence: she keeps it.",
+        f"Statement 1: {YOUNGER}\nReasoning: it is newer.\nNot older.\n\nStatement 2: {KEEPS}\nReasoning: she does.",
+        f"{YOUNGER}\n\nThis inference follows from the age.\nAnd so on.\n\n{KEEPS}",
         f"```\n{YOUNGER}\n{KEEPS}\n```",
         f"```json\n{json.dumps([YOUNGER, KEEPS])}\n```",
         f"Here is the JSON list: {json.dumps([YOUNGER, KEEPS])}\n\nIt has two strings.",
@@ -141,6 +145,10 @@ def test_two_statements_in_any_dress(text: str) -> None:
 def test_what_only_looks_like_markup_or_talk_is_kept_as_it_is(text: str) -> None:
     assert kept(text) == [text]
     assert kept(text, "statement") == [text]
+
+
+def test_items_may_begin_with_small_letters() -> None:
+    assert kept("1. **the** bridge is young\n2. *the light* is red") == ["the bridge is young", "the light is red"]
 
 
 def test_initials_are_no_letters_of_a_list_and_ordinals_no_numbers_of_one() -> None:
@@ -379,6 +387,8 @@ WHO = [(K, "Who keeps the light?", "Ines Corra"), (K, "Which bridge is older?", 
     "text",
     [
         "Q: Who keeps the light?\nA: Ines Corra\n\nQ: Which bridge is older?\nA: Halden",
+        "Q: Who keeps the light?\nA: Ines Corra\nExplanation: she does.\n\n"
+        "Q: Which bridge is older?\nA: Halden\n(Note: it is old.)",
         "Q1: Who keeps the light?\nA1: Ines Corra\nQ2: Which bridge is older?\nA2: Halden",
         "1. Q: Who keeps the light?\n   A: Ines Corra\n2. Q: Which bridge is older?\n   A: Halden",
         "**Question 1:** Who keeps the light?\n**Answer:** Ines Corra\n"
@@ -527,7 +537,36 @@ def test_names_that_are_rejected() -> None:
 
 # ---- answers of a real model
 
+# What SmolLM2-135M-Instruct wrote, and what a reader holds to be right: verdict, text, and the question of a pair.
+# `missed` is true where the parser is known to see it otherwise.
 ANSWERS = [json.loads(line) for line in (Path(__file__).parent / "answers" / "smollm2.jsonl").read_text().splitlines()]
+OTTER = "The otter is heavier than the stoat."
+EXAMPLES_OF = {  # the statements of worked examples in the prompts
+    "rephrase": (OTTER, "The otter weighs more than the stoat does."),
+    "reverse": EXAMPLES,
+    "deduce1": (
+        OTTER,
+        "The stoat is heavier than the weasel.",
+        "The otter is heavier than the weasel.",
+        "The weasel is the lightest of the three.",
+    ),
+    "base/rephrase": (
+        OTTER,
+        "The otter weighs more than the stoat does.",
+        "Ada Pell is the mayor of Lower Wick.",
+        "Ada Pell holds the office of mayor in Lower Wick.",
+    ),
+    "base/reverse": EXAMPLES,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[f"{at}-{one['kind']}" for at, one in enumerate(ANSWERS)])
+def test_an_answer_of_a_small_chat_model(answer: dict[str, Any]) -> None:
+    examples = EXAMPLES_OF.get(answer["kind"], ())
+    about = asked(answer["parser"], source=answer["source"], examples=examples)
+    rows = parse_answer(answer["text"], answer["finish_reason"], about)
+    found = [[row.verdict, row.text, *filter(None, [row.question])] for row in rows]
+    assert (found == answer["right"]) == (not answer.get("missed", False)), found
 
 
 # ---- what holds for any answer
@@ -562,12 +601,19 @@ def test_any_answer_has_a_verdict(text: str, parser: str, reason: str, language:
 def test_what_is_kept_stands_in_the_answer(text: str, parser: str, reason: str) -> None:
     for row in parse_answer(text, reason, asked(parser)):
         if row.verdict == KEPT:
-            assert letters(row.text) in letters(text) and letters(row.question) in letters(text)
+            written = letters(text.replace("<li>", ""))
+            assert letters(row.text.replace("<li>", "")) in written
+            assert letters(row.question.replace("<li>", "")) in written
 
 
 def is_plain(text: str, parser: str) -> bool:
     """Whether a kept text means the same by itself: a name as long as this one is kept as the item of a list only."""
-    return not text.startswith("<think>") and "```" not in text and (parser != "names" or len(text.split()) < 9)
+    return (
+        "<think>" not in text
+        and "<|" not in text
+        and "```" not in text
+        and (parser != "names" or len(text.split()) < 9)
+    )
 
 
 @given(TEXTS, st.sampled_from(["statement", "statements", "text", "names"]))

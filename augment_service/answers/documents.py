@@ -84,7 +84,7 @@ def _is_whole(text: str, kind: int, start: int, end: int, *, is_last: bool) -> b
     bare = text[start:end].rstrip()
     stripped = bare.rstrip(QUOTES)
     if stripped[-1:] not in set(ENDS):
-        return not is_last and "\n" in text[start:end] and bare[-1:] not in {"", ","}
+        return not is_last and "\n" in text[start:end] and bare[-1:] not in {"", ",", ":", "："}
     at = start + len(stripped) - 1
     is_open = is_last and (stripped[-2:-1].isdigit() or is_abbreviation(text, start, at, len(text)))
     return not is_open

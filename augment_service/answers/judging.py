@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 
 from augment_service.answers.folding import bare_words, fold
-from augment_service.answers.phrases import is_refusal, speaks_of_answer
+from augment_service.answers.phrases import is_talk, speaks_of_answer
 from augment_service.answers.verdicts import Asked
 from data.corpora.arrays import string_array
 from data.corpora.languages import detect_languages
@@ -109,7 +109,7 @@ class Judge:
             return False
         folded = fold(text)
         quotes_phrase = f'"{fold(self._asked.nothing)}' in folded
-        return not (quotes_phrase or is_refusal(folded) or speaks_of_answer(folded, self.words))
+        return not (quotes_phrase or is_talk(folded) or speaks_of_answer(folded, self.words))
 
     def are_in_other_language(self, texts: Sequence[str]) -> list[bool]:
         """Which of the texts are surely not in the language of the document; short ones never are."""

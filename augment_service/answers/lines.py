@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from augment_service.answers.folding import fold
-from augment_service.answers.markup import LETTER, Marker, Numbering, list_marker, plain
+from augment_service.answers.markup import Marker, Numbering, list_marker, plain
 from augment_service.answers.phrases import (
     is_closing,
     is_introduction,
+    is_labelled,
+    is_reason,
     is_refusal,
     is_remark,
     names_answer,
@@ -26,7 +28,7 @@ _FENCE = re.compile(r"[ \t]*(?:```+|~~~+)[ \t]*[\w+-]*[ \t]*\Z")
 _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
 _MOST_INLINE = 100  # items on one line
-_QUOTED = re.compile(r"\A\s*(?:>(?:\s|\Z))+")
+_PREFIX = re.compile(r"\A\s*(?:(?:>(?=\s|\Z)|</?(?:li|ul|ol|p|div|span)>)\s*)+", re.I)
 _TAB = 4
 LIST, FIRST, PAIRS = "list", "first", "pairs"  # what is read
 ENDS = ".!?。！？؟।…"
@@ -76,7 +78,7 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST)
     raw = _LINE_END.split(body)
     is_cut = is_cut and not _FENCE.match(raw[-1])
     parts = [part for line in raw if not _FENCE.match(line) for part in _items_of(line)]
-    markers = [list_marker(_QUOTED.sub("", part).strip()) for part in parts]
+    markers = [list_marker(_PREFIX.sub("", part).strip()) for part in parts]
     numbering = Numbering(filter(None, markers), language)
     lines: list[Line] = []
     gap = False
@@ -85,6 +87,9 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST)
             gap = gap or bool(lines)
             continue
         line = _line(part, marker, numbering)
+        if not line.text:  # a marker alone
+            gap = True
+            continue
         lines.append(replace(line, gap=gap, is_whole=not is_cut or place + 1 < len(parts)))
         gap = False
     return _connected(_without_frame(lines, kind))
@@ -102,9 +107,9 @@ def _items_of(line: str) -> list[str]:
 
 def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
     spread = part.expandtabs(_TAB)
-    rest, first = _QUOTED.sub("", part).strip(), None
+    rest, first = _PREFIX.sub("", part).strip(), None
     while marker is not None and numbering.has(marker):
-        first, rest = first or marker, marker.rest.strip()
+        first, rest = first or marker, _PREFIX.sub("", marker.rest).strip()
         marker = list_marker(rest)
         if marker is not None and marker.letter.endswith("."):
             break
@@ -120,12 +125,13 @@ def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     while start < len(lines) and _introduces(lines[start], kind, is_only=len(lines) == 1):
         start += 1
     end = start
-    while end < len(lines) and not _closes(lines[end], is_first=end == start or kind == PAIRS):
+    while end < len(lines) and (lines[end].marker or not is_closing(fold(lines[end].text))):
         end += 1
-    found = list(lines[start:end])
+    found = _without_remarks(lines[start:end], kind)
     items = [at for at, line in enumerate(found) if line.marker]
     if kind == LIST and len(items) > 1:
-        found = [*found[items[0] : items[-1] + 1], *_behind(found, items[-1])]
+        inner = range(items[0], _end_of_item(found, items[-1]))
+        found = [line for at, line in enumerate(found) if at in inner or is_labelled(line.text)]
     return [line for line in (found if kind == PAIRS else map(_without_label, found)) if line.text]
 
 
@@ -138,27 +144,36 @@ def _introduces(line: Line, kind: str, *, is_only: bool) -> bool:
     return is_introduction(folded) and (not is_only or line.heading)
 
 
-def _closes(line: Line, *, is_first: bool) -> bool:
-    """Whether the answer is over: a line speaks to the user, or, behind the first, of the answer."""
-    if line.marker:
-        return False
-    folded = fold(line.text)
-    return is_closing(folded) or (not is_first and is_remark(folded))
+def _without_remarks(lines: Sequence[Line], kind: str) -> list[Line]:
+    """The lines without reasons, notes and talk about the answer, each up to the next item or paragraph."""
+    found: list[Line] = []
+    least = min((line.depth for line in lines if line.marker), default=0)
+    in_remark = False
+    for at, line in enumerate(lines):
+        is_top = line.marker is not None and line.depth == least
+        in_remark = in_remark and not (line.marker or line.gap or is_labelled(line.text))
+        folded = fold(line.text)
+        is_talk = at > 0 and kind != PAIRS and line.marker is None and is_remark(folded)
+        in_remark = in_remark or is_talk or (is_reason(folded) and not is_top)
+        if not in_remark:
+            found.append(line)
+    return found
 
 
-def _behind(lines: Sequence[Line], last: int) -> list[Line]:
-    """The lines behind the last item that belong to it: they are indented more."""
-    at = last + 1
-    while at < len(lines) and lines[at].depth > lines[last].depth:
+def _end_of_item(lines: Sequence[Line], item: int) -> int:
+    """Where the lines end that belong to an item: they are indented more."""
+    at = item + 1
+    while at < len(lines) and lines[at].depth > lines[item].depth:
         at += 1
-    return list(lines[last + 1 : at])
+    return at
 
 
 def _without_label(line: Line) -> Line:
     text = line.text
     while (rest := plain(without_introduction(text))) != text:
-        marker = list_marker(rest)
-        text = plain(marker.rest) if marker is not None and marker.kind != LETTER else rest
+        while (marker := list_marker(rest)) is not None and marker.letter[-1:] != ".":
+            rest = plain(marker.rest)
+        text = rest
     return replace(line, text=text, gap=True) if text != line.text else line
 
 

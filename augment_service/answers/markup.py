@@ -17,7 +17,7 @@ _MARKER = re.compile(
     r"(?P<bullet>[-–—*+＊](?=\s)(?:\s*\[[ xX]?\](?=\s))?|[•‣◦▪▫■□◆◇●○∙·・✓✔☐☑➢➤→](?!\Z))"
     r"|(?P<number>\d{1,3})(?:\.\d{1,2})*\\?[.)、．）](?!\d)|[(（](?P<closed>\d{1,3})[)）]|(?P<circled>[①-⑳])"
     r"|\((?P<letter>[a-zA-Z]|[ivx]{2,4})\)|(?P<half>[a-zA-Z]|[ivx]{2,4})\)|(?P<dotted>[a-zA-Z])\.(?=\s)"
-    r")(?P<close>\s*(?:\*\*|__))?\s*"
+    r")(?P<gap>\s*(?:(?P<close>\*\*|__)\s*)?)"
 )
 _BOLD = re.compile(r"\*\*(?=\S)([^*\n]*[^*\s])\*\*")
 _ITALIC = re.compile(r"(?<![\w*])[*](?![\s*])([^*\n]*[^*\s])[*](?![\w*])")
@@ -67,14 +67,14 @@ def list_marker(line: str) -> Marker | None:
     if found["emphasis"] and not found["close"]:
         rest = found["emphasis"] + rest
     elif found["close"] and not found["emphasis"]:
-        rest = found["close"].strip() + rest
+        rest = found["close"] + rest
     if found["bullet"]:
         return Marker(BULLET, 0, "", rest)
     if found["circled"]:
         return Marker(NUMBER, ord(found["circled"]) - ord("①") + 1, "", rest)
     if letter := found["letter"] or found["half"] or found["dotted"]:
         return Marker(LETTER, 0, f"{letter}." if found["dotted"] else letter, rest)
-    is_apart = line[found.end() - 1].isspace() or not rest
+    is_apart = not rest or any(map(str.isspace, found["gap"]))
     first = rest.lstrip("*_\"“„«'`")[:1]
     if not is_apart and (not first or first.islower() or not first.isalpha()):
         return None

@@ -53,9 +53,12 @@ _CLOSING = re.compile(
     r"if you (?:have|need|want|would like|'d like)\b.*\b(?:let me|ask|know|feel free|help|happy)\b|"
     r"(?:i(?:'m| am) )?(?:happy|glad|here) to (?:help|assist)\b"
 )
+_REASON = re.compile(
+    r"\(?(?:brief |short )?(?:note|explanation|reason(?:ing)?|comment|justification|evidence|rationale)\s*:"
+)
 _REMARK = re.compile(
-    rf"note\s*:|(?:in )?(?:these|the above|all(?: of)? these|this)\s+(?:\w+\s+)?{_WHAT}\b|"
-    r"(?:explanation|reason(?:ing)?|comment)\s*:"
+    rf"(?:in )?(?:these|the above|all(?: of)? these)\s+(?:\w+\s+)?{_WHAT}\b|"
+    r"(?:in )?this\s+(?:\w+\s+)?(?:list|answer|response|inference|statement|sentence|example|rephrasing|version)\b"
 )
 _CANNOT = (
     r"i(?: can't| cannot| can not|'m unable to| am unable to|'m not able to| am not able to| won't| will not|"
@@ -114,9 +117,13 @@ _ANSWER = re.compile(
     rf"(?P<kind>{_NOUN}|{_TASK_WORD}|{_ABOUT_ANSWER}|continuation|rewording|syllogism|fallacy|case with|instance|"
     r"way to|difference|different)\b|"
     r"(?P<self>i)(?:'ve|'ll|'m| (?:have|will|would|can|added|changed|used|replaced|think|hope|am))\b|"
-    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b"
+    r"you(?:'re| are) (?:right|correct|welcome|on the right)\b|"
+    rf"to \w+ (?:the|this) (?P<aim>{_NOUN})s?\b"
 )
-_POLLUTED = re.compile(rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b")
+_POLLUTED = re.compile(
+    rf"\b(?:original|given|revised|rewritten|rephrased) (?P<noun>{_NOUN}|meaning|version)s?\b|"
+    r"\bi(?:'m| am) (?:a|an|your) (?:[\w-]+ ){0,4}(?:ai|assistant|language model|chatbot)\b"
+)
 _TASKED = re.compile(r"\b(?P<noun>inference|rephrasing|paraphrase)s?\b")
 _SENTENCE_END = re.compile(r"[.!?:][\"')]*\s+")
 
@@ -140,19 +147,34 @@ def without_introduction(line: str) -> str:
     return line
 
 
+def is_labelled(line: str) -> bool:
+    """Whether a line names what it is: "Inference 2: "."""
+    return bool(_LABEL.match(line))
+
+
 def is_closing(folded: str) -> bool:
     """Whether a line speaks to the user behind an answer."""
     return bool(_CLOSING.match(folded))
 
 
+def is_reason(folded: str) -> bool:
+    """Whether a line names itself a reason or a note."""
+    return bool(_REASON.match(folded))
+
+
 def is_remark(folded: str) -> bool:
-    """Whether a line explains the statements above it."""
+    """Whether a line speaks of the statements above it."""
     return bool(_REMARK.match(folded))
 
 
 def is_refusal(folded: str) -> bool:
     """Whether a line refuses, apologises, or asks for the text."""
     return bool(_REFUSAL.match(folded))
+
+
+def is_talk(folded: str) -> bool:
+    """Whether a line speaks to the user."""
+    return is_refusal(folded) or is_closing(folded)
 
 
 def says_nothing(folded: str, phrase: str) -> bool:
