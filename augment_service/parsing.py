@@ -21,7 +21,16 @@ from dataclasses import dataclass, replace
 from augment_service.answers.documents import read_document
 from augment_service.answers.folding import fold
 from augment_service.answers.judging import Judge
-from augment_service.answers.lines import ENDS, FIRST, QUOTES, Line, on_one_line, read_lines, without_thoughts
+from augment_service.answers.lines import (
+    ENDS,
+    FIRST,
+    QUOTES,
+    Line,
+    on_one_line,
+    read_lines,
+    without_label,
+    without_thoughts,
+)
 from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
 from augment_service.answers.phrases import begins_with_talk, is_talk, names_answer, refers_to_text, says_nothing
@@ -183,7 +192,7 @@ def _names_on(text: str) -> list[str]:
     head, _, rest = text.partition(": ")
     names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
-    return names if is_list else []
+    return names if is_list and names == [without_label(name) for name in names] else []
 
 
 def _is_title(line: Line, below: Line | None) -> bool:

@@ -29,6 +29,7 @@ _RULE = re.compile(r"[\s|:=_*~+—–-]*\Z")
 _INLINE_ITEM = re.compile(r"(?<=[^\s(])\s+(?=\(?\d{1,2}[.)]\s+[^\W\d_a-z])")
 _MOST_INLINE = 100  # items on one line
 _PREFIX = re.compile(r"\A\s*(?:(?:>(?=\s|\Z)|</?(?:li|ul|ol|p|div|span)>)\s*)+", re.I)
+_STRONG = ("**", "__")
 _TAB = 4
 LIST, FIRST, PAIRS = "list", "first", "pairs"  # what is read
 ENDS = ".!?。！？؟।…"
@@ -78,15 +79,15 @@ def read_lines(body: str, *, is_cut: bool, language: str = "", kind: str = LIST)
     raw = _LINE_END.split(body)
     is_cut = is_cut and not _FENCE.match(raw[-1])
     parts = [part for line in raw if not _FENCE.match(line) for part in _items_of(line)]
-    markers = [list_marker(_PREFIX.sub("", part).strip()) for part in parts]
+    markers = (list_marker(_PREFIX.sub("", part).strip()) for part in parts)
     numbering = Numbering(filter(None, markers), language)
     lines: list[Line] = []
     gap = False
-    for place, (part, marker) in enumerate(zip(parts, markers, strict=True)):
+    for place, part in enumerate(parts):
         if _RULE.match(part):
             gap = gap or bool(lines)
             continue
-        line = _line(part, marker, numbering)
+        line = _line(part, numbering)
         if not line.text:  # a marker alone
             gap = True
             continue
@@ -105,18 +106,23 @@ def _items_of(line: str) -> list[str]:
     return parts if numbers == list(range(1, len(parts) + 1)) else [line]
 
 
-def _line(part: str, marker: Marker | None, numbering: Numbering) -> Line:
+def _line(part: str, numbering: Numbering) -> Line:
+    """A line without its dress: markers and markup may be around each other."""
     spread = part.expandtabs(_TAB)
-    rest, first = _PREFIX.sub("", part).strip(), None
-    while marker is not None and numbering.has(marker):
-        first, rest = first or marker, _PREFIX.sub("", marker.rest).strip()
-        marker = list_marker(rest)
-        if marker is not None and marker.letter.endswith("."):
-            break
-    bare = plain(rest)
-    is_bold = rest[:2] in {"**", "__"} and rest[-2:] in {"**", "__"} and bare[-1:] not in ENDS + QUOTES
-    is_heading = bool(bare) and (rest[:1] == "#" or bare[-1] in ":：" or is_bold)
-    return Line(bare, first, len(spread) - len(spread.lstrip()), is_heading)
+    text, first, before = part.strip(), None, None
+    is_heading = False
+    while before != text:
+        before, text = text, _PREFIX.sub("", text).strip()
+        marker = list_marker(text)
+        if marker is not None and numbering.has(marker) and not (first and marker.letter.endswith(".")):
+            first, text = first or marker, marker.rest.strip()
+            continue
+        bare = plain(text)
+        is_bold = text[:2] in _STRONG and text[-2:] in _STRONG and bare[-1:] not in ENDS + QUOTES
+        is_heading = is_heading or text[:1] == "#" or is_bold
+        text = bare
+    is_heading = bool(text) and (is_heading or text[-1] in ":：")
+    return Line(text, first, len(spread) - len(spread.lstrip()), is_heading)
 
 
 def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
@@ -132,7 +138,7 @@ def _without_frame(lines: Sequence[Line], kind: str) -> list[Line]:
     if kind == LIST and len(items) > 1:
         inner = range(items[0], _end_of_item(found, items[-1]))
         found = [line for at, line in enumerate(found) if at in inner or is_labelled(line.text)]
-    return [line for line in (found if kind == PAIRS else map(_without_label, found)) if line.text]
+    return [line for line in (found if kind == PAIRS else map(_unlabelled, found)) if line.text]
 
 
 def _introduces(line: Line, kind: str, *, is_only: bool) -> bool:
@@ -168,12 +174,17 @@ def _end_of_item(lines: Sequence[Line], item: int) -> int:
     return at
 
 
-def _without_label(line: Line) -> Line:
-    text = line.text
-    while (rest := plain(without_introduction(text))) != text:
+def without_label(text: str) -> str:
+    """A line without what introduces it, and without the markers and markup behind that."""
+    while (rest := plain(_PREFIX.sub("", without_introduction(text)))) != text:
         while (marker := list_marker(rest)) is not None and marker.letter[-1:] != ".":
-            rest = plain(marker.rest)
+            rest = plain(_PREFIX.sub("", marker.rest))
         text = rest
+    return text
+
+
+def _unlabelled(line: Line) -> Line:
+    text = without_label(line.text)
     return replace(line, text=text, gap=True) if text != line.text else line
 
 
