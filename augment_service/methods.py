@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from augment_service.answers.judging import is_fragment
 from augment_service.answers.verdicts import KEPT, Asked
 from augment_service.chat import NO_FRAME, Frame
 from augment_service.parsing import parse_answer
@@ -58,9 +59,11 @@ class Target:
 
 
 def sentence_targets(document: Document) -> Iterator[Target]:
-    """A target for each sentence."""
+    """A target for each sentence that may state something."""
     fields = document_fields(document) | {DOCUMENT: document.text}
     for place, sentence in enumerate(split_sentences(document.text, document.outline)):
+        if is_fragment(sentence):  # "After:"
+            continue
         yield Target(place, {**fields, SENTENCE: sentence}, sentence, (document.doc_id,), sentence)
 
 

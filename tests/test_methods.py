@@ -88,6 +88,14 @@ def test_equal_sentences_at_two_places_are_two_rows() -> None:
     assert {len(one) for one in ids} == {32}
 
 
+def test_fragments_are_not_asked_about_and_places_stay() -> None:
+    document = Document("d", "Before:\n\nOtters swim.\n\nUNLISTEN\n\nAfter:\n\nStoats run.", "w")
+    assert [(one.place, one.sentence) for one in sentence_targets(document)] == [
+        (1, "Otters swim."),
+        (4, "Stoats run."),
+    ]
+
+
 def test_an_id_names_all_that_was_asked() -> None:
     document = Document("d", "Otters swim.", "w")
     deduce = ENGLISH_BOOK.select(["global/deduce"])[0]

@@ -98,14 +98,12 @@ class Judge:
         return own < _LEAST_OWN and len(foreign & examples.carried) >= _FOREIGN
 
     def is_statement(self, text: str) -> bool:
-        """Whether a line may be a statement: no heading, no single word, no row of a table, not about the answer."""
-        if not _LETTER.search(text) or text[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
+        """Whether a line may be a statement: no fragment, no question, not about the answer."""
+        if is_fragment(text):
             return False
         if text[-1:] == "," and self._asked.parser == "statements":
             return False
         if text[-1:] in _QUESTION_MARKS and _QUESTION_MARKS.isdisjoint(self._asked.source):
-            return False
-        if count_words(text) < 2 and not _UNSPACED.search(text):
             return False
         folded = fold(text)
         quotes_phrase = f'"{fold(self._asked.nothing)}' in folded
@@ -119,6 +117,13 @@ class Judge:
         long = [text if len(text.encode("utf-8", "replace")) >= _LEAST_BYTES else "" for text in texts]
         found = detect_languages(string_array([text.encode("utf-8", "replace").decode() for text in long]))
         return [bool(code) and code != own and code not in _KIN.get(own, own).split() for code in found.to_pylist()]
+
+
+def is_fragment(text: str) -> bool:
+    """Whether a line states nothing by its form: a heading, a single word, a row of a table, signs alone."""
+    if not _LETTER.search(text) or text[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
+        return True
+    return count_words(text) < 2 and not _UNSPACED.search(text)
 
 
 class _Examples:
