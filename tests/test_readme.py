@@ -29,6 +29,14 @@ INDENT = 2
 NAMES = {" ".join(leaf.prog.split()[1:n]) for leaf in leaves(build_parser()) for n in range(2, 5)}  # of commands
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_are_closed_and_nothing_is_left_to_fill_in(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    lines = text.splitlines()
+    assert [line for line in lines if line.startswith("|") and not line.endswith("|")] == []
+    assert [line for line in lines if re.fullmatch(r"[A-Z_]{3,}|.*\b(TODO|FIXME|XXX)\b.*", line)] == []
+
+
 def blocks(text: str, language: str) -> list[str]:
     """The fenced blocks of a page in one language; "" are those that name none."""
     found = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
