@@ -106,10 +106,7 @@ def test_a_study_killed_in_every_stage_ends_with_the_same_report(whole: Path, tm
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=60)
-        interrupted.append(not (tmp_path / "report").exists())
-    assert all(
-        interrupted[:2]
-    )  # scoring so small a study takes seconds: a machine that stands still may miss the third
+        assert not (tmp_path / "report").exists()
     code, text = finish(tmp_path)
     assert code == 0, text
     timeless = [
