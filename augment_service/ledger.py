@@ -21,6 +21,7 @@ FOLDER = "ledger"
 _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4"), ("row", "<u4")])
 Entries = np.ndarray[Any, np.dtype[np.void]]
 Answer = TypeVar("Answer")
+_NAMED: set[Path] = set()  # the indexes that this process has named
 
 
 class Ledger(Generic[Answer]):
@@ -71,13 +72,15 @@ class Ledger(Generic[Answer]):
 def index_shards(folder: Path, leave_out: Sequence[Path] = (), column: str = "prompt_id") -> str:
     """The path of an index, by `column`, of the folder's finished shards, but for some; "" if there are none.
 
-    An index is named by its shards, and the last one alone is kept.
+    An index is named by its shards. Those of earlier commands are removed; what this process has named stays, for units
+    that are still to run open it: the suites of a study have one folder of shards, and an index each.
     """
     shards = sorted(path for path in folder.glob("*.arrow") if path not in set(leave_out))
     if not shards:
         return ""
     path = folder / FOLDER / f"{fingerprint(*(shard.name for shard in shards))}.npy"
-    if path.exists():
+    _NAMED.add(path)
+    if path.exists() and path.with_suffix(".txt").exists():
         return str(path)
     parts = [_entries(shard, number, column) for number, shard in enumerate(shards)]
     entries = np.concatenate(parts)
@@ -90,7 +93,8 @@ def index_shards(folder: Path, leave_out: Sequence[Path] = (), column: str = "pr
         np.save(file, entries, allow_pickle=False)
     temporary.replace(path)
     for old in before:
-        old.unlink(missing_ok=True)
+        if old.with_suffix(".npy") not in _NAMED:
+            old.unlink(missing_ok=True)
     return str(path)
 
 

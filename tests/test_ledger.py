@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 import interrupted_augmentation
+import pyarrow as pa
 import pytest
 
 from augment_service.augment import AUGMENTATIONS, PARTS, plan_augmentation, seal_augmentations
@@ -22,6 +23,7 @@ from augment_service.methods import AugmentPlan
 from augment_service.worker import EngineWorker
 from data.records import Augmentation, Document, Prompt
 from data.rendering import ENGLISH, NONSENSE, load_book
+from data.seeds import fingerprint
 from data.store import read_folder, read_shard, write_folder, write_shard
 
 PLAN = AugmentPlan(methods=("local",), samples=2, temperature=0.7, seed=0)
@@ -194,3 +196,24 @@ def test_a_folder_that_was_written_before_prompts_had_names_is_left_alone(tmp_pa
     write_shard(shard, Document, [Document("d", "x", "w")])
     augment(tmp_path, documents_of(tmp_path / "documents", range(2)))
     assert read_shard(shard, Document)
+
+
+def test_indexes_of_one_command_stay_and_those_of_an_earlier_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suites of a study leave out their own shards, so each has an index of the same folder."""
+    for name in "abc":
+        row = {"prompt_id": fingerprint(name)}
+        with pa.OSFile(str(tmp_path / f"{name}.arrow"), "wb") as sink:
+            table = pa.Table.from_pylist([row])
+            with pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+    both = [index_shards(tmp_path, leave_out=[tmp_path / f"{name}.arrow"]) for name in "ab"]
+    assert [len(Ledger.open(index, Augmentation)) for index in both] == [2, 2]
+    monkeypatch.setattr("augment_service.ledger._NAMED", set())  # a later command
+    last = index_shards(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "ledger").iterdir()) == [
+        Path(last).with_suffix(suffix).name for suffix in (".npy", ".txt")
+    ]
+    Path(last).with_suffix(".txt").unlink()  # a kill while it was removed
+    assert len(Ledger.open(index_shards(tmp_path), Augmentation)) == 3
