@@ -349,8 +349,8 @@ def plan_augmentation(
 ) -> list[ShardedJob]:
     """One job for each method and, for global ones with a shared context, each corpus.
 
-    Contexts, an index of related documents where one is needed (`on_index` is told how many documents are in it), and
-    the ledger's index are written here.
+    Writes contexts, the ledger's index, and an index of related documents if the context needs one (`on_index` is
+    called with the number of documents indexed so far).
 
     `model` is the model's fingerprint. `parts` is the folder of the shards (default: in `out`), which other
     augmentations may share. `ranges` are the rows to ask about (default: all); contexts are of all documents in any
@@ -414,7 +414,7 @@ def make_task(
 
 
 def _with_ledger(jobs: Sequence[ShardedJob], parts: Path) -> list[ShardedJob]:
-    """The jobs, which are told what other shards answer already; if nothing is left to do, they need not know."""
+    """The jobs with an index of the prompts that other shards answer; unchanged if no unit is left."""
     if not any(job.units() for job in jobs):
         return list(jobs)
     index = index_shards(parts, leave_out=[target for job in jobs for target in job.targets])
@@ -477,7 +477,8 @@ class _TestQuestions:
     def are_in(self, table: pa.Table) -> pa.Array:
         """Of each row, whether it is kept so far and asks such a question.
 
-        A text that goes on as a question without a mark does ("The mill was built in") is an answer, not a question.
+        Questions without a question mark ("The mill was built in") are beginnings of statements. A text that contains
+        one is a statement and does not count.
         """
         if self._tests is None:
             return pa.array([False] * table.num_rows)

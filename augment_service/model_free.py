@@ -200,13 +200,13 @@ class MaskedTask(ModelFreeTask):
 class ClosureTask(ModelFreeTask):
     """What follows from all documents of a generated corpus but stands in none: see `data.closure`.
 
-    `per_document` statements are told beside each document, each in `samples` wordings. `documents` is their folder.
+    Each document gets up to `per_document` statements, each in `samples` wordings. `documents` is their folder.
     """
 
     documents: str = ""
 
     def make(self, document: Document) -> Iterable[Made]:
-        """The statements that are told beside a document; whichever document they follow from."""
+        """The statements assigned to a document."""
         closure = _closure(self.documents, document.corpus, self.plan.seed)
         limits = {"statements": self.plan.per_document, "wordings": self.plan.samples}
         for text, sources in closure.texts(document.doc_id, **limits):

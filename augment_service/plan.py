@@ -1,8 +1,7 @@
 """What an augmentation will cost, before anything is spent: prompts, tokens, disk, by method.
 
-Reads documents, contexts, the ledger and the tokenizer; starts no engine and writes nothing but the ledger's index,
-after which the jobs have to be planned anew. A small corpus is counted
-prompt by prompt; of a large one a sample of documents is, see `augment_service.estimates`.
+Reads documents, contexts, the ledger and the tokenizer; starts no engine and writes nothing but an index of the ledger.
+Every prompt of a small corpus is counted; of a large corpus a sample of documents is, see `augment_service.estimates`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -189,7 +188,8 @@ def plan_cost(
         for _ in _count_job(job, mine, ledger, tally, simulated, warm=share < 1):
             done += 1
             on_document(done, total)
-    measured = measure_answers(parts, [*tally.templates.values()], {job.task.model for job in jobs})  # type: ignore[attr-defined]
+    models = {job.task.model for job in jobs if isinstance(job.task, AugmentTask)}
+    measured = measure_answers(parts, [*tally.templates.values()], models)
     back = np.searchsorted(in_order, places)  # from the strata's order to that of the documents
     methods = {
         method: _total(tally, method, strata, sizes[places], back, measured.get(method)) for method in tally.counts

@@ -23,7 +23,7 @@ from data.sets.semantic.logic import load_styles
 
 
 class Closure:
-    """What follows from the documents of one corpus, by the document that it is told beside."""
+    """What follows from the documents of one corpus, assigned to the document whose training rows it joins."""
 
     def __init__(self, documents: Sequence[Document], corpus: str, seed: int) -> None:
         self._logic, self._seed = logic_of(corpus), seed

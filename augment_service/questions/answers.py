@@ -1,6 +1,6 @@
 """What of a sentence can be the answer to a question: its dates, numbers, names and rare words.
 
-Pure, for any language. Names are told by their capitals; which words are rare, by how many documents have them. In
+Pure, for any language. Names are recognised by capitals, rare words by their document frequency. In
 scripts without spaces between words, only dates, numbers, names in Latin letters or katakana, and quoted titles are
 found.
 """
@@ -92,7 +92,7 @@ class Frequencies:
 
     @property
     def tells_rare_words(self) -> bool:
-        """Whether there are so many documents that a rare word is hardly a function word."""
+        """Whether the corpus is large enough that a rare word is unlikely to be a function word."""
         return self.num_documents >= _MANY
 
     def is_common(self, words: Iterable[str]) -> bool:

@@ -91,10 +91,11 @@ class CheckTask:
             yield ScoreItem(f"{name}/alone{number}", "", self.check.listing(listed), options, joiner=joiner)
 
     def _margins(self, draft: Draft, answers: dict[str, Score | Refusal]) -> Margins | Refusal:
-        for answer in answers.values():
+        leads = {}
+        for name, answer in answers.items():
             if isinstance(answer, Refusal):
                 return Refusal(draft.draft_id, answer.kind, answer.what, answer.hint)
-        leads = {name.rpartition("/")[2]: margin(score, draft.right) for name, score in answers.items()}  # type: ignore[arg-type]
+            leads[name.rpartition("/")[2]] = margin(answer, draft.right)
         alone = min((lead for name, lead in leads.items() if name.startswith("alone")), default=-math.inf)
         return Margins(draft.draft_id, leads["source"], leads["closed"], alone)
 
