@@ -110,8 +110,8 @@ def taught(model: Any, tokenizer: Any, number: int) -> Distribution:
     with torch.no_grad():
         top = model(ids).logits[0, :-1].log_softmax(-1).topk(10)
     vocabulary = vocabulary_fingerprint(tokenizer.get_vocab())
-    flat = (tuple(part.flatten().tolist()) for part in (top.indices, top.values))
-    return Distribution(f"t{number}", "", tuple(ids[0].tolist()), *flat, 10, vocabulary)
+    indices, values = (tuple(part.flatten().tolist()) for part in (top.indices, top.values))
+    return Distribution(f"t{number}", "", tuple(ids[0].tolist()), indices, values, 10, vocabulary)
 
 
 def test_a_model_that_leaks_is_padded_or_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

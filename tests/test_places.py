@@ -12,6 +12,7 @@ from cluster import places
 from cluster.inspection import STACK, NodeReport, find_problems, look
 from cluster.placement import Placement
 from cluster.places import Node, Wait
+from cluster.session import Session
 from data.errors import InputError, ResumableError
 from pipeline.sections import Cluster, Engine, Train
 from pipeline.stages import resources
@@ -129,10 +130,10 @@ def test_a_cluster_without_room_is_waited_for_only_where_nodes_may_come(
 ) -> None:
     sizes = [((0, 0),), ((0, 0), (1, 0))]
 
-    class Growing(resources.Session):
-        def now(self) -> resources.Session:
+    class Growing(Session):
+        def now(self) -> Session:
             nodes = sizes.pop(0) if len(sizes) > 1 else sizes[0]
-            return resources.Session("a", tmp_path, sum(cpus for cpus, _ in nodes), 0, nodes)
+            return Session("a", tmp_path, sum(cpus for cpus, _ in nodes), 0, nodes)
 
     monkeypatch.setattr(resources, "POLL_SECONDS", 0.01)
     cluster = LazyCluster(setting(tmp_path, io.StringIO(), place_seconds=30))
