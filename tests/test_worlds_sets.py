@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -313,11 +312,11 @@ def test_a_set_is_written_by_worlds_and_not_twice(tmp_path: Path) -> None:
         ("reversals", "tiny", 3, SIZES, 1),
     ],
 )
-def test_another_set_seed_or_size_into_a_folder_is_refused(tmp_path: Path, other: Any) -> None:
+def test_another_set_seed_or_size_into_a_folder_is_refused(tmp_path: Path, other: tuple) -> None:
     registry.make_set("reversals", "tiny", 3, SIZES, 0, tmp_path / "out")
     before = snapshot(tmp_path / "out")
     with pytest.raises(InputError, match="other inputs"):
-        registry.make_set(*other, tmp_path / "out")
+        registry.make_set(*(*other, tmp_path / "out"))
     assert snapshot(tmp_path / "out") == before
 
 
