@@ -1,14 +1,16 @@
 """Replay: general text in the model's own words, trained beside documents so that the model keeps what it can do.
 
 The model continues short openings, or answers everyday requests if it is a chat model, at temperature 1: what it would
-say anyway. Writes `openings/`, `parts/` (by the pool's actors) and `documents/`, sealed last. A shard that exists is
-not computed again.
+say anyway. Writes `openings/`, `parts/` (by the pool's actors), `held-out/`, texts from other openings that are never
+trained, and `documents/`, sealed last. A shard that exists is not computed again.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+import pyarrow.compute as pc
 
 from augment_service.chat import NO_FRAME, Frame
 from augment_service.engines.protocol import Engine
@@ -20,11 +22,13 @@ from data.seeds import derive_seed, fingerprint
 from data.sentences import sentence_spans
 from data.store import is_sealed, write_folder
 
-DOCUMENTS, PARTS, _OPENINGS = "documents", "parts", "openings"
-VERSION = 1  # raise it when the same settings would give other texts
+DOCUMENTS, HELD_OUT, PARTS, _OPENINGS = "documents", "held-out", "parts", "openings"
+VERSION = 2  # raise it when the same settings would give other texts
 MAX_TOKENS = 192  # of a text
 ROWS_PER_UNIT = 128
 _CORPUS = "replay"
+NUM_HELD_OUT = 24  # texts
+_LAST = 8  # of the openings, from which the held-out texts are written
 
 OPENINGS = (
     "The", "In the", "A", "It is", "This is", "There are", "When", "One of the", "Many people", "During the",
@@ -91,9 +95,9 @@ class ReplayTask:
         if not text.strip():
             return RowAnswer(())
         if self.frame == NO_FRAME:
-            return RowAnswer.of(Document(opening.doc_id, opening.text + text, _CORPUS))
+            return RowAnswer.of(Document(opening.doc_id, opening.text + text, opening.corpus))
         turns = [{"role": "user", "content": opening.text}, {"role": "assistant", "content": text.strip()}]
-        return RowAnswer.of(Document(opening.doc_id, write_messages(turns), _CORPUS))
+        return RowAnswer.of(Document(opening.doc_id, write_messages(turns), opening.corpus))
 
 
 def whole_sentences(text: str) -> str:
@@ -110,7 +114,7 @@ def replay_key(model: str, num_texts: int, max_tokens: int, frame: Frame, seed: 
 def plan_replay(
     out: Path, *, model: str, num_texts: int, max_tokens: int, frame: Frame, seed: int
 ) -> ShardedJob | None:
-    """The job that writes about `num_texts` texts into the folder `out`; None if they are written.
+    """The job that writes about `num_texts` texts into the folder `out`, and some held-out ones; None if it is done.
 
     `frame` is that of the chat model's template, or empty.
     """
@@ -118,7 +122,12 @@ def plan_replay(
         return None
     texts = OPENINGS if frame == NO_FRAME else REQUESTS
     openings = [
-        Document(fingerprint("replay", number), texts[number % len(texts)], _CORPUS) for number in range(num_texts)
+        Document(fingerprint(corpus, number), some[number % len(some)], corpus)
+        for corpus, some, count in (
+            (_CORPUS, texts[:-_LAST], num_texts),
+            (HELD_OUT, texts[-_LAST:], NUM_HELD_OUT),
+        )
+        for number in range(count)
     ]
     if not is_sealed(out / _OPENINGS):
         write_folder(out / _OPENINGS, Document, openings)
@@ -128,17 +137,20 @@ def plan_replay(
 
 
 def seal_replay(out: Path, job: ShardedJob, frame: Frame) -> int:
-    """Write `documents/` from the shards of `plan_replay`'s job; returns the number of texts.
+    """Write `held-out/` and `documents/` from the shards of `plan_replay`'s job; returns the number of trained texts.
 
     Raises InputError if there is none.
     """
     refuse_if_all([job], "opening")
-    num_texts = sum(table.num_rows for table in job.tables())
-    if not num_texts:
-        what, hint = "the model wrote no whole text", "name a folder of general text, or none: train.replay"
-        raise InputError(what, where=str(out), hint=hint)
-    with rewrite_folder(out / DOCUMENTS, Document if frame == NO_FRAME else Conversation) as writer:
-        for table in job.tables():
-            writer.write(table)
-            writer.end_if_full()
+    num_texts = 0
+    for name, corpus in ((HELD_OUT, HELD_OUT), (DOCUMENTS, _CORPUS)):
+        with rewrite_folder(out / name, Document if frame == NO_FRAME else Conversation) as writer:
+            for table in job.tables():
+                wanted = table.filter(pc.equal(table["corpus"], corpus))
+                num_texts += wanted.num_rows * (name == DOCUMENTS)
+                writer.write(wanted)
+                writer.end_if_full()
+            if name == DOCUMENTS and not num_texts:
+                what, hint = "the model wrote no whole text", "name a folder of general text, or none: train.replay"
+                raise InputError(what, where=str(out), hint=hint)
     return num_texts

@@ -301,6 +301,12 @@ class EvaluateStudy(Scoring):
         description="contexts of the base model: all, sample:K (one document in K), nearest:N (the N most related "
         "ones), required",
     )
+    general: str = Field(
+        "auto",
+        min_length=1,
+        description="general text on which all weights are measured, in bits per byte: a folder, or none; auto: what "
+        "the model wrote for replay and is not trained on",
+    )
 
 
 class EvaluateSuite(Scoring):

@@ -5,7 +5,7 @@ is not repeated, unfinished work resumes. Order by residency: the engines start 
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,17 @@ from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.store import content_of, write_json, write_text
+from evaluate import general
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
+from evaluate.general import GeneralText, TextJob
 from pipeline.models import Model, find_model
 from pipeline.recipe import Recipe, to_toml
 from pipeline.stages import augment, data, evaluate, replay, train
 from pipeline.stages.replay import Replay
 from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units
 from pipeline.workspace import Workspace
+from train.engine.checkpoint import find_steps
 from train.run.finetune_run import FinetuneRun
 from train.run.keys import key_of
 from train.run.training_plan import read_plan
@@ -97,18 +100,27 @@ def run_study(
             suites = make_data(study)
         contexts, left_out = plan_contexts(study, suites)
         base_jobs = plan_base_jobs(study, suites, contexts)
-        general = find_replay(study, suites)
+        beside = find_replay(study, suites)
         whole_nodes = train.takes_whole_nodes(study.recipe.train, study.model)
         models = [study.model.path]
         with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes, models=models) as cluster:
-            before_training(study, suites, base_jobs, general, cluster)
+            text = before_training(study, suites, base_jobs, beside, cluster)
             with space.timed("train"):
-                trained, refs = train_all(study, suites, general, cluster)
-            tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in zip(trained, refs, strict=True)]
-            after_training(study, tuned_jobs, cluster)
-        checkpoints = {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)}
-        write_json(space.root / CHECKPOINTS, {name: str(path) for name, path in checkpoints.items()})
-        report = report_study(study, suites, [*base_jobs, *tuned_jobs], checkpoints, left_out, command)
+                trained, refs = train_all(study, suites, beside, cluster)
+            scored = [*zip(trained, refs, strict=True), *find_all_steps(study, trained)]
+            tuned_jobs = [plan_tuned_job(study, one, ref) for one, ref in scored]
+            texts = plan_texts(study, tuned_jobs) if text else []
+            after_training(study, tuned_jobs, text, texts, cluster)
+        write_json(space.root / CHECKPOINTS, {one.run.name: ref.path for one, ref in scored})
+        report = report_study(
+            study,
+            suites,
+            [*base_jobs, *tuned_jobs],
+            {one.run.name: Path(ref.path) for one, ref in zip(trained, refs, strict=True)},
+            left_out,
+            command,
+            general.measure(text, texts, space.root) if text else {},
+        )
     console.print(f"\n[bold]{space.root / 'report' / 'report.html'}[/bold]  (figures and report.json beside it)")
     return report
 
@@ -195,9 +207,12 @@ def find_replay(study: Study, suites: list[Suite]) -> Replay | None:
 
 
 def before_training(
-    study: Study, suites: list[Suite], jobs: list[ScoreJob], general: Replay | None, cluster: LazyCluster
-) -> None:
-    """What needs engines with the base model: augmentation, replay, and the base model's own scores."""
+    study: Study, suites: list[Suite], jobs: list[ScoreJob], beside: Replay | None, cluster: LazyCluster
+) -> GeneralText | None:
+    """What needs engines with the base model: augmentation, replay, and the base model's own scores.
+
+    Returns the general text that is measured, if any.
+    """
     setting, section = study.setting, study.recipe.augment
     plans = [
         augment.plan(
@@ -214,32 +229,43 @@ def before_training(
     ]
     writing = [unit for plan in plans for unit in plan.units]
     scoring = _plan_scores(study, jobs)
-    own = general.job(study.model, setting.seed) if general else None
+    own = beside.job(study.model, setting.seed) if beside else None
     if writing or scoring or own:
-        check_memory(study, suites, general, cluster)
+        check_memory(study, suites, beside, cluster)
     with LazyEngines(setting, study.model, cluster) as engines:
         do_units(setting, engines, writing, "augment")
         augment.finish(setting, study.model, plans, section, engines)
         do_units(setting, engines, own.units() if own else [], "replay")
+        if beside:
+            replay.finish(setting, beside, own)
+        text = evaluate.general_text(setting, study.recipe.evaluate.general, beside)
+        if text:
+            scoring += [unit for job in plan_texts(study, ()) for unit in job.sharded(text, setting.space.root).units()]
         do_units(setting, engines, scoring, "score base model")
-    if general:
-        replay.finish(setting, general, own)
     # A condition without any answer is reported before the training.
     collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
     kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
     setting.say("augment", f"{kept:,} training rows kept")
+    return text
 
 
-def check_memory(study: Study, suites: list[Suite], general: Replay | None, cluster: LazyCluster) -> None:
+def plan_texts(study: Study, jobs: Sequence[ScoreJob]) -> list[TextJob]:
+    """General text for the base model and for the checkpoints of these jobs, each once."""
+    answers = evaluate.scoring_key(study.setting, study.model.fingerprint)
+    tuned = {job.weights: TextJob(job.condition.name, job.ref, job.weights, job.run) for job in jobs}
+    return [TextJob(study_condition(BASE).name, None, answers), *tuned.values()]
+
+
+def check_memory(study: Study, suites: list[Suite], beside: Replay | None, cluster: LazyCluster) -> None:
     """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
-    runs = [one.run for one in plan_runs(study, suites, general)]
+    runs = [one.run for one in plan_runs(study, suites, beside)]
     train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
 
 
-def plan_runs(study: Study, suites: list[Suite], general: Replay | None) -> list[TrainedRun]:
+def plan_runs(study: Study, suites: list[Suite], beside: Replay | None) -> list[TrainedRun]:
     """One training run for each corpus, seed and arm; arms differ in their texts alone."""
     section = study.recipe.train
-    beside = (general.source,) if general else ()
+    replayed = (beside.source,) if beside else ()
     planned: list[TrainedRun] = []
     for suite in suites:
         assert suite.documents is not None
@@ -248,7 +274,7 @@ def plan_runs(study: Study, suites: list[Suite], general: Replay | None) -> list
             documents = train.documents_source(suite.documents, section, corpus)
             inferences = TextSource(written, corpus, verdict_kept_only=True)
             arms = {
-                arm: train.arm_sources(documents, inferences, study.model.book.names(methods), section) + beside
+                arm: train.arm_sources(documents, inferences, study.model.book.names(methods), section) + replayed
                 for arm, methods in section.arms.items()
             }
             first = next(iter(arms.values()))
@@ -262,13 +288,29 @@ def plan_runs(study: Study, suites: list[Suite], general: Replay | None) -> list
 
 
 def train_all(
-    study: Study, suites: list[Suite], general: Replay | None, cluster: LazyCluster
+    study: Study, suites: list[Suite], beside: Replay | None, cluster: LazyCluster
 ) -> tuple[list[TrainedRun], list[CheckpointRef]]:
     """All runs of the study on one worker group, each in the folder that its key names, for other arms and recipes."""
-    section, planned = study.recipe.train, plan_runs(study, suites, general)
+    section, planned = study.recipe.train, plan_runs(study, suites, beside)
     planned = [replace(one, run=replace(one.run, out=str(study.trained / key_of(one.run)[:24]))) for one in planned]
     refs = train.train_all(study.setting, section, [one.run for one in planned], cluster, study.trained / ".work")
     return planned, refs
+
+
+def find_all_steps(study: Study, trained: Sequence[TrainedRun]) -> list[tuple[TrainedRun, CheckpointRef]]:
+    """The checkpoints that finished runs have left on their way, as arms ARM@STEP; none unless they were asked for."""
+    if not study.recipe.train.export_every:
+        return []
+    return [
+        (
+            replace(
+                one, arm=f"{one.arm}@{ref.num_steps}", run=replace(one.run, name=f"{one.run.name}@{ref.num_steps}")
+            ),
+            ref,
+        )
+        for one in trained
+        for ref in find_steps(Path(one.run.out))
+    ]
 
 
 def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJob:
@@ -278,11 +320,16 @@ def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJo
     return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run, frame=study.frame)
 
 
-def after_training(study: Study, jobs: list[ScoreJob], cluster: LazyCluster) -> None:
+def after_training(
+    study: Study, jobs: list[ScoreJob], text: GeneralText | None, texts: Sequence[TextJob], cluster: LazyCluster
+) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
     setting = evaluate.with_adapters(study.setting, [job.ref for job in jobs if job.ref])
+    units = _plan_scores(study, jobs)
+    if text:
+        units += [unit for job in texts for unit in job.sharded(text, setting.space.root).units()]
     with LazyEngines(setting, study.model, cluster) as engines:
-        do_units(setting, engines, _plan_scores(study, jobs), "score checkpoints")
+        do_units(setting, engines, units, "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")
 
 
@@ -293,8 +340,12 @@ def report_study(
     checkpoints: dict[str, Path],
     left_out: dict[str, dict[str, str]],
     command: str,
+    kept: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the report and, beside it, the recipe with its overrides; `checkpoints` are by the runs' names."""
+    """Write the report and, beside it, the recipe with its overrides; `checkpoints` are by the runs' names.
+
+    `kept` is what was measured of general text.
+    """
     written = {suite: study.augment_folder(suite) / AUGMENTATIONS for suite in suites}
     report = evaluate.report(
         study.setting,
@@ -308,6 +359,7 @@ def report_study(
         losses={name: train.read_losses(path) for name, path in checkpoints.items()},
         command=command,
         courses={name: read_plan(path) for name, path in checkpoints.items()},
+        general=kept,
     )
     write_text(study.setting.space.root / "report" / "recipe.toml", to_toml(study.given))
     return report

@@ -34,7 +34,8 @@ class ReportInput:
     `losses` maps a run, "suite/.../condition", to its (step, nats per token). `command` repeats the study: its argv.
     `courses` has for each run its num_steps, its num_tokens (trained), its sources' shares and how texts shared rows.
     `conditions` describes each condition: {"weights", "fingerprint", "context"}; `left_out` maps suite and condition to
-    the reason why it was not evaluated. `audit` is by suite what `evaluate.report.evidence.audit_suite` returns.
+    the reason why it was not evaluated. `audit` is by suite what `evaluate.report.evidence.audit_suite` returns,
+    `general` what `evaluate.general.measure` does.
     """
 
     study: str
@@ -52,6 +53,7 @@ class ReportInput:
     conditions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refusals: Sequence[Refused] = ()
+    general: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_report(content: ReportInput, folder: Path) -> dict[str, Any]:
@@ -99,6 +101,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "left_out": {suite: dict(reasons) for suite, reasons in sorted(content.left_out.items())},
         "close": _nest(dict(sorted(close.items()))),
         "refused": _nest(dict(sorted(refused.items()))),
+        "general": dict(content.general),
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
         "training": {run: dict(course) for run, course in sorted(content.courses.items())},
         "recipe": dict(content.recipe),

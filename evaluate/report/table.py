@@ -23,6 +23,17 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         console.print(Text(state_claim(report, suite), style="italic"), soft_wrap=False)
         for name, reason in report["left_out"].get(suite, {}).items():
             console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=False)
+    if cells := report["general"].get("bits_per_byte"):
+        console.print()
+        console.print(Text(f"general text: bits per byte {describe_bits(cells)}"), soft_wrap=True)
+
+
+def describe_bits(cells: Mapping[str, Mapping[str, float]]) -> str:
+    """Bits per byte of every condition, with the change: `pretrained 0.912; finetuned 0.934 (+0.022)`."""
+    return "; ".join(
+        f"{name} {cell['value']:.3f}" + (f" ({cell['change']:+.3f})" if "change" in cell else "")
+        for name, cell in cells.items()
+    )
 
 
 def format_cell(cell: Mapping[str, Any]) -> str:

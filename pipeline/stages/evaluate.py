@@ -16,16 +16,20 @@ from cluster.memory import gpu_bytes
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
 from data.seeds import fingerprint
+from data.store import read_manifest
 from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, missing_files, model_fingerprint, weights_fingerprint
 from evaluate.conditions import Condition, condition_name, name_weights
 from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
+from evaluate.general import GeneralText, choose_texts
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
 from evaluate.report.table import print_report
 from pipeline.models import Model
 from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
+from pipeline.stages.data import find_documents
 from pipeline.stages.related import find_index
+from pipeline.stages.replay import AUTO, NONE, Replay
 from pipeline.stages.resources import Setting
 from train.engine.checkpoint import RECORD, WORK, read_ref, work_folder
 
@@ -85,6 +89,17 @@ def fitting(
     for spec, reason in left_out.items():
         setting.say("left out", f"{suite.name} in the context {spec}: {reason}")
     return [spec for spec in contexts if spec not in left_out], left_out
+
+
+def general_text(setting: Setting, wanted: str, beside: Replay | None) -> GeneralText | None:
+    """The general text on which weights are measured, None if there is none: a folder of the user, or replay's own."""
+    if wanted not in (AUTO, NONE):
+        out = setting.space.root / "general-import"
+        return choose_texts(find_documents(Path(wanted), out, setting.say), setting.space.root, seed=setting.seed)
+    held_out = beside.held_out if beside and wanted == AUTO else None
+    if held_out is None or not beside or not read_manifest(held_out)["num_rows"]:
+        return None
+    return choose_texts(held_out, setting.space.root, frame=beside.frame, seed=setting.seed)
 
 
 def scoring_key(setting: Setting, fingerprint_of_weights: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from augment_service.chat import NO_FRAME, Frame, frame
 from augment_service.jobs import ShardedJob
 from augment_service.model_folder import check_model, load_tokenizer
-from augment_service.replay import DOCUMENTS, MAX_TOKENS, plan_replay, replay_key, seal_replay
+from augment_service.replay import DOCUMENTS, HELD_OUT, MAX_TOKENS, plan_replay, replay_key, seal_replay
 from cluster.memory import gpu_bytes
 from data.errors import InputError
 from pipeline.models import Model
@@ -39,6 +39,11 @@ class Replay:
     num_texts: int = 0
     max_tokens: int = 0
     frame: Frame = NO_FRAME
+
+    @property
+    def held_out(self) -> Path | None:
+        """Texts of the model that are not trained, None if it writes none."""
+        return self.folder / HELD_OUT if self.folder else None
 
     def job(self, model: Model, seed: int) -> ShardedJob | None:
         """What is left to be written, None if it is all there."""

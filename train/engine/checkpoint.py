@@ -68,6 +68,11 @@ def steps_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.steps")
 
 
+def find_steps(out: Path) -> list[CheckpointRef]:
+    """The finished checkpoints of a run between its first step and its last, in their order."""
+    return [read_ref(folder.parent) for folder in sorted(steps_folder(out).glob(f"*/{RECORD}"))]
+
+
 def work_folder(out: Path) -> Path:
     """The folder of a run's files until it is finished: beside `out`, so that a rename completes it."""
     return out.with_name(f".{out.name}{WORK}")

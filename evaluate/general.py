@@ -1,0 +1,195 @@
+"""General text: bits per byte that a model needs for it, before and after finetuning: what a training made it forget.
+
+Reads a sealed folder of documents, or of conversations. Writes `general/` (the texts that are scored, once) and shards
+of scores beside those of questions.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from augment_service.chat import NO_FRAME, Frame
+from augment_service.engines.protocol import Engine
+from augment_service.jobs import OnRow, RowAnswer, ShardedJob, row_ranges
+from data.conversations import read_messages
+from data.errors import InputError
+from data.records import CheckpointRef, Conversation, Document, Question, Score, ScoreItem
+from data.seeds import derive_seed, fingerprint
+from data.sentences import sentence_spans
+from data.store import (
+    content_of,
+    is_sealed,
+    list_shards,
+    read_folder,
+    read_manifest,
+    read_refusals,
+    read_shard,
+    write_folder,
+)
+from evaluate.statistics import Z95
+
+FOLDER = "general"
+MAX_TEXTS, MAX_CHARACTERS = 256, 2000
+ROWS_PER_UNIT = 64
+VERSION = 1  # raise it when the same text would be asked otherwise
+
+
+@dataclass(frozen=True)
+class GeneralText:
+    """Texts as questions with one option, which is what is measured: a sealed folder. `frame` is around the prompts."""
+
+    folder: Path
+    frame: Frame = NO_FRAME
+
+
+@dataclass(frozen=True)
+class TextTask:
+    """Texts to log-likelihoods, in the actor."""
+
+    frame: Frame
+
+    asked: ClassVar[type] = Question
+    answered: ClassVar[type] = Score
+
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
+        """The score of each text."""
+        before, after = self.frame
+        items = [
+            ScoreItem(
+                row.question_id, "", row.prompt, row.options, joiner=row.joiner if self.frame == NO_FRAME else "",
+                before=before, after=after,
+            )
+            for row in rows
+        ]  # fmt: skip
+        engine.score(items, lambda at, answer: on_row(at, RowAnswer.of(answer)))
+
+
+@dataclass(frozen=True)
+class TextJob:
+    """General text that one set of weights reads; `condition` names it in the report, `run` the training seed."""
+
+    condition: str
+    ref: CheckpointRef | None
+    weights: str
+    run: str = ""
+
+    def sharded(self, text: GeneralText, out: Path) -> ShardedJob:
+        """The job as rows to score; `weights` is the scoring key, as of questions."""
+        return ShardedJob(
+            name=f"general text {self.condition} {self.run}".rstrip(),
+            task=TextTask(text.frame),
+            ranges=tuple(row_ranges(text.folder, rows_per_unit=ROWS_PER_UNIT)),
+            out=out / "scores" / fingerprint(self.weights),
+            key=fingerprint(FOLDER, VERSION, self.weights, *text.frame),
+            ref=self.ref,
+            affinity=self.weights,
+        )
+
+
+def choose_texts(source: Path, out: Path, *, frame: Frame = NO_FRAME, seed: int = 0) -> GeneralText:
+    """At most `MAX_TEXTS` texts of a sealed folder, of each at most `MAX_CHARACTERS`, written under `out`.
+
+    Of a document all is measured but the first word, of a conversation the answer to its first request, inside the
+    `frame` of a user's turn. Raises InputError if nothing is left.
+    """
+    folder = out / FOLDER / fingerprint(VERSION, content_of(source), seed)
+    if not is_sealed(folder):
+        is_chat = read_manifest(source).get("record") == Conversation.__name__
+        rows = _sample(source, seed)
+        asked = [question for row in rows if (question := (_of_turns if is_chat else _of_text)(row))]
+        if not asked:
+            hint = "name a folder with texts of at least two words"
+            raise InputError("no general text can be measured here", where=str(source), hint=hint)
+        write_folder(folder, Question, asked)
+    return GeneralText(folder, frame)
+
+
+def _sample(source: Path, seed: int) -> list[Document]:
+    """The documents with the least hashes: the same ones whatever their order."""
+    ranked = (
+        (derive_seed(seed, FOLDER, row.doc_id), row.doc_id, row)
+        for shard in list_shards(source)
+        for row in read_shard(shard, Document)
+    )
+    best: list[tuple[int, str, Document]] = []
+    for one in ranked:
+        best.append(one)
+        if len(best) >= 2 * MAX_TEXTS:
+            best = sorted(best, key=lambda found: found[:2])[:MAX_TEXTS]
+    return [row for _, _, row in sorted(best, key=lambda found: found[:2])[:MAX_TEXTS]]
+
+
+def _of_text(row: Document) -> Question | None:
+    head, _, rest = _cut(row.text.strip()).partition(" ")
+    joiner = " "
+    if not rest.strip() and len(head) > 1:  # a script without spaces
+        head, rest, joiner = head[:1], head[1:], ""
+    return _question(row.doc_id, head, rest.strip(), joiner) if rest.strip() else None
+
+
+def _of_turns(row: Document) -> Question | None:
+    turns = [turn["content"].strip() for turn in read_messages(row.text) if turn["role"] != "system"]
+    request, answer = turns[0], _cut(turns[1]) if len(turns) > 1 else ""
+    return _question(row.doc_id, request, answer, "\n") if request and answer else None
+
+
+def _question(name: str, prompt: str, text: str, joiner: str) -> Question:
+    return Question(name, FOLDER, FOLDER, "", prompt, (text,), 0, name, (), joiner=joiner)
+
+
+def _cut(text: str) -> str:
+    """The beginning of a text, up to the end of a sentence where there is one."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    ends = [end for _, end in sentence_spans(text[:MAX_CHARACTERS])][:-1]
+    return text[: ends[-1] if ends else MAX_CHARACTERS].rstrip()
+
+
+def measure(text: GeneralText, jobs: Sequence[TextJob], out: Path) -> dict[str, Any]:
+    """What `report.json` says of general text, from the shards of all jobs, of which the first is the base model's.
+
+    `bits_per_byte` has for each condition the `value`, and what it is more than the base model's on the same texts:
+    `change`, with its 95% interval over texts. Runs of a condition are averaged. `refused` counts texts without a
+    score under any condition; they are left out of all.
+    """
+    sizes = {row.question_id: len(row.options[0].encode()) for row in read_folder(text.folder, Question)}
+    found: dict[str, dict[str, list[float]]] = {}
+    refused: set[str] = set()
+    for job in jobs:
+        of_condition = found.setdefault(job.condition, defaultdict(list))
+        for target in job.sharded(text, out).targets:
+            for score in read_shard(target, Score):
+                of_condition[score.item_id].append(-score.log_likelihoods[0] / math.log(2))
+            refused |= {refusal.item_id for refusal in read_refusals(target)}
+    names = [name for name in sizes if name not in refused]
+    if not names:
+        return {}
+    lengths = np.array([sizes[name] for name in names], float)
+    bits = {condition: np.array([np.mean(by[name]) for name in names]) for condition, by in found.items()}
+    return {
+        "texts": len(names),
+        "bytes": int(lengths.sum()),
+        "refused": len(refused),
+        "bits_per_byte": dict(_compare(bits, lengths)),
+    }
+
+
+def _compare(bits: Mapping[str, Any], lengths: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Ratios of sums; the intervals of their differences by the linearised standard error over texts."""
+    base = next(iter(bits.values()))
+    for at, (condition, values) in enumerate(bits.items()):
+        cell = {"value": round(float(values.sum() / lengths.sum()), 6)}
+        if at:
+            more = values - base
+            change = float(more.sum() / lengths.sum())
+            residuals, n = more - change * lengths, len(lengths)
+            half = Z95 * float(np.sqrt((residuals**2).sum() * n / max(1, n - 1)) / lengths.sum())
+            cell |= {name: round(number, 6) for name, number in zip(
+                ("change", "low", "high"), (change, change - half, change + half), strict=True
+            )}  # fmt: skip
+        yield condition, cell
