@@ -6,6 +6,7 @@ alone and documents with inferences. Writes into OUT what they write, `recipe.to
 """
 
 import json
+import math
 import shutil
 from argparse import Namespace
 from collections.abc import Mapping
@@ -78,22 +79,30 @@ def learn(flags: Namespace, console: Console) -> None:
 def choose_arm(report: dict[str, Any], max_loss: float | None = None) -> tuple[str, str, float]:
     """The arm with the highest accuracy, the split that decides, and the accuracy.
 
-    The split is dev, test if there is no dev, or the mean over all splits of a suite that has neither. Of equal arms it
-    is the one without inferences. `max_loss` bounds what an arm may have lost of the accuracy on known questions.
+    The arms are both, and where checkpoints between steps were exported, those too, as ARM@STEP. The split is dev, test
+    if there is no dev, or the mean over all splits of a suite that has neither. Of equal arms it is the one without
+    inferences, of equal steps the last. `max_loss` bounds what an arm may have lost of the accuracy on known questions.
     Raises InputError if no arm is within it, or if there are no such questions.
     """
     splits: dict[str, Any] = report["suites"][SUITE]
     split = next((name for name in (DEV, TEST) if name in splits), "")
     chosen = [splits[split]] if split else list(splits.values())
+    known = [name for name in chosen[0] if name.partition("@")[0] in (ALONE, WITH_INFERENCES)]
     scores = {
         arm: sum(conditions[arm]["accuracy"] for conditions in chosen) / len(chosen)
-        for arm in (ALONE, WITH_INFERENCES)
+        for arm in sorted(known, key=_place)
         if all(arm in conditions for conditions in chosen)
     }
     if max_loss is not None:
         scores = _within(scores, splits, max_loss)
     best = max(scores, key=scores.__getitem__)
     return best, split or ALL_SPLITS, scores[best]
+
+
+def _place(arm: str) -> tuple[bool, float]:
+    """Documents alone first, then later steps before earlier ones; the end of a training has no step."""
+    name, _, step = arm.partition("@")
+    return name != ALONE, -float(step) if step else -math.inf
 
 
 def _within(scores: dict[str, float], splits: Mapping[str, Any], max_loss: float) -> dict[str, float]:

@@ -37,6 +37,21 @@ def test_the_development_questions_decide() -> None:
     assert (arm, accuracy) == (WITH_INFERENCES, pytest.approx(0.7)) and "mean" in split
 
 
+def test_a_checkpoint_between_steps_can_be_the_best() -> None:
+    report = report_of(dev=(0.5, 0.5))
+    cells = report["suites"][SUITE]["dev"]
+    cells |= {
+        f"{ALONE}@100": {"accuracy": 0.6},
+        f"{ALONE}@50": {"accuracy": 0.6},
+        f"{WITH_INFERENCES}@50": {"accuracy": 0.6},
+    }
+    assert choose_arm(report)[0] == f"{ALONE}@100"
+    cells[WITH_INFERENCES]["accuracy"] = 0.7
+    assert choose_arm(report)[0] == WITH_INFERENCES
+    cells[ALONE]["accuracy"] = 0.7
+    assert choose_arm(report)[0] == ALONE
+
+
 def test_an_arm_may_lose_so_much_of_what_was_known() -> None:
     report = report_of(dev=(0.2, 0.9), known=(0.9, 0.7))
     report["suites"][SUITE]["known"]["pretrained"] = {"accuracy": 1.0, "n": 10}

@@ -30,7 +30,7 @@ from evaluate.report.legend import (
     shown_conditions,
     style_conditions,
 )
-from evaluate.report.page import flatten, format_duration
+from evaluate.report.page import flatten, format_duration, render_page
 from evaluate.report.table import print_report
 from evaluate.statistics import Outcome
 
@@ -103,6 +103,15 @@ def make_input(**changes: Any) -> ReportInput:
         versions={"ray": "2.60.0"},
         losses={f"reversals/w0/{name}": [(0, 4.0), (10, 1.5), (20, 0.7)] for name in ("finetuned", "augmented")},
         command="make demo",
+        general={
+            "texts": 24,
+            "bytes": 9000,
+            "refused": 0,
+            "bits_per_byte": {
+                "pretrained": {"value": 0.912},
+                "finetuned": {"value": 1.0344, "change": 0.1224, "low": 0.0812, "high": 0.1636},
+            },
+        },
     )
     return replace(content, **changes)
 
@@ -112,6 +121,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("report")
     write_report(make_input(), where)
     return where
+
+
+def test_what_was_forgotten_is_in_the_page_and_in_the_table(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "What was forgotten" in page and "+0.122<small>[+0.081, +0.164]" in page
+    shown = io.StringIO()
+    print_report(json.loads((folder / "report.json").read_text()), Console(file=shown, width=200))
+    assert "bits per byte pretrained 0.912; finetuned 1.034 (+0.122)" in shown.getvalue()
+    assert "forgotten" not in render_page(build_report(make_input(general={})), {})
 
 
 def test_json_keeps_its_contract(folder: Path) -> None:
