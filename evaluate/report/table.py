@@ -8,7 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluate.report.claims import state_claim
-from evaluate.report.legend import TRAINED, label_split, order_splits, plain, rank_conditions, style_conditions
+from evaluate.report.legend import (
+    TRAINED,
+    label_split,
+    order_conditions,
+    order_splits,
+    plain,
+    rank_conditions,
+    style_conditions,
+)
 
 COLUMNS = 5  # cells of 14 characters that fit into 100 beside a name
 MAX_COLUMNS = 6  # conditions; more are rows, best first
@@ -31,8 +39,8 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 def describe_bits(cells: Mapping[str, Mapping[str, float]]) -> str:
     """Bits per byte of every condition, with the change: `pretrained 0.912; finetuned 0.934 (+0.022)`."""
     return "; ".join(
-        f"{name} {cell['value']:.3f}" + (f" ({cell['change']:+.3f})" if "change" in cell else "")
-        for name, cell in cells.items()
+        f"{name} {cells[name]['value']:.3f}" + (f" ({cells[name]['change']:+.3f})" if "change" in cells[name] else "")
+        for name in order_conditions(cells)
     )
 
 
