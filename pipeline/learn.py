@@ -58,19 +58,24 @@ def learn(flags: Namespace, console: Console) -> None:
         raise InputError(what, where=f"--model {flags.model}", hint=hint)
     check_service(engine, [model.path])
     out = flags.out.absolute()
-    setting = Setting(Workspace(out / QUESTIONS), console, engine, cluster, flags.seed)
+    setting = Setting(Workspace(out), console, engine, cluster, flags.seed)
     documents = _documents(flags, setting, out)
     recipe = _recipe(flags, model, documents, out)
     write_text(out / RECIPE, to_toml(recipe))
     if flags.plan:
         _show_plan(setting, model, documents, recipe, out)
         return
-    if not flags.suite and not is_sealed(out / QUESTIONS / QUESTIONS):
-        with setting.space.locked(), LazyCluster(setting) as lazy, LazyEngines(setting, model, lazy) as engines:
-            question_stage.write_questions(setting, model, documents, out / QUESTIONS, written, engines)
-    if flags.until == QUESTIONS:
-        return
-    report = run_study(recipe, out, console, command=flags.command)
+    whole_nodes = train_stage.takes_whole_nodes(recipe.train, model)
+    with (
+        LazyCluster(setting, recipe.train, whole_nodes=whole_nodes, models=[model.path]) as lazy,
+        LazyEngines(setting, model, lazy) as engines,
+    ):
+        if not flags.suite and not is_sealed(out / QUESTIONS / QUESTIONS):
+            with setting.space.locked():
+                question_stage.write_questions(setting, model, documents, out / QUESTIONS, written, engines)
+        if flags.until == QUESTIONS:
+            return
+        report = run_study(recipe, out, console, command=flags.command, running=(lazy, engines))
     chosen, split, accuracy = choose_arm(report, flags.max_retention_loss)
     _copy_model(out, model, chosen)
     setting.say("model", f"{out / MODEL}: {chosen}, right on {accuracy:.0%} of the questions ({split})")

@@ -17,6 +17,7 @@ from augment_service.chat import AnswerFrame
 from augment_service.contexts import ContextSpec
 from augment_service.engines.protocol import check_scoring
 from augment_service.model_free import chat_methods
+from cluster.placement import Placement
 from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
@@ -86,11 +87,18 @@ class TrainedRun:
 
 
 def run_study(
-    recipe: Recipe, out: Path, console: Console, *, command: str = "", import_seconds: float = 0.0
+    recipe: Recipe,
+    out: Path,
+    console: Console,
+    *,
+    command: str = "",
+    import_seconds: float = 0.0,
+    running: tuple[LazyCluster, LazyEngines] | None = None,
 ) -> dict[str, Any]:
     """Run or resume a study in `out`; returns the content of `report.json`.
 
     `import_seconds` is what importing this module took; it is reported as a stage because the user waits for it.
+    `running` are a cluster and engines of the base model that the caller has started, or may have; both end here.
     """
     study = open_study(recipe, out, console)  # only reads: wrong input leaves nothing behind
     setting, space = study.setting, study.setting.space
@@ -102,9 +110,13 @@ def run_study(
         base_jobs = plan_base_jobs(study, suites, contexts)
         beside = find_replay(study, suites)
         whole_nodes = train.takes_whole_nodes(study.recipe.train, study.model)
-        models = [study.model.path]
-        with LazyCluster(setting, study.recipe.train, whole_nodes=whole_nodes, models=models) as cluster:
-            text = before_training(study, suites, base_jobs, beside, cluster)
+        if running is None:
+            section, models = study.recipe.train, [study.model.path]
+            own = LazyCluster(setting, section, whole_nodes=whole_nodes, models=models)
+            running = own, LazyEngines(setting, study.model, own)
+        with running[0] as cluster:
+            with running[1] as engines:
+                text = before_training(study, suites, base_jobs, beside, engines)
             with space.timed("train"):
                 trained, refs = train_all(study, suites, beside, cluster)
             scored = [*zip(trained, refs, strict=True), *find_all_steps(study, trained)]
@@ -207,7 +219,7 @@ def find_replay(study: Study, suites: list[Suite]) -> Replay | None:
 
 
 def before_training(
-    study: Study, suites: list[Suite], jobs: list[ScoreJob], beside: Replay | None, cluster: LazyCluster
+    study: Study, suites: list[Suite], jobs: list[ScoreJob], beside: Replay | None, engines: LazyEngines
 ) -> GeneralText | None:
     """What needs engines with the base model: augmentation, replay, and the base model's own scores.
 
@@ -231,17 +243,16 @@ def before_training(
     scoring = _plan_scores(study, jobs)
     own = beside.job(study.model, setting.seed) if beside else None
     if writing or scoring or own:
-        check_memory(study, suites, beside, cluster)
-    with LazyEngines(setting, study.model, cluster) as engines:
-        do_units(setting, engines, writing, "augment")
-        augment.finish(setting, study.model, plans, section, engines)
-        do_units(setting, engines, own.units() if own else [], "replay")
-        if beside:
-            replay.finish(setting, beside, own)
-        text = evaluate.general_text(setting, study.recipe.evaluate.general, beside)
-        if text:
-            scoring += [unit for job in plan_texts(study, ()) for unit in job.sharded(text, setting.space.root).units()]
-        do_units(setting, engines, scoring, "score base model")
+        check_memory(study, suites, beside, engines.placement)
+    do_units(setting, engines, writing, "augment")
+    augment.finish(setting, study.model, plans, section, engines)
+    do_units(setting, engines, own.units() if own else [], "replay")
+    if beside:
+        replay.finish(setting, beside, own)
+    text = evaluate.general_text(setting, study.recipe.evaluate.general, beside)
+    if text:
+        scoring += [unit for job in plan_texts(study, ()) for unit in job.sharded(text, setting.space.root).units()]
+    do_units(setting, engines, scoring, "score base model")
     # A condition without any answer is reported before the training.
     collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
     kept = sum(data.count_rows(plan.out / AUGMENTATIONS, verdict="kept") for plan in plans)
@@ -256,10 +267,10 @@ def plan_texts(study: Study, jobs: Sequence[ScoreJob]) -> list[TextJob]:
     return [TextJob(study_condition(BASE).name, None, answers), *tuned.values()]
 
 
-def check_memory(study: Study, suites: list[Suite], beside: Replay | None, cluster: LazyCluster) -> None:
+def check_memory(study: Study, suites: list[Suite], beside: Replay | None, placement: Placement) -> None:
     """Refuse what cannot be trained before engines start: by the documents, for inferences are not written yet."""
     runs = [one.run for one in plan_runs(study, suites, beside)]
-    train.fit(study.setting, study.recipe.train, runs, cluster.placement, before=True)
+    train.fit(study.setting, study.recipe.train, runs, placement, before=True)
 
 
 def plan_runs(study: Study, suites: list[Suite], beside: Replay | None) -> list[TrainedRun]:

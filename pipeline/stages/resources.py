@@ -204,6 +204,11 @@ class LazyEngines(ExitStack):
         super().__init__()
         self._setting, self._model, self._cluster = setting, model, cluster
 
+    @property
+    def placement(self) -> Placement:
+        """As that of the cluster."""
+        return self._cluster.placement
+
     @cached_property
     def pool(self) -> ActorPool:
         """The pool; its start is timed apart from its work."""
