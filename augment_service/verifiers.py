@@ -8,7 +8,7 @@ import math
 import re
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ import numpy as np
 from augment_service.alternatives import AUXILIARIES, alternatives, numbers_in
 from augment_service.answers.folding import fold
 from augment_service.chat import NO_FRAME, Frame
+from augment_service.related.words import fold as fold_word
+from augment_service.related.words import is_unspaced, split_words
 from data.records import Augmentation, Refusal, Score, ScoreItem
 from data.sentences import split_sentences
 
@@ -25,14 +27,17 @@ VERDICTS: Mapping[str, str] = {
     "premises": UNSUPPORTED,
     "grounded": UNSUPPORTED,
     "distinct": UNSUPPORTED,
+    "overlap": UNSUPPORTED,
     "confidence": UNSUPPORTED,
     "support": UNSUPPORTED,
     "margin": CONTRADICTED,
     "agreement": MINORITY,
 }
+RESTATING = ("overlap",)  # of statements about one sentence alone
 NEEDS_ENGINE = ("support", "confidence", "margin")
 NUM_ORDERS = 3  # of the documents in context, the one in which the inference was written among them
 MAX_PREMISES = 16
+_LEAST_LETTERS, _STEM = 4, 4  # of a word that tells what a statement is about, and of its beginning
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"[^\W\d_]")
 # What a premise and the sentence that states it may differ in.
@@ -189,6 +194,25 @@ def grounded(text: str, known: Sequence[str]) -> float:
 
 def _count(text: str) -> Counter[str]:
     return Counter(word for word in _WORD.findall(text.lower()) if word not in _IGNORED)
+
+
+def overlap(text: str, sentence: str) -> float:
+    """The lesser of two shares: of a statement's telling words that the sentence has, and of the sentence's it has.
+
+    Each counts as often as it occurs, by its first letters. NaN for a sentence that has none, or whose script sets no
+    spaces between words.
+    """
+    own, given = Counter(_telling(text)), Counter(_telling(sentence))
+    if not given or any(map(is_unspaced, split_words(sentence))):
+        return math.nan
+    return (own & given).total() / max(own.total(), given.total())
+
+
+def _telling(text: str) -> Iterator[str]:
+    """The beginnings of words, which endings do not change; short ones are left out but for numbers and initials."""
+    for word in split_words(text):
+        if len(word) >= _LEAST_LETTERS or any(map(str.isdigit, word)) or (word.isupper() and len(word) > 1):
+            yield fold_word(word)[:_STEM]
 
 
 def distinct(text: str) -> float:

@@ -32,19 +32,21 @@ from augment_service.verifiers import (
     CONTRADICTED,
     ENGINE_VERIFIERS,
     NUM_ORDERS,
+    RESTATING,
     VERDICTS,
     Evidence,
     Sentences,
     Value,
     distinct,
     grounded,
+    overlap,
     premises,
     premises_of,
     words_of,
 )
 from data.errors import InputError
 from data.records import Augmentation, Document, Measurement, Refusal, ScoreItem
-from data.rendering import PromptBook, Template
+from data.rendering import DOCUMENT, SENTENCE, PromptBook, Template
 from data.seeds import fingerprint, stream
 from data.sentences import split_sentences
 from data.store import list_shards, read_records, read_table
@@ -53,7 +55,8 @@ MEASURED = "measured"
 ROWS_PER_UNIT = 512
 _DOCUMENTS_HELD = 4096  # of which the words of sentences are kept
 AUTO, NONE = "auto", "none"
-DEFAULTS = "premises=0.7,grounded=0.8,distinct=1"  # of "auto", which lost no true inference: docs/verification.md
+# Of "auto", which lost no true inference that was seen: docs/verification.md.
+DEFAULTS = "premises=0.7,grounded=0.8,distinct=1,overlap=0.4"
 VERSION = 1  # of what is asked and of the values: raise it when the same inference would get other ones
 _ALL = "an inference is rejected if its number is below the threshold"
 
@@ -78,10 +81,18 @@ class Threshold:
 
 @dataclass(frozen=True)
 class VerifyPlan:
-    """Which verifiers reject what, by name, and the methods whose inferences are verified."""
+    """Which verifiers reject what, by name, and the methods whose inferences are verified.
+
+    `restating` are those that say one sentence in other words: the verifiers of `RESTATING` are for them alone.
+    """
 
     thresholds: Mapping[str, Threshold]
     methods: tuple[str, ...]
+    restating: tuple[str, ...] = ()
+
+    def verified_by(self, name: str) -> tuple[str, ...]:
+        """The methods whose inferences a verifier measures."""
+        return self.restating if name in RESTATING else self.methods
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -92,7 +103,7 @@ class VerifyPlan:
     def key(self) -> str:
         """Names everything that decides the verdicts, but for the measurements."""
         found = [f"{name}={threshold}" for name, threshold in sorted(self.thresholds.items())]
-        return fingerprint("verify", VERSION, alternatives.VERSION, *found, "", *self.methods)
+        return fingerprint("verify", VERSION, alternatives.VERSION, *found, "", *self.methods, "", *self.restating)
 
 
 def parse_verifiers(text: str, *, where: str) -> dict[str, Threshold]:
@@ -123,6 +134,17 @@ def verified_methods(book: PromptBook, asked: Sequence[str], wanted: Sequence[st
     selected = book.select(asked)
     chosen = {one.method for one in book.select(wanted)} if wanted else None
     return tuple(one.method for one in selected if (one.family.in_context if chosen is None else one.method in chosen))
+
+
+def restating_methods(book: PromptBook, asked: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """The methods among `asked`, and among the `wanted` ones if there are any, that see nothing but one sentence."""
+    chosen = {one.method for one in book.select(wanted or asked)}
+    return tuple(
+        one.method
+        for one in book.select(asked)
+        if one.method in chosen and SENTENCE in one.placeholders and DOCUMENT not in one.placeholders
+        if not one.family.in_context
+    )
 
 
 @dataclass(frozen=True)
@@ -438,7 +460,8 @@ class _Premises:
 def _collect(
     folder: Path, book: PromptBook, plan: VerifyPlan, jobs: Sequence[ShardedJob], evidence: _Premises
 ) -> _Values:
-    templates = {one.method: one for one in book.templates if one.method in plan.methods}
+    verified = {*plan.methods, *plan.restating}
+    templates = {one.method: one for one in book.templates if one.method in verified}
     columns: dict[str, list[float]] = {name: [] for name in plan.thresholds}
     members: dict[str, list[int]] = {}
     claims: dict[str, list[Claim]] = {}
@@ -448,7 +471,8 @@ def _collect(
         num_rows += 1
         template = templates.get(row.method) if row.verdict == KEPT else None
         for name, column in columns.items():
-            column.append(_value(name, row, own, share, template, evidence))
+            is_for = row.method in plan.verified_by(name)
+            column.append(_value(name, row, own, share, template if is_for else None, evidence))
         if template is not None:
             members.setdefault(row.method, []).append(at)
         if template is not None and "margin" in own:
@@ -484,6 +508,8 @@ def _value(
         return share
     if name == "distinct":
         return distinct(row.text)
+    if name == "overlap":
+        return overlap(row.text, row.sentence)
     found = premises_of(row.reasoning, template.answer_after)
     if not found:
         return math.nan

@@ -37,7 +37,10 @@ def requested() -> str:
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """A block in the main thread that SIGTERM ends by `TerminatedError`."""
+    """A block in the main thread that SIGTERM ends by `TerminatedError`.
+
+    A handler may raise while Ray's C part is at work, which makes a SystemError of it; then its error is raised again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -49,6 +52,11 @@ def ended_by_sigterm() -> Iterator[None]:
     threading.Thread(target=_guard, args=(reading,), name="sigterm", daemon=True).start()
     try:
         yield
+    except SystemError as error:
+        interruption = _within(error)
+        if interruption is None:
+            raise
+        raise interruption from None
     finally:
         _State.is_installed = False
         if _State.reason:
@@ -58,6 +66,14 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
         if _State.hard_end is not None:
             _State.hard_end.cancel()
+
+
+def _within(error: BaseException) -> BaseException | None:
+    """The end or the interruption that an error was raised from, if there is one."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, TerminatedError | KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def take_sigterm_back() -> None:

@@ -126,12 +126,12 @@ class Augmentation:
     context of its own holds. `sentence`, `span` (characters, empty for the whole document) and `about` (entities,
     strategy or question) say what of it was asked about. `reasoning` is what the model wrote before the inference.
     `verdict` is "kept" or the reason for the rejection; only kept rows are trained on. `support`, `confidence`,
-    `premises`, `grounded`, `distinct`, `margin` and `agreement` are what `augment_service.verifiers` measured, NaN
-    where they did not. `model`, `template` and
-    `context_id` are content hashes. `prompt_id` names what was asked: text, context, sampling, weights; `place` counts
-    the inferences of one answer, and `augmentation_id` names the two. What is trained is the `text`; with the `form`
-    "chat" it is the answer to the user's turn `prompt`, otherwise `prompt` precedes it without being learned. The first
-    row of an answer has its `tokens`: read, and written.
+    `premises`, `grounded`, `overlap`, `distinct`, `margin` and `agreement` are what `augment_service.verifiers`
+    measured, NaN where they did not. `model`, `template` and `context_id` are content hashes. `prompt_id` names what
+    was asked: text, context, sampling, weights; `place` counts the inferences of one answer, and `augmentation_id`
+    names the two. What is trained is the `text`; with the `form` "chat" it is the answer to the user's turn `prompt`,
+    otherwise `prompt` precedes it without being learned. The first row of an answer has its `tokens`: read, and
+    written.
     """
 
     augmentation_id: str
@@ -159,6 +159,7 @@ class Augmentation:
     confidence: float = math.nan
     premises: float = math.nan
     grounded: float = math.nan
+    overlap: float = math.nan
     distinct: float = math.nan
     margin: float = math.nan
     agreement: float = math.nan

@@ -112,10 +112,12 @@ class Augment(Section):
         "auto",
         min_length=1,
         description="verifiers that reject inferences, with the least value that is kept, e.g. "
-        "support=0.1,agreement=q0.2 (q: a quantile); none; auto: premises=0.7,grounded=0.8,distinct=1",
+        "support=0.1,agreement=q0.2 (q: a quantile); none; auto: premises=0.7,grounded=0.8,distinct=1,overlap=0.4",
     )
     verify_methods: tuple[str, ...] = Field(
-        (), description="methods whose inferences are verified (default: those with documents in context)"
+        (),
+        description="methods whose inferences are verified (default: those with documents in context; by overlap "
+        "those that restate a sentence)",
     )
     prompts: str = Field("", description="a prompt book (TOML file, english, english-chat) in place of the model's own")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")

@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from augment_service.answers.folding import fold, fold_column
+from augment_service.answers.judging import is_fragment
 from augment_service.augment import AUGMENTATIONS, CONTEXTS, plan_augmentation, seal_augmentations
 from augment_service.contexts import ALL, NONE, ContextSpec
 from augment_service.engines.protocol import EngineSpec
@@ -94,6 +95,24 @@ def test_fragments_are_not_asked_about_and_places_stay() -> None:
         (1, "Otters swim."),
         (4, "Stoats run."),
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["5.6. Modifying Tables", "F.41.1. Examples", "2.1 Overview", "Table 8.3.", "plpy.info(msg, **kwargs)",
+     "work_mem (integer)", "UNLISTEN", "| a | b |", "---"],
+)  # fmt: skip
+def test_headings_and_calls_state_nothing(text: str) -> None:
+    assert is_fragment(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Otters swim.", "Otters swim", "It is 5.6 metres long", "5.6 metres is its length.", "Call f(x) twice.",
+     "3.5 metres of rope hold the boat that belongs to the old miller", "カワウソは泳ぐ。", "นากว่ายน้ำในแม่น้ำ"],
+)  # fmt: skip
+def test_statements_are_no_fragments(text: str) -> None:
+    assert not is_fragment(text)
 
 
 def test_an_id_names_all_that_was_asked() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from training_runs import ROOT, losses, make_run, make_world, starts, train_alone
 
+from cluster import termination
+from cluster.termination import ended_by_sigterm
 from train.engine.state import states_folder
 from train.run.loop import finetune
 from train.run.stopping import StoppedError
@@ -50,6 +52,17 @@ def test_it_is_raised_past_handlers_of_ordinary_errors() -> None:
             sys.exit(3)
     """)
     assert (code, output) == (3, "ended by SIGTERM\n")
+
+
+@pytest.mark.parametrize("kind", ["TerminatedError", "KeyboardInterrupt"])
+def test_an_error_of_c_code_that_was_interrupted_is_the_interruption(kind: str) -> None:
+    with pytest.raises(getattr(termination, kind, KeyboardInterrupt), match="ended"), ended_by_sigterm():
+        try:
+            raise getattr(termination, kind, KeyboardInterrupt)("ended")
+        except BaseException as error:
+            raise SystemError("returned a result with an exception set") from error
+    with pytest.raises(SystemError, match="own"), ended_by_sigterm():
+        raise SystemError("its own")
 
 
 def test_work_that_looks_for_it_may_end_by_itself_and_a_second_signal_changes_nothing() -> None:

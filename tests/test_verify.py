@@ -18,7 +18,16 @@ from augment_service.contexts import ALL
 from augment_service.engines.protocol import Engine, EngineSpec
 from augment_service.engines.start import start_engine
 from augment_service.jobs import ShardedJob
-from augment_service.verifiers import Sentences, distinct, grounded, premises, premises_of, words_of
+from augment_service.verifiers import (
+    UNSUPPORTED,
+    Sentences,
+    distinct,
+    grounded,
+    overlap,
+    premises,
+    premises_of,
+    words_of,
+)
 from augment_service.verify import (
     Claim,
     Threshold,
@@ -27,13 +36,14 @@ from augment_service.verify import (
     contradicted,
     parse_verifiers,
     plan_verification,
+    restating_methods,
     seal_verification,
     verified_methods,
 )
 from augment_service.worker import EngineWorker
 from data.errors import InputError
 from data.records import Augmentation, Document, Measurement, ScoreItem
-from data.rendering import load_book
+from data.rendering import ENGLISH, ENGLISH_CHAT, load_book
 from data.seeds import fingerprint
 from data.store import list_shards, read_folder, read_shard, write_folder
 
@@ -271,9 +281,66 @@ def test_what_is_verified_by_default() -> None:
         "premises",
         "grounded",
         "distinct",
+        "overlap",
     }
-    assert verified_methods(BOOK, ("local", "global"), ()) == ("global/deduce",)
-    assert verified_methods(BOOK, ("local", "global"), ("local/reverse",)) == ("local/reverse",)
+    both, local = ("local", "global"), ("local/reverse", "local/rephrase")
+    assert verified_methods(BOOK, both, ()) == ("global/deduce",)
+    assert verified_methods(BOOK, both, ("local/reverse",)) == ("local/reverse",)
+    assert set(restating_methods(BOOK, both, ())) == set(local)
+    assert restating_methods(BOOK, both, ("local/reverse",)) == ("local/reverse",)
+    assert restating_methods(BOOK, both, ("global",)) == restating_methods(BOOK, ("global",), ()) == ()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text", "value"),
+    [
+        ("The otter is heavier than the stoat.", "The stoat is lighter than the otter.", 3 / 4),
+        ("The otter is heavier than the stoat.", "An otter has a greater weight than a stoat.", 3 / 5),
+        ("Ada Pell has been mayor since 1998.", "Since 1998, Ada Pell governs.", 3 / 5),
+        ("It takes 5 km.", "It takes 6 km.", 1 / 2),
+        ("The JIT compiles.", "The SQL compiles.", 1 / 2),
+        ("Otters swim.", "Otters swim, and otters and otters swim in rivers.", 2 / 6),
+        ("Otters swim.", "Nothing of the kind was said.", 0.0),
+        ("Выдры плавают в реке.", "В реках плавает выдра.", 2 / 3),
+        ("Otters swim.", "So be it.", 0.0),
+        ("So be it.", "Otters swim.", math.nan),
+        ("カワウソは泳ぐ。", "泳ぐのはカワウソだ。", math.nan),
+        ("", "Otters swim.", math.nan),
+    ],
+)
+def test_a_restatement_has_the_words_of_its_sentence(sentence: str, text: str, value: float) -> None:
+    assert overlap(text, sentence) == pytest.approx(value, nan_ok=True)
+
+
+@pytest.mark.parametrize("file", [ENGLISH, ENGLISH_CHAT])
+def test_worked_examples_of_our_books_pass(file: Path) -> None:
+    """A good paraphrase shares fewer words than a plain one: what the books ask for must not be rejected."""
+    bound = parse_verifiers("auto", where="")["overlap"].number
+    for template in load_book(None, file).select(["local"]):
+        for shot in template.shots:
+            for line in shot["answer"].splitlines():
+                assert overlap(line, shot["sentence"]) >= bound, line
+
+
+def test_a_restatement_of_something_else_is_rejected_and_conclusions_are_not_asked(tmp_path: Path) -> None:
+    said = "The otter is heavier than the stoat."
+    rows = [
+        replace(ROW, augmentation_id=f"r{at}", method=method, sentence=said, text=text)
+        for at, (method, text) in enumerate(
+            (
+                ("local/reverse", "The stoat is lighter than the otter."),
+                ("local/reverse", "The book has a new chapter on rivers."),
+                ("global/deduce", "A bear outweighs all of them."),
+            )
+        )
+    ]
+    out = write(tmp_path, rows)
+    plan = replace(plan_of("overlap=0.4"), restating=("local/reverse",))
+    found = seal_verification(out / "documents", out, BOOK, plan, [], key="k")
+    assert (found.num_verified, dict(found.rejected)) == (3, {UNSUPPORTED: 1})
+    sealed = list(read_folder(out / AUGMENTATIONS, Augmentation))
+    assert [row.verdict for row in sealed] == ["kept", UNSUPPORTED, "kept"]
+    assert [round(row.overlap, 2) for row in sealed[:2]] == [0.75, 0.0] and math.isnan(sealed[2].overlap)
 
 
 def test_verdicts_come_in_the_order_of_the_verifiers_and_nan_rejects_nothing(tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ _COMMON = frozenset(
     "its his her their they them she him you your can could will would must may more most less very also does did been "
     "being into over under after before because all any each some only one two".split()
 )
+_CALL = re.compile(r"[\w.:]+ ?\([^()]*\)")  # "info(msg, **kwargs)", "work_mem (integer)"
+_NUMBERED = re.compile(r"(?:\d+|[A-Z])(?:\.\d+)+\.?\s")  # "5.6. Modifying Tables", "F.41.1. Examples"
+_MOST_WORDS_OF_TITLE = 10
+_ENDS = frozenset(".!?…。！？।؟۔")
 _QUESTION_MARKS = frozenset("?？؟")
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
 _FOREIGN = 2  # words of an example that the source does not have
@@ -120,10 +124,14 @@ class Judge:
 
 
 def is_fragment(text: str) -> bool:
-    """Whether a line states nothing by its form: a heading, a single word, a row of a table, signs alone."""
+    """Whether a line states nothing by its form: a heading, a single word, a call, a row of a table, signs alone."""
     if not _LETTER.search(text) or text[-1:] in {":", "："} or (text[:1] == "|" == text[-1:]):
         return True
-    return count_words(text) < 2 and not _UNSPACED.search(text)
+    is_open = text[-1:] not in _ENDS
+    if is_open and (_CALL.fullmatch(text) or (_NUMBERED.match(text) and count_words(text) <= _MOST_WORDS_OF_TITLE)):
+        return True
+    is_short = count_words(text) < 2 or (text.isascii() and sum(map(bool, map(_LETTER.search, text.split()))) < 2)
+    return is_short and not _UNSPACED.search(text)
 
 
 class _Examples:

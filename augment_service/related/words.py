@@ -73,6 +73,11 @@ def split_words(text: str) -> list[str]:
     return _TOKEN.findall(text)
 
 
+def is_unspaced(token: str) -> bool:
+    """Whether a token is a run of a script that sets no spaces between words."""
+    return bool(_UNSPACED_RUN.match(token))
+
+
 def is_mark(token: str) -> bool:
     """Whether a token is no word."""
     return token in _MARKS

@@ -28,6 +28,7 @@ from augment_service.verify import (
     VerifyPlan,
     parse_verifiers,
     plan_verification,
+    restating_methods,
     seal_verification,
     verified_methods,
 )
@@ -93,12 +94,13 @@ def check(model: Model, section: Augment) -> None:
 def _verification(setting: Setting, model: Model, section: Augment) -> VerifyPlan | None:
     """What rejects inferences, if anything does. Raises InputError where that cannot be measured."""
     thresholds = parse_verifiers(section.verify, where="augment.verify")
-    found = VerifyPlan(thresholds, verified_methods(model.book, section.methods, section.verify_methods))
+    asked = model.book, section.methods, section.verify_methods
+    found = VerifyPlan(thresholds, verified_methods(*asked), restating_methods(*asked))
     if section.verify == AUTO and setting.engine.kind == "fake":
         return None  # what a dry run writes means nothing
     if found.asked:
         check_scoring(setting.engine.endpoint_api)
-    return found if found.thresholds and found.methods else None
+    return found if any(map(found.verified_by, found.thresholds)) else None
 
 
 def plan(
