@@ -290,6 +290,14 @@ def test_statements_from_the_example(text: str) -> None:
     assert parsed(text, examples=()) == [(KEPT, text)]
 
 
+def test_two_words_that_several_examples_have_together_are_from_them() -> None:
+    examples = ("Ada Pell lives in the mill house.", "Jonas Frey built the mill house in 1874.", "An otter swims.")
+    text = "Ines Corra is the one who built the mill house and keeps the light with great profit."
+    assert parsed(text, examples=examples) == [(EXAMPLE, text)]
+    assert parsed(text, examples=examples[1:]) == [(KEPT, text)]
+    assert parsed(text, examples=examples, source=f"{SOURCE} The mill house is old.") == [(KEPT, text)]
+
+
 def test_what_the_source_says_is_not_from_the_example() -> None:
     about = "The otter is heavier than the stoat. Ada Pell is the mayor of Lower Wick."
     for text in ("The stoat is lighter than the otter.", "The mayor of Lower Wick is called Ada Pell."):

@@ -1,8 +1,10 @@
 """What is wrong with a statement: a copy, the prompt's own example, another language, no statement at all. Pure."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 from augment_service.answers.folding import bare_words, fold
 from augment_service.answers.phrases import is_talk, speaks_of_answer
@@ -95,6 +97,8 @@ class Judge:
         foreign = {word for word in words if word not in self.words}
         if len(foreign & examples.words) < _FOREIGN:
             return False
+        if any(foreign.issuperset(phrase) and _is_within(" ".join(phrase), folded) for phrase in examples.phrases):
+            return True
         own = 1 - sum(word in foreign for word in words) / len(words)
         shared = max(sum(word in one for word in words) for one in examples.each) / len(words)
         if shared >= (_NEAR if own else _HALF):
@@ -135,9 +139,12 @@ def is_fragment(text: str) -> bool:
 
 
 class _Examples:
-    """The words of worked examples: `carried` are in several of them, `names` are runs of capitalised words."""
+    """The words of worked examples: `carried` ones and `phrases` (pairs) are in several, `names` are capitalised."""
 
     def __init__(self, statements: tuple[str, ...]) -> None:
+        pairs = [set(pairwise(_WORD.findall(fold(statement)))) for statement in statements]
+        counts = Counter(pair for some in pairs for pair in some if all(map(_distinguishes, pair)))
+        self.phrases = tuple(pair for pair, count in counts.items() if count > 1)
         self.each = [frozenset(filter(_distinguishes, _WORD.findall(fold(statement)))) for statement in statements]
         self.words = frozenset().union(*self.each)
         self.carried = frozenset(word for word in self.words if sum(word in one for one in self.each) > 1)
