@@ -192,6 +192,9 @@ class TrainRun(Section):
     steps: int = Field(0, ge=0, description="budget in steps")
     tokens: int = Field(0, ge=0, description="budget in trained tokens")
     epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="budget in passes over all texts")
+    min_steps: int | None = Field(
+        None, ge=0, description="with a budget in epochs at least so many steps (default: 100 if no budget is given)"
+    )
     batch_size: int = Field(0, ge=0, description="texts a step, over all ranks (default: by the model's size)")
     batch_tokens: int = Field(0, ge=0, description="bounds the tokens of a step in place of its texts")
     learning_rate: float | None = Field(None, gt=0, description="peak learning rate (default: by the model's size)")
@@ -250,6 +253,8 @@ class TrainRun(Section):
         given = [name for name in ("steps", "tokens", "epochs") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"one budget can be given, not {' and '.join(given)}")
+        if self.min_steps and (self.steps or self.tokens):
+            raise ValueError("min_steps has no effect: the budget is not in epochs")
         if self.batch_size and self.batch_tokens:
             raise ValueError("either batch_size or batch_tokens can be given")
         if len(set(self.seeds)) < len(self.seeds):

@@ -123,7 +123,8 @@ def test_defaults_depend_on_the_size(tmp_path: Path) -> None:
     tiny, small, large = (default_training(parameters) for parameters in (400_000, 135_000_000, 8_000_000_000))
     assert (tiny.learning_rate, tiny.batch_size, tiny.steps, tiny.epochs) == (3e-3, 32, 240, 0)
     assert (small.learning_rate, large.learning_rate) == (1e-4, 1e-5)
-    assert (large.batch_size, large.steps, large.epochs) == (16, 0, 3)
+    assert (large.batch_size, large.steps, large.epochs, large.min_steps) == (16, 0, 3, 100)
+    assert tiny.min_steps == 0
     rates = [default_training(10**digits).learning_rate for digits in range(6, 12)]
     assert rates == sorted(rates, reverse=True)
 

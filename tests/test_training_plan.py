@@ -242,6 +242,20 @@ def test_weights_decide_the_shares_and_matching_the_length(world: Path, tmp_path
     assert lengths["tokens"][1][0] < 15 and lengths["tokens"][1][1] == pytest.approx(480, abs=10)
 
 
+def test_epochs_of_a_few_texts_are_as_many_as_the_least_steps_need(world: Path, tmp_path: Path) -> None:
+    short = (TextSource(str(world / "short")),)
+    budget = {"sources": short, "num_steps": 0, "num_epochs": 4}
+    steps = {
+        least: plan_of(make_run(world, tmp_path / f"{least}", **budget, min_steps=least)).run.num_steps
+        for least in (0, 10, 40)
+    }
+    assert steps == {0: 15, 10: 15, 40: 40}
+    arm = plan_of(make_run(world, tmp_path / "arm", **budget, min_steps=40, match="steps", matched_to=short))
+    assert (arm.run.num_steps, arm.run.min_steps) == (40, 0)
+    with pytest.raises(InputError, match="epochs"):
+        make_run(world, tmp_path / "steps", num_steps=4, min_steps=2)
+
+
 def test_a_plan_resumes_from_any_step_and_on_any_number_of_ranks(world: Path, tmp_path: Path) -> None:
     plan = plan_of(make_run(world, tmp_path / "run"))
     whole = list(plan.batches(0, 1))

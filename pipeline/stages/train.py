@@ -43,6 +43,8 @@ def resolve(section: TrainRun, model: Model, say: Callable[[str, str], None]) ->
         changes["learning_rate"] = defaults.learning_rate
     if not (section.steps or section.tokens or section.epochs):
         changes |= {"steps": defaults.steps} if defaults.steps else {"epochs": defaults.epochs}
+        if defaults.min_steps and section.min_steps is None:
+            changes["min_steps"] = defaults.min_steps
     if not (section.batch_size or section.batch_tokens):
         changes["batch_size"] = defaults.batch_size
     if changes:
@@ -98,6 +100,7 @@ def build_run(
         num_steps=section.steps,
         num_tokens=section.tokens,
         num_epochs=section.epochs,
+        min_steps=section.min_steps or 0,
         match=match,
         matched_to=matched_to if match else (),
         batch_size=max(1, section.batch_size),

@@ -9,6 +9,7 @@ from data.weights import tensor_shapes
 from train.plan.shapes import read_shape
 
 SMALL = 10_000_000  # parameters; below is the scale of the embedded model
+MIN_STEPS = 100
 # Two points of the rate for larger models, between and beyond which it is a power of the size.
 _POINTS = ((135e6, 1e-4), (8e9, 1e-5))
 
@@ -17,7 +18,7 @@ _POINTS = ((135e6, 1e-4), (8e9, 1e-5))
 class Defaults:
     """Settings that the user did not give. Producer: `default_training`. Consumer: `pipeline`.
 
-    One of `steps` and `epochs` is above 0.
+    One of `steps` and `epochs` is above 0; with epochs, so many that there are at least `min_steps` steps.
     """
 
     learning_rate: float
@@ -25,6 +26,7 @@ class Defaults:
     steps: int
     epochs: float
     warmup_steps: int
+    min_steps: int = 0
 
 
 def default_training(parameters: int) -> Defaults:
@@ -37,7 +39,8 @@ def default_training(parameters: int) -> Defaults:
         exponent = log(low / high) / log(large / small)
         rate = float(f"{high * (parameters / small) ** exponent:.0e}")
         batch, steps, epochs = 16, 0, 3.0
-    return Defaults(rate, batch, steps, epochs, warmup_steps=10)
+    # A few documents that are read three times are not learned.
+    return Defaults(rate, batch, steps, epochs, warmup_steps=10, min_steps=MIN_STEPS if epochs else 0)
 
 
 def parameters_of(folder: Path) -> int:

@@ -37,8 +37,8 @@ class Lora:
 class FinetuneRun:
     """One finetuning: from `base`, on the texts of `sources`, into `out`. Producer: `pipeline`. Consumer: `train`.
 
-    Exactly one of `num_steps`, `num_tokens` (tokens that are learned) and `num_epochs` is above 0: the budget. With
-    `match` the budget is that of a run on the texts `matched_to`, and this run has the same number of "steps" or
+    Exactly one of `num_steps`, `num_tokens` (tokens that are learned) and `num_epochs` is above 0: the budget, of epochs
+    at least `min_steps`. With `match` the budget is that of a run on the texts `matched_to`, and this run has the same number of "steps" or
     "tokens". `batch_size` counts texts over all ranks; `batch_tokens`, if above 0, bounds the tokens of a batch
     instead. `max_grad_norm` clips gradients (0: never), `warmup_steps` are part of the steps, `stage` is the ZeRO
     stage, `precision` that of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
@@ -74,6 +74,7 @@ class FinetuneRun:
     stage: Annotated[int, Field(ge=0, le=3)] = 1
     num_tokens: Annotated[int, Field(ge=0)] = 0
     num_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    min_steps: Annotated[int, Field(ge=0)] = 0
     match: Literal["", "steps", "tokens"] = ""
     matched_to: tuple[TextSource, ...] = ()
     batch_tokens: Annotated[int, Field(ge=0)] = 0
@@ -105,6 +106,10 @@ class FinetuneRun:
             "warmup_steps": (
                 0 < self.num_steps < self.warmup_steps,
                 f"{self.warmup_steps} steps of warm-up do not fit into {self.num_steps} steps",
+            ),
+            "min_steps": (
+                self.min_steps > 0 and not self.num_epochs,
+                "a least number of steps is part of a budget in epochs",
             ),
             "match": (bool(self.match) != bool(self.matched_to), "match needs the texts that the run is matched to"),
             "offload": (self.offload != "none" and self.stage == 0, "ZeRO stage 0 has nothing to offload"),

@@ -42,6 +42,8 @@ def run_key(run: FinetuneRun, base_fingerprint: str, tokenizer_fingerprint: str,
     left_out = {*_PATHS, *_WITHOUT_EFFECT, *ROUNDING}
     if run.batch_tokens:
         left_out.add("batch_size")
+    if not run.min_steps:
+        left_out.add("min_steps")
     settings = sorted((name, value) for name, value in dataclasses.asdict(run).items() if name not in left_out)
     texts, reference = ([_drawn(source, run.base) for source in sources] for sources in (run.sources, run.matched_to))
     return fingerprint(settings, base_fingerprint, tokenizer_fingerprint, texts, reference, *twin)

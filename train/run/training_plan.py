@@ -125,6 +125,7 @@ def open_plan(run: FinetuneRun, refusal: str | None, arithmetic: Arithmetic, *, 
         num_steps=schedule.num_steps,
         num_tokens=0,
         num_epochs=0,
+        min_steps=0,
         match="",
         matched_to=(),
         warmup_steps=min(run.warmup_steps, schedule.num_steps),
@@ -171,7 +172,17 @@ def _check_teachers(run: FinetuneRun, rows: TokenRows) -> None:
 def _schedule(
     run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget, encoder: TextEncoder
 ) -> Schedule:
-    """The schedule of a run, made once and then mapped by every rank and every later start."""
+    """The schedule of a run, of epochs with at least its least number of steps."""
+    found = _load_schedule(run, sources, rows, budget, encoder)
+    if budget.epochs and found.num_steps < run.min_steps:
+        found = _load_schedule(run, sources, rows, Budget(steps=run.min_steps), encoder)
+    return found
+
+
+def _load_schedule(
+    run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget, encoder: TextEncoder
+) -> Schedule:
+    """A schedule, made once and then mapped by every rank and every later start."""
     weights, replay = _weights(run, sources, rows), replay_shares(sources)
     root, limits = _tokens_folder(run), _limits(run, encoder)
     names = [tokens_folder(source, root, encoder, limits).name for source in sources]
