@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +47,13 @@ WORDS = (
 )
 
 
+class Resident(NamedTuple):
+    """MB that this process occupies: `own`, and pages of files that it has `mapped`, such as shards."""
+
+    own: float
+    mapped: float
+
+
 def measure(bench: Bench) -> None:
     """Augment generated documents with one local and one global method."""
     num_prompts = 2000 if bench.flags.smoke else bench.flags.prompts
@@ -56,14 +64,14 @@ def measure(bench: Bench) -> None:
     plan = AugmentPlan(("local/reverse", "global/deduce"), samples=1, temperature=0.7, seed=0)
     spec = EngineSpec(kind="fake", model="none")
     seconds: list[float] = []
-    growth: list[float] = []
+    growth: list[Resident] = []
     pa.array(np.zeros(1))  # pyarrow imports pandas at its first conversion: an import, whatever the rows
-    imported = _resident_mb()
+    imported = _resident()
     with (
         connect(address=None, log_dir=bench.folder, num_cpus=NUM_ACTORS),
         ActorPool(EngineWorker, (spec,), num_actors=NUM_ACTORS, num_cpus=1.0, width=UNITS_AT_ONCE) as pool,
     ):
-        started_mb = _resident_mb() - imported
+        started_mb = _resident().own - imported.own
         for number in range(bench.flags.rounds):
             out = bench.folder / f"round-{number}"
             started = time.perf_counter()
@@ -73,7 +81,7 @@ def measure(bench: Bench) -> None:
                 seal_augmentations(documents, out, jobs)
             seconds.append(time.perf_counter() - started)
             growth += peak
-            bench.tell(f"round {number + 1}/{bench.flags.rounds}  {seconds[-1]:.1f} s  {growth[-1]:.1f} MB")
+            bench.tell(f"round {number + 1}/{bench.flags.rounds}  {seconds[-1]:.1f} s  {growth[-1].own:.1f} MB")
     started = time.perf_counter()
     jobs = plan_augmentation(documents, out, book, plan, model=f"round {bench.flags.rounds - 1}", context=ALL)
     assert is_augmented(out, jobs) and not any(job.units() for job in jobs)
@@ -108,7 +116,7 @@ def _report(
     num_prompts: int,
     num_rows: int,
     seconds: Sequence[float],
-    growth: Sequence[float],
+    growth: Sequence[Resident],
     started_mb: float,
     resume_seconds: float,
     plan_seconds: float | None,
@@ -116,7 +124,7 @@ def _report(
     median = sorted(seconds)[len(seconds) // 2]
     per_second = num_rows / median
     # The first round also pays what does not grow with the rows.
-    per_million = max(growth) * 1e6 / num_rows
+    per_million = max(one.own for one in growth) * 1e6 / num_rows
     ratios = {
         "rows_per_second": per_second / ROWS_PER_SECOND,
         "driver_mb_per_million": MB_PER_MILLION / max(per_million, 1e-9),
@@ -130,7 +138,8 @@ def _report(
         "prompts_per_second": num_prompts / median,
         "resume_seconds": resume_seconds,
         "seconds": list(seconds),
-        "driver_growth_mb": list(growth),  # of each round, from the start of the work
+        "driver_growth_mb": [one.own for one in growth],  # of each round, from the start of the work
+        "driver_mapped_mb": [one.mapped for one in growth],  # pages of shards, which the system can take back
         "driver_start_mb": started_mb,  # Ray and the pool, above the imports: does not grow with the rows
         "rows_per_second": per_second,
         "driver_mb_per_million": per_million,
@@ -156,16 +165,16 @@ def _write_documents(folder: Path, count: int, sentences: int = SENTENCES) -> No
 
 
 @contextmanager
-def _peak_growth() -> Iterator[list[float]]:
-    """In the list, at the end of the block: by how many MB this process grew at most."""
-    found: list[float] = []
-    before = peak = _resident_mb()
+def _peak_growth() -> Iterator[list[Resident]]:
+    """In the list, at the end of the block: by how much this process grew at most."""
+    found: list[Resident] = []
+    before = peak = _resident()
     ended = threading.Event()
 
     def watch() -> None:
         nonlocal peak
         while not ended.wait(SAMPLE_SECONDS):
-            peak = max(peak, _resident_mb())
+            peak = Resident(*map(max, peak, _resident()))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -174,16 +183,17 @@ def _peak_growth() -> Iterator[list[float]]:
     finally:
         ended.set()
         watcher.join()
-        found.append(max(peak, _resident_mb()) - before)
+        peak = Resident(*map(max, peak, _resident()))
+        found.append(Resident(peak.own - before.own, peak.mapped - before.mapped))
 
 
-def _resident_mb() -> float:
-    """The memory that this process occupies, pages of the shards that it has mapped included."""
+def _resident() -> Resident:
     status = Path("/proc/self/status")
     if not status.exists():
         raise InputError("memory cannot be measured here", where=str(status), hint="run it on Linux")
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-    return int(line.split()[1]) / 1024
+    rows = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    whole, mapped = (int(rows[name].split()[0]) / 1024 for name in ("VmRSS", "RssFile"))
+    return Resident(whole - mapped, mapped)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
