@@ -47,6 +47,7 @@ CONTEXTS = "contexts"
 ROWS_PER_UNIT = 512
 _NUM_TRIED = 8  # questions per corpus that decide whether a context fits
 _MAX_BYTES = 64  # of documents per token of the window; longer contexts are not tokenised to find out
+_NUM_MISSED = 20  # wrong answers kept for the report, per condition and split
 _NUM_CHOSEN = 2  # choices kept for the report's examples, per condition, corpus, split
 
 
@@ -91,16 +92,22 @@ class Refused(NamedTuple):
     refusal: Refusal
 
 
+# By suite and condition, and then by split: questions with the option that was chosen.
+Missed = dict[tuple[str, str], dict[str, list[tuple[Question, int]]]]
+
+
 @dataclass(frozen=True)
 class Scored:
     """Outcomes of all jobs, some choices for the report's examples, refusals, and conditions without any answer.
 
-    `chosen` maps (suite, condition, question id) to an option, for the first few questions of each split. `left_out`
+    `chosen` maps (suite, condition, question id) to an option, for the first few questions of each split. `missed` has
+    the first questions that checkpoints answered wrong without documents. `left_out`
     maps suite and condition to the reason.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
     chosen: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    missed: Missed = field(default_factory=dict)
     refusals: list[Refused] = field(default_factory=list)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -297,6 +304,11 @@ def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, s
                 score = scores[question.question_id]
                 outcome, option = judge(job.suite.name, job.condition.name, job.run, question, score)
                 scored.outcomes.append(outcome)
+                if job.ref and job.condition.context.kind == "none" and not outcome.correct:
+                    missed = scored.missed.setdefault((job.suite.name, job.condition.name), {})
+                    found = missed.setdefault(question.split, [])
+                    if len(found) < _NUM_MISSED and all(one != question for one, _ in found):  # several runs may
+                        found.append((question, option))
                 bar = job.suite.name, job.condition.name, question.corpus, question.split
                 if shown[bar] < _NUM_CHOSEN:
                     shown[bar] += 1

@@ -103,6 +103,23 @@ def make_input(**changes: Any) -> ReportInput:
         versions={"ray": "2.60.0"},
         losses={f"reversals/w0/{name}": [(0, 4.0), (10, 1.5), (20, 0.7)] for name in ("finetuned", "augmented")},
         command="make demo",
+        mistakes={
+            "reversals": {
+                "condition": "augmented",
+                "questions": [
+                    {
+                        "split": "reversal",
+                        "prompt": HOSTILE,
+                        "options": ["femp", HOSTILE],
+                        "right": [0],
+                        "chosen": 1,
+                        "documents": [HOSTILE],
+                        "sentences": [],
+                        "inferences": [HOSTILE],
+                    },
+                ],
+            }
+        },
         general={
             "texts": 24,
             "bytes": 9000,
@@ -125,6 +142,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_was_forgotten_is_in_the_page_and_in_the_table(folder: Path) -> None:
     page = (folder / "report.html").read_text()
+    assert "Still wrong" in page and "✗ chosen" in page
     assert "What was forgotten" in page and "+0.122<small>[+0.081, +0.164]" in page
     shown = io.StringIO()
     print_report(json.loads((folder / "report.json").read_text()), Console(file=shown, width=200))

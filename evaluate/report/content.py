@@ -35,7 +35,7 @@ class ReportInput:
     `courses` has for each run its num_steps, its num_tokens (trained), its sources' shares and how texts shared rows.
     `conditions` describes each condition: {"weights", "fingerprint", "context"}; `left_out` maps suite and condition to
     the reason why it was not evaluated. `audit` is by suite what `evaluate.report.evidence.audit_suite` returns,
-    `general` what `evaluate.general.measure` does.
+    `mistakes` by suite what `evaluate.report.mistakes.find_mistakes` does, `general` what `evaluate.general.measure`.
     """
 
     study: str
@@ -54,6 +54,7 @@ class ReportInput:
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refusals: Sequence[Refused] = ()
     general: Mapping[str, Any] = field(default_factory=dict)
+    mistakes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def write_report(content: ReportInput, folder: Path) -> dict[str, Any]:
@@ -102,6 +103,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "close": _nest(dict(sorted(close.items()))),
         "refused": _nest(dict(sorted(refused.items()))),
         "general": dict(content.general),
+        "mistakes": {suite: dict(found) for suite, found in sorted(content.mistakes.items())},
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},
         "training": {run: dict(course) for run, course in sorted(content.courses.items())},
         "recipe": dict(content.recipe),

@@ -23,6 +23,7 @@ from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
 from evaluate.general import GeneralText, choose_texts
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
+from evaluate.report.mistakes import find_mistakes
 from evaluate.report.table import print_report
 from pipeline.models import Model
 from pipeline.progress import report_refusals
@@ -331,6 +332,11 @@ def report(
         stage_seconds=space.seconds(),
         wall_seconds=sum(space.seconds().values()),
         audit={suite.name: audit_suite(suite, folder, scored.chosen) for suite, folder in written.items()},
+        mistakes={
+            suite.name: mistakes
+            for suite, folder in written.items()
+            if (mistakes := find_mistakes(suite, folder, scored.outcomes, scored.missed))
+        },
         versions=_installed_versions(),
         conditions=describe_conditions(jobs, base.fingerprint),
         left_out={name: why for name, why in reasons.items() if why},
