@@ -15,6 +15,7 @@ from pipeline.cli import main
 pytestmark = pytest.mark.timeout(900)  # a fixture runs three commands, and other tests run beside it
 ROOT = Path(__file__).parent.parent
 TINY = ("--model", "models/tiny")
+ONE = ("--engines", "1")  # starts faster than two
 
 
 def entail(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -56,7 +57,8 @@ def test_augmentations_are_an_arrow_folder(made: Path) -> None:
 def scored(made: Path) -> dict:
     """The base model and the checkpoint in one report, with and without documents."""
     suite = ("--suite", made / "set", *TINY, "--checkpoints", made / "tuned [v2]")
-    succeed("evaluate", *suite, "--contexts", "none,all,required,sample:4", "--repeats", "2", "--out", made / "scored")
+    contexts = ("--contexts", "none,all,required,sample:4", "--repeats", "2")
+    succeed("evaluate", *suite, *contexts, *ONE, "--out", made / "scored")
     return read_report(made / "scored")
 
 
@@ -85,9 +87,9 @@ def test_the_command_in_the_report_runs_as_printed(made: Path, scored: dict) -> 
 
 def test_a_student_of_the_teacher_in_context_answers_as_well(made: Path) -> None:
     """No token of an inference is a label here."""
-    teacher = ("--teacher", made / "wrote", "--steps", "80", "--batch-size", "16")
+    teacher = ("--teacher", made / "wrote", "--steps", "80", "--batch-size", "16", "--ranks", "1")
     succeed("train", "--documents", made / "set", *TINY, *teacher, "--out", made / "distilled")
-    succeed("evaluate", "--suite", made / "set", "--checkpoints", made / "distil*", "--out", made / "judged")
+    succeed("evaluate", "--suite", made / "set", "--checkpoints", made / "distil*", *ONE, "--out", made / "judged")
     assert read_report(made / "judged")["suites"]["reversals"]["reversal"]["distilled"]["accuracy"] > 0.7
 
 
@@ -97,7 +99,7 @@ def test_further_methods_keep_what_is_there(made: Path, tmp_path: Path) -> None:
     words = ("--documents", made / "set", *TINY, "--methods", "local,global", "--out", tmp_path / "wrote")
     plan = succeed("augment", *words, "--plan")
     assert json.loads((tmp_path / "wrote" / "plan.json").read_text())["answered"] == len(set(before["prompt_id"])), plan
-    succeed("augment", *words)
+    succeed("augment", *words, *ONE)
     after = datasets.load_from_disk(str(tmp_path / "wrote" / "augmentations"))
     assert set(before["augmentation_id"]) < set(after["augmentation_id"])
     assert {method.partition("/")[0] for method in after["method"]} == {"local", "global"}

@@ -68,7 +68,7 @@ def test_a_brought_suite_a_report_and_a_model_that_opens(tmp_path: Path, capsys:
     section = SETS["reversals"](lexicon="tiny", worlds=1)
     make_set("reversals", "tiny", 1, section.sizes(), seed=0, folder=made)
     out = tmp_path / "out"
-    words = ["learn", str(made), "--model", "models/tiny", "--suite", str(made), "--out", str(out)]
+    words = ["learn", str(made), "--model", "models/tiny", "--suite", str(made), "--out", str(out), "--engines", "1"]
     assert main([*words, "--train.steps", "20"]) == 0
     assert "model     " in capsys.readouterr().out
     report = json.loads((out / "report" / "report.json").read_text())

@@ -28,6 +28,8 @@ facts = 8
 [data.syllogisms]
 worlds = 1
 syllogisms = 6
+[engine]
+engines = 1
 [train]
 steps = 20
 batch_size = 8
@@ -111,7 +113,7 @@ def test_other_operational_settings_and_another_arm_retrain_nothing(two: Path, r
     out = shutil.copytree(two, tmp_path / "two", symlinks=True)
     before = {path.relative_to(out): path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     operational = ("--train.stall-seconds", "999", "--train.accumulation", "2", "--train.ranks-per-run", "0")
-    operational += ("--train.stage", "auto", "--train.keep-last", "3", "--engine.engines", "1")
+    operational += ("--train.stage", "auto", "--train.keep-last", "3", "--engine.engines", "2")
     code, text = finish(out, "run", recipe, *operational, "--train.arms.reversed", "local/reverse")
     assert code == 0, text
     after = {path.relative_to(out): path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}

@@ -169,7 +169,7 @@ def test_your_own_suite_is_evaluated_with_imported_documents(tmp_path: Path) -> 
     suite = write(tmp_path / "mine.jsonl", *questions)
     command = ["data", "import", str(tmp_path / "facts.jsonl"), "--out", str(tmp_path / "corpus")]
     subprocess.run([sys.executable, "-m", "pipeline", *command], cwd=ROOT, check=True, capture_output=True)
-    flags = ("--documents", tmp_path / "corpus", "--contexts", "none,all", "--out", tmp_path / "out")
+    flags = ("--documents", tmp_path / "corpus", "--contexts", "none,all", "--engines", "1", "--out", tmp_path / "out")
     done = evaluate("--suite", suite, *flags)
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
