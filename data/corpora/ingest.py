@@ -8,13 +8,13 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -135,6 +135,14 @@ def count_lines(sources: Sequence[Source], context: ImportContext) -> LineCounts
     return counts
 
 
+class _Block(NamedTuple):
+    """Rows that can be written when their languages are there, and the bookmark behind them."""
+
+    rows: pa.Table
+    languages: Sequence[Future[pa.StringArray]]
+    mark: Bookmark
+
+
 class ImportPipeline:
     """One import: reads its sources in order, from its bookmark on; `tally` counts documents and words."""
 
@@ -163,6 +171,7 @@ class ImportPipeline:
         self._waiting: list[pa.Table] = []
         self._languages: list[Future[pa.StringArray]] = []
         self._waiting_bytes = self._waiting_rows = 0
+        self._block: _Block | None = None
 
     def run(self) -> None:
         """Read all sources, one after another."""
@@ -180,6 +189,7 @@ class ImportPipeline:
             for rows in read_source(source, self._context):
                 self._take(rows, num_done=mark.rows if resumes else 0)
         self._flush()
+        self._write_block()
 
     def _take(self, rows: pa.Table, num_done: int) -> None:
         """Collect rows of the current source, of which the first `num_done` are in a shard already.
@@ -200,6 +210,7 @@ class ImportPipeline:
                 self._flush()
 
     def _flush(self) -> None:
+        """Take the steps with the rows that are waiting, and write those of the call before."""
         if self._waiting:
             rows = pa.concat_tables(self._waiting).combine_chunks()
             self._waiting, self._waiting_bytes, self._waiting_rows = [], 0, 0
@@ -209,28 +220,34 @@ class ImportPipeline:
                 rows = step(rows).combine_chunks()
                 if not rows.num_rows:
                     return
-            detected = pa.concat_arrays([one.result() for one in languages])
-            self._write(rows, detected.take(rows["place"].chunk(0)))
-            if self._writer.end_if_full():
-                self._set_mark()
+            mark = self._mark_here()
+            self._write_block()
+            self._block = _Block(rows, languages, mark)
 
-    def _set_mark(self) -> None:
-        """Record the progress: a shard is full and no rows are waiting."""
+    def _write_block(self) -> None:
+        """Write the rows that wait for their languages."""
+        if self._block is None:
+            return
+        (rows, languages, mark), self._block = self._block, None
+        detected = pa.concat_arrays([one.result() for one in languages])
+        self._write(rows, detected.take(rows["place"].chunk(0)))
+        if self._writer.end_if_full():
+            write_bookmark(self._out, replace(mark, num_shards=self._writer.num_shards, tally=self.tally.state))
+
+    def _mark_here(self) -> Bookmark:
+        """The progress when all rows that were taken are written; the writer's part and the tally are of then."""
         lengths = {KEYS: self._seen.file.flush(), "rejections": self._context.rejections.rows.flush()}
         if self._near:
             lengths[SIGNATURES] = self._near.file.flush()
-        mark = Bookmark(
+        return Bookmark(
             source=self._source,
             rows=self._rows,
             num_rejected_rows=self._context.num_rejected,
-            num_shards=self._writer.num_shards,
             num_rejected=dict(self._context.rejections.counts),
             lengths=lengths,
-            tally=self.tally.state,
             repeated=dict(self._repeated.documents) if self._repeated else {},
             num_dropped_lines=self._repeated.num_dropped if self._repeated else 0,
         )
-        write_bookmark(self._out, mark)
 
     def _without_repeated_lines(self, repeated: RepeatedLines, rows: pa.Table) -> pa.Table:
         left = repeated.drop(rows).combine_chunks()
