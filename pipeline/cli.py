@@ -58,7 +58,10 @@ COMMANDS = {  # the function that runs each, and its help
     "questions": ("pipeline.commands:questions", "write questions from documents, and check them by likelihood"),
     "train": ("pipeline.commands:train", "finetune a model on documents, and on augmentations where given"),
     "evaluate": ("pipeline.commands:evaluate", "score a suite of questions with a model and with checkpoints"),
-    "merge": ("pipeline.commands:merge", "write a checkpoint's adapters and its base as one model folder"),
+    "export": (
+        "pipeline.commands:export",
+        "a checkpoint for other programs: whole weights, adapters, or GGUF for llama.cpp",
+    ),
     "serve": ("", "engines that stay up, behind an OpenAI-compatible HTTP port"),
     "serve up": ("pipeline.serve.commands:up", "start a service; returns when it answers"),
     "serve status": ("pipeline.serve.commands:status", "what is up, its engines and what they have done"),
@@ -107,7 +110,7 @@ def build_parser() -> Parser:
     _add_questions(commands)
     _add_train(commands)
     _add_evaluate(commands)
-    _add_merge(commands)
+    _add_export(commands)
     _add_service(commands)
     pretrain = _command(commands, "pretrain")
     pretrain.add_argument("--seed", type=int, default=0, help="of the weights and the documents (default: 0)")
@@ -310,10 +313,16 @@ def _add_evaluate(commands: Commands) -> None:
     add_sections(parser, {"evaluate": EvaluateSuite, "engine": Engine, "cluster": Cluster})
 
 
-def _add_merge(commands: Commands) -> None:
-    parser = _command(commands, "merge")
-    parser.add_argument("checkpoint", type=Path, help="a folder of adapters that `train` made")
-    parser.add_argument("--model", default="", help="its base model (default: where it was when it was trained)")
+def _add_export(commands: Commands) -> None:
+    parser = _command(commands, "export")
+    parser.add_argument("checkpoint", type=Path, help="a folder that `train` or `learn` made, or another model folder")
+    kinds = "merged: whole weights; adapter: adapters alone; gguf: for llama.cpp and Ollama, by llama.cpp's converter"
+    parser.add_argument("--to", choices=("merged", "adapter", "gguf"), required=True, help=kinds)
+    parser.add_argument("--model", default="", help="the base of adapters (default: where it was when it was trained)")
+    converter = "llama.cpp's convert_hf_to_gguf.py (default: the one on the PATH)"
+    parser.add_argument("--converter", default="", metavar="FILE", help=converter)
+    types = ("auto", "f32", "f16", "bf16", "q8_0")
+    parser.add_argument("--type", choices=types, default="auto", help="of the weights in GGUF (default: auto)")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
 
 

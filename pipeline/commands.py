@@ -259,12 +259,18 @@ def evaluate(flags: Namespace) -> None:
     stage.raise_excluded(excluded)
 
 
-def merge(flags: Namespace) -> None:
-    """`merge`: write a checkpoint's adapters and its base model as one model folder."""
-    from train.engine.export import merge_checkpoint
+def export(flags: Namespace) -> None:
+    """`export`: write a checkpoint for other programs."""
+    if flags.to != "gguf" and (flags.converter or flags.type != "auto"):
+        name = "--converter" if flags.converter else "--type"
+        raise InputError(
+            f"{name} has no effect with --to {flags.to}", where=name, hint="leave it out, or use --to gguf"
+        )
+    from pipeline.export_model import export_model
 
-    ref = merge_checkpoint(flags.checkpoint, Path(local_model(flags.model)) if flags.model else None, flags.out)
-    CONSOLE.print(f"model     {ref.fingerprint} in {ref.path}", highlight=False, markup=False, soft_wrap=True)
+    base = Path(local_model(flags.model)) if flags.model else None
+    export_model(flags.checkpoint, flags.to, flags.out, base=base, converter=flags.converter, gguf_type=flags.type)
+    CONSOLE.print(f"model     {flags.out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def show_reports(flags: Namespace) -> None:
