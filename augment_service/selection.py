@@ -4,10 +4,10 @@ Reads sealed folders of documents. Writes the chosen ones into a sealed folder o
 so that the same command chooses the same ones again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,19 @@ def choose_few(documents: Path, ranges: Sequence[RowRange], count: int, out: Pat
     return _write_chosen(
         out / CHOSEN / fingerprint("few", content_of(documents), *_named(ranges), count, seed), ranges, order
     )
+
+
+def choose_named(documents: Path, ranges: Sequence[RowRange], ids: Collection[str], out: Path) -> Path:
+    """A sealed folder of the documents with these ids. Raises InputError if none of them is there."""
+    columns = (
+        read_table(Path(rows.shard))["doc_id"].slice(rows.start, rows.stop - rows.start).to_pylist() for rows in ranges
+    )
+    places = [place for place, name in enumerate(chain.from_iterable(columns)) if name in ids]
+    if not places:
+        what = f"none of the {len(ids):,} documents is in this folder"
+        raise InputError(what, where=f"--documents {documents}", hint="name the documents that the study learned")
+    folder = out / CHOSEN / fingerprint("named", content_of(documents), *_named(ranges), *sorted(ids))
+    return _write_chosen(folder, ranges, np.array(places))
 
 
 def choose_within(

@@ -130,6 +130,11 @@ class AugmentCommand(Augment):
         0, ge=0, le=20, description="store the K likeliest tokens in each place, for train --teacher"
     )
     limit: int | None = Field(None, ge=1, description="only the first N documents are asked about (default: all)")
+    about: str = Field(
+        "",
+        description="only the documents of questions that a finished study got wrong, its folder; those of the split "
+        "test do not count",
+    )
     budget_tokens: int | None = Field(
         None, ge=1, description="only random documents, as many as at most N tokens are written about (default: all)"
     )

@@ -583,6 +583,29 @@ def test_a_preview_shows_prompts_answers_and_rows_and_seals_nothing(
     assert len(list(read_folder(out / AUGMENTATIONS, Augmentation))) == 32
 
 
+def test_more_is_written_about_what_is_still_wrong(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [row.doc_id for row in read_folder(made[0] / "documents", Document)]
+    asked = [("dev", names[3:5]), ("reversal", names[4:5]), ("test", names[:3])]
+    mistakes = {"s": {"condition": "tuned", "questions": [{"split": s, "requires": ids} for s, ids in asked]}}
+    study, out = tmp_path / "study", tmp_path / "out"
+    write_json(study / "report" / "report.json", {"mistakes": mistakes})
+    fake = ("--engine", "fake", "--methods", "local/reverse", "--about", str(study))
+    assert augment((made[0], out), *fake) == 0
+    assert "2 documents of 2 questions" in capsys.readouterr().out
+    rows = list(read_folder(out / AUGMENTATIONS, Augmentation))
+    assert {row.sources[0] for row in rows} == set(names[3:5])
+    write_json(study / "report" / "report.json", {"mistakes": {"s": {"questions": mistakes["s"]["questions"][2:]}}})
+    assert augment((made[0], out), *fake) == 2  # the test alone
+    assert "no test" in capsys.readouterr().err
+    write_json(study / "report" / "report.json", {"mistakes": {"s": {"questions": [{"split": "", "requires": ["x"]}]}}})
+    assert augment((made[0], out), *fake) == 2
+    assert "none of the 1 documents" in capsys.readouterr().err
+    assert augment((made[0], out), *fake[:-1], str(tmp_path / "none")) == 2
+    assert "no finished report" in capsys.readouterr().err
+
+
 def test_inspecting_an_augmentation(made: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     out = made[1]
     if not (out / AUGMENTATIONS).exists():

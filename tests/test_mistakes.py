@@ -52,6 +52,7 @@ def test_a_mistake_has_the_sentences_and_inferences_with_the_right_answer(suite:
             "options": ["Ada", "Jonas Ekberg"],
             "right": [1],
             "chosen": 0,
+            "requires": ["d0"],
             "documents": ["The mill"],
             "sentences": ["Its miller is Jonas Ekberg."],
             "inferences": ["Jonas Ekberg is the miller.", "Who is the miller? Jonas Ekberg"],

@@ -22,8 +22,8 @@ def find_mistakes(
 ) -> dict[str, Any]:
     """The `condition` with the highest accuracy after a training, and `questions` that it gets wrong; empty if none.
 
-    Each has its `prompt`, `options`, the `right` ones, the one that was `chosen`, `sentences` of its documents that
-    have the right answer, and `inferences` about these documents that have it.
+    Each has its `prompt`, `options`, the `right` ones, the one that was `chosen`, the documents that it `requires`,
+    `sentences` of these that have the right answer, and `inferences` about them that have it.
     """
     condition = _best(suite.name, outcomes)
     by_split = missed.get((suite.name, condition), {})
@@ -65,6 +65,7 @@ def _explain(
         "options": list(question.options),
         "right": [question.answer, *question.also_right],
         "chosen": option,
+        "requires": list(question.requires),
         "documents": [row.heading for row in documents if row.heading],
         "sentences": _with_words(sentences, answer),
         "inferences": _with_words(inferences, answer),

@@ -15,8 +15,10 @@ from augment_service.jobs import RowRange, ShardedJob, row_ranges
 from augment_service.measured import measure_answers
 from augment_service.plan import MethodPlan, Plan, plan_cost
 from augment_service.provenance import count_methods, rows_folder
-from augment_service.selection import choose_few, choose_within, first_rows
+from augment_service.selection import choose_few, choose_named, choose_within, first_rows
 from cluster.memory import gpu_bytes
+from data.errors import InputError
+from data.facts import TEST
 from data.seeds import fingerprint
 from data.store import write_json
 from pipeline.augment_report import context_note, show_methods, show_plan
@@ -37,10 +39,15 @@ def choose(
     setting: Setting, model: Model, documents: Path, section: AugmentCommand, out: Path, preview: int | None
 ) -> list[RowRange] | None:
     """The rows to ask about; None for all. Raises InputError if a budget is smaller than one document."""
-    if section.limit is None and section.budget_tokens is None and preview is None:
+    if section.limit is None and section.budget_tokens is None and preview is None and not section.about:
         return None
-    folder = documents
-    ranges = first_rows(row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT), section.limit)
+    folder, ranges = documents, row_ranges(documents, rows_per_unit=DOCUMENTS_PER_UNIT)
+    if section.about:
+        missed, ids = find_missed(Path(section.about))
+        folder = choose_named(documents, ranges, ids, out)
+        ranges = row_ranges(folder, rows_per_unit=DOCUMENTS_PER_UNIT)
+        setting.say("about", f"{num_rows(ranges):,} documents of {missed:,} questions that are still wrong")
+    ranges = first_rows(ranges, section.limit)
     if section.budget_tokens is not None:
         jobs = augment.plan(setting, model, documents, out, _without_retry(section), ranges=ranges).asking
         measured = measure_answers(out / PARTS, templates_of(jobs), {task_of(job).model for job in jobs})
@@ -63,6 +70,23 @@ def choose(
         folder = choose_few(folder, ranges, preview, out, seed=setting.seed)
         ranges = row_ranges(folder, rows_per_unit=DOCUMENTS_PER_UNIT)
     return ranges
+
+
+def find_missed(study: Path) -> tuple[int, set[str]]:
+    """How many questions a study got wrong, but for tests, and the documents that they require. Raises InputError.
+
+    What is written about the documents of wrong test questions would be chosen by the test.
+    """
+    path = study / "report" / "report.json"
+    if not path.exists():
+        raise InputError("no finished report here", where=f"--about {study}", hint="run the study to the end first")
+    report = json.loads(path.read_text())
+    asked = [row for found in report.get("mistakes", {}).values() for row in found["questions"] if row["split"] != TEST]
+    ids = {doc_id for row in asked for doc_id in row["requires"]}
+    if not ids:
+        what = "of its questions none is wrong that names its documents and is no test"
+        raise InputError(what, where=f"--about {study}", hint='list documents under "requires", in another split')
+    return len(asked), ids
 
 
 def make_plan(setting: Setting, model: Model, planned: Augmentation) -> Plan:
