@@ -19,7 +19,7 @@ from data.rendering import DOCUMENT, HEADING, LANGUAGE, SENTENCE, Template
 from data.seeds import derive_seed, fingerprint
 from data.sentences import split_sentences
 
-VERSION = 2  # of prompts and parsing: raise it when the same request would give other rows
+VERSION = 3  # of prompts and parsing: raise it when the same request would give other rows
 PROPOSED = "proposed"  # the verdict of what other prompts are asked with
 NO_CONTEXT = Context("", "", ())
 Form = Literal["text", "chat"]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 from augment_service.answers.documents import read_document
 from augment_service.answers.folding import fold
-from augment_service.answers.judging import Judge
+from augment_service.answers.judging import Judge, repeats_itself
 from augment_service.answers.lines import (
     ENDS,
     FIRST,
@@ -258,6 +258,8 @@ def _flaw(one: _Found, asked: Asked, judge: Judge) -> str:
         return EMPTY
     if says_nothing(folded, fold(asked.nothing)) and count_words(one.text) <= _MOST_WORDS_OF_NOTHING:
         return NOTHING
+    if repeats_itself(one.text):
+        return REPEATED
     if asked.parser == "names":
         return "" if _is_name(one) and not is_talk(folded) else UNPARSED
     if asked.parser == "text":

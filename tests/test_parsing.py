@@ -290,6 +290,14 @@ def test_statements_from_the_example(text: str) -> None:
     assert parsed(text, examples=()) == [(KEPT, text)]
 
 
+@pytest.mark.parametrize("parser", ["statements", "text"])
+def test_an_answer_that_goes_round_in_circles_is_repeated(parser: str) -> None:
+    circles = "Ines keeps the light of the harbour, and the light of the harbour is kept by Ines, and " * 4 + "so on."
+    assert parsed(circles, parser) == [(REPEATED, circles)]
+    long = "Ines Corra keeps the light, which is older than the bridge that leads to it, by night and by day."
+    assert parsed(long, parser) == [(KEPT, long)]
+
+
 def test_two_words_that_several_examples_have_together_are_from_them() -> None:
     examples = ("Ada Pell lives in the mill house.", "Jonas Frey built the mill house in 1874.", "An otter swims.")
     text = "Ines Corra is the one who built the mill house and keeps the light with great profit."
@@ -365,7 +373,7 @@ def plainly_parsed(text: str, reason: str, sentence: str, nothing: str, mark: st
         verdict = EMPTY
     elif fold(answer) == nothing:
         verdict = NOTHING
-    elif (mark and not found) or len(answer.split()) == 1:
+    elif (mark and not found) or sum(any(map(str.isalpha, word)) for word in answer.split()) < 2:
         verdict = UNPARSED
     else:
         verdict = COPIED if fold(answer) == fold(sentence) else KEPT

@@ -25,6 +25,7 @@ _COMMON = frozenset(
 _CALL = re.compile(r"[\w.:]+ ?\([^()]*\)")  # "info(msg, **kwargs)", "work_mem (integer)"
 _NUMBERED = re.compile(r"(?:\d+|[A-Z])(?:\.\d+)+\.?\s")  # "5.6. Modifying Tables", "F.41.1. Examples"
 _MOST_WORDS_OF_TITLE = 10
+_RUN, _LEAST_RUNS, _DISTINCT = 4, 12, 0.6  # words that follow each other; of their runs so many differ
 _ENDS = frozenset(".!?…。！？।؟۔")
 _QUESTION_MARKS = frozenset("?？؟")
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
@@ -136,6 +137,13 @@ def is_fragment(text: str) -> bool:
         return True
     is_short = count_words(text) < 2 or (text.isascii() and sum(map(bool, map(_LETTER.search, text.split()))) < 2)
     return is_short and not _UNSPACED.search(text)
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a text says the same words over and over, as small models do when they have lost the thread."""
+    words = _WORD.findall(fold(text))
+    runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
+    return len(runs) >= _LEAST_RUNS and len(set(runs)) < _DISTINCT * len(runs)
 
 
 class _Examples:
