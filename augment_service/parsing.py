@@ -31,6 +31,7 @@ from augment_service.answers.lines import (
     without_label,
     without_thoughts,
 )
+from augment_service.answers.markup import list_marker
 from augment_service.answers.objects import has_objects, values_of
 from augment_service.answers.pairs import read_pairs
 from augment_service.answers.phrases import begins_with_talk, is_talk, names_answer, refers_to_text, says_nothing
@@ -192,7 +193,8 @@ def _names_on(text: str) -> list[str]:
     head, _, rest = text.partition(": ")
     names = list(map(str.strip, _COMMAS.split((rest if rest and names_answer(fold(head)) else text).rstrip("."))))
     is_list = len(names) >= _LEAST_NAMES and all(0 < count_words(name) <= _MOST_WORDS_BETWEEN for name in names)
-    return names if is_list and names == [without_label(name) for name in names] else []
+    is_bare = not any(map(list_marker, names)) and names == [without_label(name) for name in names]
+    return names if is_list and is_bare else []
 
 
 def _is_title(line: Line, below: Line | None) -> bool:
