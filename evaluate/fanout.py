@@ -41,7 +41,7 @@ from data.store import (
 )
 from data.suites import read_suite_file
 from evaluate.conditions import Condition
-from evaluate.statistics import Outcome, judge
+from evaluate.statistics import Normalize, Outcome, judge
 
 CONTEXTS = "contexts"
 ROWS_PER_UNIT = 512
@@ -280,8 +280,10 @@ def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: 
     return [unit for sharded in planned for unit in sharded.units()]
 
 
-def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int) -> Scored:
-    """The outcomes of all jobs, read shard by shard; arguments as for `plan_scores`.
+def collect_outcomes(
+    jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: int, normalize: Normalize = "none"
+) -> Scored:
+    """The outcomes of all jobs, read shard by shard; arguments as for `plan_scores` and `judge`.
 
     A condition of which no question has an answer is left out if it has a context, else it is an InputError.
     """
@@ -302,7 +304,7 @@ def collect_outcomes(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, s
                 if question.question_id not in scores:  # refused: counted as such, never as wrong
                     continue
                 score = scores[question.question_id]
-                outcome, option = judge(job.suite.name, job.condition.name, job.run, question, score)
+                outcome, option = judge(job.suite.name, job.condition.name, job.run, question, score, normalize)
                 scored.outcomes.append(outcome)
                 if job.ref and job.condition.context.kind == "none" and not outcome.correct:
                     missed = scored.missed.setdefault((job.suite.name, job.condition.name), {})

@@ -32,6 +32,7 @@ Z95 = 1.959963984540054
 _T95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912)  # 1 to 6 degrees of freedom
 Floats = NDArray[np.float64]
 Level = Literal["corpora", "runs", "facts"]
+Normalize = Literal["none", "token", "byte"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,20 @@ class Answers(NamedTuple):
     chance: float
 
 
-def judge(suite: str, condition: str, run: str, question: Question, score: Score) -> tuple[Outcome, int]:
+def judge(
+    suite: str, condition: str, run: str, question: Question, score: Score, normalize: Normalize = "none"
+) -> tuple[Outcome, int]:
     """The outcome of one question, and the option that was chosen (the first of the likeliest).
 
-    Options that tie at the top share the point.
+    The likelihood of an option is the sum over its tokens, divided as `normalize` says. Options that tie at the top
+    share the point.
     """
-    values = score.log_likelihoods
+    lengths: Sequence[int] = {
+        "none": [1] * len(question.options),
+        "token": score.num_tokens,
+        "byte": [len(option.encode()) for option in question.options],
+    }[normalize]
+    values = [value / length for value, length in zip(score.log_likelihoods, lengths, strict=True)]
     top, second = sorted(values, reverse=True)[:2]
     best = [index for index, value in enumerate(values) if value > top - TIE]
     right = {question.answer, *question.also_right}

@@ -246,11 +246,13 @@ def evaluate(flags: Namespace) -> None:
             jobs,
             {suite: None},
             {suite.name: left_out},
+            section,
             study=f"evaluation of {suite.name}",
             model=flags.model or refs[0].name,
             recipe={
                 "contexts": list(section.contexts),
                 "chat_template": section.chat_template,
+                "normalize": section.normalize,
                 "weights": {ref.name: ref.path for ref in refs},
             },
             losses={},

@@ -301,6 +301,9 @@ class Scoring(Section):
     """How questions are scored."""
 
     repeats: int = Field(1, ge=1, description="draws of each sampled context")
+    normalize: Literal["none", "token", "byte"] = Field(
+        "none", description="what the log-likelihood of an option is divided by: nothing, its tokens, or its bytes"
+    )
     chat_template: bool = Field(False, description="ask questions through the model's chat template")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")
 

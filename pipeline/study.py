@@ -364,6 +364,7 @@ def report_study(
         jobs,
         written,
         left_out,
+        study.recipe.evaluate,
         study=study.recipe.study,
         model=study.recipe.model,
         recipe=study.recipe.model_dump(mode="json"),

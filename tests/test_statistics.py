@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data.records import Question, Score
 from evaluate.statistics import (
     MAX_BOOTSTRAP,
     Cell,
@@ -16,6 +17,7 @@ from evaluate.statistics import (
     Outcome,
     estimate_accuracies,
     group_answers,
+    judge,
     paired_difference,
     t95,
     wilson_interval,
@@ -43,6 +45,14 @@ def subtract(first: list[Outcome], second: list[Outcome], *, seed: int = 0) -> D
 def estimate(outcomes: list[Outcome], seed: int = 0) -> Estimate:
     (only,) = estimate_accuracies(outcomes, seed=seed).values()
     return only
+
+
+@pytest.mark.parametrize(("normalize", "chosen"), [("none", 0), ("token", 1), ("byte", 2)])
+def test_long_options_can_be_compared_with_short_ones(normalize: str, chosen: int) -> None:
+    question = Question("q", "c", "s", "", "It is", ("ox", "an old oak", "a very long word indeed"), 1, "f", ())
+    score = Score("q", (-3.0, -5.0, -6.0), (1, 4, 4), (False,) * 3)
+    outcome, option = judge("suite", "icl", "", question, score, normalize)  # by hand: -3, -5, -6; -3, -1.25, -1.5; ...
+    assert option == chosen and outcome.correct == float(chosen == 1)
 
 
 def simulate(generator: np.random.Generator, *, facts: int, questions: int, rate: float) -> list[list[float]]:

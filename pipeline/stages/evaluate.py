@@ -314,15 +314,16 @@ def report(
     jobs: Sequence[ScoreJob],
     written: Mapping[Suite, Path | None],
     left_out: Mapping[str, Mapping[str, str]],
+    section: Scoring,
     **content: Any,
 ) -> dict[str, Any]:
     """Read the scores of all jobs, write the report and print its table; returns the content of `report.json`.
 
-    `written` has the suites with what the model wrote about them. `left_out` are contexts that were not asked, by suite
-    and condition. `content` are the other fields of `ReportInput`.
+    `written` has the suites with what the model wrote about them. `section` says how scores are compared. `left_out`
+    are contexts that were not asked, by suite and condition. `content` are the other fields of `ReportInput`.
     """
     space, console = setting.space, setting.console
-    scored = collect_outcomes(jobs, space.root, base.book, seed=setting.seed)
+    scored = collect_outcomes(jobs, space.root, base.book, seed=setting.seed, normalize=section.normalize)
     report_refusals(scored.refusals, space.root / "scores", console)
     names = dict.fromkeys((*left_out, *scored.left_out))
     reasons = {name: {**left_out.get(name, {}), **scored.left_out.get(name, {})} for name in names}
