@@ -141,7 +141,8 @@ def _documents(flags: Namespace, setting: Setting, out: Path) -> Path:
 
 def _recipe(flags: Namespace, model: Model, documents: Path, out: Path) -> Recipe:
     """The study, with what the flags say."""
-    methods = methods_of(model.book)
+    _, given = flags.overrides.get(("augment", "methods"), ("", ""))
+    methods = [name.strip() for name in given.split(",")] if given else methods_of(model.book)  # the arm learns them
     suite = str(flags.suite.absolute()) if flags.suite else str(out / QUESTIONS)
     content: dict[str, Any] = {
         "study": STUDY,

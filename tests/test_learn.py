@@ -94,6 +94,14 @@ def test_questions_are_written_and_it_can_end_there(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "out" / "report").exists()
 
 
+def test_other_methods_are_those_that_the_arm_learns(tmp_path: Path) -> None:
+    words = ["learn", str(TOWN / "mill.md"), "--model", str(ROOT / "models" / "tiny"), "--engine", "fake", "--plan"]
+    out = tmp_path / "out"
+    assert main([*words, "--out", str(out), "--augment.methods", "local/reverse,global"]) == 0
+    recipe = load_recipe(out / "recipe.toml")
+    assert recipe.augment.methods == recipe.train.arms[WITH_INFERENCES] == ("local/reverse", "global")
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
