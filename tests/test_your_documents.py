@@ -1,4 +1,4 @@
-"""The walk of docs/your-documents.md with a real model: its commands, on fewer documents and with less training."""
+"""The walk of docs/your-documents.md with a real model: its commands up to the training, on fewer documents."""
 
 import json
 import re
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
 
 from benchmarks.real_models import SMOLLM2, real_model
 from pipeline.cli import main
@@ -16,12 +15,8 @@ from pipeline.cli import main
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "your-documents.md"
 TOWN = ROOT / "tests" / "sample_town"
-USED = "bakery bridge clockmaker mill railway".split()
-# The walk takes most of an hour; these settings show that its commands work, not what is learned.
-LESS = {"--train.batch-size": "2", "--train.export-every": "2"}
-MORE = (
-    "--train.steps 2 --engines 1 --augment.methods local/reverse --augment.samples 1 --questions.writers cloze".split()
-)
+USED = "bakery bridge clockmaker engineer mayor mill railway tower".split()
+MORE = ("--engines", "1", "--questions.writers", "cloze")
 
 
 def commands() -> Iterator[str]:
@@ -31,21 +26,20 @@ def commands() -> Iterator[str]:
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
-def test_the_walk_works_as_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_walk_works_up_to_its_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it costs, and whether there is anything to learn; the training of this model takes half an hour."""
     town = tmp_path / "sample_town"
     town.mkdir()
     for name in USED:
         shutil.copy(TOWN / f"{name}.md", town)
-    for line in commands():
+    first = [line for line in commands() if "--train." not in line and "export" not in line]
+    assert len(first) == 3
+    for line in first:
         line = line.replace("$MODEL", str(real_model(SMOLLM2))).replace("tests/sample_town", str(town))
         words = shlex.split(line.replace("runs/", f"{tmp_path}/"))[1:]
-        for flag, value in LESS.items():
-            if flag in words:
-                words[words.index(flag) + 1] = value
         assert main([*words, *MORE] if words[0] == "learn" else words) == 0, capsys.readouterr().err
-    out = tmp_path / "town"
-    report = json.loads((out / "report" / "report.json").read_text())
-    arms = {name for cells in report["suites"]["documents"].values() for name in cells}
-    assert {"pretrained", "icl+nearest:4", "documents", "inferences", "documents@1", "inferences@1"} <= arms
-    assert set(report["general"]["bits_per_byte"]) == {"pretrained"} | {name for name in arms if "icl" not in name}
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "town-model").num_parameters() > 1e8
+    shown = capsys.readouterr().out
+    assert "right with the source" in shown and "prompts" in shown
+    questions = [json.loads(line) for line in (tmp_path / "town" / "questions" / "questions.jsonl").open()]
+    assert len(questions) > 10 and {row["split"] for row in questions} >= {"test", "known"}
+    assert not (tmp_path / "town" / "report").exists()
