@@ -250,9 +250,7 @@ def evaluate(flags: Namespace) -> None:
             study=f"evaluation of {suite.name}",
             model=flags.model or refs[0].name,
             recipe={
-                "contexts": list(section.contexts),
-                "chat_template": section.chat_template,
-                "normalize": section.normalize,
+                **section.model_dump(mode="json", include={"contexts", "chat_template", "normalize"}),
                 "weights": {ref.name: ref.path for ref in refs},
             },
             losses={},
