@@ -198,7 +198,7 @@ class TrainRun(Section):
     tokens: int = Field(0, ge=0, description="budget in trained tokens")
     epochs: float = Field(0.0, ge=0, allow_inf_nan=False, description="budget in passes over all texts")
     min_steps: int | None = Field(
-        None, ge=0, description="with a budget in epochs at least so many steps (default: 100 if no budget is given)"
+        None, ge=0, description="minimum number of steps of a budget in epochs (default: 100 if no budget is given)"
     )
     batch_size: int = Field(0, ge=0, description="texts a step, over all ranks (default: by the model's size)")
     batch_tokens: int = Field(0, ge=0, description="bounds the tokens of a step in place of its texts")

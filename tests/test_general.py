@@ -86,7 +86,7 @@ def items_of(task: TextTask, rows: Sequence[Question]) -> list[ScoreItem]:
 
 
 def write_scores(text: GeneralText, job: TextJob, out: Path, bits: Sequence[float]) -> None:
-    """The log-likelihoods of texts that take so many bits; NaN is refused."""
+    """Write a score for each text that costs `bits` bits in total; NaN writes a refusal."""
     rows = list(read_folder(text.folder, Question))
     (target,) = job.sharded(text, out).targets
     known = [(row, value) for row, value in zip(rows, bits, strict=True) if not math.isnan(value)]

@@ -25,7 +25,8 @@ _COMMON = frozenset(
 _CALL = re.compile(r"[\w.:]+ ?\([^()]*\)")  # "info(msg, **kwargs)", "work_mem (integer)"
 _NUMBERED = re.compile(r"(?:\d+|[A-Z])(?:\.\d+)+\.?\s")  # "5.6. Modifying Tables", "F.41.1. Examples"
 _MOST_WORDS_OF_TITLE = 10
-_RUN, _LEAST_RUNS, _DISTINCT = 4, 12, 0.6  # words that follow each other; of their runs so many differ
+# A text is repetitive if fewer than this share of its n-grams are distinct; n is in words. Short texts never are.
+_NGRAM, _MIN_NGRAMS, _MIN_DISTINCT = 4, 12, 0.6
 _ENDS = frozenset(".!?…。！？।؟۔")
 _QUESTION_MARKS = frozenset("?？؟")
 _LEAST_LETTERS = 3  # of a word that may distinguish an example
@@ -140,10 +141,10 @@ def is_fragment(text: str) -> bool:
 
 
 def repeats_itself(text: str) -> bool:
-    """Whether a text says the same words over and over, as small models do when they have lost the thread."""
+    """Whether a text is degenerate repetition: too few of its word n-grams are distinct."""
     words = _WORD.findall(fold(text))
-    runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
-    return len(runs) >= _LEAST_RUNS and len(set(runs)) < _DISTINCT * len(runs)
+    ngrams = [tuple(words[at : at + _NGRAM]) for at in range(len(words) - _NGRAM + 1)]
+    return len(ngrams) >= _MIN_NGRAMS and len(set(ngrams)) < _MIN_DISTINCT * len(ngrams)
 
 
 class _Examples:

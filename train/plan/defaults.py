@@ -18,7 +18,7 @@ _POINTS = ((135e6, 1e-4), (8e9, 1e-5))
 class Defaults:
     """Settings that the user did not give. Producer: `default_training`. Consumer: `pipeline`.
 
-    One of `steps` and `epochs` is above 0; with epochs, so many that there are at least `min_steps` steps.
+    Either `steps` or `epochs` is above 0. `min_steps` is the minimum number of steps if the budget is in epochs.
     """
 
     learning_rate: float
@@ -39,7 +39,7 @@ def default_training(parameters: int) -> Defaults:
         exponent = log(low / high) / log(large / small)
         rate = float(f"{high * (parameters / small) ** exponent:.0e}")
         batch, steps, epochs = 16, 0, 3.0
-    # A few documents that are read three times are not learned.
+    # Three epochs of a few documents are a handful of steps.
     return Defaults(rate, batch, steps, epochs, warmup_steps=10, min_steps=MIN_STEPS if epochs else 0)
 
 

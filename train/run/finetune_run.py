@@ -37,11 +37,11 @@ class Lora:
 class FinetuneRun:
     """One finetuning: from `base`, on the texts of `sources`, into `out`. Producer: `pipeline`. Consumer: `train`.
 
-    Exactly one of `num_steps`, `num_tokens` (tokens that are learned) and `num_epochs` is above 0: the budget, which
-    is at least `min_steps` where it is in epochs. With `match` the budget is that of a run on the texts `matched_to`,
-    and this run has the same number of "steps" or "tokens". `batch_size` counts texts over all ranks; `batch_tokens`,
-    if above 0, bounds the tokens of a batch
-    instead. `max_grad_norm` clips gradients (0: never), `warmup_steps` are part of the steps, `stage` is the ZeRO
+    Exactly one of `num_steps`, `num_tokens` (tokens that are learned) and `num_epochs` is above 0: the budget.
+    `min_steps` is the minimum number of steps of a budget in epochs. With `match` the budget is that of a run on the
+    texts `matched_to`, and this run has the same number of "steps" or "tokens". `batch_size` counts texts over all
+    ranks; `batch_tokens`, if above 0, bounds the tokens of a batch instead. `max_grad_norm` clips gradients (0: never),
+    `warmup_steps` are part of the steps, `stage` is the ZeRO
     stage, `precision` that of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
     texts share rows. Texts of more than `max_text_tokens` (0: what the model can read) become several texts, and
     conversations lose their earliest turns; with `long_texts` "skip" they are left out. `tokens` is a folder for
@@ -110,7 +110,7 @@ class FinetuneRun:
             ),
             "min_steps": (
                 self.min_steps > 0 and not self.num_epochs,
-                "a least number of steps is part of a budget in epochs",
+                "min_steps applies to a budget in epochs only",
             ),
             "match": (bool(self.match) != bool(self.matched_to), "match needs the texts that the run is matched to"),
             "offload": (self.offload != "none" and self.stage == 0, "ZeRO stage 0 has nothing to offload"),

@@ -172,7 +172,7 @@ def _check_teachers(run: FinetuneRun, rows: TokenRows) -> None:
 def _schedule(
     run: FinetuneRun, sources: Sequence[TextSource], rows: TokenRows, budget: Budget, encoder: TextEncoder
 ) -> Schedule:
-    """The schedule of a run, of epochs with at least its least number of steps."""
+    """The schedule of a run; a budget in epochs is extended to `min_steps`."""
     found = _load_schedule(run, sources, rows, budget, encoder)
     if budget.epochs and found.num_steps < run.min_steps:
         found = _load_schedule(run, sources, rows, Budget(steps=run.min_steps), encoder)
