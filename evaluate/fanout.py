@@ -43,7 +43,7 @@ from data.suites import read_suite_file
 from evaluate.conditions import Condition
 from evaluate.statistics import Normalize, Outcome, judge
 
-CONTEXTS = "contexts"
+CONTEXTS, SCORES = "contexts", "scores"
 ROWS_PER_UNIT = 512
 _NUM_TRIED = 8  # questions per corpus that decide whether a context fits
 _MAX_BYTES = 64  # of documents per token of the window; longer contexts are not tokenised to find out
@@ -127,6 +127,7 @@ class ScoreTask:
 
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
+    key: ClassVar[tuple[object, ...]] = ()  # what decides the answers besides weights, questions, contexts and frame
 
     def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
         """One answer per question. A question that names no documents cannot be asked with the required ones."""
@@ -138,7 +139,10 @@ class ScoreTask:
             else:
                 asked[row] = item
         places = list(asked)
-        engine.score(list(asked.values()), lambda at, answer: on_row(places[at], RowAnswer.of(answer)))
+        self._ask(engine, list(asked.values()), lambda at, answer: on_row(places[at], RowAnswer.of(answer)))
+
+    def _ask(self, engine: Engine, items: Sequence[ScoreItem], on_answer: Any) -> None:
+        engine.score(items, on_answer)
 
     def _item(self, question: Question) -> ScoreItem | Refusal:
         text = ""
@@ -274,7 +278,7 @@ def plan_scores(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, seed: 
         if count > 1:
             where = f"{suite}{', ' * bool(run)}{run}"
             raise InputError(f'{count} conditions are named "{condition}"', where=where, hint="rename all but one")
-    planned = list(_sharded(jobs, out, book, seed))
+    planned = list(shard_jobs(jobs, out, book, seed))
     for sharded in planned if retry else ():
         sharded.retry()
     return [unit for sharded in planned for unit in sharded.units()]
@@ -291,7 +295,7 @@ def collect_outcomes(
     answered: Counter[tuple[str, Condition]] = Counter()
     first: dict[tuple[str, Condition], Refusal] = {}
     shown: Counter[tuple[str, str, str, str]] = Counter()
-    for job, sharded in zip(jobs, _sharded(jobs, out, book, seed), strict=True):
+    for job, sharded in zip(jobs, shard_jobs(jobs, out, book, seed), strict=True):
         place = job.suite.name, job.condition
         answered[place] += 0
         for rows, target in zip(sharded.ranges, sharded.targets, strict=True):
@@ -300,7 +304,7 @@ def collect_outcomes(
                 scored.refusals.append(Refused(job.suite.name, job.condition.name, refusal))
                 first.setdefault(place, refusal)
             answered[place] += len(scores)
-            for question in _questions(rows.shard)[rows.start : rows.stop]:
+            for question in questions_of(rows.shard)[rows.start : rows.stop]:
                 if question.question_id not in scores:  # refused: counted as such, never as wrong
                     continue
                 score = scores[question.question_id]
@@ -325,8 +329,16 @@ def collect_outcomes(
     return scored
 
 
-def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[ShardedJob]:
-    """Each job as rows to answer. Contexts of a suite are written once for all jobs that share them."""
+def shard_jobs(
+    jobs: Sequence[ScoreJob],
+    out: Path,
+    book: PromptBook,
+    seed: int,
+    *,
+    task: type[ScoreTask] = ScoreTask,
+    folder: str = SCORES,
+) -> Iterator[ShardedJob]:
+    """Each job as rows to answer, in `out/folder`. Contexts are written once for all jobs that share them."""
     corpora = {suite: suite_corpora(suite) for suite in {job.suite for job in jobs}}
     contexts: dict[tuple[Suite, ContextSpec, int], _Written] = {}
     for job in jobs:
@@ -340,10 +352,12 @@ def _sharded(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -
         retrieved = str(written.retrieved or "")
         yield ShardedJob(
             name=job.name,
-            task=ScoreTask(shards, job.condition.context.kind == "required", job.frame, retrieved),
+            task=task(shards, job.condition.context.kind == "required", job.frame, retrieved),
             ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
-            out=out / "scores" / fingerprint(job.weights),
-            key=fingerprint(job.weights, job.condition.context, *stems, *(job.frame if any(job.frame) else ())),
+            out=out / folder / fingerprint(job.weights),
+            key=fingerprint(
+                job.weights, job.condition.context, *stems, *(job.frame if any(job.frame) else ()), *task.key
+            ),
             ref=job.ref,
             affinity=job.weights,
         )
@@ -414,7 +428,7 @@ def _reason(suite: Suite, corpus: str, text: str, reader: TextReader, frame: Ans
 
 def _first_questions(suite: Suite, corpus: str) -> list[Question]:
     (rows, *_) = row_ranges(suite.questions, rows_per_unit=_NUM_TRIED, corpora=[corpus])
-    return _questions(rows.shard)[rows.start : rows.stop]
+    return questions_of(rows.shard)[rows.start : rows.stop]
 
 
 def _refused(corpus: str, items: Sequence[ScoreItem], reader: TextReader) -> str:
@@ -434,7 +448,8 @@ def _tables(folder: Path) -> Iterator[Any]:
 
 
 @lru_cache(maxsize=4)  # the ranges of a shard, and the checkpoints that answered it, come one after the other
-def _questions(shard: str) -> list[Question]:
+def questions_of(shard: str) -> list[Question]:
+    """The questions of a shard."""
     return read_shard(Path(shard), Question)
 
 

@@ -1,13 +1,15 @@
-"""General text: bits per byte that a model needs for it, before and after finetuning: what a training made it forget.
+"""General text: what a training made a model forget.
 
-Reads a sealed folder of documents, or of conversations. Writes `general/` (the texts that are scored, once) and shards
-of scores beside those of questions.
+Measured are bits per byte that it needs for texts, before and after, and of a chat model whether it still ends its
+answers by itself. Reads a sealed folder of documents, or of conversations. Writes `general/` (the texts that are
+scored, once), and shards of scores and of answers beside those of questions.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +18,10 @@ import numpy as np
 from augment_service.chat import NO_FRAME, Frame
 from augment_service.engines.protocol import Engine
 from augment_service.jobs import OnRow, RowAnswer, ShardedJob, row_ranges
+from cluster.pool import Unit
 from data.conversations import read_messages
 from data.errors import InputError
-from data.records import CheckpointRef, Conversation, Document, Question, Score, ScoreItem
+from data.records import CheckpointRef, Conversation, Document, Generation, Prompt, Question, Score, ScoreItem
 from data.seeds import derive_seed, fingerprint
 from data.sentences import sentence_spans
 from data.store import (
@@ -35,6 +38,7 @@ from evaluate.statistics import Z95
 
 FOLDER = "general"
 MAX_TEXTS, MAX_CHARACTERS = 256, 2000
+MOST_ANSWER_TOKENS = 256
 ROWS_PER_UNIT = 64
 VERSION = 1  # raise it when the same text would be asked otherwise
 
@@ -70,6 +74,27 @@ class TextTask:
 
 
 @dataclass(frozen=True)
+class EndTask:
+    """General requests to greedy answers of at most `MOST_ANSWER_TOKENS`, in the actor."""
+
+    frame: Frame
+
+    asked: ClassVar[type] = Question
+    answered: ClassVar[type] = Generation
+
+    def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
+        """An answer for each request."""
+        before, after = self.frame
+        prompts = [
+            Prompt(
+                row.question_id, FOLDER, "", "", row.prompt, MOST_ANSWER_TOKENS, 0.0, 0, "", before=before, after=after
+            )
+            for row in rows
+        ]
+        engine.generate(prompts, lambda at, answer: on_row(at, RowAnswer.of(answer)))
+
+
+@dataclass(frozen=True)
 class TextJob:
     """General text that one set of weights reads; `condition` names it in the report, `run` the training seed."""
 
@@ -78,17 +103,23 @@ class TextJob:
     weights: str
     run: str = ""
 
-    def sharded(self, text: GeneralText, out: Path) -> ShardedJob:
-        """The job as rows to score; `weights` is the scoring key, as of questions."""
-        return ShardedJob(
-            name=f"general text {self.condition} {self.run}".rstrip(),
-            task=TextTask(text.frame),
-            ranges=tuple(row_ranges(text.folder, rows_per_unit=ROWS_PER_UNIT)),
-            out=out / "scores" / fingerprint(self.weights),
-            key=fingerprint(FOLDER, VERSION, self.weights, *text.frame),
-            ref=self.ref,
-            affinity=self.weights,
-        )
+    def sharded(self, text: GeneralText, out: Path) -> list[ShardedJob]:
+        """The job as rows to score, then for a chat model as rows to answer; `weights` is the scoring key."""
+        tasks: list[TextTask | EndTask] = [TextTask(text.frame)]
+        if text.frame != NO_FRAME:
+            tasks.append(EndTask(text.frame))
+        return [
+            ShardedJob(
+                name=f"general text {self.condition} {self.run}".rstrip(),
+                task=task,
+                ranges=tuple(row_ranges(text.folder, rows_per_unit=ROWS_PER_UNIT)),
+                out=out / folder / fingerprint(self.weights),
+                key=fingerprint(FOLDER, VERSION, self.weights, *text.frame),
+                ref=self.ref,
+                affinity=self.weights,
+            )
+            for task, folder in zip(tasks, ("scores", "written"), strict=False)
+        ]
 
 
 def choose_texts(source: Path, out: Path, *, frame: Frame = NO_FRAME, seed: int = 0) -> GeneralText:
@@ -150,22 +181,32 @@ def _cut(text: str) -> str:
     return text[: ends[-1] if ends else MAX_CHARACTERS].rstrip()
 
 
+def plan(text: GeneralText, jobs: Sequence[TextJob], out: Path) -> list[Unit]:
+    """What is not scored or answered yet, as units."""
+    return [unit for job in jobs for sharded in job.sharded(text, out) for unit in sharded.units()]
+
+
 def measure(text: GeneralText, jobs: Sequence[TextJob], out: Path) -> dict[str, Any]:
     """What `report.json` says of general text, from the shards of all jobs, of which the first is the base model's.
 
     `bits_per_byte` has for each condition the `value`, and what it is more than the base model's on the same texts:
     `change`, with its 95% interval over texts. Runs of a condition are averaged. `refused` counts texts without a
-    score under any condition; they are left out of all.
+    score under any condition; they are left out of all. Of chat models `ends` has the share of the answers to the
+    texts' requests that end by themselves, and their number.
     """
     sizes = {row.question_id: len(row.options[0].encode()) for row in read_folder(text.folder, Question)}
     found: dict[str, dict[str, list[float]]] = {}
+    ended: dict[str, list[bool]] = defaultdict(list)
     refused: set[str] = set()
     for job in jobs:
         of_condition = found.setdefault(job.condition, defaultdict(list))
-        for target in job.sharded(text, out).targets:
+        scores, *answers = job.sharded(text, out)
+        for target in scores.targets:
             for score in read_shard(target, Score):
                 of_condition[score.item_id].append(-score.log_likelihoods[0] / math.log(2))
             refused |= {refusal.item_id for refusal in read_refusals(target)}
+        for target in chain.from_iterable(sharded.targets for sharded in answers):
+            ended[job.condition] += [answer.finish_reason == "stop" for answer in read_shard(target, Generation)]
     names = [name for name in sizes if name not in refused]
     if not names:
         return {}
@@ -176,6 +217,7 @@ def measure(text: GeneralText, jobs: Sequence[TextJob], out: Path) -> dict[str, 
         "bytes": int(lengths.sum()),
         "refused": len(refused),
         "bits_per_byte": dict(_compare(bits, lengths)),
+        "ends": {name: {"share": round(sum(rows) / len(rows), 6), "n": len(rows)} for name, rows in ended.items()},
     }
 
 

@@ -207,7 +207,7 @@ def evaluate(flags: Namespace) -> None:
         raise InputError("nothing to evaluate", where="evaluate", hint="give --model, --checkpoints, or both")
     from data.records import CheckpointRef
     from evaluate.conditions import BASE, condition_name
-    from evaluate.fanout import open_suite, plan_scores
+    from evaluate.fanout import open_suite
     from pipeline.stages import evaluate as stage
     from pipeline.stages.data import find_documents
     from pipeline.stages.resources import LazyCluster, LazyEngines, Setting, check_service, do_units, find_running
@@ -234,7 +234,7 @@ def evaluate(flags: Namespace) -> None:
         suite = open_suite(flags.suite, out, documents)
         contexts, unfit = stage.fitting(setting, model, suite, asked, section, frame)
         jobs = stage.plan_suite(setting, section, suite, contexts, refs, model, frame)
-        units = plan_scores(jobs, out, model.book, seed=flags.seed, retry=section.retry_refused)
+        units = stage.plan_answers(setting, section, jobs, model.book)
         failed: dict[str, InputError | ResumableError] = {}
         do_units(setting, engines, units, "score", failed)
         jobs, excluded = stage.exclude_failed(setting, jobs, damaged, failed)
@@ -250,7 +250,7 @@ def evaluate(flags: Namespace) -> None:
             study=f"evaluation of {suite.name}",
             model=flags.model or refs[0].name,
             recipe={
-                **section.model_dump(mode="json", include={"contexts", "chat_template", "normalize"}),
+                **section.model_dump(mode="json", include={"contexts", "chat_template", "normalize", "written"}),
                 "weights": {ref.name: ref.path for ref in refs},
             },
             losses={},

@@ -42,6 +42,7 @@ STUDY, SUITE = "learn", "documents"
 IMPORT, QUESTIONS, MODEL, RECIPE = "import", "questions", "model", "recipe.toml"
 METHODS = ("local", "global", "self_qa")  # as far as the model's prompt book has them
 ALONE, WITH_INFERENCES = "documents", "inferences"
+WRITTEN = 100  # questions of each split
 ALL_SPLITS = "mean over the splits"
 _ROUNDING = 1e-9  # of a difference of two accuracies
 
@@ -151,7 +152,7 @@ def _recipe(flags: Namespace, model: Model, documents: Path, out: Path) -> Recip
         "data": {SUITE: {"documents": str(documents.absolute()), "questions": suite}},
         "augment": {"methods": methods},
         "train": {"arms": {ALONE: [], WITH_INFERENCES: methods}, "match": "tokens"},
-        "evaluate": {"icl": ["nearest:4"]},
+        "evaluate": {"icl": ["nearest:4"], "written": WRITTEN},
     }
     overrides = {keys: found for keys, found in flags.overrides.items() if keys[0] != QUESTIONS}
     return parse_recipe(content, overrides, where="learn")

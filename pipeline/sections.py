@@ -240,6 +240,13 @@ class TrainRun(Section):
     offload_folder: str = Field("", description="a folder on a fast disk, for offload = nvme")
     lora: Lora = Lora()
     checkpoint_every: int = Field(200, ge=0, description="steps between training states (0: none)")
+    checkpoint_minutes: float = Field(
+        10.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="a state is also written when the last is so old (0: by steps only); states that take long to "
+        "write are written less often, so that they take at most a twentieth of the time",
+    )
     keep_last: int = Field(2, ge=1, description="training states that are kept until the run is finished")
     keep_every: int = Field(0, ge=0, description="steps between training states that are kept for good (0: none)")
     export_every: int = Field(0, ge=0, description="steps between checkpoints, in OUT.steps (0: one, at the end)")
@@ -303,6 +310,12 @@ class Scoring(Section):
     repeats: int = Field(1, ge=1, description="draws of each sampled context")
     normalize: Literal["none", "token", "byte"] = Field(
         "none", description="what the log-likelihood of an option is divided by: nothing, its tokens, or its bytes"
+    )
+    written: int = Field(
+        0,
+        ge=0,
+        description="questions of each split that models also answer in writing, greedily; an answer is right if it "
+        "begins with the right option (0: none)",
     )
     chat_template: bool = Field(False, description="ask questions through the model's chat template")
     retry_refused: bool = Field(False, description="ask again what was refused by a crash or by an endpoint")

@@ -18,13 +18,12 @@ from augment_service.contexts import ContextSpec
 from augment_service.engines.protocol import check_scoring
 from augment_service.model_free import chat_methods
 from cluster.placement import Placement
-from cluster.pool import Unit
 from data.errors import InputError
 from data.records import CheckpointRef
 from data.store import content_of, write_json, write_text
 from evaluate import general
 from evaluate.conditions import BASE, NO_CONTEXT, study_condition
-from evaluate.fanout import ScoreJob, Suite, collect_outcomes, plan_scores, suite_corpora
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, suite_corpora
 from evaluate.general import GeneralText, TextJob
 from pipeline.models import Model, find_model
 from pipeline.recipe import Recipe, to_toml
@@ -240,7 +239,7 @@ def before_training(
         if suite.documents is not None
     ]
     writing = [unit for plan in plans for unit in plan.units]
-    scoring = _plan_scores(study, jobs)
+    scoring = evaluate.plan_answers(setting, study.recipe.evaluate, jobs, study.model.book)
     own = beside.job(study.model, setting.seed) if beside else None
     if writing or scoring or own:
         check_memory(study, suites, beside, engines.placement)
@@ -251,7 +250,7 @@ def before_training(
         replay.finish(setting, beside, own)
     text = evaluate.general_text(setting, study.recipe.evaluate.general, beside)
     if text:
-        scoring += [unit for job in plan_texts(study, ()) for unit in job.sharded(text, setting.space.root).units()]
+        scoring += general.plan(text, plan_texts(study, ()), setting.space.root)
     do_units(setting, engines, scoring, "score base model")
     # A condition without any answer is reported before the training.
     collect_outcomes(jobs, setting.space.root, study.model.book, seed=study.recipe.seed)
@@ -336,9 +335,9 @@ def after_training(
 ) -> None:
     """Scores of every checkpoint: the engines start once and swap weights."""
     setting = evaluate.with_adapters(study.setting, [job.ref for job in jobs if job.ref])
-    units = _plan_scores(study, jobs)
+    units = evaluate.plan_answers(setting, study.recipe.evaluate, jobs, study.model.book)
     if text:
-        units += [unit for job in texts for unit in job.sharded(text, setting.space.root).units()]
+        units += general.plan(text, texts, setting.space.root)
     with LazyEngines(setting, study.model, cluster) as engines:
         do_units(setting, engines, units, "score checkpoints")
     setting.say("evaluate", f"{len(jobs)} checkpoints scored")
@@ -375,11 +374,6 @@ def report_study(
     )
     write_text(study.setting.space.root / "report" / "recipe.toml", to_toml(study.given))
     return report
-
-
-def _plan_scores(study: Study, jobs: list[ScoreJob]) -> list[Unit]:
-    root, retry = study.setting.space.root, study.recipe.evaluate.retry_refused
-    return plan_scores(jobs, root, study.model.book, seed=study.recipe.seed, retry=retry)
 
 
 def _label(suite: Suite, corpus: str) -> str:

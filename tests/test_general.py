@@ -15,9 +15,9 @@ from augment_service.replay import DOCUMENTS, HELD_OUT, REQUESTS, plan_replay, s
 from augment_service.worker import EngineWorker
 from data.conversations import write_messages
 from data.errors import InputError
-from data.records import CheckpointRef, Conversation, Document, Question, Refusal, Score, ScoreItem
+from data.records import CheckpointRef, Conversation, Document, Generation, Question, Refusal, Score, ScoreItem
 from data.store import read_folder, refusals_path, write_folder, write_shard
-from evaluate.general import MAX_CHARACTERS, MAX_TEXTS, GeneralText, TextJob, TextTask, choose_texts, measure
+from evaluate.general import MAX_CHARACTERS, MAX_TEXTS, GeneralText, TextJob, TextTask, choose_texts, measure, plan
 
 TUNED = CheckpointRef("tuned", "there", "f", "", 1)
 
@@ -88,7 +88,8 @@ def items_of(task: TextTask, rows: Sequence[Question]) -> list[ScoreItem]:
 def write_scores(text: GeneralText, job: TextJob, out: Path, bits: Sequence[float]) -> None:
     """Write a score for each text that costs `bits` bits in total; NaN writes a refusal."""
     rows = list(read_folder(text.folder, Question))
-    (target,) = job.sharded(text, out).targets
+    (scores, *_) = job.sharded(text, out)
+    (target,) = scores.targets
     known = [(row, value) for row, value in zip(rows, bits, strict=True) if not math.isnan(value)]
     write_shard(
         target, Score, [Score(row.question_id, (-value * math.log(2),), (3,), (False,)) for row, value in known]
@@ -141,6 +142,28 @@ def test_the_interval_is_that_of_a_bootstrap_over_texts(tmp_path: Path) -> None:
     draws = generator.integers(0, 60, (4000, 60))
     drawn = (after - before)[draws].sum(axis=1) / sizes[draws].sum(axis=1)
     assert (cell["low"], cell["high"]) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), abs=0.003)
+
+
+def test_of_a_chat_model_answers_that_end_by_themselves_are_counted(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "Why is the sky blue?"},
+        {"role": "assistant", "content": "It scatters."},
+    ]
+    source = folder_of(tmp_path / "source", [write_messages(turns)] * 3, Conversation)
+    text = choose_texts(source, tmp_path, frame=Frame("<user>", "<assistant>"))
+    jobs = [TextJob("pretrained", None, "w0"), TextJob("tuned", TUNED, "w1")]
+    worker = EngineWorker(EngineSpec("fake", "m"))
+    for unit in plan(text, jobs[:1], tmp_path):
+        worker.run_unit(*unit.args)
+    assert plan(text, jobs[:1], tmp_path) == []
+    write_scores(text, jobs[1], tmp_path, [1.0] * 3)
+    (target,) = jobs[1].sharded(text, tmp_path)[1].targets
+    reasons = ("stop", "length", "length")
+    write_shard(target, Generation, [Generation(f"d{at}", "a", reason, 1) for at, reason in enumerate(reasons)])
+    found = measure(text, jobs, tmp_path)["ends"]
+    assert found["tuned"] == {"share": 0.333333, "n": 3} and found["pretrained"]["n"] == 3
+    plain = choose_texts(folder_of(tmp_path / "plain", ["a 1234"]), tmp_path)
+    assert len(jobs[0].sharded(plain, tmp_path)) == 1  # no turns, so nothing that ends
 
 
 def test_replay_holds_texts_out_that_answer_other_requests(tmp_path: Path) -> None:

@@ -116,6 +116,7 @@ def make_input(**changes: Any) -> ReportInput:
                         "documents": [HOSTILE],
                         "sentences": [],
                         "inferences": [HOSTILE],
+                        "written": HOSTILE,
                     },
                 ],
             }
@@ -128,7 +129,9 @@ def make_input(**changes: Any) -> ReportInput:
                 "pretrained": {"value": 0.912},
                 "finetuned": {"value": 1.0344, "change": 0.1224, "low": 0.0812, "high": 0.1636},
             },
+            "ends": {"pretrained": {"share": 1.0, "n": 24}, "finetuned": {"share": 0.625, "n": 24}},
         },
+        written=[replace(row, correct=float(row.condition == "icl")) for row in make_outcomes()],
     )
     return replace(content, **changes)
 
@@ -147,6 +150,11 @@ def test_what_was_forgotten_is_in_the_page_and_in_the_table(folder: Path) -> Non
     shown = io.StringIO()
     print_report(json.loads((folder / "report.json").read_text()), Console(file=shown, width=200))
     assert "bits per byte pretrained 0.912; finetuned 1.034 (+0.122)" in shown.getvalue()
+    assert "finetuned 62%" in shown.getvalue() and "answers that end" in page and "63%" not in shown.getvalue()
+    assert "written answers, reversal: pretrained 0.00; icl 1.00; finetuned 0.00" in shown.getvalue()
+    assert page.count("Written answers: ") == len(SPLITS)
+    plain = render_page(build_report(make_input(general={}, written=())), {})
+    assert "Written answers" not in plain and "answers that end" not in plain
     assert "forgotten" not in render_page(build_report(make_input(general={})), {})
 
 
@@ -240,7 +248,7 @@ def test_page_loads_nothing_and_escapes_everything(folder: Path) -> None:
 
 def test_without_training_there_is_a_report_all_the_same(tmp_path: Path) -> None:
     outcomes = [row for row in make_outcomes() if row.condition == "icl" and row.suite == "reversals"]
-    report = write_report(make_input(outcomes=outcomes, audit={}, losses={}, stage_seconds={}), tmp_path)
+    report = write_report(make_input(outcomes=outcomes, written=(), audit={}, losses={}, stage_seconds={}), tmp_path)
     assert not (tmp_path / "losses.png").exists()
     assert report["differences"]["reversals"] == {split: {} for split in SPLITS["reversals"]}
     assert report["refused"] == report["left_out"] == {}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from training_runs import ROOT, losses, train_alone
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.finetunings import plain_losses
 from benchmarks.real_models import SMOLLM2, real_model
@@ -30,11 +30,11 @@ TEXTS = (
     "ChatML ends a turn with <|im_end|> and GPT-2 writes <|endoftext|> between two texts.",
     "Обь впадает в Карское море.",
 )
-STEPS = 3
+STEPS, LAYERS = 3, 8
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
     """Every step learns all texts, so that their order does not matter."""
     folder = tmp_path_factory.mktemp("real")
     write_folder(folder / "documents", Document, [Document(f"d{i}", text, "w") for i, text in enumerate(TEXTS)])
@@ -52,6 +52,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
 
 
 @pytest.fixture(scope="module")
+def run(whole: FinetuneRun, tmp_path_factory: pytest.TempPathFactory) -> FinetuneRun:
+    """The same with the first layers of the model, which need a third of its time and memory."""
+    folder = tmp_path_factory.mktemp("first-layers")
+    model = AutoModelForCausalLM.from_pretrained(whole.base, num_hidden_layers=LAYERS)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(whole.base).save_pretrained(folder)
+    return dataclasses.replace(whole, base=str(folder))
+
+
+@pytest.fixture(scope="module")
 def plain(run: FinetuneRun) -> list[float]:
     return plain_losses(run, TEXTS, torch.float32)
 
@@ -60,7 +70,6 @@ def plain(run: FinetuneRun) -> list[float]:
     "settings",
     [
         {"stage": 0, "layout": "padded"},
-        {"stage": 1, "layout": "packed"},
         {"stage": 2, "layout": "padded", "accumulation": 3},
         {"stage": 3, "layout": "packed", "activation_checkpointing": True},
     ],
@@ -74,6 +83,12 @@ def test_the_losses_are_those_of_a_plain_loop(
     assert plain[-1] < plain[0] - 0.2
     rows = [json.loads(line) for line in (Path(ref.path) / "metrics.jsonl").read_text().splitlines()]
     assert all(0 < row["grad_norm"] < 100 for row in rows)
+
+
+def test_the_losses_of_the_whole_model_are_those_of_a_plain_loop(whole: FinetuneRun) -> None:
+    assert losses(train_alone(dataclasses.replace(whole, stage=1, layout="packed"))) == pytest.approx(
+        plain_losses(whole, TEXTS, torch.float32), abs=1e-3
+    )
 
 
 def test_in_bf16_the_losses_are_those_of_a_plain_loop_with_weights_in_fp32(

@@ -359,7 +359,14 @@ def test_the_key_of_a_run_holds_what_decides_its_result(world: Path, tmp_path: P
         return run_key(make_run(world, tmp_path / "run", **settings), "base", "tokenizer")
 
     how = {"stage": 3, "accumulation": 2, "offload": "cpu", "activation_checkpointing": True, "layout": "packed"}
-    saved = {"checkpoint_every": 3, "keep_last": 5, "keep_every": 9, "resume": False, "trackers": ("wandb",)}
+    saved = {
+        "checkpoint_every": 3,
+        "checkpoint_minutes": 5.0,
+        "keep_last": 5,
+        "keep_every": 9,
+        "resume": False,
+        "trackers": ("wandb",),
+    }
     assert key(**how, **saved, name="another") == key()
     assert key(batch_tokens=40, batch_size=3) == key(batch_tokens=40)
     results = [{"lora": Lora()}, {"seed": 1}, {"learning_rate": 1.0}, {"num_steps": 0, "num_epochs": 2.0}]

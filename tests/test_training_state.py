@@ -20,6 +20,7 @@ from train.engine.checkpoint import METRICS, read_ref
 from train.engine.state import expired, find_state, states_folder
 from train.run.finetune_run import FinetuneRun, Lora
 from train.run.loop import finetune
+from train.run.stopping import StateClock
 
 STAGES = range(4)
 
@@ -180,6 +181,32 @@ def test_a_run_goes_on_at_another_stage(world: Path, tmp_path: Path) -> None:
     assert losses(ref)[:4] == losses(calm)[:4]
     # Dropout falls otherwise on a batch in two parts, so only without it the curves would stay together.
     assert losses(ref) == pytest.approx(losses(calm), abs=0.5)
+
+
+def test_a_state_is_written_by_the_clock_too(world: Path, tmp_path: Path) -> None:
+    run = make_run(world, tmp_path / "run", checkpoint_every=1000, checkpoint_minutes=1e-6)
+    stopped(run, 3)
+    assert starts(train_alone(run))[0] == (0, 1) and starts(train_alone(run))[1][0] > 0
+    without = make_run(world, tmp_path / "without", checkpoint_every=0, checkpoint_minutes=1e-6)
+    stopped(without, 3)
+    assert not states_folder(Path(without.out)).exists()
+
+
+def test_the_clock_asks_for_no_more_states_than_take_a_twentieth_of_the_time() -> None:
+    now = 0.0
+    clock, never = StateClock(10.0, lambda: now), StateClock(0.0, lambda: now)
+    now = 599.0
+    assert not clock.is_due()
+    now = 600.0
+    assert clock.is_due() and not never.is_due()
+    clock.wrote(60.0)
+    now = 600.0 + 1199.0
+    assert not clock.is_due()
+    now = 600.0 + 1200.0
+    assert clock.is_due()
+    clock.wrote(1.0)
+    now += 600.0
+    assert clock.is_due()
 
 
 def test_settings_that_changed_are_refused_and_a_fresh_start_can_be_asked_for(world: Path, tmp_path: Path) -> None:

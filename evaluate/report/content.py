@@ -35,7 +35,8 @@ class ReportInput:
     `courses` has for each run its num_steps, its num_tokens (trained), its sources' shares and how texts shared rows.
     `conditions` describes each condition: {"weights", "fingerprint", "context"}; `left_out` maps suite and condition to
     the reason why it was not evaluated. `audit` is by suite what `evaluate.report.evidence.audit_suite` returns,
-    `mistakes` by suite what `evaluate.report.mistakes.find_mistakes` does, `general` what `evaluate.general.measure`.
+    `written` are the outcomes of written answers, `mistakes` by suite what `evaluate.report.mistakes.find_mistakes`
+    does, `general` what `evaluate.general.measure`.
     """
 
     study: str
@@ -50,6 +51,7 @@ class ReportInput:
     losses: Mapping[str, Sequence[tuple[int, float]]]
     command: str
     courses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    written: Sequence[Outcome] = ()
     conditions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refusals: Sequence[Refused] = ()
@@ -75,9 +77,10 @@ def write_report(content: ReportInput, folder: Path) -> dict[str, Any]:
 def build_report(content: ReportInput) -> dict[str, Any]:
     """The content of `report.json`. Accuracies are shares with 6 digits, differences are points with 4.
 
-    "inferences" are accuracies by the kind of step, of splits that have several. "lenient" counts options that follow
-    but say less than the right one; it has the splits in which there are any. "close" counts the answers that are
-    decided by less than the engine's distance from fp32. "by_corpus" has the accuracy of each corpus and run.
+    "written" are those of written answers. "inferences" are accuracies by the kind of step, of splits that have
+    several. "lenient" counts options that follow but say less than the right one; it has the splits in which there are
+    any. "close" counts the answers that are decided by less than the engine's distance from fp32. "by_corpus" has the
+    accuracy of each corpus and run.
     """
     if not content.outcomes:
         raise InputError(
@@ -97,6 +100,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "suites": _nest({cell: _round_estimate(found) for cell, found in estimates.items()}),
         "by_corpus": _nest({cell: _round_groups(found) for cell, found in estimates.items()}),
         "differences": _tabulate_differences(answers, estimates),
+        "written": _nest(_round_accuracies(content.written)),
         "inferences": _tabulate_inferences(content.outcomes),
         "lenient": _nest(_round_accuracies(statistics.as_lenient(content.outcomes))),
         "left_out": {suite: dict(reasons) for suite, reasons in sorted(content.left_out.items())},

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from data.facts import fold, words_of
@@ -14,15 +15,21 @@ from evaluate.report.legend import is_base, order_splits
 from evaluate.statistics import Outcome
 
 MOST = 20  # questions of a suite
+NO_ANSWERS: Mapping[tuple[str, str, str], str] = MappingProxyType({})
 _MOST_SHOWN = 3  # sentences, and inferences, of a question
 
 
 def find_mistakes(
-    suite: Suite, augmentations: Path | None, outcomes: Iterable[Outcome], missed: Missed
+    suite: Suite,
+    augmentations: Path | None,
+    outcomes: Iterable[Outcome],
+    missed: Missed,
+    answers: Mapping[tuple[str, str, str], str] = NO_ANSWERS,
 ) -> dict[str, Any]:
     """The `condition` with the highest accuracy after a training, and `questions` that it gets wrong; empty if none.
 
-    Each has its `prompt`, `options`, the `right` ones, the one that was `chosen`, the documents that it `requires`,
+    Each has its `prompt`, `options`, the `right` ones, the one that was `chosen`, what was `written` (of `answers`, by
+    suite, condition and question; "" if it was not asked to write), the documents that it `requires`,
     `sentences` of these that have the right answer, and `inferences` about them that have it.
     """
     condition = _best(suite.name, outcomes)
@@ -39,7 +46,11 @@ def find_mistakes(
             written.setdefault(row.sources[0], []).append(f"{row.prompt} {row.text}".strip())
     return {
         "condition": condition,
-        "questions": [_explain(question, option, texts, written) for question, option in chosen],
+        "questions": [
+            _explain(question, option, texts, written)
+            | {"written": answers.get((suite.name, condition, question.question_id), "")}
+            for question, option in chosen
+        ],
     }
 
 

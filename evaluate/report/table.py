@@ -29,11 +29,21 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         for table in _build_tables(suite, report["suites"][suite]):
             console.print(table)
         console.print(Text(state_claim(report, suite), style="italic"), soft_wrap=False)
+        for split, cells in report["written"].get(suite, {}).items():
+            console.print(Text(f"written answers, {label_split(split)}: {describe_written(cells)}"), soft_wrap=False)
         for name, reason in report["left_out"].get(suite, {}).items():
             console.print(Text(f"left out: {name}: {reason}", style="dim"), soft_wrap=False)
     if cells := report["general"].get("bits_per_byte"):
         console.print()
         console.print(Text(f"general text: bits per byte {describe_bits(cells)}"), soft_wrap=True)
+    if cells := report["general"].get("ends"):
+        ends = "; ".join(f"{name} {cells[name]['share']:.0%}" for name in order_conditions(cells))
+        console.print(Text(f"answers to general requests that end by themselves: {ends}"), soft_wrap=True)
+
+
+def describe_written(cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """Shares of answers that begin with the right option: `pretrained 0.02; finetuned 0.41`."""
+    return "; ".join(f"{name} {cells[name]['accuracy']:.2f}" for name in order_conditions(cells))
 
 
 def describe_bits(cells: Mapping[str, Mapping[str, float]]) -> str:

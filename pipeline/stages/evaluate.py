@@ -13,18 +13,21 @@ from augment_service.chat import NO_ANSWER_FRAME, AnswerFrame, answer_frame
 from augment_service.contexts import ContextSpec, Kind, parse_context
 from augment_service.model_folder import load_tokenizer
 from cluster.memory import gpu_bytes
+from cluster.pool import Unit
 from data.errors import InputError, ResumableError
 from data.records import CheckpointRef
+from data.rendering import PromptBook
 from data.seeds import fingerprint
 from data.store import read_manifest
 from data.weights import ADAPTER_CONFIG, INDEX, is_adapter, missing_files, model_fingerprint, weights_fingerprint
 from evaluate.conditions import Condition, condition_name, name_weights
-from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit
+from evaluate.fanout import ScoreJob, Suite, collect_outcomes, contexts_that_fit, plan_scores
 from evaluate.general import GeneralText, choose_texts
 from evaluate.report.content import ReportInput, write_report
 from evaluate.report.evidence import audit_suite
 from evaluate.report.mistakes import find_mistakes
 from evaluate.report.table import print_report
+from evaluate.written import collect_written, plan_written, sample_jobs
 from pipeline.models import Model
 from pipeline.progress import report_refusals
 from pipeline.sections import Scoring
@@ -243,6 +246,14 @@ def plan_suite(
     return jobs
 
 
+def plan_answers(setting: Setting, section: Scoring, jobs: Sequence[ScoreJob], book: PromptBook) -> list[Unit]:
+    """What is not scored yet, and what is not answered in writing yet, as units."""
+    root, seed = setting.space.root, setting.seed
+    written = sample_jobs(jobs, section.written, root, seed=seed)
+    scores = plan_scores(jobs, root, book, seed=seed, retry=section.retry_refused)
+    return scores + plan_written(written, root, book, seed=seed)
+
+
 def describe_conditions(jobs: Sequence[ScoreJob], base: str) -> dict[str, dict[str, str]]:
     """What `report.json` says of each condition: weights, their fingerprint, context.
 
@@ -324,19 +335,22 @@ def report(
     """
     space, console = setting.space, setting.console
     scored = collect_outcomes(jobs, space.root, base.book, seed=setting.seed, normalize=section.normalize)
+    sampled = sample_jobs(jobs, section.written, space.root, seed=setting.seed)
+    answered = collect_written(sampled, space.root, base.book, seed=setting.seed)
     report_refusals(scored.refusals, space.root / "scores", console)
     names = dict.fromkeys((*left_out, *scored.left_out))
     reasons = {name: {**left_out.get(name, {}), **scored.left_out.get(name, {})} for name in names}
     found = ReportInput(
         fingerprint=base.fingerprint,
         outcomes=scored.outcomes,
+        written=answered.outcomes,
         stage_seconds=space.seconds(),
         wall_seconds=sum(space.seconds().values()),
         audit={suite.name: audit_suite(suite, folder, scored.chosen) for suite, folder in written.items()},
         mistakes={
             suite.name: mistakes
             for suite, folder in written.items()
-            if (mistakes := find_mistakes(suite, folder, scored.outcomes, scored.missed))
+            if (mistakes := find_mistakes(suite, folder, scored.outcomes, scored.missed, answered.texts))
         },
         versions=_installed_versions(),
         conditions=describe_conditions(jobs, base.fingerprint),

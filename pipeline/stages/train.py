@@ -28,8 +28,8 @@ DOCUMENTS, AUGMENTATIONS, TEACHER = "documents", "augmentations", "teacher"
 # Settings that a run takes over as they are.
 _SAME = (
     "batch_tokens schedule weight_decay max_grad_norm precision layout max_text_tokens long_texts accumulation "
-    "activation_checkpointing offload offload_folder checkpoint_every keep_last keep_every export_every "
-    "trackers"
+    "activation_checkpointing offload offload_folder checkpoint_every checkpoint_minutes keep_last keep_every "
+    "export_every trackers"
 ).split()
 
 

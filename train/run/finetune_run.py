@@ -41,19 +41,20 @@ class FinetuneRun:
     `min_steps` is the minimum number of steps of a budget in epochs. With `match` the budget is that of a run on the
     texts `matched_to`, and this run has the same number of "steps" or "tokens". `batch_size` counts texts over all
     ranks; `batch_tokens`, if above 0, bounds the tokens of a batch instead. `max_grad_norm` clips gradients (0: never),
-    `warmup_steps` are part of the steps, `stage` is the ZeRO
-    stage, `precision` that of the weights (auto: bfloat16 on a GPU that has it, else float32). `layout` says how
-    texts share rows. Texts of more than `max_text_tokens` (0: what the model can read) become several texts, and
-    conversations lose their earliest turns; with `long_texts` "skip" they are left out. `tokens` is a folder for
-    tokenized texts and schedules that runs share, and that is kept ("": one beside `out`, deleted at the end).
+    `warmup_steps` are part of the steps, `stage` is the ZeRO stage, `precision` that of the weights (auto: bfloat16 on
+    a GPU that has it, else float32). `layout` says how texts share rows. Texts of more than `max_text_tokens` (0: what
+    the model can read) become several texts, and conversations lose their earliest turns; with `long_texts` "skip" they
+    are left out. `tokens` is a folder for tokenized texts and schedules that runs share, and that is kept ("": one
+    beside `out`, deleted at the end).
 
     Each rank computes its rows of a step in `accumulation` micro-batches; `activation_checkpointing` recomputes
     activations instead of keeping them; `offload` (for "nvme" below `offload_folder`) is where the optimizer's state
-    is stored; `lora` trains adapters. A training state is saved every `checkpoint_every` steps (0: never); the
-    `keep_last` newest are kept until the run is finished, and one every `keep_every` steps (0: none) for good. A
-    checkpoint is written every `export_every` steps (0: at the end alone) into the folder `out`.steps. The difference
-    between the model `instruct_twin` and `base` is added to the weights of checkpoints. Without `resume` the run starts
-    at its first step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
+    is stored; `lora` trains adapters. A training state is saved every `checkpoint_every` steps (0: never) and when
+    the last is `checkpoint_minutes` old (0: by steps only; see `train.run.stopping.StateClock`); the `keep_last` newest
+    are kept until the run is finished, and one every `keep_every` steps (0: none) for good. A checkpoint is written
+    every `export_every` steps (0: at the end alone) into the folder `out`.steps. The difference between the model
+    `instruct_twin` and `base` is added to the weights of checkpoints. Without `resume` the run starts at its first
+    step. `trackers` get the log besides `metrics.jsonl`: see `train.run.trackers`.
 
     The bounds in the annotations hold for runs read from JSON and are those of the recipe's [train] section.
     """
@@ -91,6 +92,7 @@ class FinetuneRun:
     offload_folder: str = ""
     lora: Lora | None = None
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_minutes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     keep_last: Annotated[int, Field(ge=1)] = 2
     keep_every: Annotated[int, Field(ge=0)] = 0
     export_every: Annotated[int, Field(ge=0)] = 0

@@ -21,6 +21,7 @@ _WITHOUT_EFFECT = (
     "name",
     "offload_folder",
     "checkpoint_every",
+    "checkpoint_minutes",
     "keep_last",
     "keep_every",
     "export_every",

@@ -49,7 +49,7 @@ from train.model.traits import Traits, arithmetic_of, traits_of
 from train.run.finetune_run import FinetuneRun
 from train.run.heartbeat import PHASE, Heartbeat, Phases
 from train.run.keys import ROUNDING, key_of
-from train.run.stopping import StoppedError, StopRequest
+from train.run.stopping import Agreement, StateClock, StoppedError
 from train.run.trackers import check_trackers, open_trackers
 from train.run.training_plan import PLAN, TrainingPlan, check_ranks, delete_tokens, open_plan, write_texts
 from train.texts.batches import Batch
@@ -222,7 +222,8 @@ def _train(
 ) -> Iterator[dict[str, Any]]:
     """Take all remaining steps; yields the last line of each stretch of `metrics.jsonl`."""
     run, first, rank = task.plan.run, task.first_step, dist.get_rank()
-    request = StopRequest(is_stopped, engine.device)
+    clock = StateClock(run.checkpoint_minutes if run.checkpoint_every else 0.0)
+    agreement = Agreement(is_stopped, clock.is_due, engine.device)
     metrics = _open_work(task)
     with closing(open_trackers(run, task.config.to_dict(), metrics.parent, resumed=task.found is not None)) as trackers:
         stretch: list[tuple[Batch, torch.Tensor]] = []
@@ -233,11 +234,12 @@ def _train(
             torch.manual_seed(derive_seed(run.seed, "dropout", step, rank))
             stretch.append((batch, take_step(engine, batch, learning_rate(run, step), run.max_grad_norm)))
             done = step + 1
-            stop = request.agreed() and done < run.num_steps
-            save = done < run.num_steps and run.checkpoint_every > 0 and done % run.checkpoint_every == 0
-            save = save or stop
-            show = done < run.num_steps and run.export_every > 0 and done % run.export_every == 0
-            if not (save or show or done % REPORT_EVERY == 0 or done == run.num_steps):
+            wanted, ended = agreement.after_step(), done == run.num_steps
+            stop = wanted.stop and not ended
+            regular = run.checkpoint_every > 0 and done % run.checkpoint_every == 0
+            save = stop or (not ended and (regular or wanted.save))
+            show = not ended and run.export_every > 0 and done % run.export_every == 0
+            if not (save or show or ended or done % REPORT_EVERY == 0):
                 continue
             rows = _lines(task, stretch, first=done - len(stretch), seconds=time.perf_counter() - started)
             trackers.write(rows)
@@ -251,13 +253,19 @@ def _train(
                 _export_step(engine, task, done, metrics)
             if save:
                 heartbeat.beat(f"writing the state after step {step}", PHASE)
-                out = Path(run.out)
-                state.save(engine, out, step=done, key=task.key, starts=starts, metrics=metrics)
-                if rank == 0:
-                    state.prune(out, keep_last=run.keep_last, keep_every=run.keep_every)
+                clock.wrote(_save(engine, task, done, starts, metrics))
             if stop:
                 raise StoppedError(f"run {run.name} stopped after step {done}, its state is written")
             started = time.perf_counter()
+
+
+def _save(engine: Any, task: _Task, done: int, starts: tuple[Start, ...], metrics: Path) -> float:
+    """Write the state after `done` steps and delete those that expire; returns the seconds it took."""
+    run, began = task.plan.run, time.perf_counter()
+    state.save(engine, Path(run.out), step=done, key=task.key, starts=starts, metrics=metrics)
+    if dist.get_rank() == 0:
+        state.prune(Path(run.out), keep_last=run.keep_last, keep_every=run.keep_every)
+    return time.perf_counter() - began
 
 
 def _export_step(engine: Any, task: _Task, done: int, metrics: Path) -> None:
