@@ -24,6 +24,7 @@ from augment_service.related.index import INDEX, Index, open_index
 from augment_service.tokens import TextReader
 from cluster.pool import Unit
 from data.errors import InputError
+from data.facts import DEV
 from data.records import CheckpointRef, Document, Question, Refusal, Retrieval, Score, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import fingerprint
@@ -41,7 +42,7 @@ from data.store import (
 )
 from data.suites import read_suite_file
 from evaluate.conditions import Condition
-from evaluate.statistics import Normalize, Outcome, judge
+from evaluate.statistics import Normalize, Outcome, fit_exponent, judge
 
 CONTEXTS, SCORES = "contexts", "scores"
 ROWS_PER_UNIT = 512
@@ -66,7 +67,8 @@ class ScoreJob:
 
     `ref` None is the engine's base model. `weights` is the scoring key: a hash of weights, config.json, tokenizer and
     dtype. `run` labels the training seed or the draw ("seed 1", "draw 0"); `draw` selects the subset of `sample:k`.
-    `frame` is the chat template around the questions, empty for plain text.
+    `frame` is the chat template around the questions, empty for plain text. With `prior` options are also scored
+    without the question.
     """
 
     suite: Suite
@@ -77,6 +79,7 @@ class ScoreJob:
     run: str = ""
     draw: int = 0
     frame: AnswerFrame = NO_ANSWER_FRAME
+    prior: bool = False
 
     @property
     def name(self) -> str:
@@ -102,7 +105,7 @@ class Scored:
 
     `chosen` maps (suite, condition, question id) to an option, for the first few questions of each split. `missed` has
     the first questions that checkpoints answered wrong without documents. `left_out`
-    maps suite and condition to the reason.
+    maps suite and condition to the reason. `exponent` is that of "fitted".
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
@@ -110,6 +113,7 @@ class Scored:
     missed: Missed = field(default_factory=dict)
     refusals: list[Refused] = field(default_factory=list)
     left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    exponent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class ScoreTask:
     required: bool = False
     frame: AnswerFrame = NO_ANSWER_FRAME
     retrieved: str = ""
+    prior: bool = False
 
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
@@ -163,7 +168,7 @@ class ScoreTask:
                 text = reader.text_for(doc_ids).text
             except KeyError:
                 return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
-        return _score_item(question, text, self.frame)
+        return _score_item(question, text, self.frame, prior=self.prior)
 
 
 def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
@@ -289,9 +294,10 @@ def collect_outcomes(
 ) -> Scored:
     """The outcomes of all jobs, read shard by shard; arguments as for `plan_scores` and `judge`.
 
-    A condition of which no question has an answer is left out if it has a context, else it is an InputError.
+    A condition of which no question has an answer is left out if it has a context, else it is an InputError. The length
+    is fitted on the questions of the split "dev", under all conditions together.
     """
-    scored = Scored()
+    scored = Scored(exponent=_fit(jobs, out, book, seed) if normalize == "fitted" else None)
     answered: Counter[tuple[str, Condition]] = Counter()
     first: dict[tuple[str, Condition], Refusal] = {}
     shown: Counter[tuple[str, str, str, str]] = Counter()
@@ -308,7 +314,9 @@ def collect_outcomes(
                 if question.question_id not in scores:  # refused: counted as such, never as wrong
                     continue
                 score = scores[question.question_id]
-                outcome, option = judge(job.suite.name, job.condition.name, job.run, question, score, normalize)
+                outcome, option = judge(
+                    job.suite.name, job.condition.name, job.run, question, score, normalize, scored.exponent or 0.0
+                )
                 scored.outcomes.append(outcome)
                 if job.ref and job.condition.context.kind == "none" and not outcome.correct:
                     missed = scored.missed.setdefault((job.suite.name, job.condition.name), {})
@@ -327,6 +335,22 @@ def collect_outcomes(
                 raise InputError(refusal.what, where=where, hint=refusal.hint)
             scored.left_out.setdefault(suite, {})[condition.name] = refusal.what
     return scored
+
+
+def _fit(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> float:
+    def answered() -> Iterator[tuple[Question, Score]]:
+        for sharded in shard_jobs(jobs, out, book, seed):
+            for rows, target in zip(sharded.ranges, sharded.targets, strict=True):
+                scores = {score.item_id: score for score in read_shard(target, Score)}
+                for question in questions_of(rows.shard)[rows.start : rows.stop]:
+                    if question.split == DEV and question.question_id in scores:
+                        yield question, scores[question.question_id]
+
+    exponent = fit_exponent(answered())
+    if exponent is None:
+        what, hint = f'there are no questions of the split "{DEV}" to fit the length on', "use token, or byte"
+        raise InputError(what, where="evaluate.normalize, flag --normalize", hint=hint)
+    return exponent
 
 
 def shard_jobs(
@@ -352,11 +376,16 @@ def shard_jobs(
         retrieved = str(written.retrieved or "")
         yield ShardedJob(
             name=job.name,
-            task=task(shards, job.condition.context.kind == "required", job.frame, retrieved),
+            task=task(shards, job.condition.context.kind == "required", job.frame, retrieved, job.prior),
             ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
             out=out / folder / fingerprint(job.weights),
             key=fingerprint(
-                job.weights, job.condition.context, *stems, *(job.frame if any(job.frame) else ()), *task.key
+                job.weights,
+                job.condition.context,
+                *stems,
+                *(job.frame if any(job.frame) else ()),
+                *["prior"] * job.prior,
+                *task.key,
             ),
             ref=job.ref,
             affinity=job.weights,
@@ -407,14 +436,18 @@ def _retrievals(suite: Suite, index: Index, count: int) -> Iterator[Retrieval]:
             yield Retrieval(question_id, tuple(index.documents.ids(rows)))
 
 
-def _score_item(question: Question, context: str, frame: AnswerFrame) -> ScoreItem:
-    """A question in its frame: there the option begins a turn, with no space between it and the prompt."""
+def _score_item(question: Question, context: str, frame: AnswerFrame, *, prior: bool = False) -> ScoreItem:
+    """A question in its frame: there the option begins a turn, with no space between it and the prompt.
+
+    With `prior` the options are also scored after the last word of the prompt alone: "Answer:", where it ends so.
+    """
     joiner = frame.joiner if any(frame) and question.joiner == " " else question.joiner
     return ScoreItem(
         question.question_id,
         context,
         question.prompt,
         question.options,
+        unconditional=question.prompt.split()[-1] if prior and question.prompt.strip() else "",
         joiner=joiner,
         before=frame.before,
         after=frame.after,

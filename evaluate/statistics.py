@@ -32,7 +32,8 @@ Z95 = 1.959963984540054
 _T95 = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912)  # 1 to 6 degrees of freedom
 Floats = NDArray[np.float64]
 Level = Literal["corpora", "runs", "facts"]
-Normalize = Literal["none", "token", "byte"]
+Normalize = Literal["none", "token", "byte", "pmi", "fitted"]
+EXPONENTS = tuple(step / 20 for step in range(21))  # of the length, from which the fitted one is chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +109,21 @@ class Answers(NamedTuple):
 
 
 def judge(
-    suite: str, condition: str, run: str, question: Question, score: Score, normalize: Normalize = "none"
+    suite: str,
+    condition: str,
+    run: str,
+    question: Question,
+    score: Score,
+    normalize: Normalize = "none",
+    exponent: float = 0.0,
 ) -> tuple[Outcome, int]:
     """The outcome of one question, and the option that was chosen (the first of the likeliest).
 
-    The likelihood of an option is the sum over its tokens, divided as `normalize` says. Options that tie at the top
-    share the point.
+    The likelihood of an option is the sum over its tokens; `normalize` divides it by the number of tokens or bytes, or
+    by that of tokens to the power `exponent` ("fitted"), or subtracts what the option has without the question ("pmi",
+    whose scores must be `unconditional`, too). Options that tie at the top share the point.
     """
-    lengths: Sequence[int] = {
-        "none": [1] * len(question.options),
-        "token": score.num_tokens,
-        "byte": [len(option.encode()) for option in question.options],
-    }[normalize]
-    values = [value / length for value, length in zip(score.log_likelihoods, lengths, strict=True)]
+    values = _values(question, score, normalize, exponent)
     top, second = sorted(values, reverse=True)[:2]
     best = [index for index, value in enumerate(values) if value > top - TIE]
     right = {question.answer, *question.also_right}
@@ -141,6 +144,28 @@ def judge(
         is_close=top - second < score.parity,
     )
     return outcome, best[0]
+
+
+def _values(question: Question, score: Score, normalize: Normalize, exponent: float) -> list[float]:
+    if normalize == "pmi":
+        return [own - alone for own, alone in zip(score.log_likelihoods, score.unconditional, strict=True)]
+    lengths: Sequence[float] = {
+        "none": [1] * len(question.options),
+        "token": score.num_tokens,
+        "byte": [len(option.encode()) for option in question.options],
+        "fitted": [count**exponent for count in score.num_tokens],
+    }[normalize]
+    return [value / length for value, length in zip(score.log_likelihoods, lengths, strict=True)]
+
+
+def fit_exponent(answered: Iterable[tuple[Question, Score]]) -> float | None:
+    """The exponent of `EXPONENTS` with the highest accuracy, of equal ones the smallest; None without any answer."""
+    correct, count = np.zeros(len(EXPONENTS)), 0
+    for question, score in answered:
+        count += 1
+        found = (judge("", "", "", question, score, "fitted", exponent)[0] for exponent in EXPONENTS)
+        correct += [outcome.correct for outcome in found]
+    return EXPONENTS[int(np.argmax(correct))] if count else None
 
 
 def group_answers(outcomes: Iterable[Outcome]) -> dict[Cell, Answers]:

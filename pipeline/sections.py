@@ -308,8 +308,10 @@ class Scoring(Section):
     """How questions are scored."""
 
     repeats: int = Field(1, ge=1, description="draws of each sampled context")
-    normalize: Literal["none", "token", "byte"] = Field(
-        "none", description="what the log-likelihood of an option is divided by: nothing, its tokens, or its bytes"
+    normalize: Literal["none", "token", "byte", "pmi", "fitted"] = Field(
+        "none",
+        description="what options are compared by: none: their log-likelihood; token, byte: divided by their length; "
+        "pmi: less that without the question; fitted: divided by a power of their tokens that is best on the split dev",
     )
     written: int = Field(
         0,

@@ -201,8 +201,9 @@ def plan_base_jobs(study: Study, suites: list[Suite], contexts: dict[str, list[C
     """The base model, with and without documents in its context."""
     answers = evaluate.scoring_key(study.setting, study.model.fingerprint)
     section = study.recipe.evaluate
+    prior = section.normalize == "pmi"
     return [
-        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run, draw, study.frame)
+        ScoreJob(suite, "", study_condition(BASE, context), None, answers, run, draw, study.frame, prior)
         for suite in suites
         for context in (NO_CONTEXT, *contexts[suite.name])
         for draw, run in evaluate.draws(section, context)
@@ -327,7 +328,8 @@ def plan_tuned_job(study: Study, one: TrainedRun, ref: CheckpointRef) -> ScoreJo
     """A checkpoint answers the questions about the corpus that it learned, without context."""
     answers = evaluate.scoring_key(study.setting, evaluate.fingerprint_of(ref, study.model))
     run = f"seed {one.seed}" if len(study.recipe.train.seeds) > 1 else ""
-    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run, frame=study.frame)
+    prior = study.recipe.evaluate.normalize == "pmi"
+    return ScoreJob(one.suite, one.corpus, study_condition(one.arm), ref, answers, run, 0, study.frame, prior)
 
 
 def after_training(

@@ -99,6 +99,28 @@ def test_a_large_suite_is_many_units_and_only_missing_ones_are_planned_again(tmp
     assert one.num_rows == 3
 
 
+def test_options_are_also_scored_without_the_question_where_that_is_subtracted(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 3})
+    plain = ScoreJob(suite, "", PRETRAINED, None, "weights")
+    assert {item.unconditional for item in answer(plan_scores([plain], tmp_path, BOOK, seed=0))} == {""}
+    asked = answer(plan_scores([replace(plain, prior=True)], tmp_path, BOOK, seed=0))  # other scores than before
+    assert [item.unconditional for item in asked] == ["0", "1", "2"]  # of "who 0" and so on
+
+
+def test_the_length_is_fitted_on_the_development_questions_alone(tmp_path: Path) -> None:
+    suite = make_suite(tmp_path, {"w0": 2})
+    jobs = [ScoreJob(suite, "", PRETRAINED, None, "weights")]
+    answer(plan_scores(jobs, tmp_path, BOOK, seed=0))
+    with pytest.raises(InputError, match='no questions of the split "dev"'):
+        collect_outcomes(jobs, tmp_path, BOOK, seed=0, normalize="fitted")
+    rows = [replace(row, split="dev") for row in read_folder(suite.questions, Question)]
+    write_folder(tmp_path / "dev", Question, rows)
+    jobs = [ScoreJob(Suite("dev", tmp_path / "dev"), "", PRETRAINED, None, "weights")]
+    answer(plan_scores(jobs, tmp_path, BOOK, seed=0))
+    assert collect_outcomes(jobs, tmp_path, BOOK, seed=0, normalize="fitted").exponent == 0.0
+    assert collect_outcomes(jobs, tmp_path, BOOK, seed=0).exponent is None
+
+
 def test_scores_are_keyed_by_weights_questions_and_documents(tmp_path: Path) -> None:
     """Old code kept scores for other documents of the same corpus and for other questions of the same number."""
     suite = make_suite(tmp_path / "a", {"w0": 4})

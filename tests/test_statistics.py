@@ -16,6 +16,7 @@ from evaluate.statistics import (
     Estimate,
     Outcome,
     estimate_accuracies,
+    fit_exponent,
     group_answers,
     judge,
     paired_difference,
@@ -53,6 +54,24 @@ def test_long_options_can_be_compared_with_short_ones(normalize: str, chosen: in
     score = Score("q", (-3.0, -5.0, -6.0), (1, 4, 4), (False,) * 3)
     outcome, option = judge("suite", "icl", "", question, score, normalize)  # by hand: -3, -5, -6; -3, -1.25, -1.5; ...
     assert option == chosen and outcome.correct == float(chosen == 1)
+
+
+def test_what_an_option_has_without_the_question_can_be_subtracted() -> None:
+    question = Question("q", "c", "s", "", "It is", ("common", "rare"), 1, "f", ())
+    score = Score("q", (-2.0, -6.0), (1, 3), (False,) * 2, unconditional=(-1.0, -9.0))
+    assert judge("suite", "icl", "", question, score)[1] == 0
+    assert judge("suite", "icl", "", question, score, "pmi")[1] == 1  # -1 and +3
+
+
+def test_the_fitted_length_is_the_one_with_the_most_right_answers() -> None:
+    question = Question("q", "c", "s", "", "It is", ("ox", "an old oak"), 1, "f", ())
+    long = Score("q", (-3.0, -5.0), (1, 4), (False,) * 2)  # right from 4**e > 5/3, which is e > 0.37
+    short = Score("q", (-3.0, -2.0), (1, 4), (False,) * 2)  # right with any
+    assert fit_exponent([(question, long), (question, short)]) == 0.4
+    assert fit_exponent([(question, short)]) == 0.0
+    assert fit_exponent([]) is None
+    assert judge("suite", "icl", "", question, long, "fitted", 0.35)[1] == 0
+    assert judge("suite", "icl", "", question, long, "fitted", 0.4)[1] == 1
 
 
 def simulate(generator: np.random.Generator, *, facts: int, questions: int, rate: float) -> list[list[float]]:

@@ -35,8 +35,8 @@ class ReportInput:
     `courses` has for each run its num_steps, its num_tokens (trained), its sources' shares and how texts shared rows.
     `conditions` describes each condition: {"weights", "fingerprint", "context"}; `left_out` maps suite and condition to
     the reason why it was not evaluated. `audit` is by suite what `evaluate.report.evidence.audit_suite` returns,
-    `written` are the outcomes of written answers, `mistakes` by suite what `evaluate.report.mistakes.find_mistakes`
-    does, `general` what `evaluate.general.measure`.
+    `written` are the outcomes of written answers, `exponent` is that of fitted lengths, `mistakes` by suite what
+    `evaluate.report.mistakes.find_mistakes` does, `general` what `evaluate.general.measure`.
     """
 
     study: str
@@ -52,6 +52,7 @@ class ReportInput:
     command: str
     courses: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     written: Sequence[Outcome] = ()
+    exponent: float | None = None
     conditions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     refusals: Sequence[Refused] = ()
@@ -106,6 +107,7 @@ def build_report(content: ReportInput) -> dict[str, Any]:
         "left_out": {suite: dict(reasons) for suite, reasons in sorted(content.left_out.items())},
         "close": _nest(dict(sorted(close.items()))),
         "refused": _nest(dict(sorted(refused.items()))),
+        "exponent": content.exponent,
         "general": dict(content.general),
         "mistakes": {suite: dict(found) for suite, found in sorted(content.mistakes.items())},
         "audit": {suite: dict(found) for suite, found in sorted(content.audit.items())},

@@ -238,7 +238,7 @@ def plan_suite(
         base = ref.path == model.path
         answers = scoring_key(setting, model.fingerprint if base else fingerprint_of(ref, model))
         jobs += [
-            ScoreJob(suite, "", condition, None if base else ref, answers, run, draw, frame)
+            ScoreJob(suite, "", condition, None if base else ref, answers, run, draw, frame, section.normalize == "pmi")
             for context in contexts
             for condition in (Condition(condition_name(ref.name, context), ref.name, context),)
             for draw, run in draws(section, context)
@@ -340,10 +340,13 @@ def report(
     report_refusals(scored.refusals, space.root / "scores", console)
     names = dict.fromkeys((*left_out, *scored.left_out))
     reasons = {name: {**left_out.get(name, {}), **scored.left_out.get(name, {})} for name in names}
+    if scored.exponent is not None:
+        setting.say("lengths", f'tokens to the power {scored.exponent:g}: the best on the questions of the split "dev"')
     found = ReportInput(
         fingerprint=base.fingerprint,
         outcomes=scored.outcomes,
         written=answered.outcomes,
+        exponent=scored.exponent,
         stage_seconds=space.seconds(),
         wall_seconds=sum(space.seconds().values()),
         audit={suite.name: audit_suite(suite, folder, scored.chosen) for suite, folder in written.items()},
