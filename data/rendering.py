@@ -59,7 +59,9 @@ FAMILIES: Mapping[str, Family] = {
     "strategies": Family((DOCUMENT, STRATEGY), about=(STRATEGY,), proposes=True),
     "spa": Family((DOCUMENT,)),
     "focal": Family((DOCUMENT, QUESTION), about=(QUESTION,), proposes=True),
-    "questions": Family((), (DOCUMENT, SENTENCE, SUBJECT, HEADING, LANGUAGE), parser="statements", augments=False),
+    "questions": Family(
+        (), (DOCUMENT, DOCUMENTS, SENTENCE, SUBJECT, HEADING, LANGUAGE), parser="statements", augments=False
+    ),
 }
 LOCAL, GLOBAL, QUESTIONS = "local", "global", "questions"
 # Methods that need no model, and so no template; selected by family or name like the others.
@@ -272,17 +274,17 @@ class PromptBook(_Closed):
         return [template.method for template in self.select(methods)] + select_model_free(methods)
 
     def asking(self, placeholder: str) -> list[Template]:
-        """The templates by which questions are written about a {document}, or of a {sentence}."""
-        return [
-            one
-            for one in self.templates
-            if not one.family.augments and (SENTENCE if SENTENCE in one.placeholders else DOCUMENT) == placeholder
-        ]
+        """The templates by which questions are written about a {document}, about {documents}, or of a {sentence}."""
+        return [one for one in self.templates if not one.family.augments and _asks_about(one) == placeholder]
 
     def proposal(self, template: Template) -> Template | None:
         """The template whose answers this one is asked with; None if there is none."""
         name = f"{_family_of(template.method)}/{PROPOSE}"
         return next((one for one in self.templates if one.method == name and one.is_proposal), None)
+
+
+def _asks_about(template: Template) -> str:
+    return next((name for name in (SENTENCE, DOCUMENTS) if name in template.placeholders), DOCUMENT)
 
 
 def select_model_free(methods: Sequence[str]) -> list[str]:
@@ -358,7 +360,7 @@ def _check(template: Template, where: str) -> None:
     family = template.family
     needs = tuple(name for name in family.needs if not (template.is_proposal and name in family.about))
     if not family.augments:
-        needs = (SENTENCE,) if SENTENCE in template.placeholders else (DOCUMENT,)
+        needs = (_asks_about(template),)
     allowed = (*needs, *family.optional)
     if family.in_context:
         _check_text(template.context, (DOCUMENTS,), (), f"{where}, key context")

@@ -143,10 +143,11 @@ class AugmentCommand(Augment):
 class Questions(Section):
     """Questions that are written from documents, and checked by likelihood: without a judge."""
 
-    writers: tuple[Literal["cloze", "qa", "reversal"], ...] = Field(
-        ("cloze", "qa", "reversal"),
+    writers: tuple[Literal["cloze", "qa", "bundle", "reversal"], ...] = Field(
+        ("cloze", "qa", "bundle", "reversal"),
         min_length=1,
-        description="cloze: the end of a sentence, without a model; qa: a model asks; reversal: from property to name",
+        description="cloze: the end of a sentence, without a model; qa: a model asks about a document; bundle: about "
+        "two related ones, so that both are needed; reversal: from property to name",
     )
     options: int = Field(4, ge=2, le=16, description="options of each question")
     test_share: float = Field(0.5, ge=0, le=1, description="share of the facts that is asked about in the test split")

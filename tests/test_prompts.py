@@ -38,7 +38,8 @@ def first_prompt(template: Template, around: Frame = NO_FRAME, document: Documen
         found = document_targets(document, [(0, len(document.text))])
     target: Target = next(iter(found))
     about = tuple(ABOUT[name] for name in template.family.about) * (not template.is_proposal)
-    fields = {**target.fields, "subject": "The mill", **dict(zip(template.family.about, about, strict=False))}
+    both = f"{document.text}\n\nHallam lies on the Lunn."
+    fields = {**target.fields, "subject": "The mill", "documents": both, **dict(zip(template.family.about, about, strict=False))}
     context = NO_CONTEXT
     if template.family.in_context:
         context = Context("c", template.shared_context(["Hallam lies on the Lunn.", document.text]), ("c", "d"))

@@ -59,6 +59,7 @@ from augment_service.questions.written import (
     NAMES_ANSWER,
     NO_EVIDENCE,
     NOT_IN_EVIDENCE,
+    ONE_DOCUMENT,
     find_sentence,
     parse_asked,
 )
@@ -510,10 +511,21 @@ def test_a_models_questions_rest_on_the_text(worker: EngineWorker, tmp_path: Pat
 def test_related_documents_are_asked_about_together(worker: EngineWorker, tmp_path: Path) -> None:
     other = Document("d2", "The Orme is 90 kilometres long.", "c")
     write_folder(tmp_path / "docs", Document, [MILL])
-    plan = replace(PLAN, writers=("qa",), shares=Shares(1, 0, 0))
+    plan = replace(PLAN, writers=("bundle",), shares=Shares(1, 0, 0))
     written = write_drafts(tmp_path / "docs", plan, counted(MILL), lambda _: [other])
-    both = [passage for passage in written.passages["qa"] if "d2" in passage.owners]
-    assert both and all("90 kilometres" in one.text and len(one.owners) == len(one.sentences) for one in both)
+    assert not written.passages["qa"] and len(written.passages["bundle"]) == 2  # the mill has two sections
+    (both,) = [one for one in written.passages["bundle"] if "the river Orme" in one.text]
+    assert "90 kilometres" in both.text and len(both.owners) == len(both.sentences) and set(both.owners) == {"d1", "d2"}
+    (job,) = writing_jobs(written, tmp_path / "out", BOOK, plan, model="m", tokenizer="")
+    task: Any = job.task
+    assert both.text in task._prompt(both).context
+    asked = "Question: How long is the river that drives the mill?\nAnswer: 90 kilometres\n"
+    mill = next(sentence for sentence in both.sentences if "Orme" in sentence)
+    answer = f"{asked}Evidence: {mill}\nEvidence: The Orme is 90 kilometres long."
+    (draft,) = task._drafts(both, Generation("p", answer, "stop", 9))
+    assert (draft.writer, draft.reason, draft.requires) == ("bundle", "", ("d2", "d1"))
+    (draft,) = task._drafts(both, Generation("p", f"{asked}Evidence: The Orme is 90 kilometres long.", "stop", 9))
+    assert draft.reason == ONE_DOCUMENT
 
 
 def test_chunks_of_one_document_share_its_bound(tmp_path: Path) -> None:

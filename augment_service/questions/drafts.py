@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from data.records import Question
 
-CLOZE, QA, REVERSAL = "cloze", "qa", "reversal"
-WRITERS = (CLOZE, QA, REVERSAL)
+CLOZE, QA, BUNDLE, REVERSAL = "cloze", "qa", "bundle", "reversal"
+WRITERS = (CLOZE, QA, BUNDLE, REVERSAL)
 KNOWN = "known"
 
 

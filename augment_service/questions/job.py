@@ -22,12 +22,12 @@ from augment_service.questions.answers import Frequencies, anchors_of, uses_of
 from augment_service.questions.checks import CheckTask, PriorTask, judge, split_of, without_duplicates
 from augment_service.questions.cloze import cloze, subject_of, turned_by_rule
 from augment_service.questions.distractors import FEW, pools_of, with_options
-from augment_service.questions.drafts import CLOZE, QA, REVERSAL, Answer, Draft, Margins, Passage
+from augment_service.questions.drafts import BUNDLE, CLOZE, QA, REVERSAL, Answer, Draft, Margins, Passage
 from augment_service.questions.written import VERSION, WriteTask
 from data.errors import InputError
 from data.facts import TRAIN, Fact, Shares, facts_of, fold, original_of, sections_of
 from data.records import Document, Question, Refusal, Score
-from data.rendering import DOCUMENT, SENTENCE, PromptBook
+from data.rendering import DOCUMENT, DOCUMENTS, SENTENCE, PromptBook
 from data.seeds import fingerprint
 from data.store import content_of, is_sealed, list_shards, read_folder, read_shard, schema_of, write_folder, write_text
 
@@ -36,6 +36,9 @@ ROWS_PER_UNIT = 64
 PASSAGE = 1500  # characters of a document that stand around a fact
 MOST_IN_POOL = 4096  # answers of which wrong options are taken
 _PROBE = "\x00"
+# What the templates of a writer are about; those of the writers without a model have none.
+ASKED_WITH = {QA: DOCUMENT, BUNDLE: DOCUMENTS, REVERSAL: SENTENCE}
+MOST_OF_OTHER = 12  # sentences of a related document
 Related = Callable[[Document], Sequence[Document]]  # documents that share something with one
 
 
@@ -65,7 +68,7 @@ class Written:
     drafts: list[Draft] = field(default_factory=list)
     others: list[Draft] = field(default_factory=list)
     uses: dict[str, set[tuple[str, str]]] = field(default_factory=lambda: defaultdict(set))
-    passages: dict[str, list[Passage]] = field(default_factory=lambda: {QA: [], REVERSAL: []})
+    passages: dict[str, list[Passage]] = field(default_factory=lambda: {QA: [], BUNDLE: [], REVERSAL: []})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +124,8 @@ def write_drafts(
 ) -> Written:
     """What can be written without a model, and what models are to be asked about.
 
-    Of too many facts those are taken whose hash is smallest, so that a widened corpus keeps most of them. With
-    `related`, a model is asked about documents together, too.
+    Of too many facts those are taken whose hash is smallest, so that a widened corpus keeps most of them. The
+    writer of bundles is asked about each document together with those of `related`.
     """
     chosen, others, written = _First(plan.most), _First(MOST_IN_POOL), Written()
     read = read_folder(documents, Document)
@@ -191,15 +194,22 @@ def _write(
             passage = _passage(one, REVERSAL, source, (fact.sentence,), (fact.doc_id,))
             passage = replace(passage, subject=subject.text, kind=subject.kind, classes=subject.classes)
             written.passages[REVERSAL].append(passage)
+    owners = (fact.doc_id,) * len(one.sentences)
     if QA in plan.writers:
-        owners = (fact.doc_id,) * len(one.sentences)
-        found = [_passage(one, QA, " ".join(one.sentences), one.sentences, owners)]
-        for other in related(one.document) if related else ():
-            more = [sentence for _, sentences in sections_of(other) for sentence in sentences][: len(one.sentences) + 8]
-            text = f"{source}\n\n{' '.join(more)}"
-            found.append(_passage(one, QA, text, (*one.sentences, *more), (*owners, *[other.doc_id] * len(more))))
-        known = {passage.passage_id for passage in written.passages[QA]}
-        written.passages[QA] += [passage for passage in found if passage.passage_id not in known]
+        _add(written, _passage(one, QA, " ".join(one.sentences), one.sentences, owners))
+    for other in related(one.document) if related and BUNDLE in plan.writers else ():
+        sections = sections_of(other)
+        more = [sentence for _, sentences in sections for sentence in sentences if fold(sentence)][:MOST_OF_OTHER]
+        text = "\n".join(filter(None, (other.heading, " ".join(more))))
+        both = (*owners, *[other.doc_id] * len(more))
+        _add(written, _passage(one, BUNDLE, f"{source}\n\n{text}", (*one.sentences, *more), both))
+
+
+def _add(written: Written, passage: Passage) -> None:
+    """Add a passage unless it is there: several facts have one."""
+    rows = written.passages[passage.writer]
+    if all(passage.passage_id != row.passage_id for row in rows):
+        rows.append(passage)
 
 
 def _passage(one: _Chosen, writer: str, text: str, sentences: Sequence[str], owners: Sequence[str]) -> Passage:
@@ -221,7 +231,7 @@ def writing_jobs(
 ) -> list[ShardedJob]:
     """What models are asked to write, a job for each template. `tokenizer` is the model's folder, "" without one."""
     jobs = []
-    for writer, placeholder in ((QA, DOCUMENT), (REVERSAL, SENTENCE)):
+    for writer, placeholder in ASKED_WITH.items():
         rows = written.passages[writer]
         for template in book.asking(placeholder) if rows else ():
             task = WriteTask(

@@ -17,11 +17,11 @@ from augment_service.methods import AugmentPlan, Target, build_prompts
 from augment_service.parsing import parse_answer
 from augment_service.questions.answers import Span, kind_of
 from augment_service.questions.cloze import reversal
-from augment_service.questions.drafts import QA, Draft, Passage
+from augment_service.questions.drafts import BUNDLE, REVERSAL, Draft, Passage
 from data.corpora.languages import language_name
 from data.facts import TRAIN, Fact, Shares, fold, most_held_out, name_fact, words_of
 from data.records import Document, Generation, Prompt, Refusal
-from data.rendering import DOCUMENT, HEADING, LANGUAGE, SENTENCE, SUBJECT, Check, Template
+from data.rendering import DOCUMENT, DOCUMENTS, HEADING, LANGUAGE, SENTENCE, SUBJECT, Check, Template
 from data.seeds import fingerprint
 
 VERSION = 1  # of prompts and parsing: raise it when the same passage would give other drafts
@@ -30,6 +30,7 @@ NO_EVIDENCE = "its evidence is not in the text"
 NOT_IN_EVIDENCE = "its evidence does not have the answer"
 NAMES_ANSWER = "the question names its answer"
 LONG = "the answer is too long"
+ONE_DOCUMENT = "one of its documents is enough"
 TRAINING_ONLY = "its facts are for training only"
 _MOST_WORDS = 6  # of an answer
 _NEARLY = 0.8  # of evidence and sentence are the same
@@ -78,6 +79,7 @@ class WriteTask:
             HEADING: row.heading,
             LANGUAGE: language_name(row.language) or "English",
             DOCUMENT: row.text,
+            DOCUMENTS: row.text,
             SENTENCE: row.sentences[0],
             SUBJECT: row.subject,
         }
@@ -87,7 +89,7 @@ class WriteTask:
         return prompt
 
     def _drafts(self, row: Passage, answer: Generation) -> Iterator[Draft]:
-        if row.writer == QA:
+        if row.writer != REVERSAL:
             found = list(parse_asked(answer.text))
             drafts = [self._checked(row, *one) for one in found]
             yield from dict.fromkeys(drafts or [self._dropped(row, answer.text, "", UNREAD)])
@@ -120,9 +122,9 @@ class WriteTask:
         kind, classes = kind_of(answer)
         first = (holding or facts)[0]
         draft = Draft(
-            draft_id=fingerprint(QA, row.corpus, first.fact_id, prompt, answer),
+            draft_id=fingerprint(row.writer, row.corpus, first.fact_id, prompt, answer),
             corpus=row.corpus,
-            writer=QA,
+            writer=row.writer,
             part=most_held_out(fact.part for fact in facts),
             fact_id=first.fact_id,
             requires=tuple(dict.fromkeys(fact.doc_id for fact in [first, *facts])),
@@ -138,6 +140,8 @@ class WriteTask:
             return replace(draft, reason=LONG)
         if not holding:
             return replace(draft, reason=NOT_IN_EVIDENCE)
+        if row.writer == BUNDLE and len(draft.requires) < 2:
+            return replace(draft, reason=ONE_DOCUMENT)
         if fold(answer) in fold(question):
             return replace(draft, reason=NAMES_ANSWER)
         return replace(draft, reason=TRAINING_ONLY) if draft.part == TRAIN else draft

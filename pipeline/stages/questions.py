@@ -10,16 +10,18 @@ from rich.table import Table
 from augment_service.jobs import ShardedJob
 from augment_service.questions import job as work
 from augment_service.questions.checks import NOT_WITH_SOURCE, REFUSED, split_of
-from augment_service.questions.drafts import CLOZE, KNOWN, QA, REVERSAL, Draft
-from augment_service.questions.job import QuestionPlan, Related, Written
+from augment_service.questions.drafts import BUNDLE, CLOZE, KNOWN, QA, REVERSAL, Draft
+from augment_service.questions.job import ASKED_WITH, QuestionPlan, Related, Written
 from augment_service.questions.written import UNREAD
+from augment_service.related.index import INDEX, open_index
 from data.errors import InputError
 from data.facts import DEV, TEST, TRAIN, Shares
-from data.rendering import DOCUMENT, SENTENCE
+from data.records import Document
 from data.seeds import fingerprint
 from pipeline.models import Model
 from pipeline.sections import Questions
 from pipeline.stages.evaluate import scoring_key
+from pipeline.stages.related import find_index
 from pipeline.stages.resources import LazyEngines, Setting, do_units
 
 STAGE = "questions"
@@ -32,7 +34,6 @@ def write_questions(
     out: Path,
     section: Questions,
     engines: LazyEngines,
-    related: Related | None = None,
 ) -> None:
     """Write `OUT/questions` and all beside it; what is there already is not asked again.
 
@@ -40,6 +41,7 @@ def write_questions(
     """
     plan = _plan(setting, model, section)
     counts, frequencies = work.part_facts(documents, out, plan.shares)
+    related = _related(setting, documents) if BUNDLE in plan.writers else None
     written = work.write_drafts(documents, plan, frequencies, related)
     key = fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype)
     tokenizer = model.path if model.folder else ""
@@ -71,13 +73,14 @@ def write_questions(
 
 def _plan(setting: Setting, model: Model, section: Questions) -> QuestionPlan:
     """The plan of a section. Writers for which the book has no templates are left out, which is reported."""
-    needs = {QA: DOCUMENT, REVERSAL: SENTENCE}
     writers = []
     for writer in dict.fromkeys(section.writers):
-        if writer in (CLOZE, REVERSAL) or model.book.asking(needs[writer]):
+        if writer in (CLOZE, REVERSAL) or model.book.asking(ASKED_WITH[writer]):
             writers.append(writer)
         else:
-            setting.say("left out", f"{writer}: the prompt book has no table [questions.NAME] with {{{needs[writer]}}}")
+            setting.say(
+                "left out", f"{writer}: the prompt book has no table [questions.NAME] with {{{ASKED_WITH[writer]}}}"
+            )
     if not writers:
         hint = "add the writer cloze, or use a book with such a table (--prompts english)"
         raise InputError("no writer is left", where="questions.writers, flag --writers", hint=hint)
@@ -91,6 +94,18 @@ def _plan(setting: Setting, model: Model, section: Questions) -> QuestionPlan:
         section.shuffles,
         section.temperature,
     )
+
+
+def _related(setting: Setting, documents: Path) -> Related:
+    """The document that is most related to one, by the index, which is built if need be."""
+    find_index(setting, documents)
+    index = open_index(documents, setting.space.root / INDEX)
+
+    def related(document: Document) -> list[Document]:
+        (rows,) = index.nearest(index.rows_of([document.doc_id]), 1)
+        return index.documents.read(rows)
+
+    return related
 
 
 def _announce(
@@ -107,7 +122,8 @@ def _announce(
     listed = f" ({', '.join(asked)})" if asked else ""
     setting.say("to write", f"{prompts:,} prompts{listed}")
     least = len(written.drafts)
-    most = least + 3 * len(written.passages[QA]) + len(written.passages[REVERSAL])
+    passages = {name: len(rows) for name, rows in written.passages.items()}
+    most = least + 3 * (passages[QA] + passages[BUNDLE]) + passages[REVERSAL]
     checks = 2 + plan.shuffles
     setting.say("to score", f"up to about {most:,} questions, {checks} requests each, and a prior for each option")
 
