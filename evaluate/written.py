@@ -10,6 +10,7 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Any, ClassVar
 
+from augment_service.chat import AnswerFrame
 from augment_service.engines.protocol import Engine
 from cluster.pool import Unit
 from data.facts import words_of
@@ -17,7 +18,7 @@ from data.records import Generation, Prompt, Question, ScoreItem
 from data.rendering import PromptBook
 from data.seeds import derive_seed, fingerprint
 from data.store import content_of, is_sealed, read_folder, read_shard, write_folder
-from evaluate.fanout import ScoreJob, ScoreTask, Suite, questions_of, shard_jobs
+from evaluate.fanout import ScoreJob, ScoreTask, Suite, questions_of, score_item, shard_jobs
 from evaluate.statistics import Outcome
 
 FOLDER, QUESTIONS = "written", "questions"
@@ -106,6 +107,11 @@ def _outcome(job: ScoreJob, question: Question, text: str) -> Outcome:
 
 def _shard(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, seed: int) -> Iterator[Any]:
     return shard_jobs(jobs, out, book, seed, task=WrittenTask, folder=FOLDER)
+
+
+def prompt_of(question: Question, frame: AnswerFrame) -> Prompt:
+    """What is asked of a question without documents."""
+    return _prompt(score_item(question, "", frame))
 
 
 def _prompt(item: ScoreItem) -> Prompt:

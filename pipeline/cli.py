@@ -323,6 +323,8 @@ def _add_export(commands: Commands) -> None:
     parser.add_argument("--converter", default="", metavar="FILE", help=converter)
     types = ("auto", "f32", "f16", "bf16", "q8_0")
     parser.add_argument("--type", choices=types, default="auto", help="of the weights in GGUF (default: auto)")
+    suite = "questions (a folder or file) that GGUF and checkpoint are asked, to compare what they write"
+    parser.add_argument("--suite", type=Path, help=suite)
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
 
 

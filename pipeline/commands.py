@@ -261,16 +261,22 @@ def evaluate(flags: Namespace) -> None:
 
 def export(flags: Namespace) -> None:
     """`export`: write a checkpoint for other programs."""
-    if flags.to != "gguf" and (flags.converter or flags.type != "auto"):
-        name = "--converter" if flags.converter else "--type"
+    if flags.to != "gguf" and (flags.converter or flags.type != "auto" or flags.suite):
+        name = "--converter" if flags.converter else "--suite" if flags.suite else "--type"
         raise InputError(
             f"{name} has no effect with --to {flags.to}", where=name, hint="leave it out, or use --to gguf"
         )
-    from pipeline.export_model import export_model
+    from pipeline.export_model import MODEL_FILE, export_model
 
+    if flags.suite:
+        from pipeline.check_export import check_package, compare
+
+        check_package()
     base = Path(local_model(flags.model)) if flags.model else None
     export_model(flags.checkpoint, flags.to, flags.out, base=base, converter=flags.converter, gguf_type=flags.type)
     CONSOLE.print(f"model     {flags.out}", highlight=False, markup=False, soft_wrap=True)
+    if flags.suite:
+        compare(flags.checkpoint, flags.model, flags.out / MODEL_FILE, flags.suite, CONSOLE)
 
 
 def show_reports(flags: Namespace) -> None:

@@ -39,7 +39,8 @@ def first_prompt(template: Template, around: Frame = NO_FRAME, document: Documen
     target: Target = next(iter(found))
     about = tuple(ABOUT[name] for name in template.family.about) * (not template.is_proposal)
     both = f"{document.text}\n\nHallam lies on the Lunn."
-    fields = {**target.fields, "subject": "The mill", "documents": both, **dict(zip(template.family.about, about, strict=False))}
+    fields = {**target.fields, "subject": "The mill", "documents": both}
+    fields |= dict(zip(template.family.about, about, strict=False))
     context = NO_CONTEXT
     if template.family.in_context:
         context = Context("c", template.shared_context(["Hallam lies on the Lunn.", document.text]), ("c", "d"))
