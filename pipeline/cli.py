@@ -67,6 +67,12 @@ COMMANDS = {  # the function that runs each, and its help
     "serve status": ("pipeline.serve.commands:status", "what is up, its engines and what they have done"),
     "serve down": ("pipeline.serve.commands:down", "end a service and everything that it started"),
     "pretrain": ("models.pretrain.commands:run", "make the embedded model from scratch, and measure it"),
+    "submit": ("pipeline.ray_jobs:submit", "run a command on a cluster's head, as a Ray job"),
+    "jobs": ("", "what was submitted to a cluster: list, status, logs, stop"),
+    "jobs list": ("pipeline.ray_jobs:show_jobs", "the jobs of a cluster, the newest first"),
+    "jobs status": ("pipeline.ray_jobs:show_status", "the state of a job"),
+    "jobs logs": ("pipeline.ray_jobs:show_logs", "what a job has printed"),
+    "jobs stop": ("pipeline.ray_jobs:stop", "end a job by SIGTERM: a training writes its state"),
     "report": ("pipeline.commands:show_reports", "print the table of finished studies"),
     "doctor": ("pipeline.commands:check_machine", "check this machine, or all nodes of a cluster"),
 }
@@ -112,6 +118,7 @@ def build_parser() -> Parser:
     _add_evaluate(commands)
     _add_export(commands)
     _add_service(commands)
+    _add_jobs(commands)
     pretrain = _command(commands, "pretrain")
     pretrain.add_argument("--seed", type=int, default=0, help="of the weights and the documents (default: 0)")
     pretrain.add_argument("--out", type=Path, default=Path("models/tiny"), help="model folder (default: models/tiny)")
@@ -347,6 +354,29 @@ def _add_service(commands: Commands) -> None:
     status.add_argument("--name", help="of the service (default: all)")
     down = _command(actions, "down", "serve down")
     down.add_argument("--name", default="default", help="of the service (default: default)")
+
+
+def _add_jobs(commands: Commands) -> None:
+    """Commands on a cluster of which this machine is no node."""
+    server = "the head's job server (default: http://127.0.0.1:8265, to which `ssh -L` can forward)"
+    submit = _command(commands, "submit")
+    submit.add_argument("--dashboard", default="http://127.0.0.1:8265", metavar="URL", help=server)
+    submit.add_argument("--name", default="", help="of the job (default: Ray's choice)")
+    ship = "a file of this machine that the command names without its folder, such as a recipe; may be repeated"
+    submit.add_argument("--ship", type=Path, action="append", default=[], metavar="FILE", help=ship)
+    python = "of the environment on the cluster (default: the one on the PATH of `ray start`)"
+    submit.add_argument("--python", default="python", metavar="FILE", help=python)
+    submit.add_argument("--follow", action="store_true", help="print what the job prints, until it ends")
+    words = "after --: a command of entail with its flags; all paths but those of --ship are the cluster's"
+    submit.add_argument("words", nargs="...", metavar="COMMAND", help=words)
+    actions = _command(commands, "jobs").add_subparsers(required=True, metavar="ACTION")
+    for name in ("list", "status", "logs", "stop"):
+        action = _command(actions, name, f"jobs {name}")
+        action.add_argument("--dashboard", default="http://127.0.0.1:8265", metavar="URL", help=server)
+        if name != "list":
+            action.add_argument("job", help="its name, as `submit` and `jobs list` say it")
+        if name == "logs":
+            action.add_argument("--follow", action="store_true", help="go on until the job ends")
 
 
 def _quieten() -> None:

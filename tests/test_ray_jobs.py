@@ -1,0 +1,149 @@
+"""Commands as Ray jobs: what is sent, and a real job server on loopback that runs, refuses and stops them."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from data.cache import cache_folder
+from data.errors import InputError
+from pipeline import ray_jobs
+from pipeline.cli import main
+
+# What ray[default] has besides: not in our environment, for with these every local Ray starts a larger agent.
+SERVER = (
+    "aiohttp_cors colorful distlib google-api-core google-auth googleapis-common-protos opencensus opencensus_context "
+    "opentelemetry-exporter-prometheus platformdirs proto-plus pyasn1 pyasn1_modules python_discovery six smart_open "
+    "virtualenv wrapt"
+).split()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def packages() -> Path:
+    cache = cache_folder()
+    assert cache is not None
+    folder = cache / "ray-default"
+    if not folder.exists():
+        work = Path(tempfile.mkdtemp(dir=cache))
+        pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps"]
+        if subprocess.run([*pip, "--target", str(work), *SERVER], check=False).returncode:
+            shutil.rmtree(work)
+            pytest.skip("the packages of Ray's job server cannot be had here")
+        work.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a head's job server, and its token in the environment."""
+    folder, temporary = tmp_path_factory.mktemp("head"), Path(tempfile.mkdtemp(prefix="ray", dir="/tmp"))
+    (folder / "sitecustomize.py").write_text(f"import sys\nsys.path.append({str(packages)!r})\n")
+    token = folder / "token"
+    token.write_text("0123456789abcdef" * 2)
+    token.chmod(0o600)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}.items():
+            patch.setenv(name, value)
+        ports = [str(free_port()) for _ in range(2)]
+        words = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", ports[0], "--num-cpus", "2"]
+        words += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1", "--dashboard-port", ports[1]]
+        ray = str(Path(sys.executable).with_name("ray"))
+        environment = {**os.environ, "PYTHONPATH": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        try:
+            subprocess.run([ray, *words, "--temp-dir", str(temporary)], env=environment, check=True, timeout=180)
+            yield f"http://127.0.0.1:{ports[1]}"
+        finally:
+            for process in psutil.process_iter(["cmdline"]):
+                if any(str(temporary) in word for word in process.info["cmdline"] or ()):
+                    process.kill()
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        (["--", "run", "a.toml", "--out", "/x"], ["run", "a.toml", "--out", "/x", "--address", "auto"]),
+        (["doctor", "--address", "h:1"], ["doctor", "--address", "h:1"]),
+        (["demo", "--cluster.address=h:1"], ["demo", "--cluster.address=h:1"]),
+        (["data", "make", "process", "--out", "/x"], ["data", "make", "process", "--out", "/x"]),
+    ],
+)  # fmt: skip
+def test_a_command_is_attached_to_the_cluster_that_runs_it(words: list[str], sent: list[str]) -> None:
+    assert ray_jobs._checked(words) == sent
+
+
+@pytest.mark.parametrize("words", [[], ["--"], ["ls"], ["submit", "--", "run"], ["run", "a.toml", "--no-such-flag"]])
+def test_what_is_no_command_is_not_sent(words: list[str]) -> None:
+    with pytest.raises(InputError):
+        ray_jobs._checked(words)
+
+
+def test_files_are_shipped_by_name(tmp_path: Path) -> None:
+    recipe = tmp_path / "my.toml"
+    recipe.write_text("study = 'x'")
+    for folder in ("whole", "none", "twice"):
+        (tmp_path / folder).mkdir()
+    ray_jobs._fill(tmp_path / "whole", [recipe])
+    assert (tmp_path / "whole" / "my.toml").exists() and (tmp_path / "whole" / "cluster" / "session.py").exists()
+    with pytest.raises(InputError, match="no such file"):
+        ray_jobs._fill(tmp_path / "none", [tmp_path / "other.toml"])
+    with pytest.raises(InputError, match="two files of one name"):
+        ray_jobs._fill(tmp_path / "twice", [recipe, recipe])
+
+
+def test_without_a_server_it_says_how_to_have_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs", "list", "--dashboard", f"http://127.0.0.1:{free_port()}"]) == 2
+    error = capsys.readouterr().err
+    assert "no job server answers" in error and "ray[default]" in error and "Traceback" not in error
+
+
+@pytest.mark.timeout(600)
+def test_a_job_runs_on_the_cluster_and_its_end_is_ours(
+    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    submit = ["submit", "--dashboard", server, "--python", sys.executable, "--follow"]
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text('{"text": "Vaff are gled."}\n{"text": "Gled are hoosk."}\n')
+    words = ["augment", "--documents", "documents.jsonl", "--model", "models/tiny", "--engine", "fake"]
+    out = tmp_path / "out"
+    assert main([*submit, "--name", "mine", "--ship", str(documents), "--", *words, "--out", str(out)]) == 0
+    assert "augment" in capfd.readouterr().out and (out / "augmentations").exists()
+    assert main(["jobs", "list", "--dashboard", server]) == 0
+    assert "succeeded" in capfd.readouterr().out
+    assert main([*submit, "--", "augment", "--documents", "/nowhere", "--model", "models/tiny", "--out", str(out)]) == 2
+    shown = capfd.readouterr()
+    assert "/nowhere" in shown.out and "ended with exit code 2" in shown.err
+    for action in ("status", "logs", "stop"):
+        assert main(["jobs", action, "no-such-job", "--dashboard", server]) == 2
+        assert "does not exist" in capfd.readouterr().err
+    assert main(["jobs", "stop", "mine", "--dashboard", server]) == 2
+
+
+@pytest.mark.timeout(600)
+def test_a_job_is_stopped_by_sigterm(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["demo", "--out", str(tmp_path / "demo"), "--engine.kind", "fake"]
+    assert main(["submit", "--dashboard", server, "--python", sys.executable, "--name", "long", "--", *words]) == 0
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "demo" / "logs").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert main(["jobs", "stop", "long", "--dashboard", server]) == 0
+    capfd.readouterr()
+    assert main(["jobs", "logs", "long", "--dashboard", server]) == 0
+    assert "SIGTERM" in capfd.readouterr().out
+    assert main(["jobs", "status", "long", "--dashboard", server]) == 0
+    assert "stopped" in capfd.readouterr().out
