@@ -38,17 +38,21 @@ from evaluate.statistics import Z95
 
 FOLDER = "general"
 MAX_TEXTS, MAX_CHARACTERS = 256, 2000
-MOST_ANSWER_TOKENS = 256
+MAX_REQUESTS, MOST_ANSWER_TOKENS = 24, 256
 ROWS_PER_UNIT = 64
 VERSION = 1  # raise it when the same text would be asked otherwise
 
 
 @dataclass(frozen=True)
 class GeneralText:
-    """Texts as questions with one option, which is what is measured: a sealed folder. `frame` is around the prompts."""
+    """Texts as questions with one option, which is what is measured: a sealed folder. `frame` is around the prompts.
+
+    `requests` has some of the different prompts of conversations, to be answered; None where there are none.
+    """
 
     folder: Path
     frame: Frame = NO_FRAME
+    requests: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,20 +109,20 @@ class TextJob:
 
     def sharded(self, text: GeneralText, out: Path) -> list[ShardedJob]:
         """The job as rows to score, then for a chat model as rows to answer; `weights` is the scoring key."""
-        tasks: list[TextTask | EndTask] = [TextTask(text.frame)]
-        if text.frame != NO_FRAME:
-            tasks.append(EndTask(text.frame))
+        asked: list[tuple[TextTask | EndTask, Path, str]] = [(TextTask(text.frame), text.folder, "scores")]
+        if text.requests:
+            asked.append((EndTask(text.frame), text.requests, "written"))
         return [
             ShardedJob(
                 name=f"general text {self.condition} {self.run}".rstrip(),
                 task=task,
-                ranges=tuple(row_ranges(text.folder, rows_per_unit=ROWS_PER_UNIT)),
+                ranges=tuple(row_ranges(rows, rows_per_unit=ROWS_PER_UNIT)),
                 out=out / folder / fingerprint(self.weights),
                 key=fingerprint(FOLDER, VERSION, self.weights, *text.frame),
                 ref=self.ref,
                 affinity=self.weights,
             )
-            for task, folder in zip(tasks, ("scores", "written"), strict=False)
+            for task, rows, folder in asked
         ]
 
 
@@ -129,6 +133,7 @@ def choose_texts(source: Path, out: Path, *, frame: Frame = NO_FRAME, seed: int 
     `frame` of a user's turn. Raises InputError if nothing is left.
     """
     folder = out / FOLDER / fingerprint(VERSION, content_of(source), seed)
+    requests = out / FOLDER / fingerprint(VERSION, content_of(source), seed, "requests") if frame != NO_FRAME else None
     if not is_sealed(folder):
         is_chat = read_manifest(source).get("record") == Conversation.__name__
         rows = _sample(source, seed)
@@ -137,7 +142,10 @@ def choose_texts(source: Path, out: Path, *, frame: Frame = NO_FRAME, seed: int 
             hint = "name a folder with texts of at least two words"
             raise InputError("no general text can be measured here", where=str(source), hint=hint)
         write_folder(folder, Question, asked)
-    return GeneralText(folder, frame)
+    if requests and not is_sealed(requests):
+        different = {row.prompt: row for row in read_folder(folder, Question)}
+        write_folder(requests, Question, list(different.values())[:MAX_REQUESTS])
+    return GeneralText(folder, frame, requests)
 
 
 def _sample(source: Path, seed: int) -> list[Document]:
@@ -192,7 +200,7 @@ def measure(text: GeneralText, jobs: Sequence[TextJob], out: Path) -> dict[str, 
     `bits_per_byte` has for each condition the `value`, and what it is more than the base model's on the same texts:
     `change`, with its 95% interval over texts. Runs of a condition are averaged. `refused` counts texts without a
     score under any condition; they are left out of all. Of chat models `ends` has the share of the answers to the
-    texts' requests that end by themselves, and their number.
+    different requests that end by themselves, and their number.
     """
     sizes = {row.question_id: len(row.options[0].encode()) for row in read_folder(text.folder, Question)}
     found: dict[str, dict[str, list[float]]] = {}

@@ -145,18 +145,18 @@ def test_the_interval_is_that_of_a_bootstrap_over_texts(tmp_path: Path) -> None:
 
 
 def test_of_a_chat_model_answers_that_end_by_themselves_are_counted(tmp_path: Path) -> None:
-    turns = [
-        {"role": "user", "content": "Why is the sky blue?"},
-        {"role": "assistant", "content": "It scatters."},
+    said = [
+        write_messages([{"role": "user", "content": text}, {"role": "assistant", "content": "So it is."}])
+        for text in ("Why is the sky blue?", "Why?", "How?", "Why?")  # one request twice: one answer
     ]
-    source = folder_of(tmp_path / "source", [write_messages(turns)] * 3, Conversation)
+    source = folder_of(tmp_path / "source", said, Conversation)
     text = choose_texts(source, tmp_path, frame=Frame("<user>", "<assistant>"))
     jobs = [TextJob("pretrained", None, "w0"), TextJob("tuned", TUNED, "w1")]
     worker = EngineWorker(EngineSpec("fake", "m"))
     for unit in plan(text, jobs[:1], tmp_path):
         worker.run_unit(*unit.args)
     assert plan(text, jobs[:1], tmp_path) == []
-    write_scores(text, jobs[1], tmp_path, [1.0] * 3)
+    write_scores(text, jobs[1], tmp_path, [1.0] * 4)
     (target,) = jobs[1].sharded(text, tmp_path)[1].targets
     reasons = ("stop", "length", "length")
     write_shard(target, Generation, [Generation(f"d{at}", "a", reason, 1) for at, reason in enumerate(reasons)])
