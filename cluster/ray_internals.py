@@ -36,6 +36,11 @@ def temporary_folder() -> str:
     return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
 
 
+def logs_folder() -> Path:
+    """The logs of this node's Ray session, in any of its processes."""
+    return Path(worker._global_node.get_logs_dir_path())
+
+
 def holds_sockets(folder: str) -> bool:
     """Whether the paths of a session's sockets below this folder are short enough."""
     return len(os.fsencode(str(Path(folder).absolute()) + _SOCKET)) <= _MAX_SOCKET_PATH

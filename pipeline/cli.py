@@ -74,6 +74,7 @@ COMMANDS = {  # the function that runs each, and its help
     "jobs logs": ("pipeline.ray_jobs:show_logs", "what a job has printed"),
     "jobs stop": ("pipeline.ray_jobs:stop", "end a job by SIGTERM: a training writes its state"),
     "report": ("pipeline.commands:show_reports", "print the table of finished studies"),
+    "logs": ("pipeline.commands:collect_logs", "copy the ends of the logs of all nodes of a cluster into a folder"),
     "doctor": ("pipeline.commands:check_machine", "check this machine, or all nodes of a cluster"),
 }
 DOCUMENTS = "a made set, an import, an Arrow folder, or text files"
@@ -127,6 +128,9 @@ def build_parser() -> Parser:
     pretrain.add_argument("--measure-only", action="store_true", help="only measure the model in --out")
     report = _command(commands, "report")
     report.add_argument("runs", type=Path, nargs="+", help="folders of studies or evaluations")
+    logs = _command(commands, "logs")
+    logs.add_argument("--address", required=True, help="HOST:PORT of a running Ray cluster, or auto")
+    logs.add_argument("--out", type=Path, required=True, help="gets a folder for each node")
     doctor = _command(commands, "doctor")
     doctor.add_argument("--address", help="HOST:PORT of a running Ray cluster: check all its nodes")
     folder = "a folder that all nodes must share, with --address; may be repeated"

@@ -306,6 +306,16 @@ def check_machine(flags: Namespace) -> None:
         check_cluster(flags.address, flags.folder, Path(logs), CONSOLE)
 
 
+def collect_logs(flags: Namespace) -> None:
+    """`logs`: what Ray and our processes printed on each node of a cluster."""
+    from cluster.logs import collect
+    from cluster.session import connect
+
+    with TemporaryDirectory() as own, connect(address=flags.address, log_dir=Path(own)):
+        for node, count in sorted(collect(flags.out).items()):
+            CONSOLE.print(f"{node:<10}{count:3} files in {flags.out / node}", highlight=False, soft_wrap=True)
+
+
 def engine_and_cluster(flags: Namespace, command: str) -> tuple[Engine, Cluster]:
     """The sections of a command that uses engines. Raises InputError."""
     engine = parse_section(Engine, "engine", flags.overrides, command=command)

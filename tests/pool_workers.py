@@ -50,6 +50,11 @@ class FileWorker:
             (self._folder / f"{name}.ended").write_text(type(error).__name__)
             raise
 
+    def say(self, name: str, line: str) -> ShardReceipt:
+        """A unit that prints."""
+        print(line, flush=True)
+        return self.write(name)
+
     def doze(self, name: str, seconds: float) -> ShardReceipt:
         """A unit that takes some time."""
         time.sleep(seconds)

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from pool_workers import FileWorker, units_of
 from ray.cluster_utils import Cluster
 from training_runs import make_world
 
 from benchmarks.machines import Machines, why_not
 from cluster.inspection import Inspection, find_problems, look
+from cluster.logs import collect
 from cluster.places import Wait, await_room, living_nodes
 from cluster.pool import ActorPool
 from cluster.session import Session, connect
@@ -64,6 +66,21 @@ def test_two_engines_lie_on_two_nodes_and_share_the_work(session: Session, tmp_p
 def test_room_is_there_at_once_or_what_fits_after_the_wait(session: Session) -> None:
     assert await_room(4, 1, 0, Wait("4 ranks", 30, pytest.fail)) == 4
     assert await_room(3, 2, 0, Wait("3 ranks", 1, pytest.fail)) == 2
+
+
+def test_logs_of_all_nodes_are_in_one_place(session: Session, tmp_path: Path) -> None:
+    with ActorPool(FileWorker, (str(tmp_path),), num_actors=2, num_cpus=1) as pool:
+        assert len({actor.node for actor in pool.states()}) == 2
+        pool.run(units_of(["said"], "say", args=("a line for the log",)), lambda receipt: None)
+        found = collect(tmp_path / "logs")
+        assert len(found) == 2 and all(name.startswith(session.address.rpartition(":")[0]) for name in found)
+        texts = {path.name: path.read_bytes() for path in (tmp_path / "logs").rglob("*.*") if path.is_file()}
+        assert any(b"a line for the log" in text for text in texts.values())
+        job = ray.get_runtime_context().get_job_id()
+        others = collect(tmp_path / "others", job=job, here=False)
+    assert len(others) == 1
+    names = [path.name for path in (tmp_path / "others").rglob("worker-*")]
+    assert names and all(f"-{job}-" in name for name in names)
 
 
 def test_nodes_of_one_environment_have_no_problems(session: Session, tmp_path: Path) -> None:

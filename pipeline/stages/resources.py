@@ -6,11 +6,12 @@ The engines may be those of a service, which stay up: then starting them costs n
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+import ray
 from rich.console import Console
 from rich.markup import escape
 
@@ -20,6 +21,7 @@ from augment_service.jobs import job_of
 from augment_service.model_free import is_model_free
 from augment_service.worker import UNITS_AT_ONCE, EngineWorker
 from cluster.inspection import check_nodes
+from cluster.logs import collect
 from cluster.memory import gpu_bytes
 from cluster.meter import Meter, export, format_seconds
 from cluster.placement import Placement, plan
@@ -129,8 +131,18 @@ class LazyCluster(ExitStack):
             session = self.enter_context(connect(address=address, log_dir=setting.space.logs))
             if setting.cluster.address and len(session.nodes) > 1:
                 check_nodes(session.address, [setting.space.root], self._models)
+                self.push(self._collect_logs)
         setting.say("logs", str(setting.space.logs))
         return session
+
+    def _collect_logs(self, kind: type[BaseException] | None, *_: object) -> None:
+        """After an error, copy what other nodes printed into the command's logs."""
+        if kind is None or issubclass(kind, InputError | KeyboardInterrupt):
+            return
+        with suppress(Exception):  # the first error is what matters
+            job = ray.get_runtime_context().get_job_id()
+            found = collect(self._setting.space.logs, job=job, here=False)
+            self._setting.say("logs", f"of {len(found)} other nodes, in {self._setting.space.logs}")
 
     @property
     def placement(self) -> Placement:
