@@ -23,13 +23,13 @@ from evaluate.statistics import Outcome
 
 FOLDER, QUESTIONS = "written", "questions"
 MAX_TOKENS = 160
-VERSION = 1  # raise it when the same question would be asked otherwise
+VERSION = 2  # raise it when the same question would be asked otherwise
 _NUM_SHOWN = 200  # answers kept for the report, per condition and split
 
 
 @dataclass(frozen=True)
 class WrittenTask(ScoreTask):
-    """Questions to written answers, in the actor: greedy, up to the end of the line."""
+    """Questions to written answers, in the actor: greedy."""
 
     answered: ClassVar[type] = Generation
     key: ClassVar[tuple[object, ...]] = (VERSION,)
@@ -63,7 +63,7 @@ def collect_written(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, se
     shown: dict[tuple[str, str, str], int] = defaultdict(int)
     for job, sharded in zip(jobs, _shard(jobs, out, book, seed), strict=True):
         for rows, target in zip(sharded.ranges, sharded.targets, strict=True):
-            answers = {answer.prompt_id: answer.text for answer in read_shard(target, Generation)}
+            answers = {answer.prompt_id: first_line(answer.text) for answer in read_shard(target, Generation)}
             for question in questions_of(rows.shard)[rows.start : rows.stop]:
                 text = answers.get(question.question_id)
                 if text is None:  # refused
@@ -72,8 +72,13 @@ def collect_written(jobs: Sequence[ScoreJob], out: Path, book: PromptBook, *, se
                 place = job.suite.name, job.condition.name, question.split
                 if shown[place] < _NUM_SHOWN:
                     shown[place] += 1
-                    written.texts[job.suite.name, job.condition.name, question.question_id] = text.strip()
+                    written.texts[job.suite.name, job.condition.name, question.question_id] = text
     return written
+
+
+def first_line(text: str) -> str:
+    """The answer in what was written: the first line with text, for some models begin a new one."""
+    return text.strip().partition("\n")[0].rstrip()
 
 
 def begins_with(text: str, option: str) -> bool:
@@ -118,7 +123,7 @@ def _prompt(item: ScoreItem) -> Prompt:
     longest = max(len(option.encode()) for option in item.continuations)
     tokens = min(MAX_TOKENS, 8 + longest // 2)  # more than any option has, even in scripts of many bytes
     return Prompt(
-        item.item_id, FOLDER, "", item.context, item.prompt, tokens, 0.0, 0, "\n", before=item.before, after=item.after
+        item.item_id, FOLDER, "", item.context, item.prompt, tokens, 0.0, 0, "", before=item.before, after=item.after
     )
 
 

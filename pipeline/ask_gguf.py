@@ -1,6 +1,6 @@
 """Answers of a GGUF model, by llama.cpp in a process of its own: `python -m pipeline.ask_gguf MODEL.gguf`.
 
-Reads requests, one JSON object a line: prompt, max_tokens, stop. Writes the greedy answers in their order, one JSON
+Reads requests, one JSON object a line: prompt, max_tokens. Writes the greedy answers in their order, one JSON
 string a line, and llama.cpp's log to stderr.
 """
 

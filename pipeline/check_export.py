@@ -17,7 +17,7 @@ from data.records import Question
 from data.store import read_folder, write_text
 from evaluate.conditions import NO_CONTEXT
 from evaluate.fanout import ScoreJob, open_suite
-from evaluate.written import begins_with, collect_written, plan_written, prompt_of, sample_jobs
+from evaluate.written import begins_with, collect_written, first_line, plan_written, prompt_of, sample_jobs
 from pipeline.models import find_model
 from pipeline.sections import Cluster, Engine, Scoring
 from pipeline.stages import evaluate
@@ -60,12 +60,7 @@ def compare(checkpoint: Path, base: str, gguf: Path, suite: Path, console: Conso
 
 def _ask(gguf: Path, asked: Sequence[Question], job: ScoreJob, log: Path) -> list[str]:
     prompts = [prompt_of(question, job.frame) for question in asked]
-    lines = [
-        json.dumps(
-            {"prompt": one.before + one.text + one.after, "max_tokens": one.max_tokens, "stop": [one.stop]}
-        )
-        for one in prompts
-    ]  # fmt: skip
+    lines = [json.dumps({"prompt": one.before + one.text + one.after, "max_tokens": one.max_tokens}) for one in prompts]
     command = [sys.executable, "-m", "pipeline.ask_gguf", str(gguf)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as errors:
@@ -83,7 +78,7 @@ def _compare(asked: Sequence[Question], own: dict[str, str], other: Sequence[str
             "prompt": question.prompt,
             "right": question.options[question.answer],
             "checkpoint": own[question.question_id],
-            "gguf": text.strip(),
+            "gguf": first_line(text),
         }
         for question, text in zip(asked, other, strict=True)
     ]

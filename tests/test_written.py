@@ -58,7 +58,7 @@ def test_an_answer_is_right_if_it_begins_with_the_option(text: str, option: str,
     assert begins_with(text, option) is right
 
 
-def test_a_question_is_asked_in_its_context_and_frame_and_answered_to_the_end_of_the_line() -> None:
+def test_a_question_is_asked_in_its_context_and_frame() -> None:
     asked: list[Prompt] = []
 
     class Recorder:
@@ -72,7 +72,7 @@ def test_a_question_is_asked_in_its_context_and_frame_and_answered_to_the_end_of
     task.compute(Recorder(), rows[:1], found.__setitem__)
     (prompt,) = asked
     assert (prompt.before, prompt.text, prompt.after) == ("<user>", rows[0].prompt, "<assistant>")
-    assert (prompt.temperature, prompt.stop, prompt.max_tokens) == (0.0, "\n", MAX_TOKENS)
+    assert (prompt.temperature, prompt.stop, prompt.max_tokens) == (0.0, "", MAX_TOKENS)
     assert found[0].answers == (Generation("q0", " 1852", "stop", 3),)
     WrittenTask({}, required=True).compute(Recorder(), [question("q2", requires=()), rows[1]], found.__setitem__)
     assert isinstance(found[0].refusals[0], Refusal) and found[1].answers
@@ -103,7 +103,7 @@ def test_answers_are_asked_once_and_counted(tmp_path: Path) -> None:
     assert plan_written(jobs, tmp_path, BOOK, seed=0) == []
     target = Path(unit.args[2])
     assert {row.prompt_id for row in read_shard(target, Generation)} == {"q0", "q1", "q2"}
-    answers = {"q0": " 1852.", "q2": " 1901 it was"}  # q1 was refused
+    answers = {"q0": " 1852.", "q2": "\n 1901 it was \nbuilt"}  # q1 was refused
     write_shard(target, Generation, [Generation(name, text, "stop", 3) for name, text in answers.items()])
     found = collect_written(jobs, tmp_path, BOOK, seed=0)
     assert {row.question_id: row.correct for row in found.outcomes} == {"q0": 1.0, "q2": 1.0}
