@@ -56,8 +56,12 @@ def test_a_mistake_has_the_sentences_and_inferences_with_the_right_answer(suite:
             "documents": ["The mill"],
             "sentences": ["Its miller is Jonas Ekberg."],
             "inferences": ["Jonas Ekberg is the miller.", "Who is the miller? Jonas Ekberg"],
+            "written": "",
         }
     ]
+    said = {("s", "inferences", "q0"): "Ada", ("s", "documents", "q0"): "Jonas"}
+    found = find_mistakes(suite, tmp_path / "wrote", outcomes, missed, said)
+    assert [row["written"] for row in found["questions"]] == ["Ada"]
 
 
 def test_all_splits_have_a_share_of_what_is_shown(suite: Suite) -> None:

@@ -108,6 +108,7 @@ def test_the_same_command_again_repeats_nothing(whole: Path) -> None:
     assert weights == {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
 
 
+@pytest.mark.timeout(900)  # with its fixture two studies
 def test_other_operational_settings_and_another_arm_retrain_nothing(two: Path, recipe: str, tmp_path: Path) -> None:
     """Changed keys that decide no result find all finished runs; a new arm trains alone."""
     out = shutil.copytree(two, tmp_path / "two", symlinks=True)
