@@ -64,6 +64,8 @@ def learn(flags: Namespace, console: Console) -> None:
     recipe = _recipe(flags, model, documents, out)
     write_text(out / RECIPE, to_toml(recipe))
     if flags.plan:
+        if not flags.suite:
+            question_stage.prepare(setting, model, documents, out / QUESTIONS, written)
         _show_plan(setting, model, documents, recipe, out)
         return
     whole_nodes = train_stage.takes_whole_nodes(recipe.train, model)

@@ -4,11 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.table import Table
 
 from augment_service.jobs import ShardedJob
 from augment_service.questions import job as work
+from augment_service.questions.answers import Frequencies
 from augment_service.questions.checks import NOT_WITH_SOURCE, REFUSED, split_of
 from augment_service.questions.drafts import BUNDLE, CLOZE, KNOWN, QA, REVERSAL, Draft
 from augment_service.questions.job import ASKED_WITH, QuestionPlan, Related, Written
@@ -39,14 +41,7 @@ def write_questions(
 
     Raises InputError where nothing is left, with the reason; the folders are written first.
     """
-    plan = _plan(setting, model, section)
-    counts, frequencies = work.part_facts(documents, out, plan.shares)
-    related = _related(setting, documents) if BUNDLE in plan.writers else None
-    written = work.write_drafts(documents, plan, frequencies, related)
-    key = fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype)
-    tokenizer = model.path if model.folder else ""
-    jobs = work.writing_jobs(written, out, model.book, plan, model=key, tokenizer=tokenizer)
-    _announce(setting, counts, written, jobs, plan)
+    plan, frequencies, written, jobs = prepare(setting, model, documents, out, section)
     weights = scoring_key(setting, model.fingerprint)
 
     def run(these: Sequence[ShardedJob | None]) -> None:
@@ -69,6 +64,28 @@ def write_questions(
     if refusals := work.refusals_of([*jobs, priors, checks]):
         setting.say("refused", f"{len(refusals):,} requests, the first: {refusals[0].what}")
     _conclude(setting, drafts, out, plan)
+
+
+class Prepared(NamedTuple):
+    """What is asked of models, and what was written without one. Producer: `prepare`."""
+
+    plan: QuestionPlan
+    frequencies: Frequencies
+    written: Written
+    jobs: list[ShardedJob]
+
+
+def prepare(setting: Setting, model: Model, documents: Path, out: Path, section: Questions) -> Prepared:
+    """Part the facts, write what needs no model, and report what engines will be asked; none starts."""
+    plan = _plan(setting, model, section)
+    counts, frequencies = work.part_facts(documents, out, plan.shares)
+    related = _related(setting, documents) if BUNDLE in plan.writers else None
+    written = work.write_drafts(documents, plan, frequencies, related)
+    key = fingerprint(model.fingerprint, setting.engine.kind, setting.engine.dtype)
+    tokenizer = model.path if model.folder else ""
+    jobs = work.writing_jobs(written, out, model.book, plan, model=key, tokenizer=tokenizer)
+    _announce(setting, counts, written, jobs, plan)
+    return Prepared(plan, frequencies, written, jobs)
 
 
 def _plan(setting: Setting, model: Model, section: Questions) -> QuestionPlan:
