@@ -88,7 +88,9 @@ def test_questions_are_written_and_it_can_end_there(tmp_path: Path, capsys: pyte
     words += ["--out", str(tmp_path / "out"), "--engine", "fake"]
     assert main([*words, "--plan"]) == 0
     shown = capsys.readouterr().out
-    assert "prompts" in shown and "is the smallest that fits" in shown and not (tmp_path / "out" / "questions").exists()
+    assert "facts" in shown and "to write" in shown and "to score" in shown and "starting" not in shown
+    assert "prompts" in shown and "is the smallest that fits" in shown
+    assert not (tmp_path / "out" / "questions" / "questions").exists()
     assert main([*words, "--until", "questions"]) == 0
     assert (tmp_path / "out" / "questions" / "questions.jsonl").read_text().count("\n") > 0
     assert not (tmp_path / "out" / "report").exists()
