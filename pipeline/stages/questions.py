@@ -14,7 +14,7 @@ from augment_service.questions.answers import Frequencies
 from augment_service.questions.checks import NOT_WITH_SOURCE, REFUSED, split_of
 from augment_service.questions.drafts import BUNDLE, CLOZE, KNOWN, QA, REVERSAL, Draft
 from augment_service.questions.job import ASKED_WITH, QuestionPlan, Related, Written
-from augment_service.questions.written import UNREAD
+from augment_service.questions.written import NO_EVIDENCE, NOT_IN_EVIDENCE, UNREAD
 from augment_service.related.index import INDEX, open_index
 from data.errors import InputError
 from data.facts import DEV, TEST, TRAIN, Shares
@@ -193,5 +193,9 @@ def _nothing_kept(drafts: Sequence[Draft], checked: Sequence[Draft], out: Path, 
         what = f"no question is kept: with its source in context the model prefers the right option for {read:,} of"
         what += f" {len(checked):,} questions, and never by {plan.margin} nats"
         return InputError(what, where=where, hint="use a model that can read, or lower --margin")
-    hint = "use another model, or a longer --window" if reason in (REFUSED, UNREAD) else "give more documents"
+    hint = "give more documents"
+    if reason in (REFUSED, UNREAD):
+        hint = "use another model, or a longer --window"
+    elif reason in (NO_EVIDENCE, NOT_IN_EVIDENCE):
+        hint = "let a larger model write, or use --writers cloze, which needs none"
     return InputError(f"no question is kept; most often: {reason} ({count:,} times)", where=where, hint=hint)
