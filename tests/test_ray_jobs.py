@@ -20,9 +20,10 @@ from pipeline.cli import main
 
 # What ray[default] has besides: not in our environment, for with these every local Ray starts a larger agent.
 SERVER = (
-    "aiohttp_cors colorful distlib google-api-core google-auth googleapis-common-protos opencensus opencensus_context "
-    "opentelemetry-exporter-prometheus platformdirs proto-plus pyasn1 pyasn1_modules python_discovery six smart_open "
-    "virtualenv wrapt"
+    "aiohttp_cors==0.8.1 colorful==0.5.8 distlib==0.4.4 google-api-core==2.44.0 google-auth==2.63.0 "
+    "googleapis-common-protos==1.76.0 opencensus==0.11.4 opencensus_context==0.1.3 "
+    "opentelemetry-exporter-prometheus==0.66b2 platformdirs==4.14.8 proto-plus==1.29.0 pyasn1==0.6.5 "
+    "pyasn1_modules==0.4.2 python_discovery==1.9.6 six==1.17.0 smart_open==9.0.2 virtualenv==21.15.11 wrapt==2.5.2"
 ).split()
 
 
@@ -38,6 +39,7 @@ def packages() -> Path:
     assert cache is not None
     folder = cache / "ray-default"
     if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=cache))
         pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check", "install", "--no-deps"]
         if subprocess.run([*pip, "--target", str(work), *SERVER], check=False).returncode:

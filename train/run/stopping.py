@@ -39,7 +39,7 @@ class StateClock:
         return self._seconds > 0 and self._now() - self._since >= wait
 
     def wrote(self, seconds: float) -> None:
-        """A state has just been written, in so many seconds."""
+        """Record that a state was written just now, which took `seconds`."""
         self._since, self._took = self._now(), seconds
 
 
