@@ -132,6 +132,7 @@ class ScoreTask:
 
     asked: ClassVar[type] = Question
     answered: ClassVar[type] = Score
+    label: ClassVar[str] = ""  # of its units, after the job's name
     key: ClassVar[tuple[object, ...]] = ()  # what decides the answers besides weights, questions, contexts and frame
 
     def compute(self, engine: Engine, rows: Sequence[Any], on_row: OnRow) -> None:
@@ -375,7 +376,7 @@ def shard_jobs(
         stems += [written.retrieved.stem] if written.retrieved else []
         retrieved = str(written.retrieved or "")
         yield ShardedJob(
-            name=job.name,
+            name=" ".join(filter(None, (job.name, task.label))),
             task=task(shards, job.condition.context.kind == "required", job.frame, retrieved, job.prior),
             ranges=tuple(row_ranges(job.suite.questions, rows_per_unit=ROWS_PER_UNIT, corpora=wanted)),
             out=out / folder / fingerprint(job.weights),
@@ -439,7 +440,7 @@ def _retrievals(suite: Suite, index: Index, count: int) -> Iterator[Retrieval]:
 def score_item(question: Question, context: str, frame: AnswerFrame, *, prior: bool = False) -> ScoreItem:
     """A question in its frame: there the option begins a turn, with no space between it and the prompt.
 
-    With `prior` the options are also scored after the last word of the prompt alone: "Answer:", where it ends so.
+    With `prior` the options are also scored after the end of the prompt alone, see `_end_of`.
     """
     joiner = frame.joiner if any(frame) and question.joiner == " " else question.joiner
     return ScoreItem(
@@ -447,11 +448,20 @@ def score_item(question: Question, context: str, frame: AnswerFrame, *, prior: b
         context,
         question.prompt,
         question.options,
-        unconditional=question.prompt.split()[-1] if prior and question.prompt.strip() else "",
+        unconditional=_end_of(question.prompt) if prior else "",
         joiner=joiner,
         before=frame.before,
         after=frame.after,
     )
+
+
+def _end_of(prompt: str) -> str:
+    """The last word of a prompt: "Answer:", where it ends so. Of a single word, as without spaces, the last character.
+
+    The whole prompt would leave nothing of a likelihood when it is subtracted.
+    """
+    words = prompt.split()
+    return words[-1] if len(words) > 1 else prompt.strip()[-1:]
 
 
 def _reason(suite: Suite, corpus: str, text: str, reader: TextReader, frame: AnswerFrame) -> str:

@@ -109,12 +109,14 @@ class TextJob:
 
     def sharded(self, text: GeneralText, out: Path) -> list[ShardedJob]:
         """The job as rows to score, then for a chat model as rows to answer; `weights` is the scoring key."""
-        asked: list[tuple[TextTask | EndTask, Path, str]] = [(TextTask(text.frame), text.folder, "scores")]
+        asked: list[tuple[str, TextTask | EndTask, Path, str]] = [
+            ("general text", TextTask(text.frame), text.folder, "scores")
+        ]
         if text.requests:
-            asked.append((EndTask(text.frame), text.requests, "written"))
+            asked.append(("general requests", EndTask(text.frame), text.requests, "written"))
         return [
             ShardedJob(
-                name=f"general text {self.condition} {self.run}".rstrip(),
+                name=f"{name} {self.condition} {self.run}".rstrip(),
                 task=task,
                 ranges=tuple(row_ranges(rows, rows_per_unit=ROWS_PER_UNIT)),
                 out=out / folder / fingerprint(self.weights),
@@ -122,7 +124,7 @@ class TextJob:
                 ref=self.ref,
                 affinity=self.weights,
             )
-            for task, rows, folder in asked
+            for name, task, rows, folder in asked
         ]
 
 

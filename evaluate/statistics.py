@@ -148,7 +148,8 @@ def judge(
 
 def _values(question: Question, score: Score, normalize: Normalize, exponent: float) -> list[float]:
     if normalize == "pmi":
-        return [own - alone for own, alone in zip(score.log_likelihoods, score.unconditional, strict=True)]
+        alone = score.unconditional or [0.0] * len(question.options)  # an empty prompt: there is nothing to subtract
+        return [own - prior for own, prior in zip(score.log_likelihoods, alone, strict=True)]
     lengths: Sequence[float] = {
         "none": [1] * len(question.options),
         "token": score.num_tokens,

@@ -22,8 +22,8 @@ from evaluate.fanout import ScoreJob, ScoreTask, Suite, questions_of, score_item
 from evaluate.statistics import Outcome
 
 FOLDER, QUESTIONS = "written", "questions"
-MAX_TOKENS = 160
-VERSION = 2  # raise it when the same question would be asked otherwise
+MAX_TOKENS = 1024
+VERSION = 3  # raise it when the same question would be asked otherwise
 _NUM_SHOWN = 200  # answers kept for the report, per condition and split
 
 
@@ -32,6 +32,7 @@ class WrittenTask(ScoreTask):
     """Questions to written answers, in the actor: greedy."""
 
     answered: ClassVar[type] = Generation
+    label: ClassVar[str] = FOLDER
     key: ClassVar[tuple[object, ...]] = (VERSION,)
 
     def _ask(self, engine: Engine, items: Sequence[ScoreItem], on_answer: Any) -> None:
@@ -121,7 +122,7 @@ def prompt_of(question: Question, frame: AnswerFrame) -> Prompt:
 
 def _prompt(item: ScoreItem) -> Prompt:
     longest = max(len(option.encode()) for option in item.continuations)
-    tokens = min(MAX_TOKENS, 8 + longest // 2)  # more than any option has, even in scripts of many bytes
+    tokens = min(MAX_TOKENS, 8 + longest)  # an option has at most a token for each of its bytes
     return Prompt(
         item.item_id, FOLDER, "", item.context, item.prompt, tokens, 0.0, 0, "", before=item.before, after=item.after
     )

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from rich.console import Console
 
@@ -29,11 +31,13 @@ NUM_ASKED = 20  # questions of each split
 PACKAGE = "xllamacpp"
 
 
-def check_package() -> None:
-    """Raise InputError where llama.cpp cannot be asked."""
+def check_before(suite: Path) -> None:
+    """Raise InputError where llama.cpp cannot be asked, or the suite cannot be read: a conversion takes long."""
     if importlib.util.find_spec(PACKAGE) is None:
         what = f"the package {PACKAGE} is not installed, which asks a GGUF model"
-        raise InputError(what, where="--suite", hint="pip install 'entail[gguf]', or leave --suite out")
+        raise InputError(what, where="--suite", hint=f"pip install {PACKAGE}, or leave --suite out")
+    with TemporaryDirectory() as work:
+        open_suite(suite, Path(work))
 
 
 def compare(checkpoint: Path, base: str, gguf: Path, suite: Path, console: Console) -> None:
@@ -73,17 +77,20 @@ def _ask(gguf: Path, asked: Sequence[Question], job: ScoreJob, log: Path) -> lis
 
 
 def _compare(asked: Sequence[Question], own: dict[str, str], other: Sequence[str], out: Path, setting: Setting) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "prompt": question.prompt,
-            "right": question.options[question.answer],
+            "right": [question.options[index] for index in (question.answer, *question.also_right)],
             "checkpoint": own[question.question_id],
             "gguf": first_line(text),
         }
         for question, text in zip(asked, other, strict=True)
     ]
     write_text(out / ANSWERS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    right = [sum(begins_with(row[name], row["right"]) for row in rows) for name in ("checkpoint", "gguf")]
+    right = [
+        sum(any(begins_with(row[name], option) for option in row["right"]) for row in rows)
+        for name in ("checkpoint", "gguf")
+    ]
     equal = sum(row["checkpoint"] == row["gguf"] for row in rows)
     setting.say(
         "check",

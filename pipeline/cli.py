@@ -77,6 +77,7 @@ COMMANDS = {  # the function that runs each, and its help
     "logs": ("pipeline.commands:collect_logs", "copy the ends of the logs of all nodes of a cluster into a folder"),
     "doctor": ("pipeline.commands:check_machine", "check this machine, or all nodes of a cluster"),
 }
+DASHBOARD = "http://127.0.0.1:8265"  # of a cluster's head: Ray's job server
 DOCUMENTS = "a made set, an import, an Arrow folder, or text files"
 Commands = Any  # argparse's action that holds the commands; its class is private
 
@@ -362,9 +363,9 @@ def _add_service(commands: Commands) -> None:
 
 def _add_jobs(commands: Commands) -> None:
     """Commands on a cluster of which this machine is no node."""
-    server = "the head's job server (default: http://127.0.0.1:8265, to which `ssh -L` can forward)"
+    server = f"the head's job server (default: {DASHBOARD}, to which `ssh -L` can forward)"
     submit = _command(commands, "submit")
-    submit.add_argument("--dashboard", default="http://127.0.0.1:8265", metavar="URL", help=server)
+    submit.add_argument("--dashboard", default=DASHBOARD, metavar="URL", help=server)
     submit.add_argument("--name", default="", help="of the job (default: Ray's choice)")
     ship = "a file of this machine that the command names without its folder, such as a recipe; may be repeated"
     submit.add_argument("--ship", type=Path, action="append", default=[], metavar="FILE", help=ship)
@@ -376,7 +377,7 @@ def _add_jobs(commands: Commands) -> None:
     actions = _command(commands, "jobs").add_subparsers(required=True, metavar="ACTION")
     for name in ("list", "status", "logs", "stop"):
         action = _command(actions, name, f"jobs {name}")
-        action.add_argument("--dashboard", default="http://127.0.0.1:8265", metavar="URL", help=server)
+        action.add_argument("--dashboard", default=DASHBOARD, metavar="URL", help=server)
         if name != "list":
             action.add_argument("job", help="its name, as `submit` and `jobs list` say it")
         if name == "logs":

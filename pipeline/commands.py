@@ -269,9 +269,9 @@ def export(flags: Namespace) -> None:
     from pipeline.export_model import MODEL_FILE, export_model
 
     if flags.suite:
-        from pipeline.check_export import check_package, compare
+        from pipeline.check_export import check_before, compare
 
-        check_package()
+        check_before(flags.suite)
     base = Path(local_model(flags.model)) if flags.model else None
     export_model(flags.checkpoint, flags.to, flags.out, base=base, converter=flags.converter, gguf_type=flags.type)
     CONSOLE.print(f"model     {flags.out}", highlight=False, markup=False, soft_wrap=True)

@@ -22,10 +22,9 @@ from rich.table import Table
 from cluster.ray_internals import use_token
 from cluster.session import PACKAGES, REPOSITORY
 from data.errors import InputError, ResumableError
-from pipeline.cli import COMMANDS, build_parser
+from pipeline.cli import COMMANDS, DASHBOARD, build_parser
 from pipeline.commands import CONSOLE
 
-DASHBOARD = "http://127.0.0.1:8265"
 POLL_SECONDS = 2.0
 LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")  # of uploads, line by line
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")

@@ -45,7 +45,7 @@ def test_both_answer_the_same_questions(tmp_path: Path, capsys: pytest.CaptureFi
     assert [row["prompt"] for row in answers] == list(QUESTIONS)
     assert all(row["gguf"].startswith("Paris") and row["checkpoint"].startswith("Paris") for row in answers[:1])
     equal = sum(row["gguf"] == row["checkpoint"] for row in answers)
-    right = sum(row["gguf"].startswith(row["right"]) for row in answers)
+    right = sum(row["gguf"].startswith(row["right"][0]) for row in answers)
     said = " ".join(capsys.readouterr().out.split())
     assert f"of 6 questions the checkpoint answers {right}" in said and f"{equal} answers are the same" in said
     assert equal >= 4 and right >= 4
@@ -68,6 +68,6 @@ def test_without_the_package_nothing_is_exported(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *at: None if name == "xllamacpp" else find(name, *at))
     words = ["export", "models/tiny", "--to", "gguf", "--suite", "q.jsonl", "--out", str(tmp_path / "out")]
     assert main(words) == 2
-    assert "entail[gguf]" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "pip install xllamacpp" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert main(["export", "models/tiny", "--to", "merged", "--suite", "q", "--out", str(tmp_path / "out")]) == 2
     assert "--suite has no effect" in capsys.readouterr().err

@@ -24,6 +24,7 @@ from evaluate.fanout import (
     ScoreJob,
     ScoreTask,
     Suite,
+    _end_of,
     collect_outcomes,
     contexts_that_fit,
     open_suite,
@@ -105,6 +106,12 @@ def test_options_are_also_scored_without_the_question_where_that_is_subtracted(t
     assert {item.unconditional for item in answer(plan_scores([plain], tmp_path, BOOK, seed=0))} == {""}
     asked = answer(plan_scores([replace(plain, prior=True)], tmp_path, BOOK, seed=0))  # other scores than before
     assert [item.unconditional for item in asked] == ["0", "1", "2"]  # of "who 0" and so on
+    assert (_end_of("Question: Who?\nAnswer:"), _end_of("東京の川は"), _end_of("  "), _end_of("glon ")) == (
+        "Answer:",
+        "は",
+        "",
+        "n",
+    )
 
 
 def test_the_length_is_fitted_on_the_development_questions_alone(tmp_path: Path) -> None:

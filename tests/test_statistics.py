@@ -61,6 +61,8 @@ def test_what_an_option_has_without_the_question_can_be_subtracted() -> None:
     score = Score("q", (-2.0, -6.0), (1, 3), (False,) * 2, unconditional=(-1.0, -9.0))
     assert judge("suite", "icl", "", question, score)[1] == 0
     assert judge("suite", "icl", "", question, score, "pmi")[1] == 1  # -1 and +3
+    empty = Score("q", (-2.0, -6.0), (1, 3), (False,) * 2)  # an empty prompt has no prior of its own
+    assert judge("suite", "icl", "", question, empty, "pmi")[1] == 0
 
 
 def test_the_fitted_length_is_the_one_with_the_most_right_answers() -> None:

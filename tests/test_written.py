@@ -76,7 +76,7 @@ def test_a_question_is_asked_in_its_context_and_frame() -> None:
     assert found[0].answers == (Generation("q0", " 1852", "stop", 3),)
     WrittenTask({}, required=True).compute(Recorder(), [question("q2", requires=()), rows[1]], found.__setitem__)
     assert isinstance(found[0].refusals[0], Refusal) and found[1].answers
-    assert asked[1].max_tokens == 8 + 2
+    assert asked[1].max_tokens == 8 + 4
 
 
 def test_of_each_split_the_same_few_are_asked(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from augment_service.questions.job import ASKED_WITH, QuestionPlan, Related, Wri
 from augment_service.questions.written import NO_EVIDENCE, NOT_IN_EVIDENCE, UNREAD
 from augment_service.related.index import INDEX, open_index
 from data.errors import InputError
-from data.facts import DEV, TEST, TRAIN, Shares
+from data.facts import DEV, TEST, TRAIN, Shares, original_of
 from data.records import Document
 from data.seeds import fingerprint
 from pipeline.models import Model
@@ -27,6 +28,7 @@ from pipeline.stages.related import find_index
 from pipeline.stages.resources import LazyEngines, Setting, do_units
 
 STAGE = "questions"
+NUM_TRIED = 8  # related documents, among them parts of the same one
 
 
 def write_questions(
@@ -114,15 +116,21 @@ def _plan(setting: Setting, model: Model, section: Questions) -> QuestionPlan:
 
 
 def _related(setting: Setting, documents: Path) -> Related:
-    """The document that is most related to one, by the index, which is built if need be."""
+    """The document that is most related to one, by the index, which is built if need be.
+
+    Rather one of another original than a further part of the same.
+    """
     find_index(setting, documents)
     index = open_index(documents, setting.space.root / INDEX)
 
-    def related(document: Document) -> list[Document]:
-        (rows,) = index.nearest(index.rows_of([document.doc_id]), 1)
-        return index.documents.read(rows)
+    @lru_cache(maxsize=256)  # the facts of a document follow each other
+    def nearest(doc_id: str) -> list[Document]:
+        (rows,) = index.nearest(index.rows_of([doc_id]), NUM_TRIED)
+        found = index.documents.read(rows)
+        others = [one for one in found if original_of(one.doc_id) != original_of(doc_id)]
+        return (others or found)[:1]
 
-    return related
+    return lambda document: nearest(document.doc_id)
 
 
 def _announce(

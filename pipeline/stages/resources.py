@@ -28,6 +28,7 @@ from cluster.placement import Placement, plan
 from cluster.places import POLL_SECONDS, Say, Wait, await_room, describe_nodes, living_nodes
 from cluster.pool import PLACE_SECONDS, ActorPool, Unit
 from cluster.session import Session, connect
+from cluster.termination import TerminatedError
 from data.errors import InputError, ResumableError
 from data.records import ShardReceipt
 from data.weights import model_fingerprint
@@ -137,7 +138,7 @@ class LazyCluster(ExitStack):
 
     def _collect_logs(self, kind: type[BaseException] | None, *_: object) -> None:
         """After an error, copy what other nodes printed into the command's logs."""
-        if kind is None or issubclass(kind, InputError | KeyboardInterrupt):
+        if kind is None or issubclass(kind, InputError | KeyboardInterrupt | TerminatedError):
             return
         with suppress(Exception):  # the first error is what matters
             job = ray.get_runtime_context().get_job_id()
