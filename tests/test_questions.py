@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from io import StringIO
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from augment_service.engines.fake import FakeEngine
 from augment_service.engines.protocol import Answers, EngineSpec, OnAnswer
@@ -84,6 +86,10 @@ from data.store import read_folder, write_folder
 from data.suites import read_suite_file
 from evaluate.fanout import open_suite
 from pipeline.cli import main
+from pipeline.sections import Cluster, Engine
+from pipeline.stages.questions import _related
+from pipeline.stages.resources import Setting
+from pipeline.workspace import Workspace
 
 BOOK = load_book(None, ENGLISH)
 SHARES = Shares(0.5, 0.1, 0)
@@ -526,6 +532,20 @@ def test_related_documents_are_asked_about_together(worker: EngineWorker, tmp_pa
     assert (draft.writer, draft.reason, draft.requires) == ("bundle", "", ("d2", "d1"))
     (draft,) = task._drafts(both, Generation("p", f"{asked}Evidence: The Orme is 90 kilometres long.", "stop", 9))
     assert draft.reason == ONE_DOCUMENT
+
+
+def test_of_two_documents_the_second_is_rather_no_chunk_of_the_first(tmp_path: Path) -> None:
+    texts = {
+        "book#0": "The watermill of Tarn grinds rye for Ada Pell, the baker of Hallam.",
+        "book#1": "The watermill of Tarn grinds rye for Ada Pell, and also oats.",
+        "people": "Ada Pell was born in Kessin.",
+    }
+    ids = {name: name.replace("#", "/") for name in texts}
+    write_folder(tmp_path / "docs", Document, [Document(ids[name], text, "c") for name, text in texts.items()])
+    assert original_of(ids["book#0"]) == original_of(ids["book#1"]) != original_of("people")
+    setting = Setting(Workspace(tmp_path), Console(file=StringIO()), Engine(kind="fake"), Cluster(), 0)
+    related = _related(setting, tmp_path / "docs")
+    assert [row.doc_id for row in related(Document(ids["book#0"], texts["book#0"], "c"))] == ["people"]
 
 
 def test_chunks_of_one_document_share_its_bound(tmp_path: Path) -> None:
